@@ -1,0 +1,64 @@
+# Set-up, tests and acceptance. `make help` lists the targets.
+
+PYTHON ?= python3
+PY := .venv/bin/python
+ARGS ?=
+SHELL := /bin/bash
+
+.DEFAULT_GOAL := help
+.PHONY: help setup accept test test-full bench lint gpu clean
+
+CXX_FILES = find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh' -o -name '*.inl'
+
+# Both passes run, the first red or not: main process, then Triton's interpreter in its own.
+define run_tests
+	@code=0; \
+	$(PY) -m pytest tests --ignore=tests/interpret $(1) $(ARGS) || code=1; \
+	TRITON_INTERPRET=1 $(PY) -m pytest tests/interpret $(1) $(ARGS) || code=1; \
+	exit $$code
+endef
+
+help:
+	@echo 'make setup      .venv with pinned packages and the build; each target below does it too'
+	@echo 'make accept     the acceptance run on this machine, report in reports/accept'
+	@echo 'make test       all tests but the long ones'
+	@echo 'make test-full  all tests'
+	@echo 'make bench      time against peers'
+	@echo 'make lint       ruff, clang-format, mypy, codespell'
+	@echo 'make gpu OUT=d  build, validate and benchmark on this GPU node, records in folder d'
+	@echo 'make clean      remove .venv, builds and caches'
+	@echo
+	@echo 'OFFLINE=1       the packages of the system, no network'
+	@echo 'ARGS="..."      further arguments for the command behind the target'
+	@echo 'PYTHON=...      the Python to start from'
+
+setup:
+	@$(PYTHON) tools/setup_env.py
+
+accept: setup
+	@.venv/bin/aimills-kernels accept --out reports/accept $(ARGS)
+
+test: setup
+	$(call run_tests,-m "not full")
+
+test-full: setup
+	$(call run_tests)
+
+bench: setup
+	@.venv/bin/aimills-kernels bench $(ARGS)
+
+lint: setup
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	$(CXX_FILES) | xargs -r .venv/bin/clang-format --dry-run -Werror
+	.venv/bin/mypy
+	.venv/bin/codespell .
+
+gpu:
+	@test -n "$(OUT)" || { echo 'make gpu: name the folder for the records, OUT=<folder>' >&2; exit 3; }
+	@$(MAKE) --no-print-directory setup
+	@$(PY) -m aimills_kernels gpu --out "$(OUT)" $(ARGS)
+
+clean:
+	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,40 @@
+#pragma once
+// What one thread of the CPU path works on. No standard headers: the kernel behind `BandFn` is
+// compiled once per instruction set.
+
+#include "video/params.h"
+
+namespace aimills::video {
+
+constexpr int kStripCols = 64;   // source columns converted together: one chunk stays in L1
+constexpr int kChunkRows = 24;   // source rows converted before they are filtered
+constexpr int kGroupRows = 8;    // output rows whose columns are filtered together, one per lane
+
+// Filter windows and normalised weights along one axis; unused weights are zero.
+struct AxisTable {
+  const int* begin;
+  const int* end;
+  const float* weights;  // [out][taps]
+  int taps;
+};
+
+// Scratch of one thread for bands of at most `rows` output rows.
+struct Scratch {
+  float* chunk;    // [kChunkRows][3][kStripCols]
+  float* strip;    // [rows][3][kStripCols], filtered along the rows, evens before odds
+  float* columns;  // [rows / 8][3][column_capacity][8], the same transposed: a lane is a row
+  int column_capacity;
+};
+
+struct Band {
+  i64 frame;
+  int row_begin, row_end;
+};
+
+using BandFn = void (*)(const Params&, const AxisTable& across, const AxisTable& down, const Band&,
+                        const Scratch&);
+
+void band_baseline(const Params&, const AxisTable&, const AxisTable&, const Band&, const Scratch&);
+void band_avx2(const Params&, const AxisTable&, const AxisTable&, const Band&, const Scratch&);
+
+}  // namespace aimills::video

@@ -1,0 +1,291 @@
+// The CPU kernel, included by one source file per instruction set.
+//
+// A band of output rows walks over the frame in strips of 64 source columns. In a strip: source
+// rows are converted to RGB levels in chunks that stay in L1, filtered along the rows into
+// `strip`, transposed so that a vector holds one column of eight output rows, and filtered along
+// the columns. Each source pixel is converted once per band.
+
+#if defined(__F16C__)
+#include <immintrin.h>
+#endif
+
+#include "video/cpu_band.h"
+#include "video/pixel.h"
+
+namespace aimills::video {
+namespace {
+
+typedef float v8f __attribute__((vector_size(32), aligned(4), may_alias));
+typedef u32 v8u __attribute__((vector_size(32), aligned(4), may_alias));
+typedef u16 v8h __attribute__((vector_size(16), aligned(2), may_alias));
+
+constexpr int kPairs = kStripCols / 2;
+
+AIMILLS_HD v8f load8(const float* p) { return *reinterpret_cast<const v8f*>(p); }
+AIMILLS_HD void store8(float* p, v8f v) { *reinterpret_cast<v8f*>(p) = v; }
+AIMILLS_HD v8f splat(float x) { return v8f{x, x, x, x, x, x, x, x}; }
+
+// ---- conversion
+
+// One row of a strip: 64 luma bytes, and 34 chroma pairs of two rows, one more at either side.
+struct SourceRow {
+  const u8* luma;
+  const u8* near_chroma;
+  const u8* far_chroma;
+  int near_weight, far_weight;
+};
+
+struct EdgeBuffers {
+  u8 luma[kStripCols];
+  u8 chroma[2][2 * (kPairs + 2)];
+};
+
+// Strips at an edge of the frame are copied, with the outermost chroma replicated.
+static void copy_chroma(u8* to, const u8* row, int first, int count) {
+  for (int i = 0; i < kPairs + 2; ++i) {
+    const int at = smaller(larger(first + i, 0), count - 1);
+    to[2 * i] = row[2 * i64(at)];
+    to[2 * i + 1] = row[2 * i64(at) + 1];
+  }
+}
+
+__attribute__((noinline)) static SourceRow source_row(const Params& p, i64 frame, int row, int col, EdgeBuffers& edge) {
+  const int width = static_cast<int>(p.width);
+  const int chroma_cols = (width + 1) / 2;
+  const auto taps = chroma_row_taps(row, (static_cast<int>(p.height) + 1) / 2, p.chroma_upsampling);
+  const u8* luma = p.y + frame * p.y_frame + row * p.y_row + col;
+  const u8* near = p.uv + frame * p.uv_frame + taps.near * p.uv_row;
+  const u8* far = p.uv + frame * p.uv_frame + taps.far * p.uv_row;
+  const int first = col / 2 - 1;
+  if (first >= 0 && col + kStripCols <= width && first + kPairs + 2 <= chroma_cols) {
+    return {luma, near + 2 * first, far + 2 * first, taps.near_weight, taps.far_weight};
+  }
+  for (int i = 0; i < kStripCols; ++i) edge.luma[i] = luma[smaller(i, width - 1 - col)];
+  copy_chroma(edge.chroma[0], near, first, chroma_cols);
+  copy_chroma(edge.chroma[1], far, first, chroma_cols);
+  return {edge.luma, edge.chroma[0], edge.chroma[1], taps.near_weight, taps.far_weight};
+}
+
+AIMILLS_HD u16 load_pair(const u8* p) {
+  u16 pair;
+  __builtin_memcpy(&pair, p, 2);
+  return pair;
+}
+
+// Columns leave in the order evens, odds: that is how byte pairs split into vectors. The
+// transposition puts them back.
+__attribute__((noinline)) static void convert_row(const SourceRow& in, const Color& color, const ColumnWeights& columns,
+                        float* __restrict out) {
+  i16 u[kPairs + 2], v[kPairs + 2];
+  for (int i = 0; i < kPairs + 2; ++i) {
+    const u16 near = load_pair(in.near_chroma + 2 * i), far = load_pair(in.far_chroma + 2 * i);
+    u[i] = static_cast<i16>((near & 255) * in.near_weight + (far & 255) * in.far_weight);
+    v[i] = static_cast<i16>((near >> 8) * in.near_weight + (far >> 8) * in.far_weight);
+  }
+  i16 luma[kStripCols], blue[kStripCols], red[kStripCols];
+  const int even = columns.even, odd = columns.odd;
+  for (int i = 0; i < kPairs; ++i) {
+    const u16 pair = load_pair(in.luma + 2 * i);
+    luma[i] = static_cast<i16>(pair & 255);
+    luma[kPairs + i] = static_cast<i16>(pair >> 8);
+    blue[i] = static_cast<i16>(u[i + 1] * (4 - even) + u[i] * even - 2048);
+    blue[kPairs + i] = static_cast<i16>(u[i + 1] * (4 - odd) + u[i + 2] * odd - 2048);
+    red[i] = static_cast<i16>(v[i + 1] * (4 - even) + v[i] * even - 2048);
+    red[kPairs + i] = static_cast<i16>(v[i + 1] * (4 - odd) + v[i + 2] * odd - 2048);
+  }
+  for (int i = 0; i < kStripCols; ++i) {
+    const Rgb rgb = to_rgb(color, luma[i], blue[i], red[i]);
+    out[i] = rgb.r;
+    out[kStripCols + i] = rgb.g;
+    out[2 * kStripCols + i] = rgb.b;
+  }
+}
+
+// ---- along the rows
+
+// out[3][64] += the weighted rows of a chunk; one channel's 64 columns are held in registers.
+__attribute__((noinline)) static void filter_rows(const float* chunk, const float* weights, int rows, bool first,
+                        float* __restrict out) {
+  for (int c = 0; c < 3; ++c, chunk += kStripCols, out += kStripCols) {
+    v8f sum[8];
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; ++i) sum[i] = first ? splat(0.0f) : load8(out + 8 * i);
+    for (int r = 0; r < rows; ++r) {
+      const v8f w = splat(weights[r]);
+      const float* row = chunk + r * 3 * kStripCols;
+#pragma GCC unroll 8
+      for (int i = 0; i < 8; ++i) sum[i] += w * load8(row + 8 * i);
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; ++i) store8(out + 8 * i, sum[i]);
+  }
+}
+
+// All rows of the band for one strip, from the source to `strip`.
+static void filter_strip(const Params& p, const AxisTable& down, const Band& band, int col,
+                         const Color& color, const Scratch& s) {
+  const auto columns = chroma_column_weights(p.chroma_upsampling, p.chroma_location);
+  const int begin = down.begin[band.row_begin], end = down.end[band.row_end - 1];
+  EdgeBuffers edge;
+  int active = band.row_begin;  // the first output row that a later chunk still reaches
+  for (int chunk = begin; chunk < end; chunk += kChunkRows) {
+    const int chunk_end = smaller(chunk + kChunkRows, end);
+    for (int row = chunk; row < chunk_end; ++row) {
+      convert_row(source_row(p, band.frame, row, col, edge), color, columns,
+                  s.chunk + (row - chunk) * 3 * kStripCols);
+    }
+    while (active < band.row_end && down.end[active] <= chunk) ++active;
+    for (int i = active; i < band.row_end && down.begin[i] < chunk_end; ++i) {
+      const int from = larger(down.begin[i], chunk), to = smaller(down.end[i], chunk_end);
+      const float* weights = down.weights + i64(i) * down.taps + (from - down.begin[i]);
+      filter_rows(s.chunk + (from - chunk) * 3 * kStripCols, weights, to - from,
+                  from == down.begin[i], s.strip + i64(i - band.row_begin) * 3 * kStripCols);
+    }
+  }
+}
+
+// ---- transposition and along the columns
+
+template <int... I>
+AIMILLS_HD v8f shuffle(v8f a, v8f b) {
+  return __builtin_shufflevector(a, b, I...);
+}
+
+AIMILLS_HD void transpose8(v8f (&m)[8]) {
+  v8f t[8], q[8];
+#pragma GCC unroll 4
+  for (int i = 0; i < 8; i += 2) {
+    t[i] = shuffle<0, 8, 1, 9, 4, 12, 5, 13>(m[i], m[i + 1]);
+    t[i + 1] = shuffle<2, 10, 3, 11, 6, 14, 7, 15>(m[i], m[i + 1]);
+  }
+#pragma GCC unroll 2
+  for (int i = 0; i < 8; i += 4) {
+    q[i] = shuffle<0, 1, 8, 9, 4, 5, 12, 13>(t[i], t[i + 2]);
+    q[i + 1] = shuffle<2, 3, 10, 11, 6, 7, 14, 15>(t[i], t[i + 2]);
+    q[i + 2] = shuffle<0, 1, 8, 9, 4, 5, 12, 13>(t[i + 1], t[i + 3]);
+    q[i + 3] = shuffle<2, 3, 10, 11, 6, 7, 14, 15>(t[i + 1], t[i + 3]);
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    m[i] = shuffle<0, 1, 2, 3, 8, 9, 10, 11>(q[i], q[i + 4]);
+    m[i + 4] = shuffle<4, 5, 6, 7, 12, 13, 14, 15>(q[i], q[i + 4]);
+  }
+}
+
+// Eight rows of `strip` into [3][capacity][8] at column `at`.
+__attribute__((noinline)) static void transpose_group(const float* strip, float* __restrict columns, i64 capacity, int at) {
+  for (int c = 0; c < 3; ++c) {
+    float* to = columns + (c * capacity + at) * 8;
+    for (int i = 0; i < kStripCols; i += 8) {
+      v8f m[8];
+#pragma GCC unroll 8
+      for (int r = 0; r < 8; ++r) m[r] = load8(strip + (r * 3 + c) * kStripCols + i);
+      transpose8(m);
+      const int col = i < kPairs ? 2 * i : 2 * (i - kPairs) + 1;
+#pragma GCC unroll 8
+      for (int k = 0; k < 8; ++k) store8(to + (col + 2 * k) * 8, m[k]);
+    }
+  }
+}
+
+AIMILLS_HD void store_outputs(const Params& p, i64 at, v8f x, int count) {
+  if (count == 8 && p.dtype == kF32) {
+    store8(static_cast<float*>(p.out) + at, x);
+  } else if (count == 8 && p.dtype == kBf16) {
+    const v8u bits = reinterpret_cast<v8u&>(x);
+    const v8u rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+    *reinterpret_cast<v8h*>(static_cast<u16*>(p.out) + at) = __builtin_convertvector(rounded, v8h);
+#if defined(__F16C__)
+  } else if (count == 8 && p.dtype == kF16) {
+    const __m128i half = _mm256_cvtps_ph(reinterpret_cast<__m256&>(x), _MM_FROUND_TO_NEAREST_INT);
+    __builtin_memcpy(static_cast<u16*>(p.out) + at, &half, 16);
+#endif
+  } else {
+    for (int i = 0; i < count; ++i) store_as(p.out, at + i, p.dtype, x[i]);
+  }
+}
+
+AIMILLS_HD v8f to_levels(v8f x) {
+  const v8f zero = splat(0.0f), top = splat(255.0f), magic = splat(12582912.0f);
+  x = x > zero ? x : zero;
+  x = x < top ? x : top;
+  return (x + magic) - magic;
+}
+
+// Outputs [x, x + count) of eight rows (`rows` of them exist), `columns` starting at source column
+// `first`.
+__attribute__((noinline)) static void filter_columns(const Params& p, const AxisTable& across, const float* columns,
+                           i64 capacity, int first, const Band& at, int rows, int x, int count) {
+  v8f level[3][8];
+  const i64 plane = capacity * 8;
+  for (int k = 0; k < 8; ++k) {
+    if (k >= count) {
+      for (int c = 0; c < 3; ++c) level[c][k] = level[c][k - 1];
+      continue;
+    }
+    const int i = x + k;
+    const float* from = columns + i64(across.begin[i] - first) * 8;
+    const float* weights = across.weights + i64(i) * across.taps;
+    v8f r = splat(0.0f), g = r, b = r;
+    const int taps = across.end[i] - across.begin[i];
+    for (int t = 0; t < taps; ++t, from += 8) {
+      const v8f w = splat(weights[t]);
+      r += w * load8(from);
+      g += w * load8(from + plane);
+      b += w * load8(from + 2 * plane);
+    }
+    level[0][k] = to_levels(r);
+    level[1][k] = to_levels(g);
+    level[2][k] = to_levels(b);
+  }
+  for (int c = 0; c < 3; ++c) {
+    transpose8(level[c]);
+    const v8f hi = splat(p.mean_hi[c]), lo = splat(p.mean_lo[c]), scale = splat(p.scale[c]);
+    const i64 base = ((at.frame * 3 + c) * p.out_height + at.row_begin) * p.out_width + x;
+    for (int r = 0; r < rows; ++r) {
+      store_outputs(p, base + r * p.out_width, (level[c][r] - hi - lo) * scale, count);
+    }
+  }
+}
+
+AIMILLS_HD void keep_columns(float* columns, i64 capacity, int from, int count) {
+  for (int c = 0; c < 3; ++c) {
+    float* plane = columns + c * capacity * 8;
+    if (from > 0) __builtin_memmove(plane, plane + i64(from) * 8, i64(count) * 8 * sizeof(float));
+  }
+}
+
+static void run_band(const Params& p, const AxisTable& across, const AxisTable& down,
+                     const Band& band, const Scratch& s) {
+  const Color color = color_of(p.color_space, p.color_range);
+  const int width = static_cast<int>(p.width), out_width = static_cast<int>(p.out_width);
+  const int rows = band.row_end - band.row_begin;
+  const i64 capacity = s.column_capacity;
+  int x = 0, first = 0;  // the next output column; the source column at the start of `columns`
+  for (int col = 0; col < width && x < out_width; col += kStripCols) {
+    const int ready = smaller(col + kStripCols, width);
+    if (ready <= across.begin[x]) {
+      first = ready;
+      continue;
+    }
+    filter_strip(p, down, band, col, color, s);
+    int x_end = x;
+    while (x_end < out_width && across.end[x_end] <= ready) ++x_end;
+    const int keep = x_end < out_width ? smaller(across.begin[x_end], ready) : ready;
+    for (int g = 0; g < rows; g += kGroupRows) {
+      float* columns = s.columns + i64(g) * 3 * capacity;
+      transpose_group(s.strip + i64(g) * 3 * kStripCols, columns, capacity, col - first);
+      const Band group{band.frame, band.row_begin + g, 0};
+      for (int at = x; at < x_end; at += 8) {
+        filter_columns(p, across, columns, capacity, first, group, smaller(rows - g, kGroupRows),
+                       at, smaller(x_end - at, 8));
+      }
+      keep_columns(columns, capacity, keep - first, ready - keep);
+    }
+    x = x_end;
+    first = keep;
+  }
+}
+
+}  // namespace
+}  // namespace aimills::video

@@ -1,0 +1,133 @@
+#include "video/cpu_video.h"
+
+#include <algorithm>
+#include <atomic>
+#include <memory>
+#include <system_error>
+#include <thread>
+#include <vector>
+
+#include "video/cpu_band.h"
+#include "video/weights.h"
+
+namespace aimills::video {
+namespace {
+
+// `strip` and `columns` of a band stay in half a megabyte of L2 next to the chunk.
+constexpr i64 kScratchBytes = 256 << 10;
+
+struct Table {
+  std::vector<int> begin, end;
+  std::vector<float> weights;
+  int taps;
+
+  explicit Table(const Axis& axis) : taps(static_cast<int>(taps_of(axis))) {
+    begin.resize(axis.out);
+    end.resize(axis.out);
+    weights.resize(axis.out * taps);
+    for (i64 i = 0; i < axis.out; ++i) fill(axis, i);
+  }
+
+  void fill(const Axis& axis, i64 i) {
+    const Window window = window_of(axis, i);
+    begin[i] = window.begin;
+    end[i] = window.end;
+    float* w = weights.data() + i * taps;
+    double sum = 0.0;
+    for (int j = window.begin; j < window.end; ++j) sum += w[j - window.begin] = weight_of(axis, i, j);
+    for (int j = window.begin; j < window.end; ++j) {
+      w[j - window.begin] = static_cast<float>(w[j - window.begin] / sum);
+    }
+  }
+
+  AxisTable view() const { return {begin.data(), end.data(), weights.data(), taps}; }
+};
+
+struct Plan {
+  int band_rows;
+  int bands;  // of one frame
+  int column_capacity;
+  i64 items;
+};
+
+Plan make_plan(const Params& p, const AxisTable& across, int threads) {
+  const int capacity = across.taps + kStripCols;
+  const i64 row_bytes = 3 * sizeof(float) * (i64(kStripCols) + capacity);
+  const i64 fits = std::max<i64>(kScratchBytes / row_bytes / kGroupRows, 1) * kGroupRows;
+  // Enough bands for every thread; taller ones convert fewer rows twice.
+  const i64 wanted = ceil_div(threads, std::max<i64>(p.frames, 1));
+  const i64 even = ceil_div(ceil_div(p.out_height, wanted), kGroupRows) * kGroupRows;
+  const i64 rows = std::min(fits, even);
+  const i64 bands = ceil_div(p.out_height, rows);
+  return {static_cast<int>(rows), static_cast<int>(bands), capacity, p.frames * bands};
+}
+
+class Buffers {
+ public:
+  Buffers(const Plan& plan)
+      : chunk_(size_t(kChunkRows) * 3 * kStripCols),
+        strip_(size_t(plan.band_rows) * 3 * kStripCols),
+        columns_(size_t(plan.band_rows) * 3 * plan.column_capacity),
+        capacity_(plan.column_capacity) {}
+
+  Scratch view() { return {chunk_.data(), strip_.data(), columns_.data(), capacity_}; }
+
+ private:
+  std::vector<float> chunk_, strip_, columns_;
+  int capacity_;
+};
+
+bool has_avx2() {
+#if defined(AIMILLS_X86)
+  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+         __builtin_cpu_supports("f16c");
+#else
+  return false;
+#endif
+}
+
+BandFn band_function() {
+#if defined(AIMILLS_X86)
+  if (has_avx2()) return band_avx2;
+#endif
+  return band_baseline;
+}
+
+}  // namespace
+
+const char* cpu_isa() { return has_avx2() ? "avx2" : "baseline"; }
+
+void run_cpu(const Params& p, int threads) {
+  if (p.frames == 0) return;
+  const Table down(axis_of(p.height, p.out_height, p.interpolation));
+  const Table across(axis_of(p.width, p.out_width, p.interpolation));
+  const Plan plan = make_plan(p, across.view(), std::max(threads, 1));
+  const BandFn band_fn = band_function();
+
+  // A thread costs about 30 us to start: small work stays on the calling one. No pool: it would not
+  // survive a fork.
+  constexpr i64 kPixelsPerThread = 1 << 17;
+  const i64 pixels = p.frames * std::max(p.height * p.width, p.out_height * p.out_width);
+  const i64 count = std::min({i64(std::max(threads, 1)), plan.items, pixels / kPixelsPerThread + 1});
+
+  std::vector<Buffers> buffers;
+  for (i64 i = 0; i < count; ++i) buffers.emplace_back(plan);
+  std::atomic<i64> next{0};
+  const auto work = [&](Scratch scratch) {
+    for (i64 item = next++; item < plan.items; item = next++) {
+      const int begin = static_cast<int>(item % plan.bands) * plan.band_rows;
+      const int end = static_cast<int>(std::min<i64>(begin + i64(plan.band_rows), p.out_height));
+      band_fn(p, across.view(), down.view(), {item / plan.bands, begin, end}, scratch);
+    }
+  };
+  std::vector<std::thread> others;
+  try {
+    for (i64 i = 1; i < count; ++i) others.emplace_back(work, buffers[i].view());
+  } catch (const std::system_error&) {
+    // Fewer threads than asked for: the ones that started take all items.
+  }
+  work(buffers[0].view());
+  for (auto& thread : others) thread.join();
+}
+
+}  // namespace aimills::video

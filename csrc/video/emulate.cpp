@@ -1,0 +1,70 @@
+#include "video/emulate.h"
+
+#include <stdexcept>
+#include <vector>
+
+#include "video/tile.h"
+
+namespace aimills::video {
+namespace {
+
+constexpr u32 kPoison = 0x7fc0dead;  // a NaN, and no colour
+constexpr int kFence = 4096;
+
+class Block {
+ public:
+  explicit Block(const Params& p) : p_(p), t_(tiling_of(p)), words_(kSharedWords + 2 * kFence) {}
+
+  i64 tiles() const { return t_.total; }
+
+  void run(i64 tile) {
+    words_.assign(words_.size(), kPoison);
+    const Shared s = shared_of(t_, words_.data() + kFence);
+    std::vector<ThreadState> states(kThreads);
+    Place at = place_of(p_, t_, tile);
+    each([&](int tid) { begin_tile(p_, t_, at, s, tid, states[tid]); });
+    for (at.row = at.row_begin; at.row < at.row_end; at.row += kChunkRows) {
+      at.rows = smaller(at.row_end - at.row, kChunkRows);
+      for (at.col = at.col_begin; at.col < at.col_end; at.col += t_.chunk_cols) {
+        at.cols = smaller(at.col_end - at.col, t_.chunk_cols);
+        each([&](int tid) { load_phase(p_, t_, at, s, tid); });
+        each([&](int tid) { across_phase(p_, t_, at, s, tid); });
+      }
+      each([&](int tid) { down_phase(t_, at, s, tid, states[tid]); });
+    }
+    each([&](int tid) { finish_tile(p_, t_, at, tid, states[tid]); });
+    check_fences();
+  }
+
+ private:
+  // Even phases run backwards: an order that the kernel must not depend on.
+  template <class F>
+  void each(const F& phase) {
+    backwards_ = !backwards_;
+    for (int i = 0; i < kThreads; ++i) phase(backwards_ ? kThreads - 1 - i : i);
+  }
+
+  void check_fences() const {
+    for (int i = 0; i < kFence; ++i) {
+      if (words_[i] != kPoison || words_[words_.size() - 1 - i] != kPoison) {
+        throw std::logic_error("the kernel wrote outside its shared memory");
+      }
+    }
+  }
+
+  const Params& p_;
+  const Tiling t_;
+  std::vector<u32> words_;
+  bool backwards_ = false;
+};
+
+}  // namespace
+
+void emulate_cuda(const Params& p, i64 blocks) {
+  Block block(p);
+  for (i64 first = 0; first < blocks; ++first) {
+    for (i64 tile = first; tile < block.tiles(); tile += blocks) block.run(tile);
+  }
+}
+
+}  // namespace aimills::video

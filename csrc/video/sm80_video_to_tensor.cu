@@ -1,0 +1,48 @@
+#include "video/tile.h"
+
+namespace aimills::video {
+
+// A grid of any size works: blocks take tiles in turns.
+extern "C" __global__ void __launch_bounds__(kThreads)
+    video_to_tensor_kernel(const __grid_constant__ Params p) {
+  __shared__ __align__(16) u32 words[kSharedWords];
+  const Tiling t = tiling_of(p);
+  const Shared s = shared_of(t, words);
+  const int tid = static_cast<int>(threadIdx.x);
+  for (i64 tile = blockIdx.x; tile < t.total; tile += gridDim.x) {
+    Place at = place_of(p, t, tile);
+    ThreadState state;
+    begin_tile(p, t, at, s, tid, state);
+    __syncthreads();
+    for (at.row = at.row_begin; at.row < at.row_end; at.row += kChunkRows) {
+      at.rows = smaller(at.row_end - at.row, kChunkRows);
+      for (at.col = at.col_begin; at.col < at.col_end; at.col += t.chunk_cols) {
+        at.cols = smaller(at.col_end - at.col, t.chunk_cols);
+        load_phase(p, t, at, s, tid);
+        __syncthreads();
+        across_phase(p, t, at, s, tid);
+        __syncthreads();
+      }
+      down_phase(t, at, s, tid, state);
+    }
+    finish_tile(p, t, at, tid, state);
+    __syncthreads();
+  }
+}
+
+}  // namespace aimills::video
+
+#if !defined(__CUDACC_RTC__)
+#include "video/cuda_video.h"
+
+namespace aimills::video {
+
+cudaError_t launch(const Params& p, cudaStream_t stream) {
+  const i64 blocks = smaller<i64>(tiling_of(p).total, 0x7fffffff);
+  if (blocks == 0) return cudaSuccess;
+  video_to_tensor_kernel<<<static_cast<unsigned>(blocks), kThreads, 0, stream>>>(p);
+  return cudaGetLastError();
+}
+
+}  // namespace aimills::video
+#endif

@@ -1,0 +1,29 @@
+"""Tile sizes of the Triton attention kernels: a pure function of the problem and the GPU."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Config:
+    block_m: int
+    block_n: int
+    num_warps: int
+    num_stages: int
+
+
+def select_config(m: int, dim: int, itemsize: int, sm: int) -> Config:
+    """Tiles for `m` queries a sequence, a padded head dim and an element size in bytes.
+
+    Not tuned on a GPU yet: chosen so that ptxas reports no spill on any architecture.
+    """
+    if itemsize == 4:  # no tensor cores in full float32: registers hold the tiles
+        return Config(16 if m <= 16 else 32, 32, 4, 1 if dim > 128 else 2)
+    if m <= 16:
+        return Config(16, 64 if dim <= 128 else 32, 4, 3)
+    if dim > 128:
+        return Config(128, 64, 8, 2) if sm == 90 else Config(64, 32, 8, 2)
+    if sm == 90:
+        return Config(128, 128 if dim <= 64 else 64, 8, 3 if dim <= 64 else 2)
+    return Config(128 if m > 64 else 64, 64, 8 if dim > 64 else 4, 2)

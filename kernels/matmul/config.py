@@ -1,0 +1,85 @@
+"""Tile sizes of the Triton matmul and quantisation kernels: pure functions of problem and GPU.
+
+Not tuned on a GPU yet: chosen so that ptxas reports no spill on any architecture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from aimills_kernels.kernels.hardware import shared_kib
+
+_SMS = 132  # of an H100 or H200; fewer tiles than that leave some idle
+MAX_LEADING = 3
+
+
+@dataclass(frozen=True)
+class Config:
+    block_m: int
+    block_n: int
+    block_k: int
+    num_warps: int
+    num_stages: int
+    group_m: int = 8  # tiles of M that share their tiles of b in L2
+
+
+def select_config(m: int, n: int, k: int, sm: int, decode: bool, aligned: bool) -> Config:
+    """Tiles for [m, k] by [n, k].
+
+    `decode`: fp8 codes go to the tensor cores as float16. `aligned`: rows of both are contiguous and
+    start at multiples of 16 bytes; else codes are loaded one by one, and each needs a register for
+    its address: 128 of them in a thread spilled 2 KiB.
+    """
+    block_k = 128 if sm in (90, 100, 103) and not decode else 64
+    if m <= 16:
+        # One row of tiles that reads b once: many narrow ones, each with much of b in flight.
+        block_m, block_n, warps = 16, 32 if _cdiv(n, 32) >= _SMS // 2 else 16, 4
+        block_k = (128 if decode or k < 256 else 256) if aligned else 64
+    elif not aligned:
+        block_m, block_n, block_k, warps = 64, 64, 64, 8
+    elif m <= 64 or _cdiv(m, 128) * _cdiv(n, 128) < _SMS:
+        block_m, block_n, warps = 64, 64, 4
+    else:
+        block_m, block_n, warps = 128, 128, 8
+    stage = (block_m + block_n) * block_k
+    decoded = 2 * stage if decode else 0  # float16 copies, where wgmma reads them from shared memory
+    stages = (shared_kib(sm) * 1024 - 4096 - decoded) // stage
+    return Config(block_m, block_n, block_k, warps, max(2, min(4, stages)))
+
+
+@dataclass(frozen=True)
+class QuantizeConfig:
+    block_r: int
+    block_k: int
+    num_warps: int
+
+
+def select_quantize_config(k: int, max_block_k: int) -> QuantizeConfig:
+    """Tiles of [rows, k]; rows of up to `max_block_k` elements are held in registers whole."""
+    block_k = min(max(16, _next_power_of_2(k)), max_block_k)
+    block_r = max(1, 2048 // block_k)
+    return QuantizeConfig(block_r, block_k, min(16, max(4, block_r * block_k // 1024)))
+
+
+def leading_dims(shape: Sequence[int], stride: Sequence[int]) -> tuple[list[int], list[int]]:
+    """Sizes and strides of all dims but the last, neighbours merged where memory allows it."""
+    sizes: list[int] = []
+    steps: list[int] = []
+    for size, step in zip(shape[:-1], stride[:-1], strict=True):
+        if size == 1:
+            continue
+        if sizes and steps[-1] == size * step:
+            sizes[-1], steps[-1] = sizes[-1] * size, step
+        else:
+            sizes.append(size)
+            steps.append(step)
+    return sizes, steps
+
+
+def _cdiv(a: int, b: int) -> int:
+    return -(-a // b)
+
+
+def _next_power_of_2(n: int) -> int:
+    return 1 << max(0, n - 1).bit_length()

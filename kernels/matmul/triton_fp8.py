@@ -1,0 +1,126 @@
+"""fp8 matmul in Triton, for any GPU from sm_80.
+
+    out = (a * scale_a) @ (b * scale_b).T + bias        a [M, K], b [N, K], e4m3
+
+One program makes one tile of the output; it walks K in blocks, whole ones first, and masks only the
+ragged end. Rows beyond the edge of a tile read row 0 and are not stored. Scales and bias are applied
+to the float32 sum. From sm_89 on the tensor cores take the codes, and each block's sum is added in
+float32 (`promoted_dot`). sm_80 has none for fp8, and their sums are too coarse for a float32 output:
+there codes become float16, exactly, and products are summed in float32 throughout.
+"""
+
+import torch
+import triton
+import triton.language as tl
+
+from aimills_kernels._dispatch import interpreting, sm_of
+from aimills_kernels.kernels.matmul.config import select_config
+from aimills_kernels.kernels.triton_common import decode_e4m3, dot, promoted_dot, round_to, widen
+
+
+@triton.jit
+def _multiply(acc, a_ptrs, b_ptrs, offs_k, left, TAIL: tl.constexpr, DECODE: tl.constexpr,
+              PROMOTE: tl.constexpr):  # fmt: skip
+    """One block of K. Masked codes are 0, which is the value 0."""
+    if TAIL:
+        if DECODE:
+            a = tl.load(a_ptrs, mask=offs_k[None, :] < left, other=0)
+            b = tl.load(b_ptrs, mask=offs_k[:, None] < left, other=0)
+        else:
+            a = tl.load(a_ptrs, mask=offs_k[None, :] < left, other=0.0)
+            b = tl.load(b_ptrs, mask=offs_k[:, None] < left, other=0.0)
+    else:
+        a = tl.load(a_ptrs)
+        b = tl.load(b_ptrs)
+    if DECODE:
+        return dot(decode_e4m3(a), decode_e4m3(b), acc)
+    else:
+        return promoted_dot(a, b, acc, PROMOTE)
+
+
+@triton.jit
+def _matmul_fp8_kernel(
+    out_ptr, a_ptr, b_ptr, scale_a_ptr, scale_b_ptr, bias_ptr,
+    stride_am, stride_ak, stride_bn, stride_bk, stride_sa, stride_sb, stride_bias,
+    M, N, K,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, GROUP_M: tl.constexpr,
+    BIAS: tl.constexpr, DECODE: tl.constexpr, PROMOTE: tl.constexpr,
+):  # fmt: skip
+    tiles_m = tl.cdiv(M, BLOCK_M)
+    tiles_n = tl.cdiv(N, BLOCK_N)
+    # Neighbouring programs share tiles of a and b: they go down GROUP_M tiles, then one to the right.
+    group = tl.program_id(0) // (GROUP_M * tiles_n)
+    within = tl.program_id(0) % (GROUP_M * tiles_n)
+    height = tl.minimum(tiles_m - group * GROUP_M, GROUP_M)
+    tile_m = group * GROUP_M + within % height
+    tile_n = within // height
+
+    offs_m = tile_m.to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
+    offs_n = tile_n.to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
+    offs_k = tl.arange(0, BLOCK_K)
+    rows = tl.where(offs_m < M, offs_m, 0)
+    cols = tl.where(offs_n < N, offs_n, 0)
+    deep = offs_k.to(tl.int64)
+    a_tile = a_ptr + rows[:, None] * stride_am + deep[None, :] * stride_ak
+    b_tile = b_ptr + cols[None, :] * stride_bn + deep[:, None] * stride_bk
+
+    acc = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
+    whole = K // BLOCK_K * BLOCK_K
+    for start in range(0, whole, BLOCK_K):
+        step = tl.cast(start, tl.int64)
+        acc = _multiply(
+            acc, a_tile + step * stride_ak, b_tile + step * stride_bk, offs_k, BLOCK_K,
+            False, DECODE, PROMOTE,
+        )  # fmt: skip
+    if whole < K:
+        step = tl.cast(whole, tl.int64)
+        acc = _multiply(
+            acc, a_tile + step * stride_ak, b_tile + step * stride_bk, offs_k, K - whole,
+            True, DECODE, PROMOTE,
+        )  # fmt: skip
+
+    scale_a = tl.load(scale_a_ptr + rows * stride_sa)
+    scale_b = tl.load(scale_b_ptr + cols * stride_sb)
+    out = acc * scale_a[:, None] * scale_b[None, :]
+    if BIAS:
+        out += widen(tl.load(bias_ptr + cols * stride_bias))[None, :]
+    tl.store(
+        out_ptr + offs_m[:, None] * N + offs_n[None, :],
+        round_to(out, out_ptr.dtype.element_ty),
+        mask=(offs_m < M)[:, None] & (offs_n < N)[None, :],
+    )
+
+
+def launch(
+    outs: tuple[torch.Tensor],
+    a: torch.Tensor, b: torch.Tensor, scale_a: torch.Tensor, scale_b: torch.Tensor,
+    bias: torch.Tensor | None, out_dtype: torch.dtype,
+) -> None:  # fmt: skip
+    (out,) = outs
+    (M, K), N = a.shape, b.shape[0]
+    if out.numel() == 0:
+        return
+    sm = sm_of(a.device) or 90
+    decode = sm < 89 or out_dtype == torch.float32 or interpreting()
+    if decode:
+        a, b = a.view(torch.uint8), b.view(torch.uint8)
+    config = select_config(M, N, K, sm, decode, _aligned(a) and _aligned(b))
+    tiles = triton.cdiv(M, config.block_m) * triton.cdiv(N, config.block_n)
+    _matmul_fp8_kernel[(tiles,)](
+        out, a, b, scale_a, scale_b, bias,
+        *a.stride(), *b.stride(), _row_stride(scale_a), _row_stride(scale_b),
+        0 if bias is None else bias.stride(0), M, N, K,
+        BLOCK_M=config.block_m, BLOCK_N=config.block_n, BLOCK_K=config.block_k,
+        GROUP_M=config.group_m, BIAS=bias is not None, DECODE=decode,
+        PROMOTE=sm // 10 != 10,  # sm_100 sums fp8 products in float32
+        num_warps=config.num_warps, num_stages=config.num_stages,
+    )  # fmt: skip
+
+
+def _aligned(t: torch.Tensor) -> bool:
+    return t.stride(1) == 1 and t.stride(0) % 16 == 0 and t.data_ptr() % 16 == 0
+
+
+def _row_stride(scale: torch.Tensor) -> int:
+    """0 repeats a tensor's one scale for every row."""
+    return scale.stride(0) if scale.dim() == 2 else 0

@@ -1,0 +1,169 @@
+"""fp8 quantisation in Triton, for any GPU from sm_80.
+
+    scale = max|x| / 448, of each row or of the tensor        x_q = e4m3(x / scale)
+
+A tile holds BLOCK_R rows; a row of up to BLOCK_K elements is read once, a longer one twice. The
+largest magnitude is taken over the bits as integers: for values without their sign that is the same
+order, and NaN stands above infinity, so it wins. For one scale of the whole tensor the tiles' maxima
+meet in the output `scale` by an atomic maximum, whose result does not depend on the order; then every
+tile is quantised by it, and a last program turns the maximum into the scale.
+"""
+
+import torch
+import triton
+import triton.language as tl
+
+from aimills_kernels._dispatch import interpreting, sm_of
+from aimills_kernels.kernels.matmul.config import (
+    MAX_LEADING,
+    leading_dims,
+    select_quantize_config,
+)
+from aimills_kernels.kernels.triton_common import encode_e4m3, widen
+
+INF_BITS = tl.constexpr(0x7F800000)
+TINY = tl.constexpr(2.0**-126)  # the smallest normal float32
+
+
+@triton.jit
+def _row_offsets(rows, n1, n2, stride_0, stride_1, stride_2):
+    outer = rows // n2
+    return (outer // n1) * stride_0 + (outer % n1) * stride_1 + (rows % n2) * stride_2
+
+
+@triton.jit
+def _magnitude_bits(x):
+    return widen(x).to(tl.int32, bitcast=True) & 0x7FFFFFFF
+
+
+@triton.jit
+def _scale(amax_bits):
+    """The scale of a maximum; 1 where everything is 0, NaN or infinity where there is one."""
+    amax = amax_bits.to(tl.float32, bitcast=True)
+    scale = tl.div_rn(amax, 448.0 + tl.zeros_like(amax))
+    scale = tl.where(scale < TINY, TINY, scale)  # not tl.maximum, which drops a NaN
+    return tl.where(amax_bits == 0, 1.0, scale)
+
+
+@triton.jit
+def _store_codes(ptrs, mask, x, scale, finite, ENCODE: tl.constexpr):
+    value = widen(x)
+    value = tl.div_rn(value, tl.zeros_like(value) + tl.where(finite, scale, 1.0))
+    value = tl.where(value > 448.0, 448.0, tl.where(value < -448.0, -448.0, value))
+    value = tl.where(finite, value, float("nan"))
+    if ENCODE:
+        tl.store(ptrs, encode_e4m3(value), mask=mask)
+    else:
+        tl.store(ptrs, value.to(tl.float8e4nv), mask=mask)
+
+
+@triton.jit
+def _quantize_rows_kernel(
+    codes_ptr, scale_ptr, x_ptr, rows, K, n1, n2, stride_0, stride_1, stride_2, stride_k,
+    BLOCK_R: tl.constexpr, BLOCK_K: tl.constexpr, ONE_PASS: tl.constexpr, ENCODE: tl.constexpr,
+):  # fmt: skip
+    row = tl.program_id(0).to(tl.int64) * BLOCK_R + tl.arange(0, BLOCK_R)
+    deep = tl.arange(0, BLOCK_K).to(tl.int64)
+    inside = (row < rows)[:, None]
+    x_rows = x_ptr + _row_offsets(row, n1, n2, stride_0, stride_1, stride_2)[:, None]
+    code_rows = codes_ptr + row[:, None] * K
+    if ONE_PASS:
+        mask = inside & (deep < K)[None, :]
+        x = tl.load(x_rows + deep[None, :] * stride_k, mask=mask, other=0.0)
+        top = tl.max(_magnitude_bits(x), 1)
+        scale = _scale(top)
+        _store_codes(code_rows + deep[None, :], mask, x, scale[:, None],
+                     (top < INF_BITS)[:, None], ENCODE)  # fmt: skip
+    else:
+        tops = tl.zeros([BLOCK_R, BLOCK_K], tl.int32)
+        for start in range(0, K, BLOCK_K):
+            cols = tl.cast(start, tl.int64) + deep
+            mask = inside & (cols < K)[None, :]
+            x = tl.load(x_rows + cols[None, :] * stride_k, mask=mask, other=0.0)
+            tops = tl.maximum(tops, _magnitude_bits(x))
+        top = tl.max(tops, 1)
+        scale = _scale(top)
+        for start in range(0, K, BLOCK_K):
+            cols = tl.cast(start, tl.int64) + deep
+            mask = inside & (cols < K)[None, :]
+            x = tl.load(x_rows + cols[None, :] * stride_k, mask=mask, other=0.0)
+            _store_codes(code_rows + cols[None, :], mask, x, scale[:, None],
+                         (top < INF_BITS)[:, None], ENCODE)  # fmt: skip
+    tl.store(scale_ptr + row, scale, mask=row < rows)
+
+
+@triton.jit
+def _tile(rows, K, n1, n2, stride_0, stride_1, stride_2, stride_k,
+          BLOCK_R: tl.constexpr, BLOCK_K: tl.constexpr):  # fmt: skip
+    """Offsets of this program's tile in x and in the codes, and its mask."""
+    tiles_k = tl.cdiv(K, BLOCK_K)
+    row = (tl.program_id(0) // tiles_k).to(tl.int64) * BLOCK_R + tl.arange(0, BLOCK_R)
+    col = (tl.program_id(0) % tiles_k).to(tl.int64) * BLOCK_K + tl.arange(0, BLOCK_K)
+    at = _row_offsets(row, n1, n2, stride_0, stride_1, stride_2)[:, None] + col[None, :] * stride_k
+    return at, row[:, None] * K + col[None, :], (row < rows)[:, None] & (col < K)[None, :]
+
+
+@triton.jit
+def _tensor_max_kernel(
+    amax_ptr, x_ptr, rows, K, n1, n2, stride_0, stride_1, stride_2, stride_k,
+    BLOCK_R: tl.constexpr, BLOCK_K: tl.constexpr,
+):  # fmt: skip
+    at, _, mask = _tile(
+        rows, K, n1, n2, stride_0, stride_1, stride_2, stride_k, BLOCK_R, BLOCK_K
+    )
+    bits = _magnitude_bits(tl.load(x_ptr + at, mask=mask, other=0.0))
+    tl.atomic_max(amax_ptr, tl.max(tl.max(bits, 1), 0), sem="relaxed")
+
+
+@triton.jit
+def _tensor_codes_kernel(
+    codes_ptr, amax_ptr, x_ptr, rows, K, n1, n2, stride_0, stride_1, stride_2, stride_k,
+    BLOCK_R: tl.constexpr, BLOCK_K: tl.constexpr, ENCODE: tl.constexpr,
+):  # fmt: skip
+    at, code_at, mask = _tile(
+        rows, K, n1, n2, stride_0, stride_1, stride_2, stride_k, BLOCK_R, BLOCK_K
+    )
+    top = tl.load(amax_ptr)
+    x = tl.load(x_ptr + at, mask=mask, other=0.0)
+    _store_codes(codes_ptr + code_at, mask, x, _scale(top), top < INF_BITS, ENCODE)
+
+
+@triton.jit
+def _tensor_scale_kernel(amax_ptr):
+    scale = _scale(tl.load(amax_ptr))
+    tl.store(amax_ptr, scale.to(tl.int32, bitcast=True))
+
+
+def launch(
+    outs: tuple[torch.Tensor, torch.Tensor], x: torch.Tensor, granularity: str, dtype: torch.dtype
+) -> None:
+    codes, scale = outs
+    if x.numel() == 0:
+        scale.fill_(1.0)
+        return
+    sm = sm_of(x.device) or 90
+    encode = sm < 89 or interpreting()
+    if encode:
+        codes = codes.view(torch.uint8)
+    K = x.shape[-1]
+    sizes, strides = leading_dims(x.shape, x.stride())
+    missing = MAX_LEADING - len(sizes)
+    sizes, strides = [1] * missing + sizes, [0] * missing + strides
+    rows = x.numel() // K
+    layout = (rows, K, *sizes[1:], *strides, x.stride(-1))
+    if granularity == "row":
+        config = select_quantize_config(K, 16384)
+        _quantize_rows_kernel[(triton.cdiv(rows, config.block_r),)](
+            codes, scale, x, *layout,
+            BLOCK_R=config.block_r, BLOCK_K=config.block_k, ONE_PASS=config.block_k >= K,
+            ENCODE=encode, num_warps=config.num_warps,
+        )  # fmt: skip
+        return
+    config = select_quantize_config(K, 4096)
+    grid = (triton.cdiv(rows, config.block_r) * triton.cdiv(K, config.block_k),)
+    blocks = dict(BLOCK_R=config.block_r, BLOCK_K=config.block_k, num_warps=config.num_warps)
+    amax = scale.view(torch.int32)
+    amax.zero_()
+    _tensor_max_kernel[grid](amax, x, *layout, **blocks)
+    _tensor_codes_kernel[grid](codes, amax, x, *layout, ENCODE=encode, **blocks)
+    _tensor_scale_kernel[(1,)](amax, num_warps=1)

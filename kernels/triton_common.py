@@ -1,0 +1,83 @@
+"""What Triton's interpreter gets wrong, in one place.
+
+Under TRITON_INTERPRET=1 a bf16 dot multiplies bit patterns, casts to bf16 and fp8 truncate, and those
+from them are wrong for bf16 subnormals and for fp8 NaN. These helpers compile to the plain operation
+on a GPU and are right in the interpreter too.
+"""
+
+import os
+
+import triton
+import triton.language as tl
+
+INTERPRET = tl.constexpr(os.environ.get("TRITON_INTERPRET") == "1")
+
+
+@triton.jit
+def dot(a, b, acc):
+    """acc + a @ b in float32; float32 operands are not cut to tf32."""
+    if INTERPRET:
+        return acc + tl.dot(a.to(tl.float32), b.to(tl.float32), input_precision="ieee")
+    return tl.dot(a, b, acc, input_precision="ieee")
+
+
+@triton.jit
+def round_to(x, dtype: tl.constexpr):
+    """float32 to f32, f16 or bf16, to nearest-even."""
+    if INTERPRET and dtype == tl.bfloat16:
+        bits = x.to(tl.uint32, bitcast=True)
+        up = (bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000
+        bits = tl.where(x == x, up, bits)
+        return bits.to(tl.float32, bitcast=True).to(dtype)
+    return x.to(dtype)
+
+
+@triton.jit
+def widen(x):
+    """f16, bf16 or f32 to float32."""
+    if INTERPRET and x.dtype == tl.bfloat16:
+        return (x.to(tl.uint16, bitcast=True).to(tl.uint32) << 16).to(tl.float32, bitcast=True)
+    return x.to(tl.float32)
+
+
+@triton.jit
+def promoted_dot(a, b, acc, PROMOTE: tl.constexpr):
+    """acc + a @ b for fp8 operands, this block of K summed in the tensor core and added in float32.
+
+    The fp8 tensor cores of sm_89 and sm_90 keep about 14 bits of a running sum. Triton 3.6 leaves the
+    whole sum there unless told: its default on sm_90 is max_num_imprecise_acc = 2^30. Naming a limit
+    also keeps it from folding the addition back into the dot, which it does on every architecture.
+    """
+    if PROMOTE:
+        return acc + tl.dot(a, b, max_num_imprecise_acc=a.shape[1])
+    return tl.dot(a, b, acc)
+
+
+@triton.jit
+def decode_e4m3(codes):
+    """e4m3 codes (uint8) to float16, exactly.
+
+    Shifted into place the code is a float16 of 2^-8 times the value (the exponent biases are 7 and
+    15), subnormals included. The two NaN codes would give 480.
+    """
+    wide = codes.to(tl.uint16)
+    bits = ((wide & 0x80) << 8) | ((wide & 0x7F) << 7)
+    value = bits.to(tl.float16, bitcast=True) * 256.0
+    return tl.where((wide & 0x7F) == 0x7F, float("nan"), value).to(tl.float16)
+
+
+@triton.jit
+def encode_e4m3(x):
+    """float32 to e4m3 codes (uint8): nearest-even, beyond 448 to 448, NaN to NaN.
+
+    For sm_80, which has no conversion, and for the interpreter, whose own truncates.
+    """
+    bits = x.to(tl.uint32, bitcast=True)
+    size = bits & 0x7FFFFFFF
+    normal = ((size + 0x7FFFF + ((size >> 20) & 1)) >> 20) - (120 << 3)
+    # Below 2^-6 codes count multiples of 2^-9, the spacing of float32 from 2^14 on.
+    shifted = size.to(tl.float32, bitcast=True) + 16384.0
+    code = tl.where(size < 0x3C800000, shifted.to(tl.uint32, bitcast=True) - 0x46800000, normal)
+    code = tl.where(size > 0x43E00000, 0x7E, code)
+    code = tl.where(size > 0x7F800000, 0x7F, code)
+    return (code | ((bits >> 24) & 0x80)).to(tl.uint8)

@@ -1,0 +1,22 @@
+"""The C++ CPU path: csrc/video/cpu_video.cpp."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from aimills_kernels.kernels.video.problem import extension, fields
+
+
+@lru_cache(maxsize=1)
+def _entry() -> tuple[Any, Any]:
+    module = extension()
+    return module.VideoParams, module.video_to_tensor_cpu
+
+
+def launch(outs: tuple[Tensor, ...], *args: Any) -> None:
+    params, run = _entry()
+    run(params(*fields(outs, args)), torch.get_num_threads())

@@ -1,0 +1,37 @@
+"""The CUDA kernel in the extension: csrc/video/sm80_video_to_tensor.cu."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from aimills_kernels.kernels.video.problem import extension, extension_error, fields
+
+
+@lru_cache(maxsize=None)
+def missing(sm: int | None) -> str | None:
+    """Why the extension can't run on this compute capability; None where it can."""
+    if error := extension_error():
+        return error
+    archs = extension().archs
+    if not archs:
+        return "the extension was built without CUDA"
+    # Machine code runs on its own major version from its own minor version on.
+    if sm is not None and not any(a // 10 == sm // 10 and a <= sm for a in archs):
+        return f"the extension was built for {', '.join(f'sm_{a}' for a in archs)}, not for sm_{sm}"
+    return None
+
+
+@lru_cache(maxsize=1)
+def _entry() -> tuple[Any, Any]:
+    module = extension()
+    return module.VideoParams, module.video_to_tensor_cuda
+
+
+def launch(outs: tuple[Tensor, ...], *args: Any) -> None:
+    params, run = _entry()
+    stream = torch._C._cuda_getCurrentRawStream(outs[0].device.index)
+    run(params(*fields(outs, args)), stream)

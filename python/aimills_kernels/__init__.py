@@ -1,0 +1,53 @@
+"""GPU kernels for AI pods: fused attention, quantized matmul, video preprocessing.
+
+Importing this package imports neither torch, Triton nor the compiled extension: names are resolved
+at first use (PEP 562), and the ops are registered then.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from aimills_kernels._version import __version__
+
+__all__ = [
+    "__version__",
+    "attention",
+    "explain",
+    "matmul_fp8",
+    "quantize_fp8",
+    "use_provider",
+    "validate",
+    "video_to_tensor",
+]
+
+_HOMES = {
+    "attention": "aimills_kernels.ops.attention",
+    "matmul_fp8": "aimills_kernels.ops.matmul",
+    "quantize_fp8": "aimills_kernels.ops.matmul",
+    "video_to_tensor": "aimills_kernels.ops.video",
+    "explain": "aimills_kernels._explain",
+    "use_provider": "aimills_kernels._dispatch",
+    "validate": "aimills_kernels._validate",
+}
+
+if TYPE_CHECKING:
+    from aimills_kernels._dispatch import use_provider
+    from aimills_kernels._explain import explain
+    from aimills_kernels._validate import validate
+    from aimills_kernels.ops.attention import attention
+    from aimills_kernels.ops.matmul import matmul_fp8, quantize_fp8
+    from aimills_kernels.ops.video import video_to_tensor
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'aimills_kernels' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

@@ -1,0 +1,102 @@
+"""explain(): which provider serves a call, and why the others don't."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from aimills_kernels import _dispatch
+from aimills_kernels._op import Op, Problem, describe
+from aimills_kernels._registry import get_op
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """One row a provider, in order of preference: name, whether it serves, and why (not)."""
+
+    op: str
+    problem: str
+    device: str
+    rows: tuple[tuple[str, bool, str], ...]
+
+    @property
+    def provider(self) -> str | None:
+        """The provider that serves; None where none can."""
+        return next((name for name, chosen, _ in self.rows if chosen), None)
+
+    def __str__(self) -> str:
+        width = max(len(name) for name, _, _ in self.rows)
+        lines = [f"{self.op} on {self.device}: {self.problem}"]
+        for name, chosen, why in self.rows:
+            lines.append(f"  {'->' if chosen else '  '} {name:<{width}}  {why}")
+        return "\n".join(lines)
+
+
+def explain(op: str | Callable[..., Any], *args: Any, **kwargs: Any) -> Explanation:
+    """Say which provider a call would take, and why each of the others would not serve.
+
+    `op` is an op's name or its public function; the arguments are those of the public function.
+    Nothing is computed, so meta tensors do. ValueError for a call that the op would refuse.
+    """
+    name = op if isinstance(op, str) else op.__name__
+    declared = get_op(name)
+    return explain_flat(declared, flat_arguments(name, *args, **kwargs))
+
+
+def explain_flat(op: Op, args: tuple, device: torch.device | None = None) -> Explanation:
+    """`explain` for flat arguments; `device` stands in for that of meta tensors."""
+    device = device or _dispatch.one_device(op, args)
+    op.fake(*args)
+    problem = Problem(op, args, device.type, _dispatch.sm_of(device))
+    forced = _dispatch.forced_provider(op.name)
+    rows, taken = [], False
+    for choice in _dispatch.choices(op, problem):
+        why_not = choice.reason
+        if forced:
+            asked = choice.provider.name == forced
+            why_not = (
+                _dispatch.why_not(choice.provider, problem) if asked else "another is asked for"
+            )
+        chosen = why_not is None and not taken
+        rows.append((choice.provider.name, chosen, why_not or _why(chosen, bool(forced))))
+        taken = taken or chosen
+    text = ", ".join(f"{p}={describe(a)}" for p, a in zip(op.params, args, strict=True))
+    place = device.type if problem.sm is None else f"{device.type} sm_{problem.sm}"
+    return Explanation(op.name, text, place, tuple(rows))
+
+
+def _why(chosen: bool, forced: bool) -> str:
+    if not chosen:
+        return "could serve; comes later in the order of preference"
+    return "serves, as asked for" if forced else "serves"
+
+
+def flat_arguments(name: str, *args: Any, **kwargs: Any) -> tuple:
+    """What the public function hands to its torch op."""
+    import aimills_kernels
+
+    seen: list[tuple] = []
+
+    class Catch(TorchDispatchMode):
+        def __torch_dispatch__(
+            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            if func.namespace == "aimills":
+                seen.append(args)
+                raise _Caught
+            return func(*args, **(kwargs or {}))
+
+    try:
+        with Catch(), torch.no_grad():
+            getattr(aimills_kernels, name)(*args, **kwargs)
+    except _Caught:
+        pass
+    return seen[0]
+
+
+class _Caught(Exception):
+    pass

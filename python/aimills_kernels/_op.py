@@ -1,0 +1,277 @@
+"""The declaration of an op.
+
+`kernels/<family>/op.py` builds one `Op`. The torch op and its schema, the CPU path, the tests, the
+benchmarks, the acceptance stage and `explain` are derived from it; nothing is stated a second time.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from aimills_kernels._tolerance import Tolerance
+
+_WIDE = (torch.float16, torch.bfloat16, torch.float32)
+
+
+class Case:
+    """A named set of dimensions. `cpu` replaces some of them where the device is a CPU."""
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        tags: Iterable[str] = (),
+        cpu: Mapping[str, Any] | None = None,
+        **dims: Any,
+    ):
+        self.name, self.tags, self.cpu, self.dims = name, frozenset(tags), dict(cpu or {}), dims
+
+    def __getattr__(self, key: str) -> Any:
+        try:
+            return self.__dict__["dims"][key]
+        except KeyError:
+            raise AttributeError(f"case {self.__dict__.get('name')!r} has no {key!r}") from None
+
+    def get(self, key: str, default: Any = None) -> Any:
+        return self.dims.get(key, default)
+
+    def on(self, device_type: str) -> Case:
+        """The case as it runs on a device of this type."""
+        if device_type != "cpu" or not self.cpu:
+            return self
+        return Case(self.name, tags=self.tags, **{**self.dims, **self.cpu})
+
+    def replace(self, **dims: Any) -> Case:
+        return Case(self.name, tags=self.tags, **{**self.dims, **dims})
+
+    def __repr__(self) -> str:
+        return self.name
+
+    def describe(self) -> str:
+        return " ".join(f"{k}={v}" for k, v in self.dims.items())
+
+
+@dataclass(frozen=True)
+class Cost:
+    """The least work of the op, whatever a kernel does: operations, bytes moved, and the arithmetic
+    (`unit`: "f32", "f16", "fp8", "int8") whose peak the operations are held against."""
+
+    flops: float
+    bytes: float
+    unit: str = "f16"
+
+
+class Problem:
+    """What `rejects` sees: the arguments by name, the device type and its capability."""
+
+    def __init__(self, op: Op, args: tuple, device: str, sm: int | None):
+        self.op, self.args, self.device, self.sm = op, args, device, sm
+
+    def __getattr__(self, key: str) -> Any:
+        params = self.__dict__["op"].params
+        if key not in params:
+            raise AttributeError(f"{self.__dict__['op'].name} has no argument {key!r}")
+        return self.__dict__["args"][params.index(key)]
+
+
+def _accepts(_: Problem) -> str | None:
+    return None
+
+
+@dataclass(frozen=True)
+class Provider:
+    """One implementation of an op.
+
+    `target` is "module:function", imported at first use and called as `target(outs, *args)`: it
+    fills every tensor of `outs` and never allocates one. `sm` lists compute capabilities times ten;
+    a device matches by its major number, and an empty tuple is any. `vendor` marks someone else's
+    implementation: it is trusted without a record and serves as a peer in the benchmarks.
+    """
+
+    name: str
+    target: str
+    devices: tuple[str, ...] = ("cuda",)
+    sm: tuple[int, ...] = ()
+    rejects: Callable[[Problem], str | None] = _accepts
+    vendor: bool = False
+    interpret: bool = False  # a Triton kernel: runs on a CPU under TRITON_INTERPRET=1
+    needs: tuple[str, ...] = ()  # importable packages without which it can't run
+    sources: tuple[str, ...] = ()  # further files that its record depends on, package-relative
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+@dataclass(frozen=True)
+class Invalid:
+    """A call that must fail: `change` edits the arguments of case `base`; `match` is what the
+    ValueError must say. `value` marks a check that reads tensor contents."""
+
+    name: str
+    change: Callable[[dict[str, Any]], dict[str, Any]]
+    match: str
+    base: str = "tiny"
+    value: bool = False
+
+    def __repr__(self) -> str:
+        return self.name.replace(" ", "-")
+
+
+@dataclass(frozen=True)
+class Op:
+    """One op, declared once. See `docs/adr/0001-one-declaration.md`.
+
+    `reference` is plain PyTorch on any device with the op's flat schema; with float64 inputs it is
+    the oracle. `fake` checks the arguments (ValueError) and returns the empty outputs. `values`
+    checks tensor contents: always on a CPU, on a GPU with AIMILLS_CHECK=1. `backward` is
+    "reference" (differentiate the reference, recomputed) or None (outputs carry no gradient).
+    """
+
+    name: str
+    reference: Callable[..., Any]
+    fake: Callable[..., Any]
+    inputs: Callable[[Case, torch.Generator], dict[str, Any]]
+    cases: tuple[Case, ...]
+    cost: Callable[[Case], Cost]
+    tolerance: tuple[Tolerance, ...]
+    errors: tuple[Invalid, ...]
+    providers: tuple[Provider, ...]
+    values: Callable[..., None] | None = None
+    backward: str | None = None
+    mutates: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ("out",)
+    source: str = field(default="")
+
+    def __hash__(self) -> int:
+        return hash(self.name)
+
+    @cached_property
+    def params(self) -> tuple[str, ...]:
+        return tuple(inspect.signature(self.reference).parameters)
+
+    @cached_property
+    def schema(self) -> str:
+        return torch.library.infer_schema(self.reference, mutates_args=self.mutates)
+
+    @cached_property
+    def tensors(self) -> tuple[int, ...]:
+        """Positions of the arguments that hold tensors."""
+        kinds = inspect.get_annotations(self.reference, eval_str=True)
+        return tuple(i for i, p in enumerate(self.params) if "Tensor" in str(kinds[p]))
+
+    @cached_property
+    def all_providers(self) -> tuple[Provider, ...]:
+        return (*self.providers, _reference_provider(self))
+
+    def provider(self, name: str) -> Provider:
+        for provider in self.all_providers:
+            if provider.name == name:
+                return provider
+        known = ", ".join(p.name for p in self.all_providers)
+        raise ValueError(f"{self.name} has no provider {name!r}; it has: {known}")
+
+    def case(self, name: str) -> Case:
+        for case in self.cases:
+            if case.name == name:
+                return case
+        raise ValueError(
+            f"{self.name} has no case {name!r}; it has: {', '.join(c.name for c in self.cases)}"
+        )
+
+    def flat(self, named: Mapping[str, Any]) -> tuple:
+        """Arguments in schema order. The flat schema has no defaults: torch would strip them."""
+        return tuple([named[p] for p in self.params])
+
+    def make_inputs(self, case: Case, device: str | torch.device, seed: int) -> tuple:
+        """Fresh arguments for `case`, the same data on every device."""
+        generator = torch.Generator().manual_seed(seed)
+        named = self.inputs(case, generator)
+        return tuple(to_device(a, device) for a in self.flat(named))
+
+    def oracle(self, args: tuple) -> tuple:
+        """The outputs in float64."""
+        return as_tuple(self.reference(*(_upcast(a) for a in args)))
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+def _reference_provider(op: Op) -> Provider:
+    return Provider(
+        "reference",
+        f"aimills_kernels._dispatch:reference_launch/{op.name}",
+        devices=("cpu", "cuda"),
+        vendor=True,
+    )
+
+
+def as_tuple(outputs: Any) -> tuple:
+    return outputs if isinstance(outputs, tuple) else (outputs,)
+
+
+def map_tensors(fn: Callable[[Tensor], Tensor], arg: Any) -> Any:
+    """`fn` on a tensor or on each tensor of a list; anything else passes through."""
+    if isinstance(arg, Tensor):
+        return fn(arg)
+    if isinstance(arg, (list, tuple)) and any(isinstance(a, Tensor) for a in arg):
+        return [fn(a) for a in arg]
+    return arg
+
+
+def tensors_of(args: Iterable[Any]) -> Iterator[Tensor]:
+    """Every tensor among flat arguments, those in lists too."""
+    for a in args:
+        if isinstance(a, Tensor):
+            yield a
+        elif isinstance(a, (list, tuple)):
+            yield from (t for t in a if isinstance(t, Tensor))
+
+
+def span(t: Tensor) -> int:
+    """Elements from the first to the last that the tensor reaches, both counted."""
+    if t.numel() == 0:
+        return 0
+    return 1 + sum((n - 1) * s for n, s in zip(t.shape, t.stride(), strict=True))
+
+
+def address_range(t: Tensor) -> tuple[int, int]:
+    """First address and the one past the last."""
+    return t.data_ptr(), t.data_ptr() + span(t) * t.element_size()
+
+
+def to_device(arg: Any, device: str | torch.device) -> Any:
+    """Move to `device` and keep the strides, which `.to()` would not for a sparse view."""
+
+    def move(t: Tensor) -> Tensor:
+        if t.device == torch.device(device):
+            return t
+        if t.is_contiguous() or 0 in t.shape:
+            return t.to(device)
+        shift = t.storage_offset() % 16  # keeps an odd alignment odd
+        moved = torch.empty(span(t) + shift, dtype=t.dtype, device=device)
+        moved = moved.as_strided(t.shape, t.stride(), shift)
+        return moved if torch.device(device).type == "meta" else moved.copy_(t)
+
+    return map_tensors(move, arg)
+
+
+def _upcast(arg: Any) -> Any:
+    if isinstance(arg, torch.dtype):
+        return torch.float64 if arg in _WIDE else arg
+    return map_tensors(lambda t: t.to(torch.float64) if t.is_floating_point() else t, arg)
+
+
+def describe(arg: Any) -> str:
+    """How an argument is named in messages."""
+    if isinstance(arg, Tensor):
+        return f"{str(arg.dtype).removeprefix('torch.')}{list(arg.shape)}"
+    if isinstance(arg, (list, tuple)) and arg and isinstance(arg[0], Tensor):
+        return "(" + ", ".join(describe(a) for a in arg) + ")"
+    return str(arg).removeprefix("torch.")

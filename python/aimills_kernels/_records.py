@@ -1,0 +1,138 @@
+"""Records of correctness: what lets a GPU kernel of our own serve unasked.
+
+A record says that one provider passed every case on one compute capability, for one state of its
+sources and one Triton minor version. Committed records ship as `records.json`; those that
+`aimills-kernels validate` makes on this machine are kept in the user's cache.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import os
+import tempfile
+from functools import cache, lru_cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from aimills_kernels._op import Op, Provider
+
+UNPROVEN = "no record"
+_PACKAGE = Path(__file__).parent
+
+
+def missing(op: Op, provider: Provider, sm: int | None) -> str | None:
+    """Why `provider` may not serve unasked on capability `sm`; None where a record allows it."""
+    known = [r for r in _all() if r["op"] == op.name and r["provider"] == provider.name]
+    here = [r for r in known if r["sm"] == sm]
+    if any(_same(r, key(op, provider, sm)) for r in here):
+        return None
+    command = f"run `aimills-kernels validate {op.name} --provider {provider.name}` on it"
+    if here:
+        return f"{UNPROVEN} for these sources on sm_{sm} (an older one is stale); {command}"
+    return f"{UNPROVEN} shows it correct on sm_{sm} yet; {command}"
+
+
+def key(op: Op, provider: Provider, sm: int | None) -> dict[str, Any]:
+    return {
+        "op": op.name,
+        "provider": provider.name,
+        "sm": sm,
+        "sources": source_hash(provider),
+        "triton": _triton_minor() if provider.interpret else "",
+    }
+
+
+def _same(record: dict[str, Any], wanted: dict[str, Any]) -> bool:
+    return all(record.get(k) == v for k, v in wanted.items())
+
+
+@cache
+def source_hash(provider: Provider) -> str:
+    """Hash of the files that make the provider: its module and what it names in `sources`."""
+    digest = hashlib.sha256()
+    for path in source_files(provider):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def source_files(provider: Provider) -> list[Path]:
+    spec = importlib.util.find_spec(provider.target.partition(":")[0])
+    files = [Path(spec.origin)] if spec and spec.origin else []
+    for name in provider.sources:
+        # The path also works in an editable install, where kernels/ and csrc/ are mapped.
+        for root in _roots():
+            if matches := sorted(root.glob(name)):
+                files += matches
+                break
+        else:
+            raise FileNotFoundError(f"provider {provider.name!r} names a missing source {name!r}")
+    return files
+
+
+def _roots() -> list[Path]:
+    import aimills_kernels
+
+    return [Path(p) for p in aimills_kernels.__path__]
+
+
+@lru_cache(maxsize=1)
+def _triton_minor() -> str:
+    try:
+        return ".".join(metadata.version("triton").split(".")[:2])
+    except metadata.PackageNotFoundError:
+        return "none"
+
+
+def cache_file() -> Path:
+    base = os.environ.get("AIMILLS_CACHE") or Path(
+        os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "aimills_kernels"
+    )
+    return Path(base) / "records.json"
+
+
+@lru_cache(maxsize=1)
+def _all() -> tuple[dict[str, Any], ...]:
+    return tuple(_read(_PACKAGE / "records.json") + _read(cache_file()))
+
+
+def _read(path: Path) -> list[dict[str, Any]]:
+    try:
+        found = json.loads(path.read_text())
+        return [r for r in found["records"] if isinstance(r, dict)]
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError, KeyError, TypeError):
+        import warnings
+
+        warnings.warn(f"{path} is no record file and is not used", stacklevel=2)
+        return []
+
+
+def add(records: list[dict[str, Any]]) -> Path:
+    """Put records into the user's cache, in place of those they renew."""
+    path = cache_file()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    renewed = {(r["op"], r["provider"], r["sm"]) for r in records}
+    kept = [r for r in _read(path) if (r["op"], r["provider"], r["sm"]) not in renewed]
+    write_whole(path, json.dumps({"records": kept + records}, indent=1) + "\n")
+    _all.cache_clear()
+    return path
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file so that a reader sees the old one or the new one, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name + ".")
+    try:
+        with os.fdopen(handle, "w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(name).chmod(0o644)
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise

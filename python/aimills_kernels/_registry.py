@@ -1,0 +1,174 @@
+"""The ops, and their registration with torch.library.
+
+`OPS` is the whole list. `register()` runs at the first use of an op: it defines each schema, the
+CPU and CUDA kernels (both are the dispatcher), the fake kernel, autograd, and an `<op>_out` variant
+for the ops with one output. `define/impl` and not `custom_op`: see `docs/adr/0003`.
+"""
+
+from __future__ import annotations
+
+from functools import cache, lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from aimills_kernels import _dispatch
+from aimills_kernels._op import Op, address_range, as_tuple, describe, tensors_of
+from aimills_kernels.kernels.attention.op import attention
+from aimills_kernels.kernels.matmul.op_fp8 import matmul_fp8
+from aimills_kernels.kernels.matmul.op_quantize import quantize_fp8
+
+OPS: tuple[Op, ...] = (attention, matmul_fp8, quantize_fp8)
+
+
+def get_op(name: str) -> Op:
+    for op in OPS:
+        if op.name == name:
+            return op
+    raise ValueError(f"unknown op {name!r}; the ops are: {', '.join(op.name for op in OPS)}")
+
+
+@lru_cache(maxsize=1)
+def register() -> torch.library.Library:
+    """Define all ops under `torch.ops.aimills`. The library must stay alive, so it is kept here."""
+    library = torch.library.Library("aimills", "FRAGMENT")
+    for op in OPS:
+        define(library, op)
+    return library
+
+
+@cache
+def torch_op(name: str) -> Any:
+    """The overload `torch.ops.aimills.<name>.default`, registered."""
+    register()
+    return getattr(torch.ops.aimills, name).default
+
+
+def define(library: torch.library.Library, op: Op) -> None:
+    """Register `op` and, where it has one output, `<op>_out`."""
+    single = len(op.outputs) == 1
+
+    def kernel(*args: Any) -> Any:
+        outs = _dispatch.call(op, args)
+        return outs[0] if single else outs
+
+    qualified = f"{library.ns}::{op.name}"
+    library.define(op.name + op.schema, tags=(torch.Tag.pt2_compliant_tag,))
+    for key in ("CPU", "CUDA"):
+        library.impl(op.name, kernel, key)
+    torch.library.register_fake(qualified, op.fake, lib=library)
+    overload = getattr(getattr(torch.ops, library.ns), op.name).default
+    library.impl(op.name, _autograd_kernel(op, overload), "Autograd")
+    _define_out(library, op)
+
+
+def _define_out(library: torch.library.Library, op: Op) -> None:
+    """`<op>_out(..., Tensor(a!) out) -> ()`: the first output goes into `out`."""
+    name = f"{op.name}_out"
+    inner, _, _ = op.schema.rpartition(") ->")
+    library.define(f"{name}{inner}, *, Tensor(a!) out) -> ()", tags=(torch.Tag.pt2_compliant_tag,))
+
+    def kernel(*args: Any, out: Tensor) -> None:
+        plan = _dispatch.plan_for(op, args)
+        shape, dtype = plan.outs[0]
+        _check_out(op, torch.Size(shape), dtype, plan.device, out)
+        direct = out.is_contiguous() and not any(_overlap(out, t) for t in tensors_of(args))
+        outs = list(plan.allocate(skip=int(direct)))
+        _dispatch.call(op, args, (out, *outs) if direct else tuple(outs))
+        if not direct:
+            out.copy_(outs[0])
+
+    def fake(*args: Any, out: Tensor) -> None:
+        want = as_tuple(op.fake(*args))[0]
+        _check_out(op, want.shape, want.dtype, want.device, out)
+
+    for key in ("CPU", "CUDA"):
+        library.impl(name, kernel, key)
+    torch.library.register_fake(f"{library.ns}::{name}", fake, lib=library)
+    overload = getattr(getattr(torch.ops, library.ns), name).default
+
+    def autograd(*args: Any, out: Tensor) -> None:
+        if torch.is_grad_enabled() and any(t.requires_grad for t in (*tensors_of(args), out)):
+            raise ValueError(f"{op.name}: out= can't be used where an argument requires a gradient")
+        with torch._C._AutoDispatchBelowAutograd():
+            overload(*args, out=out)
+
+    library.impl(name, autograd, "Autograd")
+
+
+def _check_out(
+    op: Op, shape: torch.Size, dtype: torch.dtype, device: torch.device, out: Tensor
+) -> None:
+    if out.shape != shape or out.dtype != dtype or out.device != device:
+        wanted = f"{str(dtype).removeprefix('torch.')}{list(shape)} on {device}"
+        raise ValueError(f"{op.name}: out must be {wanted}, got {describe(out)} on {out.device}")
+
+
+def _overlap(out: Tensor, other: Tensor) -> bool:
+    """Whether the address ranges touch; then the result is made elsewhere and copied."""
+    begin, end = address_range(out)
+    other_begin, other_end = address_range(other)
+    return begin < other_end and other_begin < end
+
+
+def _autograd_kernel(op: Op, overload: Any) -> Any:
+    """Below autograd where no gradient is asked for, else through an autograd.Function.
+
+    A Function at the Autograd key and not `register_autograd`: only so does opcheck pass with
+    inputs that require a gradient (`docs/adr/0003`).
+    """
+    function = _reference_function(op, overload) if op.backward == "reference" else None
+
+    def kernel(*args: Any) -> Any:
+        wants = function is not None and torch.is_grad_enabled()
+        if wants and any(t.requires_grad for t in tensors_of(args)):
+            return function.apply(*args)
+        with torch._C._AutoDispatchBelowAutograd():
+            return overload(*args)
+
+    return kernel
+
+
+def _reference_function(op: Op, overload: Any) -> Any:
+    """Gradients by differentiating the reference, which is run again for them."""
+
+    class Function(torch.autograd.Function):
+        @staticmethod
+        def forward(*args: Any) -> Any:
+            with torch._C._AutoDispatchBelowAutograd():
+                return overload(*args)
+
+        @staticmethod
+        def setup_context(ctx: Any, inputs: tuple, output: Any) -> None:
+            ctx.save_for_backward(*[a if isinstance(a, Tensor) else None for a in inputs])
+            ctx.scalars = [None if isinstance(a, Tensor) else a for a in inputs]
+
+        @staticmethod
+        def backward(ctx: Any, *grads: Tensor | None) -> tuple:
+            twice = torch.is_grad_enabled()  # create_graph: the gradients keep their own graph
+            with torch.enable_grad():
+                args = [
+                    s if t is None else t.view_as(t) if twice else t.detach().requires_grad_(need)
+                    for s, t, need in zip(
+                        ctx.scalars, ctx.saved_tensors, ctx.needs_input_grad, strict=True
+                    )
+                ]  # a view each: a tensor passed twice must not gather both gradients
+                outs = as_tuple(op.reference(*args))
+            pairs = [
+                (o, g)
+                for o, g in zip(outs, grads, strict=True)
+                if g is not None and o.requires_grad
+            ]
+            wanted = [i for i, need in enumerate(ctx.needs_input_grad) if need]
+            found = torch.autograd.grad(
+                [o for o, _ in pairs], [args[i] for i in wanted], [g for _, g in pairs],
+                create_graph=twice, allow_unused=True,
+            )  # fmt: skip
+            result: list[Tensor | None] = [None] * len(args)
+            for i, g in zip(wanted, found, strict=True):
+                result[i] = g
+            return tuple(result)
+
+    Function.__name__ = f"{op.name}_by_reference"
+    return Function

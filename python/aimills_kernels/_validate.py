@@ -1,0 +1,201 @@
+"""validate(): is this provider right on this case?
+
+The check that every test, benchmark and acceptance stage stands on. It is made to be hard to fool:
+outputs are poisoned and fenced, inputs are fenced and compared afterwards, fresh data is put under
+the same pointers, and the result is held against the reference in float64.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from aimills_kernels import _dispatch
+from aimills_kernels._op import Case, Op, Problem, Provider, as_tuple, map_tensors, span, tensors_of
+from aimills_kernels._registry import get_op
+from aimills_kernels._tolerance import Judgement
+
+FENCE = 512  # elements of poison on each side of a tensor
+_POISON_BYTE = 0xFF  # NaN in every float dtype here (e4m3fn and e5m2 too), -1 in integers
+_FENCED_SPAN = 1 << 28  # elements; a longer (sparse) tensor is used as it is
+
+
+@dataclass
+class Validation:
+    """The outcome: `ok`, or `failures`; `skipped` says why the provider can't run here."""
+
+    op: str
+    case: str
+    provider: str
+    device: str
+    seed: int
+    judgements: dict[str, Judgement] = field(default_factory=dict)
+    failures: list[str] = field(default_factory=list)
+    skipped: str | None = None
+
+    @property
+    def ok(self) -> bool:
+        return not self.failures and self.skipped is None
+
+    @property
+    def used(self) -> float:
+        """The largest share of a tolerance that was used; above 1 is a failure."""
+        return max((j.used for j in self.judgements.values()), default=0.0)
+
+    def __str__(self) -> str:
+        head = f"{self.op} {self.case} {self.provider} on {self.device} (seed {self.seed})"
+        if self.skipped is not None:
+            return f"{head}: not run: {self.skipped}"
+        if self.failures:
+            return f"{head}: WRONG: " + "; ".join(self.failures)
+        return f"{head}: right, {self.used:.0%} of the tolerance used"
+
+
+def validate(
+    op: str | Op,
+    case: str | Case,
+    provider: str | Provider,
+    *,
+    device: str | torch.device = "auto",
+    seed: int = 0,
+) -> Validation:
+    """Check one provider on one case against the reference in float64.
+
+    Two rounds with different data under the same pointers; in each the outputs start as NaN inside
+    a fence, must lie within the op's tolerance afterwards, and the fence and the inputs must be
+    untouched. The second round is run twice and must agree bit for bit. A provider that can't run
+    the case on this device is reported as `skipped`; an exception of the provider is a failure.
+    """
+    op = get_op(op) if isinstance(op, str) else op
+    case = op.case(case) if isinstance(case, str) else case
+    provider = op.provider(provider) if isinstance(provider, str) else provider
+    place = torch.device(pick_device(device))
+    case = case.on(place.type)
+    result = Validation(op.name, case.name, provider.name, str(place), seed)
+    args = op.make_inputs(case, place, seed)
+    problem = Problem(op, args, place.type, _dispatch.sm_of(place))
+    result.skipped = _dispatch.why_not(provider, problem)
+    if result.skipped is None:
+        try:
+            _check(op, case, provider, args, result)
+        except (ArithmeticError, AttributeError, IndexError, LookupError, RuntimeError, TypeError,
+                ValueError, AssertionError) as error:  # fmt: skip
+            result.failures.append(f"{type(error).__name__}: {error}")
+    return result
+
+
+def pick_device(device: str | torch.device) -> str | torch.device:
+    if device != "auto":
+        return device
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _check(op: Op, case: Case, provider: Provider, args: tuple, result: Validation) -> None:
+    launch = _dispatch.load(provider)
+    fenced = tuple(map_tensors(_fenced, a) for a in args)
+    outs = [_poisoned(o) for o in as_tuple(op.fake(*fenced))]
+    for round_, seed in enumerate((result.seed, result.seed + 1)):
+        if round_:
+            fresh = op.make_inputs(case, outs[0][1].device, seed)
+            for old, new in zip(tensors_of(fenced), tensors_of(fresh), strict=True):
+                _overwrite(old, new)
+        _run(launch, fenced, outs, result, f"round {round_ + 1}")
+        _judge(op, fenced, [o for _, o, _ in outs], result)
+    first = [o.clone() for _, o, _ in outs]
+    _run(launch, fenced, outs, result, "repeat")
+    for name, a, (_, b, _) in zip(op.outputs, first, outs, strict=True):
+        if not _same_bits(a, b):
+            result.failures.append(f"{name} differs from run to run on the same inputs")
+
+
+def _run(
+    launch: Callable[..., None], args: tuple, outs: list, result: Validation, label: str
+) -> None:
+    """One launch on poisoned outputs, with the checks of everything it must leave alone."""
+    before = [t.clone() for t in tensors_of(args)]
+    for buffer, _, _ in outs:
+        _bytes(buffer).fill_(_POISON_BYTE)
+    launch(tuple(o for _, o, _ in outs), *args)
+    if outs[0][1].device.type == "cuda":
+        torch.cuda.synchronize(outs[0][1].device)
+    for old, new in zip(before, tensors_of(args), strict=True):
+        if not _same_bits(old, new):
+            result.failures.append(f"{label}: an input was written to ({_shape(new)})")
+    for buffer, out, count in outs:
+        fence = _bytes(buffer)
+        edge = FENCE * out.element_size()
+        inner = count * out.element_size()
+        if not bool(
+            (fence[:edge] == _POISON_BYTE).all() & (fence[edge + inner :] == _POISON_BYTE).all()
+        ):
+            result.failures.append(f"{label}: written outside of the output ({_shape(out)})")
+
+
+def _judge(op: Op, args: tuple, outs: list[Tensor], result: Validation) -> None:
+    oracle = op.oracle(args)
+    rounded = as_tuple(op.reference(*args))
+    for name, tolerance, got, want, own in zip(
+        op.outputs, op.tolerance, outs, oracle, rounded, strict=True
+    ):
+        if own.shape != got.shape or own.dtype != got.dtype:
+            result.failures.append(
+                f"{name}: fake says {_shape(got)}, the reference gives {_shape(own)}"
+            )
+            continue
+        judgement = tolerance.judge(got, want, own, args)
+        kept = result.judgements.get(name)
+        if kept is None or judgement.used > kept.used:
+            result.judgements[name] = judgement
+        if not judgement.ok:
+            result.failures.append(f"{name}: {judgement.text}")
+
+
+def _fenced(t: Tensor) -> Tensor:
+    """A copy with the same strides, amid poison: what is read beyond the tensor shows as NaN."""
+    length = span(t)
+    if length > _FENCED_SPAN or length == 0:
+        return t
+    shift = t.storage_offset() % 16  # keeps an odd alignment odd
+    buffer = torch.empty(length + 2 * FENCE + 16, dtype=t.dtype, device=t.device)
+    _bytes(buffer).fill_(_POISON_BYTE)
+    copy = buffer.as_strided(t.shape, t.stride(), FENCE + shift)
+    _overwrite(copy, t)
+    return copy
+
+
+def _overwrite(into: Tensor, source: Tensor) -> None:
+    """copy_ that also takes expanded tensors, whose elements share memory."""
+    for dim, stride in enumerate(into.stride()):
+        if stride == 0 and into.shape[dim] > 1:
+            into, source = into.narrow(dim, 0, 1), source.narrow(dim, 0, 1)
+    into.copy_(source)
+
+
+def _poisoned(like: Tensor) -> tuple[Tensor, Tensor, int]:
+    """(buffer with fences, the output inside it, its number of elements)."""
+    count = like.numel()
+    buffer = torch.empty(count + 2 * FENCE, dtype=like.dtype, device=like.device)
+    return buffer, buffer[FENCE : FENCE + count].view(like.shape), count
+
+
+def _bytes(t: Tensor) -> Tensor:
+    return t.view(torch.uint8)
+
+
+def _same_bits(a: Tensor, b: Tensor) -> bool:
+    return torch.equal(_bytes(a.contiguous().view(-1)), _bytes(b.contiguous().view(-1)))
+
+
+def _shape(t: Tensor) -> str:
+    return f"{str(t.dtype).removeprefix('torch.')}{list(t.shape)}"
+
+
+def run_provider(op: Op, provider: Provider, args: tuple) -> tuple[Any, ...]:
+    """The outputs of one provider on flat arguments, as a benchmark's peer check needs them."""
+    outs = as_tuple(op.fake(*args))
+    _dispatch.load(provider)(outs, *args)
+    return outs

@@ -1,0 +1,76 @@
+"""Stage: each op x case x provider that can run on the device, against float64."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import torch
+
+from aimills_kernels._op import Case, Op, Provider
+from aimills_kernels.accept import check as _check
+from aimills_kernels.accept.check import missing_package
+from aimills_kernels.accept.session import NotRun, Session
+
+Row = dict[str, Any]
+
+_LARGE = {"bench", "aot"}
+
+
+def cases_of(op: Op) -> list[Case]:
+    """Shapes of real models that are meant for acceptance, and the small, awkward ones."""
+    return [case for case in op.cases if "accept" in case.tags or not case.tags & _LARGE]
+
+
+def run(session: Session) -> str:
+    settings = session.settings
+    todo = [
+        (op, case, provider, device)
+        for device in settings.devices
+        for op in settings.ops
+        for provider in op.all_providers
+        for case in cases_of(op)
+    ]
+    first = len(session.checks)
+    with session.progress("correctness", len(todo)) as step:
+        for op, case, provider, device in todo:
+            step(f"{op} {case} {provider}")
+            _one(session, op, case, provider, device)
+    for device in settings.devices:
+        for op in settings.ops:
+            _note_what_did_not_run(session, op, device, session.checks[first:])
+    counts = Counter(c["status"] for c in session.checks[first:])
+    return ", ".join(f"{counts[s]} {s}" for s in ("right", "wrong", "not run") if counts[s])
+
+
+def _one(session: Session, op: Op, case: Case, provider: Provider, device: torch.device) -> None:
+    settings = session.settings
+    if settings.leaves_out(op, case.name, provider):
+        what = f"{op.name} {provider.name}"
+        session.skip(NotRun("", what, "excluded by name", str(device)))
+        return
+    result = _check.check(op, case, provider, device, settings.seed)
+    session.checks.append(_check.row(op, case.on(device.type), provider, result))
+
+
+def _note_what_did_not_run(session: Session, op: Op, device: torch.device, rows: list[Row]) -> None:
+    """Skipped checks by reason. Gaps are: a kernel of ours whose package is missing, a check for
+    which memory was short, and an op of which nothing of ours ran."""
+    here = [r for r in rows if r["op"] == op.name and r["device"] == str(device)]
+    due = {p.name: p for p in op.providers if not p.vendor and device.type in p.devices}
+    gaps, reasons = 0, Counter((r["provider"], r["skipped"]) for r in here if r["skipped"])
+    for (name, reason), count in reasons.items():
+        package = missing_package(due[name]) if name in due else None
+        absent = package is not None and _check.says_missing(reason, package)
+        entry = NotRun("", f"{op.name} {name}", reason, str(device), count=count)
+        if absent or reason == _check.NO_MEMORY:
+            entry.gap, entry.name = True, package if absent and package else f"{op.name}/{name}"
+            gaps += 1
+        session.skip(entry)
+    if due and here and not gaps and not any(
+        r["provider"] in due and r["status"] != _check.NOT_RUN for r in here
+    ):  # fmt: skip
+        why = {r["provider"]: r["skipped"] for r in here if r["provider"] in due}
+        reason = "; ".join(f"{name}: {said}" for name, said in why.items())
+        what = f"{op.name}: a kernel of ours"
+        session.skip(NotRun(op.name, what, reason or "all are excluded", str(device), gap=True))

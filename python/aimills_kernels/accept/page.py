@@ -1,0 +1,208 @@
+"""The report as one page: no script, nothing from outside, light and dark, on paper too."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from aimills_kernels.accept import charts, png, tables
+from aimills_kernels.accept._html import Html, el, join
+
+_STYLE = Path(__file__).with_name("style.css")
+# The page states that it loads nothing, and a browser holds it to that.
+_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+_ROUND = {"accepted": "good", "rejected": "bad", "incomplete": "open"}
+
+
+def render(data: dict[str, Any], pictures: Sequence[tuple[str, Tensor]] = ()) -> str:
+    """The page for a report; `pictures` are what the video op made, [H, W, 3] u8."""
+    head = el(
+        "head",
+        el("meta", charset="utf-8"),
+        el("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        el("meta", name="color-scheme", content="light dark"),
+        el("meta", http_equiv="Content-Security-Policy", content=_POLICY),
+        el("title", f"{data['headline']} – aimills-kernels"),
+        el("style", Html(_STYLE.read_text())),
+    )
+    body = el("body", el("main", *_sections(data, pictures)))
+    return "<!doctype html>\n" + el("html", head, body, lang="en") + "\n"
+
+
+def _sections(data: dict[str, Any], pictures: Sequence[tuple[str, Tensor]]) -> list[Html]:
+    bench = [row for record in data["bench"] for row in record["rows"]]
+    found = [
+        _head(data),
+        _figures(data, bench),
+        _section("Stages", "", tables.stages(data)),
+    ]
+    if pictures:
+        found.append(_real_input(data, pictures))
+    if any(r["median_us"] is not None for r in bench):
+        found.append(_times(data, bench))
+    if any(r["sol"] is not None for r in bench):
+        found.append(_roofline(data, bench))
+    if any(c["status"] != "not run" for c in data["validations"]):
+        found.append(_tolerance(data))
+    if data["not_run"]:
+        text = "Counted, with the reason. A gap keeps a machine from being accepted."
+        found.append(_section("Not run", text, tables.not_run(data)))
+    found.append(_section("Every check", _CHECKS, tables.checks(data)))
+    found.append(_section("Environment", "", tables.environment(data["environment"])))
+    return [*found, _foot(data)]
+
+
+def _section(title: str, text: Any, *children: Html) -> Html:
+    lead = [el("p", text, cls="lead")] if text else []
+    return el("section", el("h2", title), *lead, *children)
+
+
+# ---- the top
+
+
+def _head(data: dict[str, Any]) -> Html:
+    word, _, where = data["headline"].partition(" (")
+    parts: list[Any] = [el("b", word)]
+    if where:
+        parts += [" ", el("span", f"({where}")]
+    facts = [
+        "aimills-kernels " + data["version"],
+        data["created"].replace("T", " ").replace("+00:00", " UTC"),
+        f"{data['seconds']:.0f} s",
+        f"seed {data['seed']}",
+        *data["devices"],
+    ]
+    made = [el("h1", *parts, cls=_ROUND[data["verdict"]])]
+    if data["reasons"]:
+        made.append(el("ul", *[el("li", r) for r in data["reasons"]], cls="reasons"))
+    made.append(
+        el("p", el("b", "Not checked: "), "; ".join(data["not_checked"]) + ".", cls="unchecked")
+    )
+    made.append(el("p", " · ".join(facts), cls="stamp"))
+    return el("header", *made)
+
+
+def _figures(data: dict[str, Any], bench: list[dict[str, Any]]) -> Html:
+    checks = data["validations"]
+    counts = {s: sum(c["status"] == s for c in checks) for s in ("right", "wrong")}
+    used = [c["used"] for c in checks if c["status"] == "right" and c["used"] is not None]
+    gaps = sum(n["count"] for n in data["not_run"] if n["gap"])
+    found = [
+        (str(counts["right"]), "checks right"),
+        (str(counts["wrong"]), "wrong"),
+        (str(gaps), f"gap{'s' * (gaps != 1)}"),
+        (charts.percent(max(used, default=None)), "of a tolerance used at most"),
+    ]
+    if data["clip"]:
+        found.append((f"{data['clip']['frames']}", f"frames of {data['clip']['height']}p decoded"))
+    if best := _best_ratio(bench):
+        found.append(best)
+    items = [el("div", el("dt", text), el("dd", value)) for value, text in found]
+    return el("dl", *items, cls="figures")
+
+
+def _best_ratio(bench: list[dict[str, Any]]) -> tuple[str, str] | None:
+    """The most that one of ours is ahead of the fastest peer, said with its case."""
+    ratios = [
+        (peer / row["median_us"], row)
+        for row in bench
+        if not row["peer"] and row["median_us"]
+        and (peer := charts.fastest_peer(row, bench))
+    ]  # fmt: skip
+    if not ratios:
+        return None
+    ratio, row = max(ratios, key=lambda found: found[0])
+    return f"× {ratio:.1f}", f"the fastest peer, {row['op']} {row['case']}"
+
+
+# ---- pictures
+
+
+def _real_input(data: dict[str, Any], pictures: Sequence[tuple[str, Tensor]]) -> Html:
+    clip = data["clip"] or {}
+    text = (
+        f"{clip.get('frames')} frames of {clip.get('width')} × {clip.get('height')} H.264 "
+        f"({clip.get('source')}; {clip.get('color_space')}, {clip.get('color_range')} range) went "
+        f"from the decoder's memory, {clip.get('pitch')} bytes a line, through video_to_tensor. "
+        "This is what came out, normalisation undone."
+    )
+    shown = [
+        el("figure", el("img", src=png.data_uri(levels), width=levels.shape[1],
+                        height=levels.shape[0], alt=f"Output of video_to_tensor, {name}"),
+           el("figcaption", name))
+        for name, levels in pictures[:2]
+    ]  # fmt: skip
+    return _section("The main job on real input", text, el("div", *shown, cls="pictures"))
+
+
+def _legend(*more: Html) -> Html:
+    keys = [
+        el("span", el("i", cls=f"key {name}"), text)
+        for name, text in (("own", "ours"), ("peer", "peers"), ("reference", "the reference"))
+    ]
+    return el("p", *keys, *more, cls="legend")
+
+
+def _times(data: dict[str, Any], bench: list[dict[str, Any]]) -> Html:
+    text = (
+        f"Median time of a call on {_devices(data)}; whiskers are quartiles, and each case has its "
+        "own scale. × is our speed over that of the fastest peer that is as exact. No verdict is "
+        "drawn from a time."
+    )
+    return _section("Time against peers", text, _legend(), charts.times(bench))
+
+
+def _roofline(data: dict[str, Any], bench: list[dict[str, Any]]) -> Html:
+    text = [
+        "The least time that the op's work needs at the ceilings measured in this run, over the "
+        "time taken. Ceilings: ",
+        "; ".join(_ceilings(record["ceilings"]) for record in data["bench"]),
+        ".",
+    ]
+    return _section("Share of the roofline", join(text), _legend(), charts.roofline(bench))
+
+
+def _ceilings(found: dict[str, Any]) -> str:
+    parts = [f"copy {found['copy_gbps']:.3g} GB/s"] if found.get("copy_gbps") else []
+    for key, value in found.items():
+        if key.startswith("gemm_") and isinstance(value, (int, float)):
+            unit = key.removeprefix("gemm_").removesuffix("_tflops")
+            parts.append(f"GEMM {unit} {value:.3g} T{'OP' if unit == 'int8' else 'FLOP'}/s")
+    return ", ".join(parts)
+
+
+def _tolerance(data: dict[str, Any]) -> Html:
+    text = (
+        "Each dot is a check; the line is where a tolerance ends. A tolerance is, for most ops, "
+        "twice the error that plain PyTorch makes in the same dtype, both against float64; so the "
+        "reference itself stands at 50 %."
+    )
+    return _section(
+        "Error against tolerance", text, _legend(), charts.tolerance(data["validations"])
+    )
+
+
+_CHECKS = (
+    "Outputs start as NaN inside a fence, inputs are compared afterwards, fresh data comes under "
+    "the same pointers, and a repeat must agree bit for bit."
+)
+
+
+def _devices(data: dict[str, Any]) -> str:
+    facts = data["environment"]
+    if data["devices"] == ["cpu"]:
+        cpu = facts.get("cpu") or {}
+        return f"{cpu.get('model') or 'this CPU'} ({cpu.get('threads')} threads)"
+    names = [str(g.get("name")) for g in facts.get("gpus") or []]
+    return ", ".join(dict.fromkeys(names)) or ", ".join(data["devices"])
+
+
+def _foot(data: dict[str, Any]) -> Html:
+    text = (
+        f"report.json beside this page holds all of it for machines (schema {data['schema']}). A "
+        "pass covers the checks that are named here and is no general statement of health."
+    )
+    return el("footer", el("p", text))

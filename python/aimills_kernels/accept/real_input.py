@@ -1,0 +1,254 @@
+"""Stage: the main job on real input, through the public functions.
+
+A 1080p H.264 clip is encoded, decoded and given to `video_to_tensor` in the decoder's own memory,
+lines padded as they are; attention and matmul run with the layer shapes of a real model.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import aimills_kernels
+from aimills_kernels import video_io
+from aimills_kernels._explain import explain_flat, flat_arguments
+from aimills_kernels._op import Case, Op, as_tuple, map_tensors, to_device
+from aimills_kernels._registry import torch_op
+from aimills_kernels._tolerance import Judgement
+from aimills_kernels.accept.check import NO_MEMORY, dims, judged, on_device
+from aimills_kernels.accept.picture import moving_picture
+from aimills_kernels.accept.session import VIDEO, NotRun, Session, sentence
+
+STAGE = "real input"
+_OP = "video_to_tensor"
+_FRAMES = 3
+_SIZE = (1080, 1920)
+_CODED_WIDTH = 1984  # the decoder keeps these columns, so that its lines are padded
+_SIZES = ((224, 224), (560, 1008))  # CLIP; Qwen2.5-VL's budget for 16:9
+_MEAN, _STD = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]
+# swscale interpolates chroma with other weights and rounds in fixed point: a mean distance of half
+# a level was seen. BT.601 in place of BT.709 gives 2.7, full in place of limited range 7.
+_SWSCALE_LEVELS = 1.5
+
+
+# ---- video
+
+
+def video(session: Session) -> str:
+    settings = session.settings
+    if VIDEO in settings.exclude:
+        session.skip(NotRun("", VIDEO, "excluded by name", "cpu"))
+        return "excluded by name"
+    if reason := video_io.missing():
+        session.skip(NotRun(VIDEO, VIDEO, reason, "cpu", gap=True))
+        return f"video-decode not run: {reason}"
+    op = next((op for op in settings.ops if op.name == _OP), None)
+    if op is None or settings.leaves_out(op):
+        session.skip(NotRun("", _OP, "excluded by name", "cpu"))
+        return "excluded by name"
+    steps = 1 + len(settings.devices) * 2 * len(_SIZES)
+    with session.progress("real input", steps) as step:
+        step("encode and decode a clip")
+        frames = _clip(session)
+        for device in settings.devices:
+            for size in _SIZES:
+                for what, planes in _views(frames).items():
+                    step(f"{what} to {size[0]} x {size[1]} on {device}")
+                    _video_check(session, op, frames[-1], planes, what, size, device)
+    return (
+        f"{len(frames)} frames of {frames[0].y.shape[1]} x {frames[0].y.shape[0]} H.264 decoded, "
+        f"lines of {frames[0].pitch} bytes"
+    )
+
+
+def _clip(session: Session) -> list[video_io.Frame]:
+    path = session.settings.video
+    if path is not None:
+        frames = video_io.decode(path, limit=_FRAMES)
+        data_bytes, source = path.stat().st_size, path.name
+    else:
+        height, width = _SIZE
+        data = video_io.encode_h264(moving_picture(_FRAMES, height, _CODED_WIDTH), width)
+        frames = video_io.decode(data, expect=_FRAMES)
+        data_bytes, source = len(data), "made here: libx264, BT.709, limited range"
+    first = frames[0]
+    session.clip = {
+        "source": source,
+        "bytes": data_bytes,
+        "frames": len(frames),
+        "height": first.y.shape[0],
+        "width": first.y.shape[1],
+        "pitch": first.pitch,
+        "color_space": first.color_space,
+        "color_range": first.color_range,
+    }
+    return frames
+
+
+def _views(frames: list[video_io.Frame]) -> dict[str, tuple[Tensor, Tensor]]:
+    """One frame where the decoder left it, and the clip as one batch with the same line pitch."""
+    last = frames[-1]
+    return {
+        "one frame": (last.y.unsqueeze(0), last.uv.unsqueeze(0)),
+        f"{len(frames)} frames": (_stack([f.y for f in frames]), _stack([f.uv for f in frames])),
+    }
+
+
+def _stack(planes: list[Tensor]) -> Tensor:
+    height, pitch = planes[0].shape[0], planes[0].stride(0)
+    surface = torch.zeros(len(planes) * height * pitch, dtype=torch.uint8)
+    strides = (height * pitch, *planes[0].stride())
+    return surface.as_strided((len(planes), *planes[0].shape), strides).copy_(torch.stack(planes))
+
+
+def _video_check(
+    session: Session,
+    op: Op,
+    frame: video_io.Frame,
+    planes: tuple[Tensor, Tensor],
+    what: str,
+    size: tuple[int, int],
+    device: torch.device,
+) -> None:
+    moved = to_device(list(planes), device)
+    options: dict[str, Any] = {
+        "color_space": frame.color_space, "color_range": frame.color_range, "size": size,
+        "mean": _MEAN, "std": _STD, "dtype": torch.bfloat16,
+    }  # fmt: skip
+    case = Case(f"{what} to {size[0]} x {size[1]}", F=planes[0].shape[0], H=planes[0].shape[1],
+                W=planes[0].shape[2], pitch=planes[0].stride(1), h=size[0], w=size[1])  # fmt: skip
+    row = _blank(op, case, device, session.settings.seed)
+    session.checks.append(row)
+    with on_device(device):
+        try:
+            args = flat_arguments(_OP, tuple(moved), **options)
+            row["provider"], row["own"] = _serving(op, args, device)
+            out = _poisoned(op, args)
+            before = map_tensors(torch.clone, moved)
+            got = getattr(aimills_kernels, _OP)(tuple(moved), **options, out=out)
+            _enter(row, op, args, (got,))
+            if any(not torch.equal(a, b) for a, b in zip(before, moved, strict=True)):
+                row["failures"].append("an input was written to")
+            if what == "one frame" and session.settings.video is None:
+                _against_swscale(row, frame, got, size)
+        except Exception as error:
+            row["failures"].append(sentence(error))
+    _close(row)
+    if planes[0].shape[0] == 1:
+        session.pictures.append((f"{case.name} on {device}", _levels(got[0])))
+
+
+def _poisoned(op: Op, args: tuple) -> Tensor:
+    return torch.full_like(as_tuple(op.fake(*args))[0], float("nan"))
+
+
+def _levels(out: Tensor) -> Tensor:
+    """[H, W, 3] u8 of a normalised picture."""
+    mean, std = (torch.tensor(v, dtype=torch.float64).view(3, 1, 1) for v in (_MEAN, _STD))
+    levels = (out.double().cpu() * std + mean) * 255
+    return levels.nan_to_num().round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0)
+
+
+def _against_swscale(
+    row: dict[str, Any], frame: video_io.Frame, got: Tensor, size: tuple[int, int]
+) -> None:
+    """A loose check that shares nothing with the reference: FFmpeg's own RGB, torch's own resize.
+    It is there to catch a wrong matrix, range or orientation, not a rounding."""
+    distance = swscale_distance(frame, got[0], size)
+    row["swscale_levels"] = distance
+    if not distance <= _SWSCALE_LEVELS:
+        row["failures"].append(
+            f"{distance:.2f} levels from FFmpeg's swscale and torch's resize on average, "
+            f"{_SWSCALE_LEVELS} at most"
+        )
+
+
+def swscale_distance(frame: video_io.Frame, got: Tensor, size: tuple[int, int]) -> float:
+    """Mean distance in levels."""
+    rgb = video_io.rgb24(frame).permute(2, 0, 1).unsqueeze(0).float()
+    resized = torch.nn.functional.interpolate(rgb, size=size, mode="bicubic", antialias=True)
+    other = resized[0].round().clamp(0, 255).permute(1, 2, 0)
+    return float((_levels(got).float() - other).abs().mean())
+
+
+# ---- shapes of real models
+
+
+def shapes(session: Session) -> str:
+    """Each op's cases for acceptance as users call it, on whatever provider serves them."""
+    settings = session.settings
+    todo = [
+        (op, case, device)
+        for device in settings.devices
+        for op in settings.ops
+        for case in op.cases
+        if op.name != _OP and "accept" in case.tags
+    ]
+    done = 0
+    with session.progress("model shapes", len(todo)) as step:
+        for op, case, device in todo:
+            step(f"{op} {case} on {device}")
+            if settings.leaves_out(op, case.name):
+                session.skip(NotRun("", f"{op.name}/{case.name}", "excluded by name", str(device)))
+                continue
+            _shape_check(session, op, case.on(device.type), device)
+            done += 1
+    return f"{done} cases as they are served"
+
+
+def _shape_check(session: Session, op: Op, case: Case, device: torch.device) -> None:
+    seed = session.settings.seed + 2  # `validate` has used this one and the next
+    row = _blank(op, case, device, seed)
+    session.checks.append(row)
+    with on_device(device):
+        try:
+            args = op.make_inputs(case, device, seed)
+            row["provider"], row["own"] = _serving(op, args, device)
+            with torch.no_grad():
+                got = as_tuple(torch_op(op.name)(*args))
+            _enter(row, op, args, got)
+        except torch.OutOfMemoryError:
+            row["skipped"] = NO_MEMORY
+            entry = NotRun(f"{op.name}/{case.name}", f"{op.name} {case.name}", NO_MEMORY, str(device))
+            entry.gap = True
+            session.skip(entry)
+        except Exception as error:
+            row["failures"].append(sentence(error))
+    _close(row)
+
+
+# ---- rows
+
+
+def _blank(op: Op, case: Case, device: torch.device, seed: int) -> dict[str, Any]:
+    return {
+        "stage": STAGE, "op": op.name, "case": case.name, "dims": dims(case), "provider": "",
+        "own": False, "device": str(device), "seed": seed, "status": "", "used": None,
+        "outputs": {}, "failures": [], "skipped": None,
+    }  # fmt: skip
+
+
+def _serving(op: Op, args: tuple, device: torch.device) -> tuple[str, bool]:
+    name = explain_flat(op, args, device).provider
+    if name is None:
+        raise ValueError(f"{op.name}: no provider serves this problem on {device}")
+    return name, not op.provider(name).vendor
+
+
+def _enter(row: dict[str, Any], op: Op, args: tuple, got: tuple[Tensor, ...]) -> None:
+    oracle, rounded = op.oracle(args), as_tuple(op.reference(*args))
+    judgements: dict[str, Judgement] = {}
+    for name, tolerance, mine, want, own in zip(
+        op.outputs, op.tolerance, got, oracle, rounded, strict=True
+    ):
+        judgements[name] = tolerance.judge(mine, want, own, args)
+        if not judgements[name].ok:
+            row["failures"].append(f"{name}: {judgements[name].text}")
+    row |= judged(judgements)
+
+
+def _close(row: dict[str, Any]) -> None:
+    row["status"] = "not run" if row["skipped"] else "wrong" if row["failures"] else "right"

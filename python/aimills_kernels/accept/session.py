@@ -1,0 +1,130 @@
+"""One acceptance run: its settings, what the stages found, and what did not run."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from aimills_kernels._op import Op, Provider
+
+PASSED, WRONG, FAILED, NOT_RUN, EXCLUDED = "passed", "wrong", "failed", "not run", "excluded"
+VIDEO, BENCH = "video-decode", "bench"
+PARTS = (VIDEO, BENCH)
+
+Progress = Callable[[str, int | None], AbstractContextManager[Callable[..., None]]]
+
+
+@contextlib.contextmanager
+def silent(title: str, total: int | None = None) -> Any:
+    yield lambda *_: None
+
+
+@dataclass(frozen=True)
+class Settings:
+    devices: tuple[torch.device, ...]
+    ops: tuple[Op, ...]
+    exclude: frozenset[str] = frozenset()
+    seed: int = 0
+    budget_s: float = 60.0
+    video: Path | None = None
+
+    def leaves_out(self, op: Op, case: str = "", provider: Provider | None = None) -> bool:
+        names = {op.name, f"{op.name}/{case}"}
+        if provider is not None:
+            names |= {f"{op.name}/{provider.name}", *provider.needs}
+        return bool(names & self.exclude)
+
+
+def names_to_exclude(ops: Iterable[Op]) -> list[str]:
+    """Everything that can be excluded by name."""
+    found = list(PARTS)
+    for op in ops:
+        found.append(op.name)
+        found += [f"{op.name}/{case.name}" for case in op.cases]
+        found += [f"{op.name}/{p.name}" for p in op.all_providers]
+        found += [package for p in op.providers for package in p.needs]
+    return list(dict.fromkeys(found))
+
+
+@dataclass
+class NotRun:
+    """Something that did not run. `gap`: acceptance needs it, so the verdict is incomplete; `name`
+    is then what `--exclude` takes."""
+
+    name: str
+    what: str
+    reason: str
+    device: str
+    gap: bool = False
+    count: int = 1
+
+
+@dataclass
+class Stage:
+    name: str
+    title: str
+    status: str = PASSED
+    seconds: float = 0.0
+    summary: str = ""
+    failure: str | None = None
+
+
+@dataclass
+class Session:
+    """What a run has found so far. The verdict follows from nothing else."""
+
+    settings: Settings
+    progress: Progress = silent
+    stages: list[Stage] = field(default_factory=list)
+    checks: list[dict[str, Any]] = field(default_factory=list)
+    not_run: list[NotRun] = field(default_factory=list)
+    benches: list[dict[str, Any]] = field(default_factory=list)
+    environment: dict[str, Any] = field(default_factory=dict)
+    clip: dict[str, Any] = field(default_factory=dict)
+    pictures: list[tuple[str, torch.Tensor]] = field(default_factory=list)
+
+    def stage(self, name: str, title: str, work: Callable[[Session], str]) -> Stage:
+        """Run one stage. An exception makes it failed, with its sentence; the others go on."""
+        stage = Stage(name, title)
+        begin, checked, gaps = time.monotonic(), len(self.checks), len(self.gaps)
+        try:
+            stage.summary = work(self)
+            if any(c["status"] == "wrong" for c in self.checks[checked:]):
+                stage.status = WRONG
+            elif len(self.gaps) > gaps:
+                stage.status = NOT_RUN
+        except Exception as error:
+            stage.status, stage.failure = FAILED, sentence(error)
+            if os.environ.get("AIMILLS_DEBUG") == "1":
+                traceback.print_exc(file=sys.stderr)
+        stage.seconds = time.monotonic() - begin
+        self.stages.append(stage)
+        return stage
+
+    @property
+    def gaps(self) -> list[NotRun]:
+        return [n for n in self.not_run if n.gap]
+
+    def skip(self, entry: NotRun) -> None:
+        """Add to what did not run; equal entries are counted as one."""
+        for known in self.not_run:
+            if asdict(known) | {"count": 0} == asdict(entry) | {"count": 0}:
+                known.count += entry.count
+                return
+        self.not_run.append(entry)
+
+
+def sentence(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    said = lines[0] if lines else ""
+    return said if said and isinstance(error, ValueError) else f"{type(error).__name__}: {said}"

@@ -1,0 +1,83 @@
+"""The tables of the report."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from aimills_kernels.accept._html import Html, el, join
+from aimills_kernels.accept.charts import dims_text, percent
+
+_MARKS = {
+    "right": "good", "passed": "good",
+    "wrong": "bad", "failed": "bad",
+    "not run": "open", "excluded": "open",
+}  # fmt: skip
+
+
+def status(text: str) -> Html:
+    return el("span", text, cls=f"status {_MARKS.get(text, '')}".strip())
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], cls: str = "") -> Html:
+    """A column whose name starts with `>` holds numbers and is set flush right."""
+    classes = ["num" if c[:1] == ">" else None for c in columns]
+    head = el("tr", *[el("th", c.lstrip(">"), cls=k) for c, k in zip(columns, classes, strict=True)])
+    body = [
+        el("tr", *[el("td", cell, cls=k) for cell, k in zip(row, classes, strict=True)])
+        for row in rows
+    ]
+    whole = el("table", el("thead", head), el("tbody", *body), cls=cls or None)
+    return el("div", whole, cls="scroll")
+
+
+def stages(data: dict[str, Any]) -> Html:
+    rows = [
+        (s["title"], status(s["status"]), f"{s['seconds']:.1f} s", s["failure"] or s["summary"])
+        for s in data["stages"]
+    ]
+    return table(("stage", "outcome", ">time", "what"), rows, "wide-last")
+
+
+def not_run(data: dict[str, Any]) -> Html:
+    entries = sorted(data["not_run"], key=lambda n: (not n["gap"], n["what"]))
+    rows = [
+        (n["what"], n["device"], str(n["count"]), status("not run") if n["gap"] else "", n["reason"])
+        for n in entries
+    ]
+    return table(("what", "device", ">times", "a gap", "why"), rows, "wide-last")
+
+
+def checks(data: dict[str, Any]) -> Html:
+    """Every check, folded by op; open where something is wrong."""
+    made = []
+    for op in dict.fromkeys(c["op"] for c in data["validations"]):
+        mine = [c for c in data["validations"] if c["op"] == op and c["status"] != "not run"]
+        wrong = sum(c["status"] == "wrong" for c in mine)
+        text = f"{len(mine) - wrong} right" + (f", {wrong} wrong" if wrong else "")
+        head = el("summary", el("b", op), f"  {text}")
+        columns = ("case", "provider", "device", "outcome", ">tolerance used", "figures")
+        rows = [_check(c) for c in sorted(mine, key=lambda c: c["status"] != "wrong")]
+        made.append(el("details", head, table(columns, rows, "wide-last"), open="" if wrong else None))
+    return join(made)
+
+
+def _check(c: dict[str, Any]) -> tuple:
+    case = join([c["case"], el("small", dims_text(c["dims"]))])
+    figures = "; ".join(c["failures"]) or "; ".join(
+        f"{name}: {o['text']}" for name, o in c["outputs"].items()
+    )
+    return case, c["provider"], c["device"], status(c["status"]), percent(c["used"]), figures
+
+
+def environment(facts: dict[str, Any]) -> Html:
+    return table(("fact", "value"), _flat(facts, ""), "facts")
+
+
+def _flat(value: Any, prefix: str) -> list[tuple[str, str]]:
+    if isinstance(value, list) and not any(isinstance(v, (dict, list)) for v in value):
+        return [(prefix, "; ".join(map(str, value)))] if value else []
+    if isinstance(value, (dict, list)):
+        items: Any = value.items() if isinstance(value, dict) else enumerate(value)
+        return [row for k, v in items for row in _flat(v, f"{prefix} {k}".strip())]
+    return [] if value is None else [(prefix.replace("_", " "), str(value))]

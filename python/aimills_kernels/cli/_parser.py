@@ -1,0 +1,148 @@
+"""The parser. It imports neither torch nor rich, so that `--help` answers at once."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any, NoReturn
+
+from aimills_kernels._version import __version__
+from aimills_kernels.cli._errors import UsageError
+
+_DEVICE = "auto (every GPU, else the CPU), cpu, cuda or cuda:<index>"
+_EXITS = "exit codes: 0 all is well, 1 something is wrong, 2 something did not run, 3 wrong use"
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message} (see `{self.prog} --help`)")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="aimills-kernels",
+        description="The kernels of an AI pod, and the test that proves a pod can run them.",
+        epilog=_EXITS,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="<command>", required=True)
+    _env(commands)
+    _ops(commands)
+    _explain(commands)
+    _validate(commands)
+    _bench(commands)
+    _accept(commands)
+    _gpu(commands)
+    return parser
+
+
+def _command(commands: Any, name: str, run: str, text: str, **more: Any) -> argparse.ArgumentParser:
+    made = commands.add_parser(
+        name, help=text, description=text[0].upper() + text[1:] + ".", allow_abbrev=False, **more
+    )
+    made.set_defaults(run=f"aimills_kernels.cli.{run}")
+    return made
+
+
+def _env(commands: Any) -> None:
+    made = _command(commands, "env", "look:env", "what this machine is, as records state it")
+    made.add_argument("--json", action="store_true", help="as JSON")
+
+
+def _ops(commands: Any) -> None:
+    made = _command(commands, "ops", "look:ops", "the ops, their cases and their providers")
+    made.add_argument("--json", action="store_true", help="as JSON")
+
+
+def _explain(commands: Any) -> None:
+    made = _command(
+        commands,
+        "explain",
+        "explain:run",
+        "which provider would serve a problem, and why the others would not",
+        epilog='example: aimills-kernels explain attention --sm 90 --shape "B=1,M=512,N=512,H=32,'
+        'G=8,D=128,causal=true"',
+    )
+    made.add_argument("op", help="name of an op")
+    problem = made.add_mutually_exclusive_group(required=True)
+    problem.add_argument("--shape", metavar="DIMS", help='the problem, as "B=1,M=128,..."')
+    problem.add_argument("--case", metavar="NAME", help="one of the op's own cases")
+    made.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    made.add_argument(
+        "--sm", type=int, metavar="N", help="as on a GPU of this capability (90), here or not"
+    )
+
+
+def _chosen(made: argparse.ArgumentParser) -> None:
+    made.add_argument("op", nargs="*", help="names of ops; all by default")
+    made.add_argument("--case", metavar="NAME,...", help="only these cases")
+    made.add_argument("--provider", metavar="NAME,...", help="only these providers")
+    made.add_argument("--device", default="auto", help=_DEVICE)
+    made.add_argument("--seed", type=_seed, default=0, help="of the inputs (default 0)")
+
+
+def _validate(commands: Any) -> None:
+    made = _command(
+        commands,
+        "validate",
+        "validate:run",
+        "check providers against the reference in float64; on a GPU, record what is right",
+    )
+    _chosen(made)
+    made.add_argument("-v", "--verbose", action="store_true", help="one row for each check")
+
+
+def _bench(commands: Any) -> None:
+    made = _command(commands, "bench", "bench:run", "time right providers and their peers")
+    _chosen(made)
+    made.add_argument("--budget", type=_seconds, default=120.0, help="seconds (default 120)")
+    made.add_argument("--out", metavar="FILE", help="write the record here, as JSON")
+
+
+def _accept(commands: Any) -> None:
+    made = _command(
+        commands,
+        "accept",
+        "accept:run",
+        "check this machine and write report.json and report.html",
+        epilog="exit codes: 0 accepted, 1 rejected, 2 incomplete, 3 wrong use",
+    )
+    made.add_argument("--device", default="auto", help=_DEVICE)
+    made.add_argument("--out", metavar="DIR", default="reports/accept", help="default %(default)s")
+    made.add_argument(
+        "--exclude",
+        metavar="NAME,...",
+        default="",
+        help="leave these out: video-decode, bench, an op, <op>/<case>, <op>/<provider> or a package",
+    )
+    made.add_argument("--no-bench", action="store_true", help="the same as --exclude bench")
+    made.add_argument("--video", metavar="FILE", help="use this clip, not one that is made here")
+    made.add_argument("--seed", type=_seed, default=0, help="of the inputs (default 0)")
+    made.add_argument(
+        "--budget", type=_seconds, metavar="SECONDS", help="for the benchmarks of one device"
+    )
+
+
+def _gpu(commands: Any) -> None:
+    made = _command(commands, "gpu", "bench:gpu", "everything that one GPU node is asked for")
+    made.add_argument("--out", metavar="DIR", required=True, help="where the records go")
+
+
+def _seed(text: str) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        value = -1
+    if not 0 <= value < 2**62:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 to 2^62")
+    return value
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < 1e6:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
+    return value

@@ -1,0 +1,73 @@
+"""`bench` and `gpu`: times, next to those of peers."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from typing import Any
+
+from aimills_kernels.cli import _choose, _ui
+from aimills_kernels.cli._errors import INCOMPLETE, OK, WRONG, UsageError
+
+
+def run(options: Namespace) -> int:
+    from aimills_kernels.harness import bench
+
+    chosen = _choose.ops(options.op)
+    cases = _choose.split(options.case)
+    _choose.cases(chosen, options.case)
+    _choose.providers(chosen, options.provider)
+    places = _choose.devices(options.device)
+    out = _choose.output_file(options.out) if options.out else None
+    if out and len(places) > 1:
+        raise UsageError(f"--out holds the record of one device; name one of {_names(places)}")
+    code = OK
+    for place in places:
+        with _ui.progress(f"bench on {place}") as step:
+            record = bench.run(
+                ops=chosen,
+                cases=cases or None,
+                providers=_choose.split(options.provider) or None,
+                tag="bench",
+                device=str(place),
+                budget_s=options.budget / len(places),
+                progress=step,
+                seed=options.seed,
+                peers=not options.provider,
+            )
+        _ui.table(f"on {place}", bench.COLUMNS, bench.table(record))
+        _notes(record)
+        code = max(code, _code(record), key=(OK, INCOMPLETE, WRONG).index)
+        if out:
+            bench.save(record, out)
+            _ui.say(f"record: {out}")
+    return code
+
+
+def _names(places: tuple[Any, ...]) -> str:
+    return ", ".join(str(p) for p in places)
+
+
+def _notes(record: dict[str, Any]) -> None:
+    for row in record["rows"]:
+        if row["suspect"]:
+            name = f"{row['op']} {row['case']} {row['provider']}"
+            _ui.say(f"suspect: {name}: {row['suspect']}", "yellow")
+
+
+def _code(record: dict[str, Any]) -> int:
+    if any(row["failure"] for row in record["rows"]):
+        return WRONG
+    if not any(row["median_us"] is not None for row in record["rows"]):
+        _ui.say("nothing was timed", "yellow")
+        return INCOMPLETE
+    return OK
+
+
+def gpu(options: Namespace) -> int:
+    if reason := _choose.no_cuda():
+        raise UsageError(f"this command is for a GPU node: {reason}")
+    out = _choose.directory(options.out)
+    from aimills_kernels.harness import gpu as node
+
+    with _ui.progress("gpu") as step:
+        return node.run(out, progress=step)

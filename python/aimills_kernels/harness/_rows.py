@@ -1,0 +1,156 @@
+"""Rows of a record: one contestant on one case, with its time or the reason why it has none."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from aimills_kernels._op import Case, Cost, Op
+from aimills_kernels.harness.ceilings import peak_tflops
+from aimills_kernels.harness.timing import Timing
+
+_ABOVE = 1.10  # beyond a ceiling by more than this is no rounding and no boost clock
+_FEW = 5
+COLUMNS = (
+    "op", "case", "provider", "median", "±iqr", "rate", "of roofline", "against peer", "error used",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the rows are made: the device, its ceilings, and the size of its last-level cache."""
+
+    device: str
+    ceilings: dict[str, Any]
+    cache_bytes: int
+
+
+def blank(op: Op, case: Case, name: str, place: Place, peer: bool) -> dict[str, Any]:
+    """A row without a time."""
+    cost = op.cost(case)
+    row: dict[str, Any] = {
+        "op": op.name,
+        "case": case.name,
+        "dims": dict(case.dims),
+        "provider": name,
+        "peer": peer,
+        "device": place.device,
+    }
+    row |= dict.fromkeys(("clock", "cold", "median_us", "q1_us", "q3_us", "min_us", "noise"))
+    row |= {"n": 0, "samples_us": [], "flops": cost.flops, "bytes": cost.bytes, "unit": cost.unit}
+    row |= dict.fromkeys(("tflops", "gbps", "sol", "sol_spec", "sol_bound", "error_used"))
+    return row | {"validated": False, **dict.fromkeys(("failure", "skipped", "suspect", "note"))}
+
+
+def share(used: float) -> float | None:
+    """A share of the tolerance as JSON can hold it; one that is infinite is told in words."""
+    return round(used, 4) if math.isfinite(used) else None
+
+
+def put_time(row: dict[str, Any], timing: Timing, cost: Cost, place: Place) -> None:
+    """Enter a time that has passed its checks, held against both rooflines."""
+    best = timing.median_us
+    if impossible := _faster_than_hardware(cost, timing.min_us, place):
+        row["failure"] = impossible
+        return
+    row |= {
+        "clock": timing.clock, "cold": timing.cold, "n": timing.n, "noise": timing.noise,
+        "median_us": best, "q1_us": timing.q1_us, "q3_us": timing.q3_us, "min_us": timing.min_us,
+        "samples_us": [round(s, 3) for s in timing.samples_us],
+        "tflops": cost.flops / best / 1e6, "gbps": cost.bytes / best / 1e3,
+    }  # fmt: skip
+    floor, row["sol_bound"] = floor_us(cost, place.ceilings)
+    row["sol"] = floor / best if floor is not None else None
+    spec_floor, _ = floor_us(cost, place.ceilings.get("spec"))
+    row["sol_spec"] = spec_floor / best if spec_floor is not None else None
+    row["suspect"] = _suspicion(row, timing)
+
+
+def floor_us(cost: Cost, ceilings: dict[str, Any] | None) -> tuple[float | None, str | None]:
+    """The least time that the ceilings allow, and which of them sets it."""
+    peak, copy = peak_tflops(ceilings, cost.unit), (ceilings or {}).get("copy_gbps")
+    if not copy or (cost.flops and not peak):
+        return None, None
+    by_flops = cost.flops / peak / 1e6 if peak else 0.0
+    by_bytes = cost.bytes / copy / 1e3
+    return max(by_flops, by_bytes), "flops" if by_flops > by_bytes else "bytes"
+
+
+def _faster_than_hardware(cost: Cost, time_us: float, place: Place) -> str | None:
+    """Beyond the specification. Bytes count only where the caches can't hold most of them: writes
+    that are still in a cache when the clock stops are honest."""
+    spec = place.ceilings.get("spec")
+    floor, bound = floor_us(cost, spec)
+    if floor is None or floor <= _ABOVE * time_us:
+        return None
+    if bound == "bytes" and cost.bytes < 4 * place.cache_bytes:
+        by_flops, _ = floor_us(Cost(cost.flops, 0, cost.unit), spec)
+        if by_flops is None or by_flops <= _ABOVE * time_us:
+            return None
+    return f"faster than the hardware: {time_us:.3g} us, its specification allows {floor:.3g} us"
+
+
+def _suspicion(row: dict[str, Any], timing: Timing) -> str | None:
+    found = []
+    if row["sol"] is not None and row["sol"] > _ABOVE:
+        why = "; data served from a cache?" if row["sol_bound"] == "bytes" else ""
+        found.append(f"{row['sol']:.2f} times the measured ceiling of {row['sol_bound']}{why}")
+    if timing.exposed:
+        found.append(f"{timing.exposed} of {timing.n} samples hold launch time")
+    if timing.n < _FEW:
+        found.append(f"only {timing.n} samples")
+    return "; ".join(found) or None
+
+
+def table(record: dict[str, Any]) -> list[list[str]]:
+    """The record as rows of text under `COLUMNS`."""
+    rows = record["rows"]
+    return [_line(row, _fastest_peer(row, rows)) for row in rows]
+
+
+def _fastest_peer(row: dict[str, Any], rows: list[dict[str, Any]]) -> float | None:
+    """Among peers of equal accuracy on the same problem, the row itself left out."""
+    key = ("op", "case", "device")
+    times = [
+        other["median_us"]
+        for other in rows
+        if other is not row and all(other[k] == row[k] for k in key)
+        and other["peer"] and other["validated"] and other["median_us"]
+    ]  # fmt: skip
+    return min(times, default=None)
+
+
+def _line(row: dict[str, Any], peer_us: float | None) -> list[str]:
+    head = [row["op"], row["case"], row["provider"]]
+    if row["median_us"] is None:
+        why = f"WRONG: {row['failure']}" if row["failure"] else f"not run: {row['skipped']}"
+        return [*head, why, "", "", "", "", _percent(row["error_used"])]
+    against = f"x{peer_us / row['median_us']:.2f}" if peer_us else "-"
+    used = _percent(row["error_used"]) if row["validated"] else "beyond"
+    return [
+        *head,
+        time_text(row["median_us"]),
+        f"±{row['noise'] / 2:.1%}" if row["n"] > 1 else "one sample",
+        rate_text(row),
+        _percent(row["sol"]),
+        against,
+        used,
+    ]
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{value:.0%}"
+
+
+def time_text(us: float) -> str:
+    if us < 1e3:
+        return f"{us:.3g} us"
+    return f"{us / 1e3:.3g} ms" if us < 1e6 else f"{us / 1e6:.3g} s"
+
+
+def rate_text(row: dict[str, Any]) -> str:
+    """In the terms of what bounds the op."""
+    if row["sol_bound"] == "flops":
+        return f"{row['tflops']:.3g} T{'OP' if row['unit'] == 'int8' else 'FLOP'}/s"
+    return f"{row['gbps']:.3g} GB/s"

@@ -1,0 +1,309 @@
+"""Benchmarks: each contestant is right first, timed next to its peers, and right afterwards."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from aimills_kernels import _dispatch
+from aimills_kernels._op import Case, Op, Provider
+from aimills_kernels._records import write_whole
+from aimills_kernels._registry import OPS, get_op
+from aimills_kernels._validate import pick_device, validate
+from aimills_kernels.harness import _rows, ceilings, env
+from aimills_kernels.harness._contest import Contestant, OfPeer, OfProvider, Stage, peers_of
+from aimills_kernels.harness._rows import COLUMNS, table
+from aimills_kernels.harness.timing import Timer, time_interleaved, timer_for
+
+__all__ = ["COLUMNS", "SCHEMA", "load", "run", "save", "table"]
+
+SCHEMA = 1
+_TIMED_SHARE = 0.3  # of a case's time, at the least, goes to the clock and not to checks
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass
+class _Run:
+    """What stays the same for all cases of a run."""
+
+    place: _rows.Place
+    timer: Timer
+    device: torch.device
+    seed: int
+    end: float
+    progress: Progress
+    steps: int
+    providers: frozenset[str] | None
+    with_peers: bool
+    folder: Path | None
+    done: int = 0
+    rows: list[dict[str, Any]] = field(default_factory=list)
+
+    def step(self, label: str) -> None:
+        self.progress(label, self.done, self.steps)
+        self.done += 1
+
+    def left_s(self) -> float:
+        return self.end - time.monotonic()
+
+
+def run(
+    *,
+    ops: Iterable[str | Op] | None = None,
+    cases: Iterable[str] | None = None,
+    providers: Iterable[str] | None = None,
+    tag: str = "bench",
+    device: str | torch.device = "auto",
+    budget_s: float = 60.0,
+    progress: Progress | None = None,
+    seed: int = 0,
+    peers: bool = True,
+    peers_folder: Path | None = None,
+) -> dict[str, Any]:
+    """Validate and time, and return the record.
+
+    Named `cases` are taken whatever their tags, else those with `tag`. Each case gets an equal
+    part of what is left of `budget_s`; a case that finds nothing left is a row with `skipped`.
+    `progress(label, done, total)` is called before each step and once at the end. Raises
+    ValueError for an unknown op, case or provider.
+    """
+    begin = time.monotonic()
+    todo = _todo(ops, cases, providers, tag)
+    place = _device(device)
+    state = _start(place, todo, budget_s, begin, progress, seed, providers, peers, peers_folder)
+    with _on(place):
+        for index, (op, case) in enumerate(todo):
+            _bench_case(state, op, case.on(place.type), state.left_s() / (len(todo) - index))
+    state.progress("done", state.steps, state.steps)
+    return {
+        "schema": SCHEMA,
+        "kind": "bench",
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "environment": env.stamp(str(place)),
+        "ceilings": state.place.ceilings,
+        "rows": state.rows,
+    }
+
+
+def _start(
+    place: torch.device,
+    todo: list[tuple[Op, Case]],
+    budget_s: float,
+    begin: float,
+    progress: Progress | None,
+    seed: int,
+    providers: Iterable[str] | None,
+    peers: bool,
+    folder: Path | None,
+) -> _Run:
+    progress = progress or (lambda *_: None)
+    steps = 1 + 2 * len(todo)
+    progress("ceilings of this device", 0, steps)
+    with _on(place):
+        timer, measured = timer_for(place), ceilings.measure(place)
+    where = _rows.Place(str(place), measured, timer.cache_bytes)
+    names = frozenset(providers) if providers is not None else None
+    return _Run(
+        where, timer, place, seed, begin + budget_s, progress, steps, names, peers, folder, done=1
+    )
+
+
+def _todo(
+    ops: Iterable[str | Op] | None,
+    cases: Iterable[str] | None,
+    providers: Iterable[str] | None,
+    tag: str,
+) -> list[tuple[Op, Case]]:
+    chosen = [get_op(op) if isinstance(op, str) else op for op in (OPS if ops is None else ops)]
+    known = {p.name for op in chosen for p in op.all_providers}
+    for name in providers or ():
+        if name not in known:
+            raise ValueError(f"unknown provider {name!r}; there are: {', '.join(sorted(known))}")
+    if cases is None:
+        return [(op, case) for op in chosen for case in op.cases if tag in case.tags]
+    wanted = list(cases)
+    found = [(op, case) for op in chosen for case in op.cases if case.name in wanted]
+    for name in wanted:
+        if name not in {case.name for _, case in found}:
+            names = ", ".join(op.name for op in chosen)
+            raise ValueError(f"unknown case {name!r} of {names}; see `aimills-kernels ops`")
+    return found
+
+
+def _device(device: str | torch.device) -> torch.device:
+    place = torch.device(pick_device(device))
+    if place.type == "cuda":
+        if not torch.cuda.is_available():
+            raise ValueError("no CUDA device is usable here; ask for device='cpu'")
+        index = torch.cuda.current_device() if place.index is None else place.index
+        return torch.device("cuda", index)
+    return place
+
+
+def _on(place: torch.device) -> Any:
+    return torch.cuda.device(place if place.type == "cuda" else -1)
+
+
+# ---- one case
+
+
+def _bench_case(state: _Run, op: Op, case: Case, budget_s: float) -> None:
+    begin = time.monotonic()
+    state.step(f"{op.name} {case.name}: validate")
+    rows: dict[str, dict[str, Any]] = {}
+    named = [p for p in op.all_providers if not state.providers or p.name in state.providers]
+    if budget_s <= 0:
+        for provider in named:
+            row = _rows.blank(op, case, provider.name, state.place, provider.vendor)
+            state.rows.append(row | {"skipped": "the time budget ended before this case"})
+        state.step(f"{op.name} {case.name}: no time left")
+        return
+    stage: Stage | None = None
+    contestants: list[Contestant] = []
+    right = [p for p in named if _gate(state, op, case, p, rows)]
+    found = peers_of(op, state.folder) if state.with_peers else {}
+    if right or found:
+        stage = Stage(op, case, state.device, state.seed, state.timer.cache_bytes)
+        contestants += [OfProvider(stage, p) for p in right]
+        contestants += _ready_peers(state, stage, found, rows)
+    state.step(f"{op.name} {case.name}: time {len(contestants)} contestants")
+    left = budget_s - (time.monotonic() - begin)
+    _time(state, op, case, contestants, rows, max(left, _TIMED_SHARE * budget_s))
+    state.rows += rows.values()
+
+
+def _gate(
+    state: _Run, op: Op, case: Case, provider: Provider, rows: dict[str, dict[str, Any]]
+) -> bool:
+    """Whether the provider may be timed. Its row is made either way."""
+    row = _rows.blank(op, case, provider.name, state.place, provider.vendor)
+    rows[provider.name] = row
+    if provider.interpret and state.device.type == "cpu" and _dispatch.interpreting():
+        row["skipped"] = "Triton's interpreter shows what is right, not how long it takes"
+        return False
+    result = validate(op, case, provider, device=state.device, seed=state.seed)
+    row["skipped"] = result.skipped
+    if result.judgements:
+        row["error_used"] = _rows.share(result.used)
+    if result.failures:
+        row["failure"] = "; ".join(result.failures)
+    row["validated"] = result.ok
+    return result.ok
+
+
+def _ready_peers(
+    state: _Run,
+    stage: Stage,
+    functions: dict[str, Callable[..., Any]],
+    rows: dict[str, dict[str, Any]],
+) -> list[Contestant]:
+    """External peers that take the case. One beyond the tolerance is timed too, and says so."""
+    ready: list[Contestant] = []
+    for name, function in functions.items():
+        row = _rows.blank(stage.op, stage.case, name, state.place, True)
+        rows[name] = row
+        try:
+            peer = OfPeer(stage, name, function)
+            used, wrong = peer.try_out()
+        except Exception as error:  # whatever another library raises for a case it can't do
+            row["skipped"] = f"{type(error).__name__}: {env.first_line(error)}"
+            continue
+        row |= {"error_used": _rows.share(used), "validated": not wrong}
+        row["note"] = "; ".join(wrong) or None
+        ready.append(peer)
+    return ready
+
+
+def _time(
+    state: _Run,
+    op: Op,
+    case: Case,
+    contestants: list[Contestant],
+    rows: dict[str, dict[str, Any]],
+    budget_s: float,
+) -> None:
+    by_name = {c.name: c for c in contestants}
+    timings = time_interleaved(
+        by_name,
+        state.device,
+        budget_s=budget_s,
+        rotate=lambda name, round_: by_name[name].rotate(round_),
+        seed=state.seed,
+        timer=state.timer,
+    )
+    cost = op.cost(case)
+    for contestant in contestants:
+        row = rows[contestant.name]
+        used, wrong = contestant.check()
+        if contestant.broken is not None:
+            row |= {"failure": contestant.broken, "validated": False}
+        elif wrong and not contestant.external:
+            row |= {"failure": "; ".join(wrong), "validated": False}
+        else:
+            row["error_used"] = _rows.share(max(used, row["error_used"] or 0.0))
+            row["validated"] = row["validated"] and not wrong
+            row["note"] = "; ".join(wrong) or row["note"]
+            _rows.put_time(row, timings[contestant.name], cost, state.place)
+
+
+# ---- records as files
+
+
+def save(record: dict[str, Any], path: Path | str) -> None:
+    """Write a record as JSON, whole or not at all."""
+    text = json.dumps(record, indent=1, allow_nan=False, default=str)
+    write_whole(Path(path), text + "\n")
+
+
+_TOP = {
+    "schema": int, "kind": str, "created": str, "environment": dict, "ceilings": dict, "rows": list,
+}  # fmt: skip
+_TEXT = (str, type(None))
+_FIGURE = (int, float, type(None))
+_ROW: dict[str, type | tuple[type, ...]] = {
+    "op": str, "case": str, "dims": dict, "provider": str, "peer": bool, "device": str, "n": int,
+    "samples_us": list, "validated": bool, "unit": str,
+    "flops": (int, float), "bytes": (int, float),
+    **dict.fromkeys(("clock", "failure", "skipped", "suspect", "sol_bound"), _TEXT),
+    **dict.fromkeys(("median_us", "q1_us", "q3_us", "min_us", "noise", "tflops", "gbps"), _FIGURE),
+    **dict.fromkeys(("sol", "sol_spec", "error_used"), _FIGURE),
+    "cold": (bool, type(None)),
+}  # fmt: skip
+
+
+def load(path: Path | str) -> dict[str, Any]:
+    """Read a record; ValueError with the path where it is none."""
+    path = Path(path)
+    try:
+        record = json.loads(path.read_text())
+    except OSError as error:
+        raise ValueError(f"{path}: can't be read: {error.strerror}") from error
+    except ValueError as error:
+        raise ValueError(f"{path}: not JSON, or cut short: {error}") from error
+    if not isinstance(record, dict) or record.get("kind") != "bench":
+        raise ValueError(f"{path}: not a benchmark record")
+    if record.get("schema") != SCHEMA:
+        raise ValueError(f"{path}: has schema {record.get('schema')!r}, not {SCHEMA}")
+    _check_fields(record, _TOP, f"{path}")
+    for index, row in enumerate(record["rows"]):
+        if not isinstance(row, dict):
+            raise ValueError(f"{path}: row {index} is not an object")
+        _check_fields(row, _ROW, f"{path}: row {index}")
+        if row["failure"] and row["median_us"] is not None:
+            raise ValueError(f"{path}: row {index} has a time in spite of a failure")
+    return record
+
+
+def _check_fields(found: dict[str, Any], wanted: dict[str, Any], where: str) -> None:
+    for name, kinds in wanted.items():
+        if name not in found:
+            raise ValueError(f"{where} lacks {name!r}")
+        if not isinstance(found[name], kinds):
+            raise ValueError(f"{where}: {name} is {found[name]!r}, of the wrong type")

@@ -1,0 +1,146 @@
+"""What this device reaches in this run, and what its maker promises.
+
+The roofline of a record is the measured one; the specification is a second view, and the line that
+no honest time can cross.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from aimills_kernels.harness.env import first_line
+from aimills_kernels.harness.timing import Timer, timer_for
+
+UNITS = ("f32", "f16", "fp8", "int8")  # ever narrower: a wider one can serve a narrower op
+_CPU_COPY_BYTES = 256 << 20
+_GPU_COPY_BYTES = 1 << 30
+_GPU_GEMM = 8192
+_CPU_GEMM = {"f32": 1024, "f16": 256}  # bf16 without its instructions was 100 times slower than f32
+_CPU_PART_S = 0.35  # for each ceiling, so that a CPU's take under 2 s
+_GPU_PART_S = 0.4  # long enough for clocks to fall to what the power limit allows
+
+# Dense peaks without sparsity, TFLOP/s (int8: TOP/s), and memory GB/s, from NVIDIA's data sheets of
+# H100 (2023), H200 (2024), A100 (2021), L40S (2023) and HGX B200 (2025), which print most tensor
+# rates with sparsity, twice these. By the driver's name; the first that is contained wins.
+_SPECS: tuple[tuple[str, dict[str, float]], ...] = (
+    ("H100 PCIe", {"f32": 51.2, "f16": 756.5, "fp8": 1513.0, "int8": 1513.0, "copy": 2039.0}),
+    ("H100 NVL", {"f32": 60.0, "f16": 835.5, "fp8": 1671.0, "int8": 1671.0, "copy": 3938.0}),
+    ("H100 80GB HBM3", {"f32": 66.9, "f16": 989.4, "fp8": 1978.9, "int8": 1978.9, "copy": 3352.0}),
+    ("H200 NVL", {"f32": 60.0, "f16": 835.5, "fp8": 1671.0, "int8": 1671.0, "copy": 4800.0}),
+    ("H200", {"f32": 66.9, "f16": 989.4, "fp8": 1978.9, "int8": 1978.9, "copy": 4800.0}),
+    ("A100-SXM4-80GB", {"f32": 19.5, "f16": 312.0, "int8": 624.0, "copy": 2039.0}),
+    ("A100 80GB PCIe", {"f32": 19.5, "f16": 312.0, "int8": 624.0, "copy": 1935.0}),
+    ("A100", {"f32": 19.5, "f16": 312.0, "int8": 624.0, "copy": 1555.0}),
+    ("L40S", {"f32": 91.6, "f16": 362.05, "fp8": 733.0, "int8": 733.0, "copy": 864.0}),
+    ("B200", {"f32": 80.0, "f16": 2250.0, "fp8": 4500.0, "int8": 4500.0, "copy": 8000.0}),
+)
+
+
+def measure(device: str | torch.device) -> dict[str, Any]:
+    """Ceilings of `device`: copy (bytes read and written), GEMM rates, and `spec`.
+
+    A rate that the device or this torch can't do is absent, with the reason in `missing`.
+    """
+    place = torch.device(device)
+    timer = timer_for(place)
+    found: dict[str, Any] = {"device": str(place), "copy_gbps": _copy_gbps(place, timer)}
+    missing: list[str] = []
+    for unit in UNITS:
+        try:
+            found[f"gemm_{unit}_tflops"] = _gemm_tflops(unit, place, timer)
+        except (RuntimeError, TypeError, ValueError, AttributeError) as error:
+            missing.append(f"{unit}: {first_line(error)}")
+    name = torch.cuda.get_device_name(place) if place.type == "cuda" else None
+    return {**found, "missing": missing, "spec": spec(name)}
+
+
+def spec(name: str | None) -> dict[str, float] | None:
+    """The maker's figures for a GPU, in the keys of `measure`; None for one that isn't known."""
+    for part, peaks in _SPECS:
+        if name and part in name and "MIG" not in name and "GB200" not in name:
+            rates = {f"gemm_{u}_tflops": peaks[u] for u in UNITS if u in peaks}
+            return {"copy_gbps": peaks["copy"], **rates}
+    return None
+
+
+def peak_tflops(ceilings: dict[str, Any] | None, unit: str) -> float | None:
+    """The fastest known rate for an op of arithmetic `unit`: in that or in a wider one."""
+    if ceilings is None:
+        return None
+    wider = UNITS[: UNITS.index(unit) + 1] if unit in UNITS else (unit,)
+    if unit == "int8":
+        wider = ("f32", "f16", "int8")
+    rates = [ceilings.get(f"gemm_{u}_tflops") for u in wider]
+    return max((r for r in rates if r), default=None)
+
+
+def _sustained_us(timer: Timer, call: Callable[[], Any], seconds: float) -> list[float]:
+    """Samples of one call each, after one untimed, for about `seconds`; three at the least."""
+    call()
+    end = time.perf_counter() + seconds
+    samples: list[float] = []
+    while len(samples) < 3 or time.perf_counter() < end:
+        samples.append(timer.sample(call))
+    return samples
+
+
+def _copy_gbps(place: torch.device, timer: Timer) -> float:
+    """The best of the samples: a ceiling is not what a disturbed machine did on average."""
+    if place.type == "cpu":
+        size, seconds = max(_CPU_COPY_BYTES, 4 * timer.cache_bytes), _CPU_PART_S
+    else:
+        free, _ = torch.cuda.mem_get_info(place)
+        size, seconds = min(_GPU_COPY_BYTES, free // 8), _GPU_PART_S / 4
+    source = torch.ones(size // 4, dtype=torch.float32, device=place)
+    target = torch.empty_like(source)
+    best = min(_sustained_us(timer, lambda: target.copy_(source), seconds))
+    return 2 * source.numel() * 4 / best / 1e3
+
+
+def _gemm_tflops(unit: str, place: torch.device, timer: Timer) -> float:
+    """Square GEMM on normal random data. On a GPU the mean of the second half of a sustained run,
+    where power limits show; on a CPU the best sample."""
+    gpu = place.type == "cuda"
+    n = _GPU_GEMM if gpu else _CPU_GEMM.get(unit, 0)
+    if n == 0:
+        raise ValueError("not measured on a CPU")
+    with _full_f32():
+        call = _gemm(unit, n, place)
+        samples = _sustained_us(timer, call, _GPU_PART_S if gpu else _CPU_PART_S)
+    late = samples[len(samples) // 2 :]
+    return 2 * n**3 / (sum(late) / len(late) if gpu else min(samples)) / 1e6
+
+
+def _gemm(unit: str, n: int, place: torch.device) -> Callable[[], Tensor]:
+    generator = torch.Generator(device=place).manual_seed(0)
+    a, b = (torch.randn(n, n, generator=generator, device=place) for _ in range(2))
+    if unit == "f32":
+        return lambda: a @ b
+    if unit == "f16":
+        x, y = a.bfloat16(), b.bfloat16()
+        return lambda: x @ y
+    if unit == "fp8":
+        x, y = (t.to(torch.float8_e4m3fn) for t in (a, b))
+        one = torch.ones((), device=place)
+        return lambda: torch._scaled_mm(
+            x, y.t(), scale_a=one, scale_b=one, out_dtype=torch.bfloat16, use_fast_accum=True
+        )
+    x, y = ((40 * t).round().clamp(-127, 127).to(torch.int8) for t in (a, b))
+    return lambda: torch._int_mm(x, y.t())
+
+
+@contextlib.contextmanager
+def _full_f32() -> Iterator[None]:
+    """Without TF32, which would not be the arithmetic that `f32` names."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)

@@ -1,0 +1,68 @@
+"""Public attention functions."""
+
+from __future__ import annotations
+
+from typing import Literal, overload
+
+from torch import Tensor
+
+from aimills_kernels.ops._run import run
+
+
+@overload
+def attention(
+    q: Tensor, k: Tensor, v: Tensor, *, causal: bool = ..., scale: float | None = ...,
+    return_lse: Literal[False] = ..., out: Tensor | None = ...,
+) -> Tensor: ...  # fmt: skip
+@overload
+def attention(
+    q: Tensor, k: Tensor, v: Tensor, *, causal: bool = ..., scale: float | None = ...,
+    return_lse: Literal[True], out: None = ...,
+) -> tuple[Tensor, Tensor]: ...  # fmt: skip
+def attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    causal: bool = False,
+    scale: float | None = None,
+    return_lse: bool = False,
+    out: Tensor | None = None,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """Fused attention: softmax(scale * q k^T + mask) v.
+
+    Shapes and dtypes:
+        q    [B, M, H, D]       f16 | bf16 | f32; D from 1 to 256
+        k    [B, N, G, D]       dtype of q; H divisible by G (grouped queries)
+        v    [B, N, G, Dv]      dtype of q; Dv from 1 to 256
+        out  [B, M, H, Dv]      dtype of q
+        lse  [B, H, M]          f32, natural logarithm
+
+    Any lengths, empty ones too, and any strides.
+
+    Args:
+        causal: query i sees the keys up to i + N - M (aligned bottom-right).
+        scale: factor of q k^T; 1 / sqrt(D) by default.
+        return_lse: also return the row log-sum-exp of the scaled, masked scores.
+        out: written and returned in place of a new tensor; not with `return_lse`.
+
+    Returns:
+        out, or (out, lse). A query without keys has out 0 and lse -inf.
+
+    Raises:
+        ValueError: shapes, dtypes or devices do not fit; the message names the argument.
+
+    Accumulates in float32. Gradients of q, k and v are those of the PyTorch reference, which is run
+    again for them and needs memory for B * H * M * N scores. Formula: Vaswani et al.,
+    arXiv:1706.03762; the blockwise form: Dao et al., arXiv:2205.14135.
+    """
+    if scale is None:
+        scale = q.shape[-1] ** -0.5 if q.dim() and q.shape[-1] else 1.0
+    if out is not None:
+        if return_lse:
+            raise ValueError(
+                "attention: out= holds one tensor, so it can't go with return_lse=True"
+            )
+        return run("attention", (q, k, v, causal, scale, False), out)
+    result = run("attention", (q, k, v, causal, scale, return_lse))
+    return result if return_lse else result[0]

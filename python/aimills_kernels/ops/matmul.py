@@ -1,0 +1,91 @@
+"""Public quantisation and matmul functions."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from aimills_kernels.ops._run import run
+
+
+def quantize_fp8(
+    x: Tensor,
+    granularity: Literal["tensor", "row"] = "tensor",
+    *,
+    dtype: torch.dtype = torch.float8_e4m3fn,
+) -> tuple[Tensor, Tensor]:
+    """Quantise to fp8, so that x ~ x_q * scale.
+
+    Shapes and dtypes:
+        x      [..., K]   f16 | bf16 | f32
+        x_q    [..., K]   dtype, contiguous
+        scale  f32        [] for "tensor", [..., 1] for "row"
+
+    Any lengths, empty ones too, and any strides.
+
+    Args:
+        granularity: one scale for the whole "tensor", or one for each "row" (of the last dim).
+        dtype: of x_q; torch.float8_e4m3fn, so far.
+
+    Returns:
+        (x_q, scale). scale = max|x| / 448 in float32, at least the smallest normal float32, and 1
+        where all of x is 0; x_q = x / scale, to nearest-even, within +-448. Where x has a NaN or an
+        infinity the scale over it is not finite and every code under that scale is NaN.
+
+    Raises:
+        ValueError: a dtype, a granularity or a 0-dim x that does not fit; the message names the
+            argument.
+
+    Carries no gradient: rounding has none. Format: Micikevicius et al., arXiv:2209.05433.
+    """
+    return run("quantize_fp8", (x, granularity, dtype))
+
+
+def matmul_fp8(
+    a: Tensor,
+    b: Tensor,
+    scale_a: Tensor,
+    scale_b: Tensor,
+    *,
+    bias: Tensor | None = None,
+    out_dtype: torch.dtype = torch.bfloat16,
+    out: Tensor | None = None,
+) -> Tensor:
+    """Matmul of fp8 codes: (a * scale_a) @ (b * scale_b).T + bias, rounded once.
+
+    Shapes and dtypes:
+        a        [M, K]                float8_e4m3fn
+        b        [N, K]                float8_e4m3fn; the weight of an nn.Linear
+        scale_a  [] | [1] | [M, 1]     f32; one for the tensor, or one for each row
+        scale_b  [] | [1] | [N, 1]     f32; likewise, whatever scale_a is
+        bias     [N]                   bf16 | f16 | f32
+        out      [M, N]                out_dtype
+
+    Any M, N and K, empty ones too (K = 0 gives the bias), and any strides and offsets.
+
+    Args:
+        bias: added in float32 before the result is rounded.
+        out_dtype: torch.bfloat16, torch.float16 or torch.float32.
+        out: written and returned in place of a new tensor.
+
+    Returns:
+        out. A NaN code makes its row (of a) or column (of b) NaN.
+
+    Raises:
+        ValueError: shapes, dtypes or devices do not fit, a scale is NaN or infinite (checked on a
+            CPU, on a GPU with AIMILLS_CHECK=1), or a or b requires a gradient; the message names the
+            argument.
+
+    Sums each block of K in the tensor cores and the blocks in float32 (Liu et al., DeepSeek-V3,
+    arXiv:2412.19437); for a float32 out all of it in float32. Gradients of scale_a, scale_b and bias
+    are those of the PyTorch reference, which is run again for them; codes have none.
+    """
+    if torch.is_grad_enabled():
+        for name, codes in (("a", a), ("b", b)):
+            if codes.requires_grad:
+                raise ValueError(
+                    f"matmul_fp8: {name} holds codes, to which no gradient flows; detach it"
+                )
+    return run("matmul_fp8", (a, b, scale_a, scale_b, bias, out_dtype), out)

@@ -1,0 +1,203 @@
+"""Video in and out through PyAV: a decoder's planes as tensors, without a copy of the luma.
+
+PyAV is optional (`pip install aimills-kernels[video]`); nothing else in the package needs it.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+NOT_INSTALLED = "PyAV is not installed (pip install aimills-kernels[video])"
+_MATRICES = {1: "bt709", 5: "bt601", 6: "bt601"}  # ITU-T H.273, table 4
+_RANGES = {1: "limited", 2: "full"}  # FFmpeg's AVColorRange
+_FORMATS = ("yuv420p", "yuvj420p")
+
+
+class VideoError(ValueError):
+    """A video that can't be used; the text says which and why."""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One decoded frame as NV12: y [H, W], with the decoder's own line pitch and memory; uv
+    [ceil(H/2), ceil(W/2), 2], interleaved, with the chroma's pitch kept. `source` is PyAV's frame."""
+
+    y: Tensor
+    uv: Tensor
+    color_space: str
+    color_range: str
+    source: Any
+
+    @property
+    def pitch(self) -> int:
+        """Bytes from one line to the next."""
+        return self.y.stride(0)
+
+
+def missing() -> str | None:
+    """Why no video can be read or written here; None where it can."""
+    return None if importlib.util.find_spec("av") is not None else NOT_INSTALLED
+
+
+def _av() -> Any:
+    if reason := missing():
+        raise VideoError(reason)
+    import av
+
+    return av
+
+
+# ---- decoding
+
+
+def decode(
+    source: Path | str | bytes, *, limit: int | None = None, expect: int | None = None
+) -> list[Frame]:
+    """The frames of a video file, or of one in memory; the first `limit` of them.
+
+    VideoError for what is empty, truncated, damaged or no 8-bit 4:2:0 video: the whole of it is
+    decoded, whatever the limit. `expect` is the number of frames where the container has none.
+    """
+    name, data = _open(source)
+    av = _av()
+    frames: list[Frame] = []
+    seen = 0
+    try:
+        with av.open(data) as container:
+            if not container.streams.video:
+                raise VideoError(f"{name} holds no video stream")
+            stream = container.streams.video[0]
+            # Else the decoder patches what is lost and says nothing, with threads in any case.
+            stream.codec_context.options = {"err_detect": "explode"}
+            stream.codec_context.thread_count = 1
+            announced = expect or stream.frames
+            for frame in container.decode(stream):
+                if frame.is_corrupt:
+                    raise VideoError(f"{name} is damaged or truncated at frame {seen}")
+                seen += 1
+                if limit is None or seen <= limit:
+                    frames.append(_frame(name, frame))
+    except (av.error.FFmpegError, EOFError) as error:
+        what = "can't be decoded" if not seen else f"breaks off after {seen} frames"
+        said = getattr(error, "strerror", None) or "unexpected end"
+        raise VideoError(f"{name} {what}: {said.lower()}; is it truncated?") from error
+    if not seen:
+        raise VideoError(f"{name} holds no complete frame; is it truncated?")
+    if seen < announced:
+        raise VideoError(f"{name} is truncated: {seen} of its {announced} frames are there")
+    return frames
+
+
+def _open(source: Path | str | bytes) -> tuple[str, io.BytesIO | str]:
+    if isinstance(source, bytes):
+        if not source:
+            raise VideoError("the video is empty (0 bytes)")
+        return "the video", io.BytesIO(source)
+    path = Path(source)
+    try:
+        with path.open("rb") as file:
+            first = file.read(1)
+    except OSError as error:
+        raise VideoError(f"the video {str(path)!r} can't be read: {error.strerror}") from None
+    if not first:
+        raise VideoError(f"the video {str(path)!r} is empty (0 bytes)")
+    return f"the video {str(path)!r}", str(path)
+
+
+def _frame(name: str, frame: Any) -> Frame:
+    if frame.format.name not in _FORMATS:
+        raise VideoError(f"{name} has the pixel format {frame.format.name}, not 8-bit 4:2:0")
+    y, u, v = (_plane(p) for p in frame.planes)
+    # What is not tagged is taken as players do: BT.709 from 720 lines on, limited range.
+    matrix = _MATRICES.get(int(frame.colorspace), "bt709" if frame.height >= 720 else "bt601")
+    full = frame.format.name == "yuvj420p" or _RANGES.get(int(frame.color_range)) == "full"
+    return Frame(y, _interleave(u, v), matrix, "full" if full else "limited", frame)
+
+
+def _plane(plane: Any) -> Tensor:
+    """[height, width] over the decoder's memory, line size and all."""
+    data = torch.frombuffer(plane, dtype=torch.uint8)
+    return data.as_strided((plane.height, plane.width), (plane.line_size, 1))
+
+
+def _interleave(u: Tensor, v: Tensor) -> Tensor:
+    """U and V as the second plane of NV12, with the pitch that a surface of this luma has."""
+    height, width = u.shape
+    pitch = 2 * u.stride(0)
+    surface = torch.zeros(height * pitch, dtype=torch.uint8)
+    uv = surface.as_strided((height, width, 2), (pitch, 2, 1))
+    uv[..., 0], uv[..., 1] = u, v
+    return uv
+
+
+def rgb24(frame: Frame) -> Tensor:
+    """[H, W, 3] u8 as FFmpeg's swscale makes it: another implementation to compare with."""
+    full = 2 if frame.color_range == "full" else 1
+    made = frame.source.reformat(
+        format="rgb24",
+        src_colorspace="ITU709" if frame.color_space == "bt709" else "ITU601",
+        src_color_range=full,
+        dst_color_range=2,
+        interpolation="BILINEAR",
+    )
+    plane = made.planes[0]
+    data = torch.frombuffer(plane, dtype=torch.uint8)
+    size, strides = (made.height, made.width, 3), (plane.line_size, 3, 1)
+    return data.as_strided(size, strides).clone()
+
+
+# ---- encoding
+
+
+def encode_h264(
+    frames: Iterable[tuple[Tensor, Tensor, Tensor]], width: int, *, rate: int = 25
+) -> bytes:
+    """An H.264 stream (Annex B) of u8 planes y, u, v, tagged as BT.709, limited range.
+
+    The planes may be wider than `width`, an even number: what lies to the right is cropped by the
+    stream's own header. A decoder then keeps the whole line, so its pitch is longer than the width.
+    """
+    av = _av()
+    from av.bitstream import BitStreamFilterContext
+
+    out = io.BytesIO()
+    crop = stream = None
+    with av.open(out, "w", format="h264") as container:
+        for index, planes in enumerate(frames):
+            height, coded = planes[0].shape
+            if stream is None:
+                stream = _stream(container, coded, height, rate)
+                crop = BitStreamFilterContext(f"h264_metadata=crop_right={coded - width}", stream)
+            frame = av.VideoFrame(coded, height, "yuv420p")
+            for plane, values in zip(frame.planes, planes, strict=True):
+                _plane(plane).copy_(values)
+            frame.pts = index
+            _mux(container, crop, stream.encode(frame))
+        if stream is None:
+            raise VideoError("there is no frame to encode")
+        _mux(container, crop, stream.encode(None))
+        _mux(container, crop, [None])
+    return out.getvalue()
+
+
+def _stream(container: Any, width: int, height: int, rate: int) -> Any:
+    stream = container.add_stream("libx264", rate=rate, options={"preset": "veryfast", "crf": "18"})
+    stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+    context = stream.codec_context
+    context.colorspace = context.color_primaries = context.color_trc = 1
+    context.color_range = 1
+    return stream
+
+
+def _mux(container: Any, crop: Any, packets: Iterable[Any]) -> None:
+    for packet in packets:
+        for ready in crop.filter(packet):
+            container.mux(ready)

@@ -1,0 +1,127 @@
+"""Wrong providers: what validate(), the benchmarks and accept must never let pass.
+
+Each is the reference with one fault planted. `plant` gives the op with such a provider in it.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from aimills_kernels._dispatch import load
+from aimills_kernels._op import Op, Provider, map_tensors
+from aimills_kernels._registry import get_op
+from torch import Tensor
+
+_calls = itertools.count()
+_cache: dict[int, list[Tensor]] = {}
+
+
+def _right(op: str, outs: tuple[Tensor, ...], args: tuple) -> None:
+    load(get_op(op).provider("reference"))(outs, *args)
+
+
+def _first_tensor(args: tuple) -> Tensor:
+    first = next(a for a in args if isinstance(a, (Tensor, list)))
+    return first[0] if isinstance(first, list) else first
+
+
+def _bytes(t: Tensor) -> Tensor:
+    return t.view(-1).view(torch.uint8)
+
+
+def off_by_one_row(op: str, outs: tuple[Tensor, ...], args: tuple) -> None:
+    _right(op, outs, args)
+    flat = outs[0].view(-1, outs[0].shape[-1])
+    flat.copy_(flat.clone().roll(1, 0))
+
+
+def nan_in_the_tail(op: str, outs: tuple[Tensor, ...], args: tuple) -> None:
+    _right(op, outs, args)
+    _bytes(outs[0])[-outs[0].element_size() :] = 0xFF
+
+
+def unwritten_tail(op: str, outs: tuple[Tensor, ...], args: tuple) -> None:
+    kept = _bytes(outs[0])[-outs[0].element_size() :].clone()
+    _right(op, outs, args)
+    _bytes(outs[0])[-outs[0].element_size() :] = kept
+
+
+def stale_output(op: str, outs: tuple[Tensor, ...], args: tuple) -> None:
+    if next(_calls) == 0:
+        _right(op, outs, args)
+
+
+def cached_by_pointer(op: str, outs: tuple[Tensor, ...], args: tuple) -> None:
+    key = _first_tensor(args).data_ptr()
+    if key not in _cache:
+        _right(op, outs, args)
+        _cache[key] = [o.clone() for o in outs]
+    for out, old in zip(outs, _cache[key], strict=True):
+        out.copy_(old)
+
+
+def overwrites_an_input(op: str, outs: tuple[Tensor, ...], args: tuple) -> None:
+    _right(op, outs, args)
+    _first_tensor(args).zero_()
+
+
+def writes_beyond_the_output(op: str, outs: tuple[Tensor, ...], args: tuple) -> None:
+    _right(op, outs, args)
+    end = outs[0].storage_offset() + outs[0].numel()
+    outs[0].as_strided((1,), (1,), end).copy_(torch.ones(1))
+
+
+def reads_beyond_an_input(op: str, outs: tuple[Tensor, ...], args: tuple) -> None:
+    """Takes the tensors one element late: the last element comes from behind the end."""
+    late = [
+        map_tensors(lambda t: t.as_strided(t.shape, t.stride(), t.storage_offset() + 1), a)
+        for a in args
+    ]
+    _right(op, outs, tuple(late))
+
+
+def differs_from_run_to_run(op: str, outs: tuple[Tensor, ...], args: tuple) -> None:
+    _right(op, outs, args)
+    bits = _bytes(outs[0])[:: outs[0].element_size()]  # the lowest byte: far inside the tolerance
+    bits[0] = bits[0] ^ (next(_calls) & 1)
+
+
+def raises(op: str, outs: tuple[Tensor, ...], args: tuple) -> None:
+    raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+
+FAULTS: dict[str, Callable[..., None]] = {
+    f.__name__: f
+    for f in (
+        off_by_one_row,
+        nan_in_the_tail,
+        unwritten_tail,
+        stale_output,
+        cached_by_pointer,
+        overwrites_an_input,
+        writes_beyond_the_output,
+        reads_beyond_an_input,
+        differs_from_run_to_run,
+        raises,
+    )
+}
+
+
+def plant(op: str, fault: str, *, first: bool = True) -> Op:
+    """The op with a provider named "planted" that has `fault`, foremost among its providers."""
+    _cache.clear()
+    globals()["_calls"] = itertools.count()
+    load.cache_clear()
+    planted = Provider("planted", f"tests.faults:launcher/{op}.{fault}", devices=("cpu", "cuda"))
+    declared = get_op(op)
+    rest = declared.providers
+    return replace(declared, providers=(planted, *rest) if first else (*rest, planted))
+
+
+def launcher(name: str) -> Any:
+    op, _, fault = name.partition(".")
+    return lambda outs, *args: FAULTS[fault](op, outs, args)

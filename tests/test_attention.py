@@ -1,0 +1,150 @@
+"""What the attention declaration can't say of itself."""
+
+from __future__ import annotations
+
+import itertools
+
+import aimills_kernels as ak
+import numpy as np
+import pytest
+import torch
+from aimills_kernels._op import Case
+from aimills_kernels._registry import get_op
+from aimills_kernels._validate import validate
+from aimills_kernels.kernels.attention.op import visible_pairs
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+
+def _by_hand(q: np.ndarray, k: np.ndarray, v: np.ndarray, causal: bool, scale: float):
+    """softmax(scale q k^T) v in loops, from the definition."""
+    (B, M, H, _), (N, G) = q.shape, k.shape[1:3]
+    out, lse = np.zeros((B, M, H, v.shape[-1])), np.full((B, H, M), -np.inf)
+    for b, h, i in itertools.product(range(B), range(H), range(M)):
+        keys = [j for j in range(N) if not causal or j <= i + N - M]
+        if not keys:
+            continue
+        g = h // (H // G)
+        scores = np.array([scale * np.dot(q[b, i, h], k[b, j, g]) for j in keys])
+        weights = np.exp(scores - scores.max())
+        lse[b, h, i] = scores.max() + np.log(weights.sum())
+        out[b, i, h] = sum(
+            w * v[b, j, g] for w, j in zip(weights / weights.sum(), keys, strict=True)
+        )
+    return out, lse
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize(("M", "N"), [(5, 5), (3, 8), (8, 3), (4, 0), (1, 1)])
+def test_reference_agrees_with_the_definition(M: int, N: int, causal: bool, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    q, k, v = (rng.normal(size=s) for s in ((2, M, 6, 7), (2, N, 2, 7), (2, N, 2, 5)))
+    want = _by_hand(q, k, v, causal, 0.3)
+    args = (*map(torch.from_numpy, (q, k, v)), causal, 0.3, True)
+    for got, expected in zip(get_op("attention").reference(*args), want, strict=True):
+        np.testing.assert_allclose(got.numpy(), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_gradients_are_those_of_the_definition(seed: int) -> None:
+    """Against autograd through a plain float64 softmax, with queries that see no key."""
+    generator = torch.Generator().manual_seed(seed)
+    q, k, v = (torch.randn(1, n, 2, 8, generator=generator, requires_grad=True) for n in (9, 5, 5))
+    out, lse = ak.attention(q, k, v, causal=True, return_lse=True)
+    seen = torch.isfinite(lse)
+    (out.square().sum() + lse[seen].sum()).backward()
+    q64, k64, v64 = (t.detach().double().requires_grad_() for t in (q, k, v))
+    scores = torch.einsum("bmhd,bnhd->bhmn", q64, k64) * 8**-0.5
+    visible = torch.ones(9, 5, dtype=torch.bool).tril(-4)
+    rows = visible.any(-1)
+    scores = scores[:, :, rows].masked_fill(~visible[rows], -torch.inf)
+    want = torch.einsum("bhmn,bnhd->bmhd", scores.softmax(-1), v64)
+    (want.square().sum() + scores.logsumexp(-1).sum()).backward()
+    for got, expected in zip((q, k, v), (q64, k64, v64), strict=True):
+        torch.testing.assert_close(got.grad.double(), expected.grad, rtol=1e-4, atol=1e-5)
+
+
+def test_second_derivatives(seed: int) -> None:
+    """One tensor as query, key and value: its three gradients must not be gathered twice."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(1, 4, 1, 6, generator=generator).requires_grad_()
+    (first,) = torch.autograd.grad(ak.attention(x, x, x).square().sum(), x, create_graph=True)
+    (got,) = torch.autograd.grad(first.square().sum(), x)
+    x64 = x.detach().double().requires_grad_()
+    probs = (torch.einsum("bmhd,bnhd->bhmn", x64, x64) * 6**-0.5).softmax(-1)
+    plain = torch.einsum("bhmn,bnhd->bmhd", probs, x64).square().sum()
+    (first64,) = torch.autograd.grad(plain, x64, create_graph=True)
+    (want,) = torch.autograd.grad(first64.square().sum(), x64)
+    torch.testing.assert_close(first.double(), first64, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(got.double(), want, rtol=1e-4, atol=1e-4)
+
+
+def test_out_and_its_limits(seed: int) -> None:
+    q = torch.randn(2, 5, 2, 16, generator=torch.Generator().manual_seed(seed))
+    out = torch.full_like(q, torch.nan)
+    assert ak.attention(q, q, q, out=out) is out
+    torch.testing.assert_close(out, ak.attention(q, q, q), rtol=0, atol=0)
+    with pytest.raises(ValueError, match="return_lse"):
+        ak.attention(q, q, q, return_lse=True, out=out)
+    with pytest.raises(ValueError, match="requires a gradient"):
+        ak.attention(q.requires_grad_(), q, q, out=out)
+
+
+def test_public_call_compiles_with_gradients(seed: int) -> None:
+    q = torch.randn(1, 8, 2, 16, generator=torch.Generator().manual_seed(seed), requires_grad=True)
+
+    def loss(q: torch.Tensor) -> torch.Tensor:
+        return ak.attention(q, q, q, causal=True).square().sum()
+
+    (want,) = torch.autograd.grad(loss(q), q)
+    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+    (got,) = torch.autograd.grad(compiled(q), q)
+    torch.testing.assert_close(got, want)
+
+
+@pytest.mark.full
+def test_public_call_compiles_with_inductor(seed: int) -> None:
+    q = torch.randn(1, 8, 2, 16, generator=torch.Generator().manual_seed(seed), requires_grad=True)
+
+    def loss(q: torch.Tensor) -> torch.Tensor:
+        return (2 * ak.attention(q, q, q, causal=True)).square().sum()
+
+    (want,) = torch.autograd.grad(loss(q), q)
+    (got,) = torch.autograd.grad(torch.compile(loss, fullgraph=True)(q), q)
+    # Inductor fuses what is around the op and sums in another order.
+    torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5)
+
+
+def test_default_scale_and_vmap_free_threads(seed: int) -> None:
+    q = torch.randn(1, 4, 2, 64, generator=torch.Generator().manual_seed(seed))
+    torch.testing.assert_close(ak.attention(q, q, q), ak.attention(q, q, q, scale=0.125))
+
+
+def test_visible_pairs_counts_the_mask() -> None:
+    for M, N in itertools.product(range(7), range(7)):
+        assert visible_pairs(M, N) == int(torch.ones(M, N).tril(N - M).sum())
+
+
+_dims = st.integers(0, 40)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    B=st.integers(0, 3), M=_dims, N=_dims, G=st.integers(1, 3), r=st.integers(1, 7),
+    D=st.integers(1, 70), Dv=st.integers(1, 70), dtype=st.sampled_from(["f16", "bf16", "f32"]),
+    causal=st.booleans(), lse=st.booleans(),
+    layout=st.sampled_from(["contiguous", "packed", "heads_first"]), seed=st.integers(0, 2**31),
+)  # fmt: skip
+def test_drawn_shapes_and_strides(
+    B: int, M: int, N: int, G: int, r: int, D: int, Dv: int, dtype: str, causal: bool, lse: bool,
+    layout: str, seed: int,
+) -> None:  # fmt: skip
+    if layout == "packed":  # one tensor holds all three
+        N, Dv = M, D
+    case = Case("drawn", B=B, M=M, N=N, H=G * r, G=G, D=D, Dv=Dv, dtype=dtype, causal=causal,
+                lse=lse, layout=layout)  # fmt: skip
+    ran = 0
+    for provider in get_op("attention").all_providers:
+        result = validate("attention", case, provider, device="cpu", seed=seed)
+        assert result.ok or result.skipped, str(result)
+        ran += result.ok
+    assert ran

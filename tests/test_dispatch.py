@@ -1,0 +1,173 @@
+"""The choice of a provider: what a user can ask for, and what the answer says."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+import threading
+
+import aimills_kernels as ak
+import pytest
+import torch
+from aimills_kernels import _dispatch, _records
+from aimills_kernels._explain import explain_flat
+from aimills_kernels._op import Problem
+from aimills_kernels._registry import get_op
+
+H200 = torch.device("cuda")
+
+
+@pytest.fixture
+def qkv(seed: int) -> tuple[torch.Tensor, ...]:
+    generator = torch.Generator().manual_seed(seed)
+    return tuple(torch.randn(1, 16, 2, 16, generator=generator) for _ in range(3))
+
+
+def test_explain_names_every_provider_and_why(qkv: tuple[torch.Tensor, ...]) -> None:
+    found = ak.explain("attention", *qkv, causal=True, return_lse=True)
+    names = [name for name, _, _ in found.rows]
+    assert names == [p.name for p in get_op("attention").all_providers]
+    assert found.provider == "reference"
+    assert "log-sum-exp" in str(found)
+    assert all(why for _, _, why in found.rows)
+
+
+def test_explain_takes_the_function_and_meta_tensors() -> None:
+    q = torch.empty(4, 4096, 32, 128, dtype=torch.bfloat16, device="meta")
+    assert "bfloat16[4, 4096, 32, 128]" in str(ak.explain(ak.attention, q, q, q))
+
+
+def test_explain_refuses_what_the_op_refuses(qkv: tuple[torch.Tensor, ...]) -> None:
+    with pytest.raises(ValueError, match="head dim of q"):
+        ak.explain("attention", qkv[0], qkv[1][..., :8], qkv[2])
+    with pytest.raises(ValueError, match="unknown op 'attenton'"):
+        ak.explain("attenton", *qkv)
+
+
+def test_use_provider_decides_and_refuses(qkv: tuple[torch.Tensor, ...]) -> None:
+    with ak.use_provider("attention", "reference"):
+        assert ak.explain("attention", *qkv).provider == "reference"
+        reference = ak.attention(*qkv)
+    assert ak.explain("attention", *qkv).provider == "sdpa"
+    torch.testing.assert_close(reference, ak.attention(*qkv))
+    with ak.use_provider("attention", "sdpa"), pytest.raises(ValueError, match="log-sum-exp"):
+        ak.attention(*qkv, return_lse=True)
+    with pytest.raises(ValueError, match="no provider 'cutlass'; it has: triton, sdpa, reference"):
+        ak.use_provider("attention", "cutlass").__enter__()
+
+
+def test_use_provider_is_one_thread_s_own(qkv: tuple[torch.Tensor, ...]) -> None:
+    seen: list[str | None] = []
+    with ak.use_provider("attention", "reference"):
+        thread = threading.Thread(
+            target=lambda: seen.append(ak.explain(ak.attention, *qkv).provider)
+        )
+        thread.start()
+        thread.join()
+    assert seen == ["sdpa"]
+
+
+@pytest.mark.parametrize(
+    ("value", "match"),
+    [
+        ("attention", "should be <op>=<provider>"),
+        ("attention=cutlass", "no provider 'cutlass'"),
+        ("atention=reference", "unknown op 'atention'"),
+    ],
+)
+def test_environment_is_checked(
+    value: str, match: str, qkv: tuple[torch.Tensor, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIMILLS_PROVIDER", value)
+    monkeypatch.setattr(_dispatch, "_plans", {})
+    with pytest.raises(ValueError, match=match):
+        ak.attention(*qkv)
+
+
+def test_environment_decides(
+    qkv: tuple[torch.Tensor, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIMILLS_PROVIDER", "attention=reference")
+    assert ak.explain("attention", *qkv).provider == "reference"
+    with ak.use_provider("attention", "sdpa"):
+        assert ak.explain("attention", *qkv).provider == "sdpa"
+
+
+def test_own_gpu_kernel_serves_only_with_a_record(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: object
+) -> None:
+    """No record: the vendor serves. A record: ours does. One of other sources: not any more."""
+    monkeypatch.setenv("AIMILLS_CACHE", str(tmp_path))
+    op = get_op("attention")
+    triton = op.provider("triton")
+    args = op.make_inputs(op.case("no-lse"), "meta", 0)
+
+    def chosen(sm: int) -> tuple[str | None, str]:
+        _records._all.cache_clear()
+        with _dispatch.assume_sm(sm):
+            found = explain_flat(op, args, H200)
+        return found.provider, {n: w for n, _, w in found.rows}["triton"]
+
+    provider, why = chosen(90)
+    assert provider == "sdpa"
+    assert "aimills-kernels validate attention" in why
+    _records.add([_records.key(op, triton, 90)])
+    assert chosen(90)[0] == "triton"
+    assert chosen(80)[0] == "sdpa"
+    _records.add([{**_records.key(op, triton, 90), "sources": "0000"}])
+    provider, why = chosen(90)
+    assert provider == "sdpa"
+    assert "stale" in why
+    _records._all.cache_clear()
+
+
+def test_a_damaged_record_file_is_said_and_not_used(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: object
+) -> None:
+    monkeypatch.setenv("AIMILLS_CACHE", str(tmp_path))
+    _records.cache_file().write_text('{"records": [')
+    with pytest.warns(UserWarning, match="is no record file"):
+        assert _records._read(_records.cache_file()) == []
+
+
+def test_rejects_the_wrong_architecture() -> None:
+    op = get_op("attention")
+    args = op.make_inputs(op.case("tiny"), "meta", 0)
+    why = _dispatch.why_not(op.provider("triton"), Problem(op, args, "cuda", 70))
+    assert why is not None
+    assert "sm_70" in why
+
+
+def test_plans_are_bounded(qkv: tuple[torch.Tensor, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_dispatch, "_MAX_PLANS", 8)
+    monkeypatch.setattr(_dispatch, "_plans", {})
+    for i in range(50):
+        ak.attention(*qkv, scale=0.1 + i)
+    assert len(_dispatch._plans) <= 8
+
+
+def test_import_is_light_and_quiet() -> None:
+    """Neither torch, Triton nor the extension, and no socket: the whole first call included."""
+    code = textwrap.dedent(
+        """
+        import socket, sys
+        def deny(*a, **k): raise AssertionError("network use")
+        socket.socket.connect = socket.getaddrinfo = socket.create_connection = deny
+        import aimills_kernels
+        loaded = {"torch", "triton", "numpy", "aimills_kernels._C"} & set(sys.modules)
+        assert not loaded, loaded
+        import torch
+        q = torch.randn(1, 4, 2, 16)
+        aimills_kernels.attention(q, q, q)
+        loaded = {"triton", "aimills_kernels._C", "cupy", "av"} & set(sys.modules)
+        assert not loaded, loaded
+        """
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'atention'"):
+        _ = ak.atention  # type: ignore[attr-defined]
+    assert set(ak.__all__) <= set(dir(ak))

@@ -1,0 +1,100 @@
+"""validate() itself: every planted fault turns it red, and the reference stays green."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import torch
+from aimills_kernels._op import Case, Op
+from aimills_kernels._registry import OPS, get_op
+from aimills_kernels._tolerance import Codes, Exact, Ratio
+from aimills_kernels._validate import validate
+
+from tests.faults import FAULTS, plant
+
+SAYS = {
+    "nan_in_the_tail": "NaN|bits|codes|off",
+    "unwritten_tail": "NaN|bits|codes|off",
+    "stale_output": "NaN",
+    "overwrites_an_input": "an input was written to",
+    "writes_beyond_the_output": "written outside of the output",
+    "differs_from_run_to_run": "differs from run to run",
+    "raises": "illegal memory access",
+}
+
+
+def _case(op: Op) -> Case:
+    return op.case("ragged")
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("op", OPS, ids=str)
+def test_planted_fault_is_caught(op: Op, fault: str, seed: int) -> None:
+    result = validate(plant(op.name, fault), _case(op), "planted", device="cpu", seed=seed)
+    assert result.skipped is None
+    assert not result.ok, str(result)
+    assert "WRONG" in str(result)
+    if fault in SAYS:
+        assert any(re.search(SAYS[fault], said) for said in result.failures), result.failures
+
+
+@pytest.mark.parametrize("op", OPS, ids=str)
+def test_reference_is_right(op: Op, seed: int) -> None:
+    result = validate(op, _case(op), "reference", device="cpu", seed=seed)
+    assert result.ok, str(result)
+    assert "right" in str(result)
+
+
+def test_a_dropped_key_shows(seed: int) -> None:
+    """The key that query 0 points at is left out: one of 300, which normal data would hide."""
+    op = get_op("attention")
+    q, k, v, *scalars = op.make_inputs(op.case("onehot"), "cpu", seed)
+    oracle, rounded = op.oracle((q, k, v, *scalars))[0], op.reference(q, k, v, *scalars)[0]
+    target = int((k[0, :, 0].float() @ q[0, 0, 0].float()).argmax())
+    kept = [i for i in range(k.shape[1]) if i != target]
+    got = op.reference(q, k[:, kept], v[:, kept], *scalars)[0]
+    assert not Ratio().judge(got, oracle, rounded, ()).ok
+
+
+def test_unknown_names_are_said() -> None:
+    with pytest.raises(ValueError, match="unknown op"):
+        validate("atention", "tiny", "reference")
+    with pytest.raises(ValueError, match="no case 'huge-er'; it has: tiny"):
+        validate("attention", "huge-er", "reference")
+    with pytest.raises(ValueError, match="no provider"):
+        validate("attention", "tiny", "cutlass")
+
+
+def test_a_provider_that_can_t_run_is_skipped_not_passed() -> None:
+    result = validate("attention", "tiny", "sdpa", device="cpu")
+    assert result.skipped
+    assert not result.ok
+    assert "not run" in str(result)
+
+
+def test_ratio_counts_specials_and_scale() -> None:
+    oracle = torch.tensor([1.0, 2.0, float("inf")], dtype=torch.float64)
+    rounded = oracle.float()
+    assert Ratio().judge(rounded.clone(), oracle, rounded, ()).ok
+    inf, nan = float("inf"), float("nan")
+    for wrong in ([1.0, nan, inf], [1.0, 2.0, 3.0], [1.0, 2.0, -inf], [1.0, 2.0001, inf]):
+        assert not Ratio().judge(torch.tensor(wrong), oracle, rounded, ()).ok
+
+
+def test_codes_allow_neighbours_only() -> None:
+    x = torch.linspace(-448, 448, 1001, dtype=torch.float64)
+    rounded = x.to(torch.float8_e4m3fn)
+    assert Codes().judge(rounded.clone(), x, rounded, ()).ok
+    moved = rounded.clone()
+    moved.view(torch.uint8)[7] += 2
+    assert not Codes().judge(moved, x, rounded, ()).ok
+    neighbours = rounded.clone()
+    neighbours.view(torch.uint8)[::2] ^= 1
+    assert not Codes().judge(neighbours, x, rounded, ()).ok
+
+
+def test_exact_tells_the_sign_of_zero() -> None:
+    zero = torch.zeros(3)
+    assert Exact().judge(zero.clone(), zero.double(), zero, ()).ok
+    assert not Exact().judge(-zero, zero.double(), zero, ()).ok

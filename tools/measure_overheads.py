@@ -1,0 +1,156 @@
+"""What a call costs before any work is done: the figures of docs/measured.md, measured again.
+
+.venv/bin/python tools/measure_overheads.py
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import statistics
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pybind11
+import torch
+from torch import Tensor
+
+CALLS, ROUNDS = 5_000, 15
+
+BINDING = """
+#include <cstdint>
+#include <pybind11/pybind11.h>
+static int launch(std::uintptr_t, std::uintptr_t, std::uintptr_t, int64_t, int64_t, int64_t,
+                  std::uintptr_t) { return 0; }
+PYBIND11_MODULE(probe, m) { m.def("launch", &launch); }
+"""
+
+
+def microseconds(call: Callable[[], Any]) -> float:
+    """Median over rounds of the time of one call, the empty loop taken off."""
+
+    def once(function: Callable[[], Any]) -> float:
+        begin = time.perf_counter()
+        for _ in range(CALLS):
+            function()
+        return (time.perf_counter() - begin) / CALLS * 1e6
+
+    once(call)
+    empty = statistics.median(once(lambda: None) for _ in range(ROUNDS))
+    return statistics.median(once(call) for _ in range(ROUNDS)) - empty
+
+
+def bound_function(folder: Path) -> Callable[..., int]:
+    """A function that takes three pointers, three sizes and a stream, and does nothing."""
+    source = folder / "probe.cpp"
+    source.write_text(BINDING)
+    module = folder / f"probe{sysconfig.get_config_var('EXT_SUFFIX')}"
+    include = [f"-I{pybind11.get_include()}", f"-I{sysconfig.get_path('include')}"]
+    flags = ["-O3", "-shared", "-fPIC", "-std=c++17", "-fvisibility=hidden"]
+    subprocess.run(["c++", *flags, *include, str(source), "-o", str(module)], check=True)
+    spec = importlib.util.spec_from_file_location("probe", module)
+    assert spec
+    assert spec.loader
+    probe = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(probe)
+    return probe.launch
+
+
+def reference_6(
+    a: Tensor, b: Tensor, c: Tensor, x: float = 1.0, n: int = 1, f: bool = False
+) -> Tensor:
+    return a
+
+
+def reference_14(
+    a: Tensor, b: Tensor, c: Tensor, d: Tensor | None = None, e: Tensor | None = None,
+    n: int = 1, m: int = 1, k: int = 1, x: float = 1.0, y: float = 1.0, z: float = 1.0,
+    f: bool = False, g: bool = False, h: bool = False,
+) -> Tensor:  # fmt: skip
+    return a
+
+
+class Identity(torch.autograd.Function):
+    @staticmethod
+    def forward(*args: Any) -> Tensor:
+        with torch._C._AutoDispatchBelowAutograd():
+            return torch.ops.aimills_probe.no_op_6.default(*args)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple:
+        return (grad, None, None, None, None, None)
+
+
+def op_costs() -> dict[str, float]:
+    library = torch.library.Library("aimills_probe", "FRAGMENT")
+    t, out = torch.ones(4), torch.ones(4)
+
+    def no_op(*_: Any) -> Tensor:
+        return out
+
+    for name, reference in (("no_op_6", reference_6), ("no_op_14", reference_14)):
+        library.define(name + torch.library.infer_schema(reference, mutates_args=()))
+        library.impl(name, no_op, "CPU")
+    fresh = torch.library.custom_op("aimills_probe::fresh", mutates_args=())(fresh_output)
+    six, fourteen = torch.ops.aimills_probe.no_op_6, torch.ops.aimills_probe.no_op_14
+    args, more = (t, t, t, 1.0, 1, False), (None, None, 1, 1, 1, 1.0, 1.0, 1.0, False, False, False)
+    needs = (t.clone().requires_grad_(), *args[1:])
+    return {
+        "op by define/impl, 6 arguments": microseconds(lambda: six.default(*args)),
+        "op by define/impl, 14 arguments": microseconds(lambda: fourteen.default(t, t, t, *more)),
+        "the same 6, through an autograd.Function": microseconds(lambda: Identity.apply(*needs)),
+        "torch.empty(4), for comparison": microseconds(lambda: torch.empty(4)),
+        "op by custom_op, 6 arguments, with one torch.empty": microseconds(lambda: fresh(*args)),
+    }
+
+
+def fresh_output(
+    a: Tensor, b: Tensor, c: Tensor, x: float = 1.0, n: int = 1, f: bool = False
+) -> Tensor:
+    return torch.empty(4)
+
+
+def import_seconds(code: str, runs: int = 5) -> float:
+    def once() -> float:
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+        return float(done.stdout)
+
+    return statistics.median(once() for _ in range(runs))
+
+
+def import_costs() -> dict[str, float]:
+    timed = "import time; {0}; t = time.perf_counter(); {1}; print(time.perf_counter() - t)"
+    return {
+        "import torch": import_seconds(timed.format("0", "import torch")),
+        "import aimills_kernels after torch": import_seconds(
+            timed.format("import torch", "import aimills_kernels")
+        ),
+        "import aimills_kernels and its first op after torch": import_seconds(
+            timed.format("import torch", "import aimills_kernels as a; a.attention")
+        ),
+    }
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        launch = bound_function(Path(folder))
+        bound = microseconds(lambda: launch(1, 2, 3, 4, 5, 6, 7))
+    print(f"{bound:8.2f} us  pybind11 call with 7 integers")
+    for name, cost in op_costs().items():
+        print(f"{cost:8.2f} us  {name}")
+    for name, seconds in import_costs().items():
+        print(f"{seconds * 1e3:8.1f} ms  {name}")
+
+
+if __name__ == "__main__":
+    main()
