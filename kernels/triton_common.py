@@ -1,8 +1,8 @@
 """What Triton's interpreter gets wrong, in one place.
 
-Under TRITON_INTERPRET=1 a bf16 dot multiplies bit patterns, casts to bf16 and fp8 truncate, and those
-from them are wrong for bf16 subnormals and for fp8 NaN. These helpers compile to the plain operation
-on a GPU and are right in the interpreter too.
+Under TRITON_INTERPRET=1 a bf16 dot multiplies bit patterns, casts to bf16 and fp8 truncate, and
+casts from them are wrong for bf16 subnormals and fp8 NaN. These helpers compile to the plain
+operation on a GPU and are right in the interpreter too.
 """
 
 import os
@@ -44,9 +44,9 @@ def widen(x):
 def promoted_dot(a, b, acc, PROMOTE: tl.constexpr):
     """acc + a @ b for fp8 operands, this block of K summed in the tensor core and added in float32.
 
-    The fp8 tensor cores of sm_89 and sm_90 keep about 14 bits of a running sum. Triton 3.6 leaves the
-    whole sum there unless told: its default on sm_90 is max_num_imprecise_acc = 2^30. Naming a limit
-    also keeps it from folding the addition back into the dot, which it does on every architecture.
+    The fp8 tensor cores of sm_89 and sm_90 keep about 14 bits of a running sum. Triton 3.6 leaves
+    the whole sum there unless told: its default on sm_90 is max_num_imprecise_acc = 2^30. Naming a
+    limit also keeps it from folding the addition back into the dot, on every architecture.
     """
     if PROMOTE:
         return acc + tl.dot(a, b, max_num_imprecise_acc=a.shape[1])

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from aimills_kernels import _dispatch
 from aimills_kernels._op import Case, Op, Provider
-from aimills_kernels._registry import OPS
+from aimills_kernels._registry import OPS, get_op
 
 if _dispatch.interpreting():
     pytest.skip("the interpreter compiles nothing", allow_module_level=True)
@@ -74,6 +74,20 @@ def test_kernels_compile_within_their_resources(
 
 def _key(op: Op, case: Case, provider: Provider, kernel: Compiled) -> str:
     return f"{op}/{case}/{provider}/{kernel.name}/sm_{kernel.sm}"
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("sm", [80, 86, 90, 100, 120])
+@pytest.mark.parametrize("dtype", ["f16", "f32"])
+@pytest.mark.parametrize("D", [16, 64, 80, 128, 192, 256])
+@pytest.mark.parametrize("M", [1, 64, 2048])
+def test_attention_never_spills(M: int, D: int, dtype: str, sm: int) -> None:
+    """The tile choice over head dims and lengths, past what the lock file holds."""
+    op = get_op("attention")
+    case = Case("sweep", B=1, M=M, N=2048, H=8, G=2, D=D, dtype=dtype, causal=True, lse=True)
+    for kernel in compile_provider(op, case, op.provider("triton"), sm) or []:
+        assert kernel.spilled == 0
+        assert kernel.shared <= SHARED_LIMIT[sm]
 
 
 @pytest.mark.parametrize("op", OPS, ids=str)

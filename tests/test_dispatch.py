@@ -35,7 +35,11 @@ def test_explain_names_every_provider_and_why(qkv: tuple[torch.Tensor, ...]) -> 
 
 def test_explain_takes_the_function_and_meta_tensors() -> None:
     q = torch.empty(4, 4096, 32, 128, dtype=torch.bfloat16, device="meta")
-    assert "bfloat16[4, 4096, 32, 128]" in str(ak.explain(ak.attention, q, q, q))
+    found = ak.explain(ak.attention, q, q, q)
+    assert "bfloat16[4, 4096, 32, 128]" in str(found)
+    assert found.provider == ("sdpa" if not torch.cuda.is_available() else found.provider)
+    with _dispatch.assume_sm(90):
+        assert "cuda sm_90" in str(ak.explain(ak.attention, q, q, q))
 
 
 def test_explain_refuses_what_the_op_refuses(qkv: tuple[torch.Tensor, ...]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import subprocess
 import sys
@@ -98,10 +99,22 @@ def test_adrs_named_in_the_code_exist():
 
 @pytest.mark.parametrize("name", PUBLIC_OPS)
 def test_public_docstrings_have_a_shape_table(name):
-    """A line `argument  [A, B]  dtypes` for inputs, and one after an arrow for the result."""
+    """A row `name  [A, B]  dtypes` for each tensor argument, and one for a result."""
     import aimills_kernels
 
-    text = getattr(aimills_kernels, name).__doc__ or ""
-    assert re.search(r"^\s*[\w, ]+\s+\(?\[[A-Z][\w, /()*+-]*\]", text, re.M), "no input shapes"
-    assert re.search(r"->\s+.*\[[A-Z]?", text), "no result shape"
+    function = getattr(aimills_kernels, name)
+    text = function.__doc__ or ""
+    rows = {
+        word
+        for names in re.findall(r"^ +(\w+(?:, \w+)*) +\[[^\]]*\] ", text, re.M)
+        for word in names.split(", ")
+    }
+    kinds = inspect.get_annotations(function)
+    tensors = {n for n, kind in kinds.items() if "Tensor" in str(kind)} - {
+        "out",
+        "return",
+        "planes",
+    }
+    assert tensors <= rows
+    assert rows - tensors, "no row for a result"
     assert "ValueError" in text, "errors are not named"

@@ -20,7 +20,7 @@ import pybind11
 import torch
 from torch import Tensor
 
-CALLS, ROUNDS = 5_000, 15
+CALLS, ROUNDS = 1_000, 60
 
 BINDING = """
 #include <cstdint>
@@ -32,7 +32,7 @@ PYBIND11_MODULE(probe, m) { m.def("launch", &launch); }
 
 
 def microseconds(call: Callable[[], Any]) -> float:
-    """Median over rounds of the time of one call, the empty loop taken off."""
+    """Time of one call in the least disturbed round, the empty loop taken off."""
 
     def once(function: Callable[[], Any]) -> float:
         begin = time.perf_counter()
@@ -41,8 +41,8 @@ def microseconds(call: Callable[[], Any]) -> float:
         return (time.perf_counter() - begin) / CALLS * 1e6
 
     once(call)
-    empty = statistics.median(once(lambda: None) for _ in range(ROUNDS))
-    return statistics.median(once(call) for _ in range(ROUNDS)) - empty
+    empty = min(once(lambda: None) for _ in range(ROUNDS))
+    return min(once(call) for _ in range(ROUNDS)) - empty
 
 
 def bound_function(folder: Path) -> Callable[..., int]:
@@ -91,26 +91,30 @@ class Identity(torch.autograd.Function):
 
 
 def op_costs() -> dict[str, float]:
+    """Every op returns a fresh torch.empty(4); its cost is taken off."""
     library = torch.library.Library("aimills_probe", "FRAGMENT")
-    t, out = torch.ones(4), torch.ones(4)
 
-    def no_op(*_: Any) -> Tensor:
-        return out
+    def kernel(*_: Any) -> Tensor:
+        return torch.empty(4)
 
     for name, reference in (("no_op_6", reference_6), ("no_op_14", reference_14)):
         library.define(name + torch.library.infer_schema(reference, mutates_args=()))
-        library.impl(name, no_op, "CPU")
-    fresh = torch.library.custom_op("aimills_probe::fresh", mutates_args=())(fresh_output)
-    six, fourteen = torch.ops.aimills_probe.no_op_6, torch.ops.aimills_probe.no_op_14
-    args, more = (t, t, t, 1.0, 1, False), (None, None, 1, 1, 1, 1.0, 1.0, 1.0, False, False, False)
+        library.impl(name, kernel, "CPU")
+    custom = torch.library.custom_op("aimills_probe::custom", mutates_args=())(fresh_output)
+    six = torch.ops.aimills_probe.no_op_6.default
+    fourteen = torch.ops.aimills_probe.no_op_14.default
+    t = torch.ones(4)
+    args = (t, t, t, 1.0, 1, False)
+    more = (t, t, t, None, None, 1, 1, 1, 1.0, 1.0, 1.0, False, False, False)
     needs = (t.clone().requires_grad_(), *args[1:])
-    return {
-        "op by define/impl, 6 arguments": microseconds(lambda: six.default(*args)),
-        "op by define/impl, 14 arguments": microseconds(lambda: fourteen.default(t, t, t, *more)),
-        "the same 6, through an autograd.Function": microseconds(lambda: Identity.apply(*needs)),
-        "torch.empty(4), for comparison": microseconds(lambda: torch.empty(4)),
-        "op by custom_op, 6 arguments, with one torch.empty": microseconds(lambda: fresh(*args)),
+    calls = {
+        "op by define/impl, 6 arguments": lambda: six(*args),
+        "op by define/impl, 14 arguments": lambda: fourteen(*more),
+        "op by define/impl, 6, in an autograd.Function": lambda: Identity.apply(*needs),
+        "op by custom_op, 6 arguments": lambda: custom(*args),
     }
+    empty = microseconds(kernel)
+    return {name: microseconds(call) - empty for name, call in calls.items()}
 
 
 def fresh_output(
@@ -119,7 +123,7 @@ def fresh_output(
     return torch.empty(4)
 
 
-def import_seconds(code: str, runs: int = 5) -> float:
+def import_seconds(code: str, runs: int = 3) -> float:
     def once() -> float:
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
         return float(done.stdout)

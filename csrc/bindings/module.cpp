@@ -1,8 +1,8 @@
-#include "bindings.h"
-
 #include <pybind11/stl.h>
 
 #include <vector>
+
+#include "bindings.h"
 
 #ifndef AIMILLS_SM_LIST
 #define AIMILLS_SM_LIST

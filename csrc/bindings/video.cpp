@@ -1,5 +1,3 @@
-#include "bindings.h"
-
 #include <pybind11/stl.h>
 
 #include <array>
@@ -7,6 +5,7 @@
 #include <stdexcept>
 #include <string>
 
+#include "bindings.h"
 #include "video/cpu_video.h"
 #include "video/emulate.h"
 #include "video/params.h"
@@ -27,11 +26,27 @@ Params make_params(std::uintptr_t y, std::uintptr_t uv, std::uintptr_t out,
                    const std::array<i64, 5>& sizes, const std::array<i64, 4>& strides,
                    const std::array<int, 6>& options, const std::array<double, 3>& mean,
                    const std::array<double, 3>& std) {
-  Params p{static_cast<const u8*>(pointer(y)), static_cast<const u8*>(pointer(uv)), pointer(out),
-           sizes[0], sizes[1], sizes[2], sizes[3], sizes[4],
-           strides[0], strides[1], strides[2], strides[3],
-           options[0], options[1], options[2], options[3], options[4], options[5],
-           {}, {}, {}};
+  Params p{static_cast<const u8*>(pointer(y)),
+           static_cast<const u8*>(pointer(uv)),
+           pointer(out),
+           sizes[0],
+           sizes[1],
+           sizes[2],
+           sizes[3],
+           sizes[4],
+           strides[0],
+           strides[1],
+           strides[2],
+           strides[3],
+           options[0],
+           options[1],
+           options[2],
+           options[3],
+           options[4],
+           options[5],
+           {},
+           {},
+           {}};
   for (int c = 0; c < 3; ++c) {
     p.mean_hi[c] = static_cast<float>(255.0 * mean[c]);
     p.mean_lo[c] = static_cast<float>(255.0 * mean[c] - p.mean_hi[c]);
@@ -56,11 +71,10 @@ void bind_video(py::module_& m) {
   py::class_<Params>(m, "VideoParams")
       .def(py::init(&make_params), py::arg("y"), py::arg("uv"), py::arg("out"), py::arg("sizes"),
            py::arg("strides"), py::arg("options"), py::arg("mean"), py::arg("std"))
-      .def("__bytes__", [](const Params& p) {
-        return py::bytes(reinterpret_cast<const char*>(&p), sizeof p);
-      });
+      .def("__bytes__",
+           [](const Params& p) { return py::bytes(reinterpret_cast<const char*>(&p), sizeof p); });
   m.def("video_to_tensor_cpu", &video::run_cpu, py::arg("params"), py::arg("threads"),
-        py::call_guard<py::gil_scoped_release>());
+        py::arg("baseline") = false, py::call_guard<py::gil_scoped_release>());
   m.def("video_to_tensor_emulated", &video::emulate_cuda, py::arg("params"), py::arg("blocks"));
 #if defined(AIMILLS_WITH_CUDA)
   m.def("video_to_tensor_cuda", &launch_cuda, py::arg("params"), py::arg("stream"));

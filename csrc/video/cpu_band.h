@@ -6,9 +6,10 @@
 
 namespace aimills::video {
 
-constexpr int kStripCols = 64;   // source columns converted together: one chunk stays in L1
-constexpr int kChunkRows = 24;   // source rows converted before they are filtered
-constexpr int kGroupRows = 8;    // output rows whose columns are filtered together, one per lane
+constexpr int kStripCols = 64;  // source columns converted together: one chunk stays in L1
+constexpr int kChunkRows = 24;  // source rows converted before they are filtered
+constexpr int kUnroll = 4;      // taps along the columns are done by fours; weights end in zeros
+constexpr int kGroupRows = 8;   // output rows whose columns are filtered together, one per lane
 
 // Filter windows and normalised weights along one axis; unused weights are zero.
 struct AxisTable {

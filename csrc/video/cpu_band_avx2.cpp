@@ -2,8 +2,8 @@
 
 namespace aimills::video {
 
-void band_avx2(const Params& p, const AxisTable& across, const AxisTable& down,
-                   const Band& band, const Scratch& scratch) {
+void band_avx2(const Params& p, const AxisTable& across, const AxisTable& down, const Band& band,
+               const Scratch& scratch) {
   run_band(p, across, down, band, scratch);
 }
 

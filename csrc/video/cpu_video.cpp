@@ -21,7 +21,7 @@ struct Table {
   std::vector<float> weights;
   int taps;
 
-  explicit Table(const Axis& axis) : taps(static_cast<int>(taps_of(axis))) {
+  explicit Table(const Axis& axis) : taps(static_cast<int>(taps_of(axis)) + kUnroll - 1) {
     begin.resize(axis.out);
     end.resize(axis.out);
     weights.resize(axis.out * taps);
@@ -34,7 +34,8 @@ struct Table {
     end[i] = window.end;
     float* w = weights.data() + i * taps;
     double sum = 0.0;
-    for (int j = window.begin; j < window.end; ++j) sum += w[j - window.begin] = weight_of(axis, i, j);
+    for (int j = window.begin; j < window.end; ++j)
+      sum += w[j - window.begin] = weight_of(axis, i, j);
     for (int j = window.begin; j < window.end; ++j) {
       w[j - window.begin] = static_cast<float>(w[j - window.begin] / sum);
     }
@@ -54,11 +55,13 @@ Plan make_plan(const Params& p, const AxisTable& across, int threads) {
   const int capacity = across.taps + kStripCols;
   const i64 row_bytes = 3 * sizeof(float) * (i64(kStripCols) + capacity);
   const i64 fits = std::max<i64>(kScratchBytes / row_bytes / kGroupRows, 1) * kGroupRows;
-  // Enough bands for every thread; taller ones convert fewer rows twice.
-  const i64 wanted = ceil_div(threads, std::max<i64>(p.frames, 1));
-  const i64 even = ceil_div(ceil_div(p.out_height, wanted), kGroupRows) * kGroupRows;
-  const i64 rows = std::min(fits, even);
-  const i64 bands = ceil_div(p.out_height, rows);
+  // As few bands as fit, since each converts some rows of its neighbour too, but a whole number per
+  // thread.
+  i64 bands = ceil_div(p.out_height, fits);
+  const i64 most = ceil_div(p.out_height, kGroupRows);
+  while (p.frames * bands < 4 * threads && p.frames * bands % threads != 0 && bands < most) ++bands;
+  const i64 rows = ceil_div(ceil_div(p.out_height, bands), kGroupRows) * kGroupRows;
+  bands = ceil_div(p.out_height, rows);
   return {static_cast<int>(rows), static_cast<int>(bands), capacity, p.frames * bands};
 }
 
@@ -67,7 +70,7 @@ class Buffers {
   Buffers(const Plan& plan)
       : chunk_(size_t(kChunkRows) * 3 * kStripCols),
         strip_(size_t(plan.band_rows) * 3 * kStripCols),
-        columns_(size_t(plan.band_rows) * 3 * plan.column_capacity),
+        columns_(size_t(plan.band_rows) * 3 * plan.column_capacity + kUnroll * kGroupRows),
         capacity_(plan.column_capacity) {}
 
   Scratch view() { return {chunk_.data(), strip_.data(), columns_.data(), capacity_}; }
@@ -97,18 +100,19 @@ BandFn band_function() {
 
 const char* cpu_isa() { return has_avx2() ? "avx2" : "baseline"; }
 
-void run_cpu(const Params& p, int threads) {
+void run_cpu(const Params& p, int threads, bool baseline) {
   if (p.frames == 0) return;
   const Table down(axis_of(p.height, p.out_height, p.interpolation));
   const Table across(axis_of(p.width, p.out_width, p.interpolation));
   const Plan plan = make_plan(p, across.view(), std::max(threads, 1));
-  const BandFn band_fn = band_function();
+  const BandFn band_fn = baseline ? band_baseline : band_function();
 
   // A thread costs about 30 us to start: small work stays on the calling one. No pool: it would not
   // survive a fork.
   constexpr i64 kPixelsPerThread = 1 << 17;
   const i64 pixels = p.frames * std::max(p.height * p.width, p.out_height * p.out_width);
-  const i64 count = std::min({i64(std::max(threads, 1)), plan.items, pixels / kPixelsPerThread + 1});
+  const i64 count =
+      std::min({i64(std::max(threads, 1)), plan.items, pixels / kPixelsPerThread + 1});
 
   std::vector<Buffers> buffers;
   for (i64 i = 0; i < count; ++i) buffers.emplace_back(plan);

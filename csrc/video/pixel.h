@@ -7,14 +7,14 @@ namespace aimills::video {
 
 // ITU-R BT.601-7 and BT.709-6. The chroma factors apply to sixteenths of a level.
 struct Color {
-  float y_offset, y_scale, r_v, g_u, g_v, b_u;
+  float y_scale, y_shift, r_v, g_u, g_v, b_u;
 };
 
 AIMILLS_HD constexpr Color derive_color(double kr, double kb, bool limited) {
   const double kg = 1.0 - kr - kb;
   const double chroma = limited ? 255.0 / (224.0 * 16.0) : 1.0 / 16.0;
-  return {limited ? 16.0f : 0.0f,
-          static_cast<float>(limited ? 255.0 / 219.0 : 1.0),
+  return {static_cast<float>(limited ? 255.0 / 219.0 : 1.0),
+          static_cast<float>(limited ? -16.0 * 255.0 / 219.0 : 0.0),
           static_cast<float>(2.0 * (1.0 - kr) * chroma),
           static_cast<float>(-2.0 * kb * (1.0 - kb) / kg * chroma),
           static_cast<float>(-2.0 * kr * (1.0 - kr) / kg * chroma),
@@ -78,7 +78,7 @@ struct Rgb {
 
 // `u` and `v` in sixteenths, centred on zero.
 AIMILLS_HD Rgb to_rgb(const Color& c, float y, float u, float v) {
-  const float luma = (y - c.y_offset) * c.y_scale;
+  const float luma = y * c.y_scale + c.y_shift;
   return {to_level(luma + c.r_v * v), to_level(luma + c.g_v * v + c.g_u * u),
           to_level(luma + c.b_u * u)};
 }

@@ -17,8 +17,8 @@ namespace aimills::video {
 constexpr int kThreads = 256;
 constexpr int kTileRows = 16;
 constexpr int kMaxTileCols = 32;
-constexpr int kChunkRows = 8;         // source rows per round: one (row, column) pair per thread
-constexpr int kSharedWords = 6144;    // 24 KiB: eight blocks per SM from sm_80 on
+constexpr int kChunkRows = 8;       // source rows per round: one (row, column) pair per thread
+constexpr int kSharedWords = 6144;  // 24 KiB: eight blocks per SM from sm_80 on
 constexpr int kOutputsPerThread = kTileRows * kMaxTileCols / kThreads;
 
 // Offsets into shared memory, in words.
@@ -42,7 +42,8 @@ struct Tiling {
   int chunk_cols;  // even
   int taps;        // rows of `weights`
   bool one_chunk;  // a tile's source columns fit at once, so its weights are computed once
-  i64 tiles_x, tiles_y, total;
+  int tiles_x, tiles_y;
+  i64 total;
 };
 
 // Source columns of a tile of `cols` outputs, from an even column to an even column.
@@ -54,7 +55,7 @@ AIMILLS_HD i64 footprint(const Axis& across, i64 cols) {
 AIMILLS_HD Tiling tiling_of(const Params& p) {
   const Axis across = axis_of(p.width, p.out_width, p.interpolation);
   const i64 taps = taps_of(across);
-  Tiling t{kMaxTileCols, 0, 0, true, 0, ceil_div(p.out_height, kTileRows), 0};
+  Tiling t{kMaxTileCols, 0, 0, true, 0, 0, 0};
   i64 cols = footprint(across, t.tile_cols);
   while (t.tile_cols > 1 && kChunkRows * cols + t.tile_cols * taps > kWorkWords) {
     t.tile_cols /= 2;
@@ -64,7 +65,8 @@ AIMILLS_HD Tiling tiling_of(const Params& p) {
   // Below one_chunk the tile is one column wide and a chunk of n columns takes 8 n + n words.
   t.chunk_cols = static_cast<int>(t.one_chunk ? cols : kWorkWords / (kChunkRows + 1) / 2 * 2);
   t.taps = static_cast<int>(t.one_chunk ? taps : t.chunk_cols);
-  t.tiles_x = ceil_div(p.out_width, t.tile_cols);
+  t.tiles_x = static_cast<int>(ceil_div(p.out_width, t.tile_cols));
+  t.tiles_y = static_cast<int>(ceil_div(p.out_height, kTileRows));
   t.total = p.frames * t.tiles_y * t.tiles_x;
   return t;
 }
@@ -82,7 +84,8 @@ AIMILLS_HD Shared shared_of(const Tiling& t, u32* words) {
 
 // Where the block is: its tile, and the chunk of source rows and columns in shared memory.
 struct Place {
-  i64 frame, out_row, out_col;
+  i64 frame;
+  int out_row, out_col;
   int row_begin, row_end;  // source rows of the tile
   int col_begin, col_end;
   int row, rows;  // of the chunk
@@ -95,15 +98,16 @@ struct ThreadState {
 
 AIMILLS_HD Place place_of(const Params& p, const Tiling& t, i64 tile) {
   Place at{};
-  at.out_col = tile % t.tiles_x * t.tile_cols;
-  at.out_row = tile / t.tiles_x % t.tiles_y * kTileRows;
-  at.frame = tile / t.tiles_x / t.tiles_y;
+  const i64 tile_row = tile / t.tiles_x;
+  at.frame = tile_row / t.tiles_y;
+  at.out_col = static_cast<int>(tile - tile_row * t.tiles_x) * t.tile_cols;
+  at.out_row = static_cast<int>(tile_row - at.frame * t.tiles_y) * kTileRows;
   const Axis down = axis_of(p.height, p.out_height, p.interpolation);
   const Axis across = axis_of(p.width, p.out_width, p.interpolation);
   at.row_begin = window_of(down, at.out_row).begin;
-  at.row_end = window_of(down, smaller(at.out_row + kTileRows, p.out_height) - 1).end;
+  at.row_end = window_of(down, smaller<i64>(at.out_row + kTileRows, p.out_height) - 1).end;
   at.col_begin = window_of(across, at.out_col).begin & ~1;
-  at.col_end = window_of(across, smaller(at.out_col + t.tile_cols, p.out_width) - 1).end;
+  at.col_end = window_of(across, smaller<i64>(at.out_col + t.tile_cols, p.out_width) - 1).end;
   return at;
 }
 
@@ -112,10 +116,10 @@ AIMILLS_HD void begin_tile(const Params& p, const Tiling& t, const Place& at, co
   const Axis down = axis_of(p.height, p.out_height, p.interpolation);
   const Axis across = axis_of(p.width, p.out_width, p.interpolation);
   if (tid < kTileRows) {
-    s.rows[tid] = window_of(down, smaller(at.out_row + tid, p.out_height - 1));
+    s.rows[tid] = window_of(down, smaller<i64>(at.out_row + tid, p.out_height - 1));
   } else if (tid < kTileRows + t.tile_cols) {
     const int c = tid - kTileRows;
-    s.columns[c] = window_of(across, smaller(at.out_col + c, p.out_width - 1));
+    s.columns[c] = window_of(across, smaller<i64>(at.out_col + c, p.out_width - 1));
   }
   for (auto& sum : state.sum) sum[0] = sum[1] = sum[2] = sum[3] = 0.0f;
 }
@@ -136,7 +140,8 @@ AIMILLS_HD u32 packed_rgb(const Color& color, int y, const Chroma& near, const C
                           int far_weight) {
   const int u = near.u * (4 - far_weight) + far.u * far_weight - 2048;
   const int v = near.v * (4 - far_weight) + far.v * far_weight - 2048;
-  const Rgb rgb = to_rgb(color, static_cast<float>(y), static_cast<float>(u), static_cast<float>(v));
+  const Rgb rgb =
+      to_rgb(color, static_cast<float>(y), static_cast<float>(u), static_cast<float>(v));
   return static_cast<u32>(rgb.r) | static_cast<u32>(rgb.g) << 8 | static_cast<u32>(rgb.b) << 16;
 }
 
@@ -192,7 +197,8 @@ AIMILLS_HD void across_phase(const Params& p, const Tiling& t, const Place& at, 
     const int r = tid / kChunkRows, j = at.row + tid % kChunkRows;
     const Window window = s.rows[r];
     const bool inside = j >= window.begin && j < window.end;
-    s.down[tid] = inside ? weight_of(down, smaller(at.out_row + r, p.out_height - 1), j) : 0.0f;
+    s.down[tid] =
+        inside ? weight_of(down, smaller<i64>(at.out_row + r, p.out_height - 1), j) : 0.0f;
   }
   if (tid >= at.rows * t.tile_cols) return;
   const int c = tid % t.tile_cols, row = tid / t.tile_cols;
@@ -240,7 +246,7 @@ AIMILLS_HD void finish_tile(const Params& p, const Tiling& t, const Place& at, i
                             const ThreadState& state) {
   for (int k = 0; k < kOutputsPerThread; ++k) {
     const int i = tid + k * kThreads;
-    const i64 col = at.out_col + i % t.tile_cols, row = at.out_row + i / t.tile_cols;
+    const int col = at.out_col + i % t.tile_cols, row = at.out_row + i / t.tile_cols;
     if (i / t.tile_cols >= kTileRows || col >= p.out_width || row >= p.out_height) continue;
     for (int c = 0; c < 3; ++c) {
       const float level = to_level(state.sum[k][c] / state.sum[k][3]);

@@ -172,8 +172,8 @@ def _sdpa_rejects(p: Problem) -> str | None:
     return None
 
 
-_TINY = dict(B=1, M=16, N=16, H=2, G=1, D=16)
-_LLAMA = dict(B=1, H=32, G=8, D=128, lse=False)  # one layer of Llama-3 8B
+_TINY: dict[str, Any] = dict(B=1, M=16, N=16, H=2, G=1, D=16)
+_LLAMA: dict[str, Any] = dict(B=1, H=32, G=8, D=128, lse=False)  # one layer of Llama-3 8B
 
 CASES = (
     Case("tiny", **_TINY, dtype="f32", tags={"interpret"}),

@@ -27,24 +27,25 @@ class Config:
 def select_config(m: int, n: int, k: int, sm: int, decode: bool, aligned: bool) -> Config:
     """Tiles for [m, k] by [n, k].
 
-    `decode`: fp8 codes go to the tensor cores as float16. `aligned`: rows of both are contiguous and
-    start at multiples of 16 bytes; else codes are loaded one by one, and each needs a register for
-    its address: 128 of them in a thread spilled 2 KiB.
+    `decode`: fp8 codes go to the tensor cores as float16. `aligned`: rows of both are contiguous
+    and start at multiples of 16 bytes; else codes are loaded one by one, and each needs registers
+    for its address: 128 codes in a thread spilled 2 KiB.
     """
-    block_k = 128 if sm in (90, 100, 103) and not decode else 64
+    block_k = 128 if sm // 10 in (9, 10) and not decode else 64
     if m <= 16:
         # One row of tiles that reads b once: many narrow ones, each with much of b in flight.
         block_m, block_n, warps = 16, 32 if _cdiv(n, 32) >= _SMS // 2 else 16, 4
         block_k = (128 if decode or k < 256 else 256) if aligned else 64
     elif not aligned:
         block_m, block_n, block_k, warps = 64, 64, 64, 8
-    elif m <= 64 or _cdiv(m, 128) * _cdiv(n, 128) < _SMS:
+    elif m <= 64 or _cdiv(m, 128) * _cdiv(n, 128) < _SMS or (sm // 10 == 10 and n % 16):
+        # On sm_100 a thread stores whole rows of the tile; 64 unaligned addresses spilled 64 bytes.
         block_m, block_n, warps = 64, 64, 4
     else:
         block_m, block_n, warps = 128, 128, 8
     stage = (block_m + block_n) * block_k
-    decoded = 2 * stage if decode else 0  # float16 copies, where wgmma reads them from shared memory
-    stages = (shared_kib(sm) * 1024 - 4096 - decoded) // stage
+    copies = 2 * stage if decode else 0  # in float16, where wgmma reads them from shared memory
+    stages = (shared_kib(sm) * 1024 - 4096 - copies) // stage
     return Config(block_m, block_n, block_k, warps, max(2, min(4, stages)))
 
 
@@ -55,9 +56,11 @@ class QuantizeConfig:
     num_warps: int
 
 
-def select_quantize_config(k: int, max_block_k: int) -> QuantizeConfig:
-    """Tiles of [rows, k]; rows of up to `max_block_k` elements are held in registers whole."""
-    block_k = min(max(16, _next_power_of_2(k)), max_block_k)
+def select_quantize_config(k: int, by_row: bool) -> QuantizeConfig:
+    """Tiles of [rows, k]; `by_row` holds rows of up to 16384 elements in registers whole."""
+    block_k = max(16, _next_power_of_2(k))
+    if block_k > (16384 if by_row else 4096):
+        return QuantizeConfig(1, 4096, 8 if by_row else 4)
     block_r = max(1, 2048 // block_k)
     return QuantizeConfig(block_r, block_k, min(16, max(4, block_r * block_k // 1024)))
 

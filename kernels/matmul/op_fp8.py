@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
-
 from aimills_kernels._op import Case, Cost, Invalid, Op, Problem, Provider, describe
 from aimills_kernels._tolerance import Judgement, Ratio
+from torch import Tensor
 
 DTYPES = {"f16": torch.float16, "bf16": torch.bfloat16, "f32": torch.float32}
 E4M3 = torch.float8_e4m3fn
+NAN, INF = float("nan"), float("inf")
 
 
 def reference(
@@ -30,7 +31,7 @@ def reference(
 
     The scales are applied to the sums: so operands stay codes, which even tf32 holds exactly.
     """
-    if a.requires_grad or b.requires_grad:
+    if torch.is_grad_enabled() and (a.requires_grad or b.requires_grad):
         raise ValueError(
             "matmul_fp8: a and b are codes, to which no gradient flows; detach them and "
             "differentiate with respect to the scales and the bias"
@@ -63,14 +64,18 @@ def fake(
         if t.dtype != torch.float32:
             raise ValueError(f"matmul_fp8: {name} must be float32, got {describe(t)}")
         if tuple(t.shape) not in ((), (1,), (rows, 1)):
-            raise ValueError(f"matmul_fp8: {name} must be [], [1] or [{rows}, 1], got {describe(t)}")
+            raise ValueError(
+                f"matmul_fp8: {name} must be [], [1] or [{rows}, 1], got {describe(t)}"
+            )
     if bias is not None:
         if bias.dtype not in DTYPES.values():
             raise ValueError(f"matmul_fp8: bias must be bf16, f16 or f32, got {describe(bias)}")
         if tuple(bias.shape) != (N,):
             raise ValueError(f"matmul_fp8: bias must be [{N}], got {describe(bias)}")
     if out_dtype not in DTYPES.values():
-        raise ValueError(f"matmul_fp8: out_dtype must be bf16, f16 or f32, got {describe(out_dtype)}")
+        raise ValueError(
+            f"matmul_fp8: out_dtype must be bf16, f16 or f32, got {describe(out_dtype)}"
+        )
     return a.new_empty((M, N), dtype=out_dtype)
 
 
@@ -79,10 +84,16 @@ def values(
     out_dtype: torch.dtype,
 ) -> None:  # fmt: skip
     for name, scale in (("scale_a", scale_a), ("scale_b", scale_b)):
-        if not bool(scale.isfinite().all()):
+        if scale.numel() and not _ends_are_finite(scale):
             raise ValueError(
                 f"matmul_fp8: {name} must be finite, got NaN or infinity among {describe(scale)}"
             )
+
+
+def _ends_are_finite(t: Tensor) -> bool:
+    """Of all values: aminmax carries a NaN through. 3 to 6 us where isfinite().all() takes 9 to 23."""
+    low, high = t.aminmax()
+    return math.isfinite(low.item()) and math.isfinite(high.item())
 
 
 def inputs(case: Case, generator: torch.Generator) -> dict[str, Any]:
@@ -105,6 +116,7 @@ def inputs(case: Case, generator: torch.Generator) -> dict[str, Any]:
     bias = normal(N) * 8 + torch.arange(N) % 7 if case.get("bias") else None
     if fill == "onehot":
         target = torch.randint(0, K, (M, 1), generator=generator)
+        target[0], target[-1] = K - 1, 0
         a = torch.zeros(M, K).scatter_(1, target, 3.0).to(E4M3)
     elif fill == "magnitudes":
         a = codes(normal(M, K) * 2.0 ** torch.randint(-8, 8, (M, 1), generator=generator))
@@ -135,11 +147,12 @@ def _lay_out(case: Case, name: str, t: Tensor) -> Tensor:
     if layout == "transposed" and t.dim() == 2:
         return t.T.contiguous().T
     if layout == "sliced" and t.dim() == 2:  # rows of a wider tensor, at an odd offset
-        wide = torch.zeros(t.shape[0] * (t.shape[1] + 5) + 3, dtype=t.dtype)[3:]
-        return wide.view(t.shape[0], -1)[:, : t.shape[1]].copy_(t)
+        pitch = t.shape[1] + 5
+        wide = torch.zeros(t.shape[0] * pitch + 3, dtype=t.dtype)[3:]
+        return wide.view(t.shape[0], pitch)[:, : t.shape[1]].copy_(t)
     if layout == "sliced" and t.dim() == 1:
         return t.repeat_interleave(3)[::3]
-    if layout == "expanded" and name in ("a", "scale_b"):  # the same row throughout
+    if layout == "expanded" and name in ("a", "scale_b") and t.dim() == 2:  # one row throughout
         return t[:1].expand(t.shape)
     if layout == "sparse" and name in ("a", "b"):  # row offsets past 2^31 elements
         step = 2**31 // (t.shape[0] - 1) + 64
@@ -162,9 +175,9 @@ def cost(case: Case) -> Cost:
 class Fp8Sum:
     """Ratio; on a GPU with 2^-11 of the largest value more for a float16 output.
 
-    The fp8 tensor cores of sm_89 and sm_90 align 32 products to the largest and keep 13 bits after
-    its leading one (DeepSeek-V3, arXiv:2412.19437, 3.3.2). That is well below what bf16 rounds away,
-    but not below float16's rounding; a float32 output is summed in float32 and gets no allowance.
+    The fp8 tensor cores of Hopper keep about 14 bits of a sum (DeepSeek-V3, arXiv:2412.19437,
+    3.3.2). That is well below what bf16 rounds away, but not below float16's rounding. A float32
+    output is summed in float32 and gets no allowance.
     """
 
     def judge(self, got: Tensor, oracle: Tensor, rounded: Tensor, args: tuple) -> Judgement:
@@ -218,15 +231,17 @@ def _layer_cases() -> tuple[Case, ...]:
     found = []
     for layer, (N, K) in _LAYERS.items():
         for M, kind in ((1, "row"), (16, "row"), (4096, "row"), (4096, "tensor")):
-            small = dict(M=min(M, 64), N=N // 32, K=K // 4)
+            small = dict(M=min(M, 32), N=N // 64, K=K // 8)
             tags = {"bench"} | ({"accept"} if M != 16 else set())
             tags |= {"aot"} if layer == "qkv" and M != 16 and kind == "row" else set()
             name = f"llama3-8b-{layer}-{M}" + ("" if kind == "row" else "-tensor")
-            found.append(Case(name, M=M, N=N, K=K, scale_a=kind, scale_b=kind, cpu=small, tags=tags))
+            found.append(
+                Case(name, M=M, N=N, K=K, scale_a=kind, scale_b=kind, cpu=small, tags=tags)
+            )
     return tuple(found)
 
 
-_ROWS = dict(scale_a="row", scale_b="row")
+_ROWS: dict[str, Any] = dict(scale_a="row", scale_b="row")
 _I = {"interpret"}
 
 CASES = (
@@ -260,12 +275,12 @@ CASES = (
     Case("nan", M=20, N=40, K=70, **_ROWS, fill="nan", bias="bf16", tags=_I),
     Case("deep", M=24, N=40, K=14336, **_ROWS, out="f16"),
     *_layer_cases(),
-    Case("aot-f32-large", M=4096, N=4096, K=4096, out="f32", cpu=dict(M=64, N=64, K=512),
+    Case("aot-f32-large", M=2048, N=2048, K=512, out="f32", cpu=dict(M=64, N=64),
          tags={"aot"}),
-    Case("aot-f32-decode", M=8, N=4096, K=4096, out="f32", cpu=dict(N=64), tags={"aot"}),
+    Case("aot-f32-decode", M=8, N=4096, K=512, out="f32", cpu=dict(N=64), tags={"aot"}),
     Case("aot-f16-bias", M=1024, N=1024, K=1024, bias="f16", out="f16", cpu=dict(M=64, N=64),
          tags={"aot"}),
-    Case("aot-unaligned", M=4096, N=4096, K=1000, bias="bf16", cpu=dict(M=64, N=64), tags={"aot"}),
+    Case("aot-unaligned", M=512, N=512, K=1000, bias="bf16", cpu=dict(M=64, N=64), tags={"aot"}),
     Case("aot-unaligned-decode", M=8, N=4096, K=1000, cpu=dict(N=64), tags={"aot"}),
     Case("aot-transposed", M=512, N=512, K=512, layout="transposed", cpu=dict(M=64, N=64),
          tags={"aot"}),
@@ -303,9 +318,9 @@ ERRORS = (
     Invalid("bias is integer", _with(bias=lambda a: a["bias"].int()), "bias must be bf16"),
     Invalid("out_dtype is fp8", _with(out_dtype=lambda a: E4M3), "out_dtype must be bf16"),
     Invalid("out_dtype is integer", _with(out_dtype=lambda a: torch.int32), "out_dtype must be"),
-    Invalid("scale_a has a nan", _with(scale_a=lambda a: _spoiled(a["scale_a"], float("nan"))),
+    Invalid("scale_a has a nan", _with(scale_a=lambda a: _spoiled(a["scale_a"], NAN)),
             "scale_a must be finite", value=True),
-    Invalid("scale_b has an infinity", _with(scale_b=lambda a: _spoiled(a["scale_b"], float("inf"))),
+    Invalid("scale_b has an infinity", _with(scale_b=lambda a: _spoiled(a["scale_b"], -INF)),
             "scale_b must be finite", value=True),
 )  # fmt: skip
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
-
 from aimills_kernels._op import Case, Cost, Invalid, Op, Problem, Provider, describe
 from aimills_kernels._tolerance import Codes, Ratio
 from aimills_kernels.kernels.matmul.config import MAX_LEADING, leading_dims
+from torch import Tensor
 
 DTYPES = {"f16": torch.float16, "bf16": torch.bfloat16, "f32": torch.float32}
 GRANULARITIES = ("tensor", "row")
@@ -28,7 +27,7 @@ def reference(x: Tensor, granularity: str, dtype: torch.dtype) -> tuple[Tensor, 
     Where x has a NaN or an infinity its scale is not finite and all codes under it are NaN.
     """
     x = x.to(torch.promote_types(x.dtype, torch.float32))
-    shape = x.shape[:-1] + (1,) if granularity == "row" else ()
+    shape = (*x.shape[:-1], 1) if granularity == "row" else ()
     if x.numel():
         amax = x.abs().amax(-1, keepdim=True) if granularity == "row" else x.abs().amax()
     else:
@@ -44,7 +43,9 @@ def fake(x: Tensor, granularity: str, dtype: torch.dtype) -> tuple[Tensor, Tenso
     if x.dtype not in DTYPES.values():
         raise ValueError(f"quantize_fp8: x must be f16, bf16 or f32, got {describe(x)}")
     if granularity not in GRANULARITIES:
-        raise ValueError(f"quantize_fp8: granularity must be 'tensor' or 'row', got {granularity!r}")
+        raise ValueError(
+            f"quantize_fp8: granularity must be 'tensor' or 'row', got {granularity!r}"
+        )
     if dtype == torch.float8_e5m2:
         raise ValueError("quantize_fp8: dtype float8_e5m2 is not there yet, only float8_e4m3fn")
     if dtype != E4M3:
@@ -80,7 +81,8 @@ def inputs(case: Case, generator: torch.Generator) -> dict[str, Any]:
         tiny, huge = torch.finfo(dtype).smallest_normal, torch.finfo(dtype).max
         steps = torch.logspace(0, 1, shape[0], dtype=torch.float64)
         low, high = torch.log2(torch.tensor([tiny, huge], dtype=torch.float64)).tolist()
-        x = x.clamp(-4, 4).double() / 4 * 2.0 ** (low - 4 + (high - low + 4) * (steps - 1) / 9)[:, None]
+        exponents = low - 4 + (high - low + 4) * (steps - 1) / 9
+        x = x.clamp(-4, 4).double() / 4 * 2.0 ** exponents[:, None]
     return {"x": _lay_out(case, x.to(dtype)), "granularity": case.granularity, "dtype": E4M3}
 
 
@@ -89,8 +91,9 @@ def _lay_out(case: Case, x: Tensor) -> Tensor:
     if layout == "transposed":
         return x.mT.contiguous().mT
     if layout == "sliced":  # rows of a wider tensor, at an odd offset
-        wide = torch.zeros(x.numel() // x.shape[-1] * (x.shape[-1] + 5) + 3, dtype=x.dtype)[3:]
-        return wide.view(*x.shape[:-1], -1)[..., : x.shape[-1]].copy_(x)
+        *lead, K = x.shape
+        wide = torch.zeros(_product((*lead, K + 5)) + 3, dtype=x.dtype)[3:]
+        return wide.view(*lead, K + 5)[..., :K].copy_(x)
     if layout == "permuted":  # no two leading dims merge, and the last is strided
         return x.repeat_interleave(2, -1).transpose(0, -2).contiguous().transpose(0, -2)[..., ::2]
     if layout == "sparse":  # rows so far apart that their offsets pass 2^31 elements
@@ -157,6 +160,10 @@ CASES = (
     *_pair("llama3-8b-hidden", (4096, 4096), tags={"bench", "accept", "aot"},
            cpu=dict(shape=(64, 4096))),
     *_pair("llama3-8b-decode", (1, 14336), tags={"bench", "aot"}),
+    *_pair("aot-long-rows", (64, 40007), dtype="f32", layout="sliced", tags={"aot"},
+           cpu=dict(shape=(2, 40007))),
+    *_pair("aot-permuted", (8, 64, 32, 200), dtype="f16", layout="permuted", tags={"aot"},
+           cpu=dict(shape=(2, 3, 4, 200))),
 )  # fmt: skip
 
 

@@ -1,7 +1,7 @@
 """PyTorch's scaled matmul: cuBLASLt or CUTLASS, oneDNN on a CPU.
 
-`torch._scaled_mm` and not `F.scaled_mm`, which runs the same kernels but takes no `out`: the copy of
-its result would cost what writing it costs.
+`torch._scaled_mm` and not `F.scaled_mm`, which runs the same kernels but takes no `out`: copying
+its result would cost twice what writing it costs.
 """
 
 from __future__ import annotations

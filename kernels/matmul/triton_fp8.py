@@ -2,17 +2,16 @@
 
     out = (a * scale_a) @ (b * scale_b).T + bias        a [M, K], b [N, K], e4m3
 
-One program makes one tile of the output; it walks K in blocks, whole ones first, and masks only the
-ragged end. Rows beyond the edge of a tile read row 0 and are not stored. Scales and bias are applied
-to the float32 sum. From sm_89 on the tensor cores take the codes, and each block's sum is added in
-float32 (`promoted_dot`). sm_80 has none for fp8, and their sums are too coarse for a float32 output:
-there codes become float16, exactly, and products are summed in float32 throughout.
+One program makes one tile of the output; it walks K in blocks, whole ones first, and masks only
+the ragged end. Rows beyond the edge of a tile read row 0 and are not stored. Scales and bias are
+applied to the float32 sum. From sm_89 on the tensor cores take the codes, and each block's sum is
+added in float32 (`promoted_dot`). sm_80 has none for fp8, and for a float32 output their sums are
+too coarse: then codes become float16, exactly, and are summed in float32 throughout.
 """
 
 import torch
 import triton
 import triton.language as tl
-
 from aimills_kernels._dispatch import interpreting, sm_of
 from aimills_kernels.kernels.matmul.config import select_config
 from aimills_kernels.kernels.triton_common import decode_e4m3, dot, promoted_dot, round_to, widen
@@ -34,7 +33,7 @@ def _multiply(acc, a_ptrs, b_ptrs, offs_k, left, TAIL: tl.constexpr, DECODE: tl.
         b = tl.load(b_ptrs)
     if DECODE:
         return dot(decode_e4m3(a), decode_e4m3(b), acc)
-    else:
+    else:  # noqa: RET505 (without it Triton would compile both)
         return promoted_dot(a, b, acc, PROMOTE)
 
 
@@ -48,7 +47,7 @@ def _matmul_fp8_kernel(
 ):  # fmt: skip
     tiles_m = tl.cdiv(M, BLOCK_M)
     tiles_n = tl.cdiv(N, BLOCK_N)
-    # Neighbouring programs share tiles of a and b: they go down GROUP_M tiles, then one to the right.
+    # Neighbouring programs share tiles: they go down GROUP_M tiles, then one to the right.
     group = tl.program_id(0) // (GROUP_M * tiles_n)
     within = tl.program_id(0) % (GROUP_M * tiles_n)
     height = tl.minimum(tiles_m - group * GROUP_M, GROUP_M)
@@ -79,11 +78,12 @@ def _matmul_fp8_kernel(
             True, DECODE, PROMOTE,
         )  # fmt: skip
 
-    scale_a = tl.load(scale_a_ptr + rows * stride_sa)
-    scale_b = tl.load(scale_b_ptr + cols * stride_sb)
+    scale_a = tl.load(scale_a_ptr + offs_m * stride_sa, mask=offs_m < M, other=0.0)
+    scale_b = tl.load(scale_b_ptr + offs_n * stride_sb, mask=offs_n < N, other=0.0)
     out = acc * scale_a[:, None] * scale_b[None, :]
     if BIAS:
-        out += widen(tl.load(bias_ptr + cols * stride_bias))[None, :]
+        bias = tl.load(bias_ptr + offs_n * stride_bias, mask=offs_n < N, other=0.0)
+        out += widen(bias)[None, :]
     tl.store(
         out_ptr + offs_m[:, None] * N + offs_n[None, :],
         round_to(out, out_ptr.dtype.element_ty),

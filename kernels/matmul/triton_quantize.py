@@ -3,16 +3,15 @@
     scale = max|x| / 448, of each row or of the tensor        x_q = e4m3(x / scale)
 
 A tile holds BLOCK_R rows; a row of up to BLOCK_K elements is read once, a longer one twice. The
-largest magnitude is taken over the bits as integers: for values without their sign that is the same
-order, and NaN stands above infinity, so it wins. For one scale of the whole tensor the tiles' maxima
-meet in the output `scale` by an atomic maximum, whose result does not depend on the order; then every
-tile is quantised by it, and a last program turns the maximum into the scale.
+largest magnitude is taken over the bits as integers: without the sign they have the order of the
+values, and NaN stands above infinity, so it wins. For one scale of the whole tensor the tiles'
+maxima meet in the output `scale` by an atomic maximum, whose result does not depend on the order;
+then every tile is quantised by it, and a last program turns the maximum into the scale.
 """
 
 import torch
 import triton
 import triton.language as tl
-
 from aimills_kernels._dispatch import interpreting, sm_of
 from aimills_kernels.kernels.matmul.config import (
     MAX_LEADING,
@@ -108,9 +107,7 @@ def _tensor_max_kernel(
     amax_ptr, x_ptr, rows, K, n1, n2, stride_0, stride_1, stride_2, stride_k,
     BLOCK_R: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    at, _, mask = _tile(
-        rows, K, n1, n2, stride_0, stride_1, stride_2, stride_k, BLOCK_R, BLOCK_K
-    )
+    at, _, mask = _tile(rows, K, n1, n2, stride_0, stride_1, stride_2, stride_k, BLOCK_R, BLOCK_K)
     bits = _magnitude_bits(tl.load(x_ptr + at, mask=mask, other=0.0))
     tl.atomic_max(amax_ptr, tl.max(tl.max(bits, 1), 0), sem="relaxed")
 
@@ -152,14 +149,14 @@ def launch(
     rows = x.numel() // K
     layout = (rows, K, *sizes[1:], *strides, x.stride(-1))
     if granularity == "row":
-        config = select_quantize_config(K, 16384)
+        config = select_quantize_config(K, by_row=True)
         _quantize_rows_kernel[(triton.cdiv(rows, config.block_r),)](
             codes, scale, x, *layout,
             BLOCK_R=config.block_r, BLOCK_K=config.block_k, ONE_PASS=config.block_k >= K,
             ENCODE=encode, num_warps=config.num_warps,
         )  # fmt: skip
         return
-    config = select_quantize_config(K, 4096)
+    config = select_quantize_config(K, by_row=False)
     grid = (triton.cdiv(rows, config.block_r) * triton.cdiv(K, config.block_k),)
     blocks = dict(BLOCK_R=config.block_r, BLOCK_K=config.block_k, num_warps=config.num_warps)
     amax = scale.view(torch.int32)

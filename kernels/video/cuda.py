@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 from aimills_kernels.kernels.video.problem import extension, extension_error, fields
 
 
-@lru_cache(maxsize=None)
+@cache
 def missing(sm: int | None) -> str | None:
     """Why the extension can't run on this compute capability; None where it can."""
     if error := extension_error():

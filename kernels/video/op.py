@@ -53,7 +53,13 @@ def reference(
 
 
 def rgb_levels(
-    y: Tensor, uv: Tensor, space: str, range_: str, location: str, upsampling: str, wide: torch.dtype
+    y: Tensor,
+    uv: Tensor,
+    space: str,
+    range_: str,
+    location: str,
+    upsampling: str,
+    wide: torch.dtype,
 ) -> Tensor:
     """[F, 3, H, W], whole levels 0..255."""
     kr, kb = _KR_KB[space]
@@ -165,7 +171,10 @@ def _check_planes(planes: list[Tensor]) -> None:
     if len(planes) != 2:
         raise _error(f"planes must be the two planes of NV12, (y, uv), got {len(planes)}")
     y, uv = planes
-    for name, plane, dims in (("y", y, "[frames, height, width]"), ("uv", uv, "[frames, rows, cols, 2]")):
+    for name, plane, dims in (
+        ("y", y, "[frames, height, width]"),
+        ("uv", uv, "[frames, rows, cols, 2]"),
+    ):
         if plane.dim() != dims.count(",") + 1:
             raise _error(f"the {name} plane must be {dims}, got {describe(plane)}")
         if plane.dtype != torch.uint8:
@@ -198,7 +207,15 @@ def inputs(case: Case, generator: torch.Generator) -> dict[str, Any]:
     if fill == "impulses":
         ramp = torch.arange(H).view(1, H, 1) + 2 * torch.arange(W) + y[:, :1, :1]
         y, uv = (16 + ramp // 8 % 64).to(torch.uint8), 120 + uv % 16
-        for row, col in ((0, 0), (0, -1), (-1, 0), (-1, -1), (H // 2, 0), (0, W // 2), (H // 2, W // 2)):
+        for row, col in (
+            (0, 0),
+            (0, -1),
+            (-1, 0),
+            (-1, -1),
+            (H // 2, 0),
+            (0, W // 2),
+            (H // 2, W // 2),
+        ):
             y[:, row, col] = 255
     if fill == "rows":
         y = y[:, :, :1].expand(F, H, W).clone()
@@ -302,8 +319,8 @@ CASES = (
     Case("one-pixel", F=2, H=1, W=1, h=1, w=1, dtype="f32"),
     Case("one-pixel-up", F=1, H=1, W=1, h=9, w=5),
     Case("to-one-pixel", F=1, H=61, W=131, h=1, w=1, dtype="f32"),
-    Case("odd", F=2, H=67, W=131, h=23, w=45, dtype="f32"),
-    Case("odd-bilinear", F=2, H=67, W=131, h=23, w=45, interpolation="bilinear", dtype="f16"),
+    Case("ragged", F=2, H=67, W=131, h=23, w=45, dtype="f32"),
+    Case("ragged-bilinear", F=2, H=67, W=131, h=23, w=45, interpolation="bilinear", dtype="f16"),
     Case("empty", F=0, H=12, W=20, h=5, w=7),
     Case("identity", F=1, H=33, W=71, h=33, w=71, dtype="f32"),
     Case("upscale", F=1, H=19, W=37, h=50, w=111, dtype="f32"),
@@ -344,15 +361,21 @@ def _planes(change: Any) -> Any:
 ERRORS = (
     Invalid("one plane", _planes(lambda y, uv: [y]), "two planes of NV12"),
     Invalid("y of two dims", _planes(lambda y, uv: [y[0], uv]), r"y plane must be \[frames"),
-    Invalid("uv of three dims", _planes(lambda y, uv: [y, uv[..., 0]]), r"uv plane must be \[frames"),
+    Invalid(
+        "uv of three dims", _planes(lambda y, uv: [y, uv[..., 0]]), r"uv plane must be \[frames"
+    ),
     Invalid("float planes", _planes(lambda y, uv: [y.float(), uv]), "y plane must be uint8"),
     Invalid("uv of wrong size", _planes(lambda y, uv: [y, uv[:, 1:]]), "uv plane must be"),
     Invalid("no rows", _planes(lambda y, uv: [y[:, :0], uv[:, :0]]), "must have sides"),
     Invalid("zero height", _with(height=0), "height must be 1 to"),
     Invalid("negative width", _with(width=-3), "width must be 1 to"),
-    Invalid("unknown colour space", _with(color_space="bt2020"), "color_space must be bt601 or bt709"),
+    Invalid(
+        "unknown colour space", _with(color_space="bt2020"), "color_space must be bt601 or bt709"
+    ),
     Invalid("unknown range", _with(color_range="tv"), "color_range must be limited or full"),
-    Invalid("unknown siting", _with(chroma_location="top"), "chroma_location must be left or center"),
+    Invalid(
+        "unknown siting", _with(chroma_location="top"), "chroma_location must be left or center"
+    ),
     Invalid("unknown upsampling", _with(chroma_upsampling="cubic"), "chroma_upsampling must be"),
     Invalid("unknown filter", _with(interpolation="lanczos"), "interpolation must be bilinear or"),
     Invalid("no antialias", _with(antialias=False), "antialias must be True"),
@@ -384,7 +407,9 @@ PROVIDERS = (
         "nvrtc", "aimills_kernels.kernels.video.nvrtc:launch", rejects=_nvrtc_rejects,
         needs=("cupy",), sources=_CSRC,
     ),
-    Provider("cpu", "aimills_kernels.kernels.video.cpu:launch", devices=("cpu",), rejects=_cpu_rejects),
+    Provider(
+        "cpu", "aimills_kernels.kernels.video.cpu:launch", devices=("cpu",), rejects=_cpu_rejects
+    ),
 )  # fmt: skip
 
 video_to_tensor = Op(

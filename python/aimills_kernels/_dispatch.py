@@ -42,16 +42,28 @@ class Choice:
 class Plan:
     """A checked problem: the provider's launch and how to allocate its outputs."""
 
-    __slots__ = ("cuda_index", "device", "launch", "outs", "provider")
+    __slots__ = ("cuda_index", "device", "launch", "outs", "provider", "templates")
 
     def __init__(self, provider: Provider, launch: Any, outs: tuple[Tensor, ...]):
         self.provider, self.launch, self.device = provider, launch, outs[0].device
         self.cuda_index = self.device.index if self.device.type == "cuda" else None
         self.outs = tuple((tuple(o.shape), o.dtype) for o in outs)
+        self.templates = tuple(_template(o) for o in outs)
 
     def allocate(self, skip: int = 0) -> tuple[Tensor, ...]:
         """Fresh outputs, without the first `skip`."""
-        return tuple([torch.empty(s, dtype=d, device=self.device) for s, d in self.outs[skip:]])
+        return tuple([torch.empty_like(t) for t in self.templates[skip:]])
+
+
+def _template(out: Tensor) -> Tensor:
+    """What `empty_like` makes a contiguous output from, in 1.4 us where `empty` takes 2.4.
+
+    One expanded element, so that a plan holds no memory. With one element at most, `empty_like`
+    would keep the strides of 0.
+    """
+    if out.numel() <= 1:
+        return torch.empty(out.shape, dtype=out.dtype, device=out.device)
+    return torch.empty((), dtype=out.dtype, device=out.device).expand(out.shape)
 
 
 # ---- the call

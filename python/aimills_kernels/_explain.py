@@ -40,7 +40,8 @@ def explain(op: str | Callable[..., Any], *args: Any, **kwargs: Any) -> Explanat
     """Say which provider a call would take, and why each of the others would not serve.
 
     `op` is an op's name or its public function; the arguments are those of the public function.
-    Nothing is computed, so meta tensors do. ValueError for a call that the op would refuse.
+    Nothing is computed, so meta tensors do; they stand for a GPU's where there is one, else for a
+    CPU's. ValueError for a call that the op would refuse.
     """
     name = op if isinstance(op, str) else op.__name__
     declared = get_op(name)
@@ -49,7 +50,7 @@ def explain(op: str | Callable[..., Any], *args: Any, **kwargs: Any) -> Explanat
 
 def explain_flat(op: Op, args: tuple, device: torch.device | None = None) -> Explanation:
     """`explain` for flat arguments; `device` stands in for that of meta tensors."""
-    device = device or _dispatch.one_device(op, args)
+    device = device or _stand_in(_dispatch.one_device(op, args))
     op.fake(*args)
     problem = Problem(op, args, device.type, _dispatch.sm_of(device))
     forced = _dispatch.forced_provider(op.name)
@@ -67,6 +68,14 @@ def explain_flat(op: Op, args: tuple, device: torch.device | None = None) -> Exp
     text = ", ".join(f"{p}={describe(a)}" for p, a in zip(op.params, args, strict=True))
     place = device.type if problem.sm is None else f"{device.type} sm_{problem.sm}"
     return Explanation(op.name, text, place, tuple(rows))
+
+
+def _stand_in(device: torch.device) -> torch.device:
+    """Meta tensors stand for those of a GPU where there is one or one is assumed, else of a CPU."""
+    if device.type != "meta":
+        return device
+    gpu = torch.cuda.is_available() or _dispatch.sm_of(torch.device("cpu")) is not None
+    return torch.device("cuda" if gpu else "cpu")
 
 
 def _why(chosen: bool, forced: bool) -> str:

@@ -18,8 +18,9 @@ from aimills_kernels._op import Op, address_range, as_tuple, describe, tensors_o
 from aimills_kernels.kernels.attention.op import attention
 from aimills_kernels.kernels.matmul.op_fp8 import matmul_fp8
 from aimills_kernels.kernels.matmul.op_quantize import quantize_fp8
+from aimills_kernels.kernels.video.op import video_to_tensor
 
-OPS: tuple[Op, ...] = (attention, matmul_fp8, quantize_fp8)
+OPS: tuple[Op, ...] = (attention, matmul_fp8, quantize_fp8, video_to_tensor)
 
 
 def get_op(name: str) -> Op:
@@ -121,8 +122,11 @@ def _autograd_kernel(op: Op, overload: Any) -> Any:
     function = _reference_function(op, overload) if op.backward == "reference" else None
 
     def kernel(*args: Any) -> Any:
-        wants = function is not None and torch.is_grad_enabled()
-        if wants and any(t.requires_grad for t in tensors_of(args)):
+        if (
+            function is not None
+            and torch.is_grad_enabled()
+            and any(t.requires_grad for t in tensors_of(args))
+        ):
             return function.apply(*args)
         with torch._C._AutoDispatchBelowAutograd():
             return overload(*args)

@@ -187,7 +187,12 @@ def _bytes(t: Tensor) -> Tensor:
 
 
 def _same_bits(a: Tensor, b: Tensor) -> bool:
-    return torch.equal(_bytes(a.contiguous().view(-1)), _bytes(b.contiguous().view(-1)))
+    return torch.equal(_bytes(_flat(a)), _bytes(_flat(b)))
+
+
+def _flat(t: Tensor) -> Tensor:
+    """All elements in a row, with stride 1 even where a single one came with another."""
+    return t.contiguous().as_strided((t.numel(),), (1,))
 
 
 def _shape(t: Tensor) -> str:

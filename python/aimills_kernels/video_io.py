@@ -27,8 +27,8 @@ class VideoError(ValueError):
 
 @dataclass(frozen=True)
 class Frame:
-    """One decoded frame as NV12: y [H, W], with the decoder's own line pitch and memory; uv
-    [ceil(H/2), ceil(W/2), 2], interleaved, with the chroma's pitch kept. `source` is PyAV's frame."""
+    """One decoded frame as NV12: y [H, W] in the decoder's own memory and with its line pitch; uv
+    [ceil(H/2), ceil(W/2), 2], interleaved, with the pitch kept. `source` is PyAV's frame."""
 
     y: Tensor
     uv: Tensor

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ from aimills_kernels.accept._html import Html, el, join
 
 Row = dict[str, Any]
 _TOP = 1.25  # share of the tolerance at the right edge of the strip
+_CUT = 8  # a bar longer than this many times the shortest is cut off
 _HEIGHT = 20
 
 
@@ -19,7 +21,10 @@ def time_text(us: float) -> str:
 
 
 def percent(share: float | None) -> str:
-    return "–" if share is None else f"{share:.0%}".replace("%", " %")
+    """Rounded towards 0, so that 100 % is said only of 100 %."""
+    if share is None:
+        return "–"
+    return "< 1 %" if 0 < share < 0.01 else f"{math.floor(100 * share + 1e-9)} %"
 
 
 def _at(share: float) -> str:
@@ -59,7 +64,7 @@ def kind(row: Row) -> str:
 
 
 def times(rows: Sequence[Row]) -> Html:
-    """A group of bars for each case, each with its own scale."""
+    """A group of bars for each case, each with its own scale; what is far slower is cut off."""
     groups: dict[tuple[str, str, str], list[Row]] = {}
     for row in rows:
         if row["median_us"] is not None:
@@ -70,40 +75,47 @@ def times(rows: Sequence[Row]) -> Html:
 def _time_group(op: str, case: str, rows: list[Row]) -> Html:
     rows = sorted(rows, key=lambda r: r["median_us"])
     most = 1.02 * max(r["q3_us"] for r in rows)
+    scale = min(most, _CUT * rows[0]["median_us"])
     head = el("h4", op, el("small", f"{case}  ·  {dims_text(rows[0]['dims'])}"))
-    return el("div", head, *[_time_row(r, most, rows) for r in rows], cls="group")
+    return el("div", head, *[_time_row(r, scale, rows) for r in rows], cls="group")
 
 
-def _time_row(row: Row, most: float, rows: list[Row]) -> Html:
-    median, low, high = (row[k] / most for k in ("median_us", "q1_us", "q3_us"))
+def _time_row(row: Row, scale: float, rows: list[Row]) -> Html:
+    median, low, high = (row[k] / scale for k in ("median_us", "q1_us", "q3_us"))
     label = f"{row['provider']}: median {time_text(row['median_us'])}"
     label += f", quartiles {time_text(row['q1_us'])} to {time_text(row['q3_us'])}, n = {row['n']}"
-    picture = _svg(
-        label,
-        el("rect", x="0", y=4, width=_at(median), height=_HEIGHT - 8, cls=f"bar {kind(row)}"),
-        el("line", x1=_at(low), x2=_at(high), y1="50%", y2="50%", cls="whisker"),
-        _line(_at(low), "whisker", "32%", "68%"),
-        _line(_at(high), "whisker", "32%", "68%"),
+    bar = el("rect", x="0", y=4, width=_at(median), height=_HEIGHT - 8, cls=f"bar {kind(row)}")
+    if median > 1:
+        gap = el("line", x1="97%", x2="97.8%", y1="92%", y2="8%", cls="cut")
+        picture = _svg(label, bar, gap)
+    else:
+        picture = _svg(
+            label,
+            bar,
+            el("line", x1=_at(low), x2=_at(high), y1="50%", y2="50%", cls="whisker"),
+            *[_line(_at(end), "whisker", "32%", "68%") for end in (low, high) if end <= 1],
+        )
+    return _row(
+        row["provider"], picture, time_text(row["median_us"]), _against(row, rows), kind(row)
     )
-    return _row(row["provider"], picture, time_text(row["median_us"]), _against(row, rows), kind(row))
 
 
 def _against(row: Row, rows: list[Row]) -> Html | str:
-    """Ours against the fastest peer that is as exact; a peer that is less exact says so."""
+    """Ours against the fastest peer; a peer that is less exact says so, and counts all the same."""
     if row["peer"]:
         return "" if row["validated"] else "less exact"
     best = fastest_peer(row, rows)
     if best is None:
         return ""
     ratio = best / row["median_us"]
-    return el("b", f"× {ratio:.2f}" if ratio < 100 else f"× {ratio:.0f}")
+    return el("b", f"× {ratio:.3g}")
 
 
 def fastest_peer(row: Row, rows: Sequence[Row]) -> float | None:
     same = [
         r["median_us"]
         for r in rows
-        if r["peer"] and r["validated"] and r["median_us"]
+        if r["peer"] and r["median_us"]
         and all(r[k] == row[k] for k in ("op", "case", "device"))
     ]  # fmt: skip
     return min(same, default=None)
@@ -124,7 +136,7 @@ def roofline(rows: Sequence[Row]) -> Html:
     made = []
     for (_, op), found in groups.items():
         head = el("h4", op)
-        made.append(el("div", head, *[_roof_row(r) for r in found], cls="group"))
+        made.append(el("div", head, *[_roof_row(r) for r in found], cls="group long"))
     return join(made)
 
 
@@ -162,7 +174,7 @@ def _strip(provider: str, checks: list[Row]) -> Html:
     wrong = sum(c["status"] == "wrong" for c in checks)
     colour = "own" if checks[0]["own"] else "reference" if provider == "reference" else "peer"
     picture = _svg(
-        f"{provider}: {len(checks)} checks, {percent(max(used, default=None))} of a tolerance at most",
+        f"{provider}: {len(checks)} checks, {percent(max(used, default=None))} at most",
         el("line", x1="0", x2="100%", y1="50%", y2="50%", cls="grid"),
         _line(_at(1 / _TOP), "limit"),
         *[_dot(c, colour) for c in sorted(checks, key=lambda c: c["status"] == "wrong")],

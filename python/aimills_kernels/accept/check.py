@@ -25,8 +25,12 @@ def on_device(device: torch.device) -> contextlib.AbstractContextManager[Any]:
 
 def check(op: Op, case: Case, provider: Provider, device: torch.device, seed: int) -> Validation:
     """`validate` on this device. A device that is out of memory checked nothing: not run."""
-    with on_device(device):
-        result = validate(op, case, provider, device=device, seed=seed)
+    try:
+        with on_device(device):
+            result = validate(op, case, provider, device=device, seed=seed)
+    except Exception as error:  # a compiler's own kind of exception, for one
+        result = Validation(op.name, case.name, provider.name, str(device), seed)
+        result.failures.append(f"{type(error).__name__}: {error}")
     if result.failures and all(f.startswith(_MEMORY) for f in result.failures):
         result.skipped, result.failures = NO_MEMORY, []
         result.judgements.clear()
@@ -74,7 +78,9 @@ def finite(value: float) -> float | None:
 
 
 def dims(case: Case) -> dict[str, Any]:
-    return {k: v if isinstance(v, (bool, int, float, str)) else str(v) for k, v in case.dims.items()}
+    return {
+        k: v if isinstance(v, (bool, int, float, str)) else str(v) for k, v in case.dims.items()
+    }
 
 
 def missing_package(provider: Provider) -> str | None:

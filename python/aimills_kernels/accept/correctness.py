@@ -28,8 +28,8 @@ def run(session: Session) -> str:
         (op, case, provider, device)
         for device in settings.devices
         for op in settings.ops
-        for provider in op.all_providers
         for case in cases_of(op)
+        for provider in op.all_providers
     ]
     first = len(session.checks)
     with session.progress("correctness", len(todo)) as step:
@@ -46,8 +46,13 @@ def run(session: Session) -> str:
 def _one(session: Session, op: Op, case: Case, provider: Provider, device: torch.device) -> None:
     settings = session.settings
     if settings.leaves_out(op, case.name, provider):
-        what = f"{op.name} {provider.name}"
-        session.skip(NotRun("", what, "excluded by name", str(device)))
+        whole = op.name in settings.exclude
+        session.exclude(op.name if whole else f"{op.name} {provider.name}", str(device))
+        return
+    if provider.name == "reference" and "accept" in case.tags:
+        what = f"{op.name} reference"
+        session.skip(NotRun("", what, "large; it is the measure there, not what is measured",
+                            str(device)))  # fmt: skip
         return
     result = _check.check(op, case, provider, device, settings.seed)
     session.checks.append(_check.row(op, case.on(device.type), provider, result))
@@ -57,7 +62,13 @@ def _note_what_did_not_run(session: Session, op: Op, device: torch.device, rows:
     """Skipped checks by reason. Gaps are: a kernel of ours whose package is missing, a check for
     which memory was short, and an op of which nothing of ours ran."""
     here = [r for r in rows if r["op"] == op.name and r["device"] == str(device)]
-    due = {p.name: p for p in op.providers if not p.vendor and device.type in p.devices}
+    due = {
+        p.name: p
+        for p in op.providers
+        if not p.vendor
+        and device.type in p.devices
+        and not session.settings.leaves_out(op, provider=p)
+    }
     gaps, reasons = 0, Counter((r["provider"], r["skipped"]) for r in here if r["skipped"])
     for (name, reason), count in reasons.items():
         package = missing_package(due[name]) if name in due else None
@@ -73,4 +84,4 @@ def _note_what_did_not_run(session: Session, op: Op, device: torch.device, rows:
         why = {r["provider"]: r["skipped"] for r in here if r["provider"] in due}
         reason = "; ".join(f"{name}: {said}" for name, said in why.items())
         what = f"{op.name}: a kernel of ours"
-        session.skip(NotRun(op.name, what, reason or "all are excluded", str(device), gap=True))
+        session.skip(NotRun(op.name, what, reason, str(device), gap=True))

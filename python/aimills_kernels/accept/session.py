@@ -56,6 +56,10 @@ def names_to_exclude(ops: Iterable[Op]) -> list[str]:
     return list(dict.fromkeys(found))
 
 
+class Excluded(Exception):
+    """Raised by a stage that the user left out."""
+
+
 @dataclass
 class NotRun:
     """Something that did not run. `gap`: acceptance needs it, so the verdict is incomplete; `name`
@@ -103,6 +107,8 @@ class Session:
                 stage.status = WRONG
             elif len(self.gaps) > gaps:
                 stage.status = NOT_RUN
+        except Excluded:
+            stage.status, stage.summary = EXCLUDED, "excluded by name"
         except Exception as error:
             stage.status, stage.failure = FAILED, sentence(error)
             if os.environ.get("AIMILLS_DEBUG") == "1":
@@ -114,6 +120,10 @@ class Session:
     @property
     def gaps(self) -> list[NotRun]:
         return [n for n in self.not_run if n.gap]
+
+    def exclude(self, what: str, device: str = "all") -> None:
+        """Count what was left out by name."""
+        self.skip(NotRun("", what, "excluded by name", device))
 
     def skip(self, entry: NotRun) -> None:
         """Add to what did not run; equal entries are counted as one."""

@@ -22,7 +22,9 @@ def status(text: str) -> Html:
 def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], cls: str = "") -> Html:
     """A column whose name starts with `>` holds numbers and is set flush right."""
     classes = ["num" if c[:1] == ">" else None for c in columns]
-    head = el("tr", *[el("th", c.lstrip(">"), cls=k) for c, k in zip(columns, classes, strict=True)])
+    head = el(
+        "tr", *[el("th", c.lstrip(">"), cls=k) for c, k in zip(columns, classes, strict=True)]
+    )
     body = [
         el("tr", *[el("td", cell, cls=k) for cell, k in zip(row, classes, strict=True)])
         for row in rows
@@ -42,7 +44,13 @@ def stages(data: dict[str, Any]) -> Html:
 def not_run(data: dict[str, Any]) -> Html:
     entries = sorted(data["not_run"], key=lambda n: (not n["gap"], n["what"]))
     rows = [
-        (n["what"], n["device"], str(n["count"]), status("not run") if n["gap"] else "", n["reason"])
+        (
+            n["what"],
+            n["device"],
+            str(n["count"]),
+            status("not run") if n["gap"] else "",
+            n["reason"],
+        )
         for n in entries
     ]
     return table(("what", "device", ">times", "a gap", "why"), rows, "wide-last")
@@ -58,7 +66,9 @@ def checks(data: dict[str, Any]) -> Html:
         head = el("summary", el("b", op), f"  {text}")
         columns = ("case", "provider", "device", "outcome", ">tolerance used", "figures")
         rows = [_check(c) for c in sorted(mine, key=lambda c: c["status"] != "wrong")]
-        made.append(el("details", head, table(columns, rows, "wide-last"), open="" if wrong else None))
+        made.append(
+            el("details", head, table(columns, rows, "wide-last"), open="" if wrong else None)
+        )
     return join(made)
 
 

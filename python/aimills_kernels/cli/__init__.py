@@ -1,8 +1,8 @@
 """The command line: `aimills-kernels`, also `python -m aimills_kernels`.
 
-Exit codes: 0 all is well, 1 something is wrong, 2 something did not run, 3 wrong use, 130 interrupted.
-A user sees one sentence and no traceback; AIMILLS_DEBUG=1 shows the traceback too. The parser
-imports neither torch nor rich.
+Exit codes: 0 all is well, 1 something is wrong, 2 something did not run, 3 wrong use, 130 stopped
+by Ctrl-C. A user sees one sentence and no traceback; AIMILLS_DEBUG=1 shows the traceback too. The
+parser imports neither torch nor rich.
 """
 
 from __future__ import annotations

@@ -46,7 +46,9 @@ def _known(kind: str, names: list[str], known: set[str], chosen: Sequence[Op]) -
     for name in names:
         if name not in known:
             of = ", ".join(op.name for op in chosen)
-            raise UsageError(f"unknown {kind} {name!r}; of {of} there are: {', '.join(sorted(known))}")
+            raise UsageError(
+                f"unknown {kind} {name!r}; of {of} there are: {', '.join(sorted(known))}"
+            )
 
 
 def devices(text: str) -> tuple[torch.device, ...]:
@@ -69,7 +71,9 @@ def devices(text: str) -> tuple[torch.device, ...]:
     if not index:
         return tuple(torch.device("cuda", i) for i in range(count))
     if int(index) >= count:
-        raise UsageError(f"there is no device {text!r}; the GPUs here are cuda:0 to cuda:{count - 1}")
+        raise UsageError(
+            f"there is no device {text!r}; the GPUs here are cuda:0 to cuda:{count - 1}"
+        )
     return (torch.device("cuda", int(index)),)
 
 

@@ -113,7 +113,7 @@ def _accept(commands: Any) -> None:
         "--exclude",
         metavar="NAME,...",
         default="",
-        help="leave these out: video-decode, bench, an op, <op>/<case>, <op>/<provider> or a package",
+        help="leave out: video-decode, bench, an op, <op>/<case>, <op>/<provider>, a package",
     )
     made.add_argument("--no-bench", action="store_true", help="the same as --exclude bench")
     made.add_argument("--video", metavar="FILE", help="use this clip, not one that is made here")

@@ -71,7 +71,9 @@ def _plain_table(title: str, columns: Sequence[str], rows: list[list[str]]) -> N
     if title:
         print(title)
     for row in [heads, ["-" * w for w in widths], *rows]:
-        cells = [c.rjust(w) if r else c.ljust(w) for c, w, r in zip(row, widths, right, strict=True)]
+        cells = [
+            c.rjust(w) if r else c.ljust(w) for c, w, r in zip(row, widths, right, strict=True)
+        ]
         print("  ".join(cells).rstrip())
 
 

@@ -11,7 +11,7 @@ from aimills_kernels.accept.session import BENCH, Settings, Stage, names_to_excl
 from aimills_kernels.cli import _choose, _ui
 from aimills_kernels.cli._errors import UsageError
 
-_CPU_BUDGET_S = 45.0
+_CPU_BUDGET_S = 60.0
 _GPU_BUDGET_S = 120.0
 _SHOWN = 12  # reasons in the terminal; the report has all
 

@@ -56,7 +56,8 @@ def parse_shape(op: Op, text: str) -> tuple[Case, list[str]]:
     """A case from "B=1,M=128,...", and the names of what it leaves to the op's cases."""
     known = {k: v for c in reversed(op.cases) for k, v in c.dims.items()}
     needed = [k for k in op.cases[0].dims if all(k in c.dims for c in op.cases)]
-    help_ = f"{op.name} takes {', '.join(needed)}, and if wanted {', '.join(sorted({*known} - {*needed}))}"
+    more = ", ".join(sorted({*known} - {*needed}))
+    help_ = f"{op.name} takes {', '.join(needed)}, and if wanted {more}"
     dims: dict[str, Any] = {}
     for item in _choose.split(text):
         name, equals, value = (part.strip() for part in item.partition("="))
@@ -92,7 +93,9 @@ def _value(name: str, text: str, like: Any) -> Any:
         parts = text.lower().split("x")
         if len(parts) == len(like) and all(p.isdecimal() for p in parts):
             return tuple(int(p) for p in parts)
-        raise UsageError(f"--shape: {name} should be {len(like)} numbers like 224x224, got {text!r}")
+        raise UsageError(
+            f"--shape: {name} should be {len(like)} numbers like 224x224, got {text!r}"
+        )
     return text
 
 

@@ -140,7 +140,9 @@ def _by_capability(
         wrong = [r for r in ran if not r.ok]
         if wrong:
             # Without the key's fields it never counts, and it takes the place of an older one.
-            found.append({"op": op.name, "provider": provider.name, "sm": sm, "wrong": str(wrong[0])})
+            found.append(
+                {"op": op.name, "provider": provider.name, "sm": sm, "wrong": str(wrong[0])}
+            )
         elif ran:
             facts = {
                 "created": datetime.now(UTC).isoformat(timespec="seconds"),

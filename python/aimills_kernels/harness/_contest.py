@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from aimills_kernels import _dispatch, _validate
-from aimills_kernels._op import Case, Op, Provider, as_tuple, map_tensors, span
+from aimills_kernels._op import Case, Op, Provider, as_tuple, map_tensors, span, tensors_of
 from aimills_kernels.harness.env import ROOT, first_line
 
 _MAX_SETS = 6
@@ -33,7 +33,7 @@ class Stage:
     def __init__(self, op: Op, case: Case, device: torch.device, seed: int, cache_bytes: int):
         self.op, self.case, self.device, self.seed = op, case, device, seed
         first = self._make(0)
-        size = sum(span(t) * t.element_size() for t in _validate._tensors(first))
+        size = sum(span(t) * t.element_size() for t in tensors_of(first))
         self.sets = [first, *(self._make(i) for i in range(1, _sets(size, cache_bytes, device)))]
         self.fresh = self._make(_MAX_SETS)
         self._expected: dict[int, Expected] = {}
@@ -120,9 +120,7 @@ class Contestant:
         used, wrong = self._judged("the last timed output", self.current)
         wrong += self._changed_inputs()
         args = self.sets[self.current]
-        for old, new in zip(
-            _validate._tensors(args), _validate._tensors(self.stage.fresh), strict=True
-        ):
+        for old, new in zip(tensors_of(args), tensors_of(self.stage.fresh), strict=True):
             _validate._overwrite(old, new)
         self.poison()
         self()
@@ -137,7 +135,7 @@ class Contestant:
 
     def _changed_inputs(self) -> list[str]:
         for mine, pristine in zip(self.sets, self.stage.sets, strict=True):
-            for a, b in zip(_validate._tensors(mine), _validate._tensors(pristine), strict=True):
+            for a, b in zip(tensors_of(mine), tensors_of(pristine), strict=True):
                 if not _validate._same_bits(a, b):
                     return [f"an input was written to while timing ({_validate._shape(a)})"]
         return []

@@ -66,21 +66,43 @@ def run(
     seed: int = 0,
     peers: bool = True,
     peers_folder: Path | None = None,
+    measured: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Validate and time, and return the record.
 
     Named `cases` are taken whatever their tags, else those with `tag`. Each case gets an equal
-    part of what is left of `budget_s`; a case that finds nothing left is a row with `skipped`.
+    part of what is left of `budget_s`; a case that finds nothing left is a row with `skipped`. The
+    ceilings come first and take some 2 s more, unless `measured` hands over those that this
+    process measured before.
     `progress(label, done, total)` is called before each step and once at the end. Raises
     ValueError for an unknown op, case or provider.
     """
-    begin = time.monotonic()
     todo = _todo(ops, cases, providers, tag)
     place = _device(device)
-    state = _start(place, todo, budget_s, begin, progress, seed, providers, peers, peers_folder)
-    with _on(place):
-        for index, (op, case) in enumerate(todo):
+    progress = progress or (lambda *_: None)
+    steps = 1 + 2 * len(todo)
+    progress("ceilings of this device", 0, steps)
+    with on_device(place):
+        timer = timer_for(place)
+        where = _rows.Place(str(place), measured or ceilings.measure(place), timer.cache_bytes)
+    state = _Run(
+        where,
+        timer,
+        place,
+        seed,
+        time.monotonic() + budget_s,
+        progress,
+        steps,
+        frozenset(providers) if providers is not None else None,
+        peers,
+        peers_folder,
+        done=1,
+    )
+    with on_device(place):
+        for index, (op, case) in enumerate(_across(todo)):
             _bench_case(state, op, case.on(place.type), state.left_s() / (len(todo) - index))
+    declared = {(op.name, case.name): i for i, (op, case) in enumerate(todo)}
+    state.rows.sort(key=lambda row: declared[row["op"], row["case"]])
     state.progress("done", state.steps, state.steps)
     return {
         "schema": SCHEMA,
@@ -90,29 +112,6 @@ def run(
         "ceilings": state.place.ceilings,
         "rows": state.rows,
     }
-
-
-def _start(
-    place: torch.device,
-    todo: list[tuple[Op, Case]],
-    budget_s: float,
-    begin: float,
-    progress: Progress | None,
-    seed: int,
-    providers: Iterable[str] | None,
-    peers: bool,
-    folder: Path | None,
-) -> _Run:
-    progress = progress or (lambda *_: None)
-    steps = 1 + 2 * len(todo)
-    progress("ceilings of this device", 0, steps)
-    with _on(place):
-        timer, measured = timer_for(place), ceilings.measure(place)
-    where = _rows.Place(str(place), measured, timer.cache_bytes)
-    names = frozenset(providers) if providers is not None else None
-    return _Run(
-        where, timer, place, seed, begin + budget_s, progress, steps, names, peers, folder, done=1
-    )
 
 
 def _todo(
@@ -137,6 +136,16 @@ def _todo(
     return found
 
 
+def _across(todo: list[tuple[Op, Case]]) -> list[tuple[Op, Case]]:
+    """The first case of each op, then the second of each: a short budget leaves no op out."""
+    seen: dict[str, int] = {}
+    turns = []
+    for op, case in todo:
+        seen[op.name] = seen.get(op.name, -1) + 1
+        turns.append((seen[op.name], op, case))
+    return [(op, case) for _, op, case in sorted(turns, key=lambda turn: turn[0])]
+
+
 def _device(device: str | torch.device) -> torch.device:
     place = torch.device(pick_device(device))
     if place.type == "cuda":
@@ -147,7 +156,8 @@ def _device(device: str | torch.device) -> torch.device:
     return place
 
 
-def _on(place: torch.device) -> Any:
+def on_device(place: torch.device) -> Any:
+    """A context in which `place` is the current device; nothing changes for a CPU."""
     return torch.cuda.device(place if place.type == "cuda" else -1)
 
 

@@ -48,9 +48,12 @@ def run(out: Path, *, progress: Progress | None = None) -> int:
     if not torch.cuda.is_available() or torch.cuda.device_count() == 0:
         print("No CUDA device is usable here: `make gpu` is for a machine with an NVIDIA GPU.")
         return NO_GPU
-    out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
     gpus = [torch.device("cuda", i) for i in range(torch.cuda.device_count())]
+    return _run_on(gpus, Path(out), progress)
+
+
+def _run_on(gpus: list[torch.device], out: Path, progress: Progress | None) -> int:
+    out.mkdir(parents=True, exist_ok=True)
     state = _State(out, progress or (lambda *_: None), gpus)
     _write(out / "environment.json", env.stamp("cuda"))
     _validate_all(state)
@@ -61,6 +64,10 @@ def run(out: Path, *, progress: Progress | None = None) -> int:
 
 def _write(path: Path, value: Any) -> None:
     write_whole(path, json.dumps(value, indent=1, default=str) + "\n")
+
+
+def _name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
 
 
 # ---- validation
@@ -89,7 +96,7 @@ def _validate_one(
     state: _State, journal: TextIO, device: torch.device, op: Op, case: Case, provider: Provider
 ) -> Validation:
     try:
-        with torch.cuda.device(device):
+        with bench.on_device(device):
             result = validate(op, case, provider, device=device)
     except Exception as error:  # out of memory in the oracle, a lost GPU: named, never skipped over
         result = Validation(op.name, case.name, provider.name, str(device), 0)
@@ -132,9 +139,9 @@ def _record(state: _State, verdicts: list[Validation]) -> None:
 
 def _proven(gpus: list[torch.device], verdicts: list[Validation]) -> Iterator[dict[str, Any]]:
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    for sm in sorted({_dispatch._capability(g.index) for g in gpus}):
-        here = {str(g) for g in gpus if _dispatch._capability(g.index) == sm}
-        names = sorted({torch.cuda.get_device_name(g) for g in gpus if str(g) in here})
+    for sm in sorted({_dispatch.sm_of(g) or 0 for g in gpus}):
+        here = {str(g) for g in gpus if _dispatch.sm_of(g) == sm}
+        names = sorted({_name(g) for g in gpus if str(g) in here})
         for op in OPS:
             for provider in (p for p in op.providers if not p.vendor):
                 mine = [
@@ -173,12 +180,12 @@ def _bench(state: _State) -> None:
     for device in state.gpus:
         try:
             record = bench.run(
-                device=device, budget_s=_BENCH_S / len(state.gpus), progress=state.progress
+                device=device, budget_s=_BENCH_S, progress=state.progress
             )
         except Exception as error:  # the other GPUs and the summary still follow
             state.not_run.append(f"bench on {device}: {type(error).__name__}: {error}")
             continue
-        bench.save(record, state.out / f"bench-{device.index}.json")
+        bench.save(record, state.out / f"bench-{device.index or 0}.json")
         state.tables.append(_table(record, device))
         for row in record["rows"]:
             label = f"bench {row['op']} {row['case']} {row['provider']} on {device}"
@@ -195,7 +202,7 @@ def _table(record: dict[str, Any], device: torch.device) -> str:
     text = [
         "  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in lines
     ]
-    return "\n".join([f"{device}: {torch.cuda.get_device_name(device)}", *text])
+    return "\n".join([f"{device}: {_name(device)}", *text])
 
 
 def _finish(state: _State) -> int:

@@ -26,6 +26,7 @@ _synchronize = torch.cuda.synchronize
 _WINDOW = 5  # samples a warm-up window
 _STEADY = 0.02  # two windows whose medians are this close end the warm-up
 _WARM_SHARE = 0.2  # of the budget, at most
+_GRACE_S = 1.0  # beyond twice the budget, so that quick calls get their rounds all the same
 _SHORT_US = 20.0  # on a CPU, a shorter call is repeated within one sample
 _CACHE_GUESS = 64 << 20  # where the system doesn't tell the size of its cache
 _MAX_LEAD_US = 20_000.0
@@ -200,7 +201,8 @@ def time_interleaved(
 
     `rotate(name, round)` runs before each sample, outside of the time taken: there a contestant
     goes on to its next inputs. The budget is shared: a contestant that used its part sits out once
-    it has `min_rounds` samples. At twice the budget the run ends, after one round at the least.
+    it has `min_rounds` samples. A second after twice the budget the run ends, after one round at
+    the least.
     """
     timer = timer or timer_for(device)
     begin = _now()
@@ -210,7 +212,7 @@ def time_interleaved(
         _warm_up(timer, lane, _WARM_SHARE * share)
     order = random.Random(seed)
     for round_ in range(max_rounds):
-        over = (_now() - begin) / 1e9 >= 2 * budget_s
+        over = (_now() - begin) / 1e9 >= 2 * budget_s + _GRACE_S
         turn = [x for x in lanes if x.spent_s < share or len(x.samples) < min_rounds]
         if not turn or (over and round_):
             break

@@ -75,12 +75,12 @@ def matmul_fp8(
 
     Raises:
         ValueError: shapes, dtypes or devices do not fit, a scale is NaN or infinite (checked on a
-            CPU, on a GPU with AIMILLS_CHECK=1), or a or b requires a gradient; the message names the
-            argument.
+            CPU, on a GPU with AIMILLS_CHECK=1), or a or b requires a gradient; the message names
+            the argument.
 
     Sums each block of K in the tensor cores and the blocks in float32 (Liu et al., DeepSeek-V3,
-    arXiv:2412.19437); for a float32 out all of it in float32. Gradients of scale_a, scale_b and bias
-    are those of the PyTorch reference, which is run again for them; codes have none.
+    arXiv:2412.19437); for a float32 out all of it in float32. Gradients of scale_a, scale_b and
+    bias are those of the PyTorch reference, which is run again for them; codes have none.
     """
     if torch.is_grad_enabled():
         for name, codes in (("a", a), ("b", b)):

@@ -1,0 +1,90 @@
+"""Public video functions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from aimills_kernels.ops._run import run
+
+
+def video_to_tensor(
+    planes: Sequence[Tensor],
+    *,
+    color_space: str = "bt709",
+    color_range: str = "limited",
+    chroma_location: str = "left",
+    chroma_upsampling: str = "linear",
+    size: tuple[int, int] | None = None,
+    interpolation: str = "bicubic",
+    antialias: bool = True,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    dtype: torch.dtype = torch.bfloat16,
+    out: Tensor | None = None,
+) -> Tensor:
+    """Decoded NV12 frames to a normalised RGB tensor, in one pass: colour, resize, mean and std.
+
+    Shapes and dtypes:
+        planes  (y, uv)
+        y       [F, H, W]                      u8; any H and W from 1, any strides (pitched rows)
+        uv      [F, ceil(H/2), ceil(W/2), 2]   u8, U and V in turn
+        out     [F, 3, size[0], size[1]]       dtype, channels R, G, B
+
+    The steps, and where they round: YCbCr becomes RGB in float32, rounded to levels 0..255; the
+    resize filters in float32 and rounds to levels again (half to even), as torchvision does for u8
+    images; then (level / 255 - mean) / std is rounded once to `dtype`.
+
+    Args:
+        color_space: "bt601" or "bt709": the matrix of ITU-R BT.601-7 or BT.709-6.
+        color_range: "limited" (luma 16..235, chroma 16..240) or "full" (0..255).
+        chroma_location: "left" (H.264's and HEVC's default: between rows, on even columns) or
+            "center" (between rows and columns); without meaning for "nearest".
+        chroma_upsampling: "linear", or "nearest" (each chroma sample repeated twice each way).
+        size: (height, width) of the result; the frame's own by default.
+        interpolation: "bicubic" (a = -0.5) or "bilinear".
+        antialias: widen the filter when shrinking, as Pillow and torchvision do. Must be True;
+            False is not there yet.
+        mean: three values in units of 0..1, subtracted; zeros by default.
+        std: three values to divide by; ones by default.
+        dtype: torch.bfloat16, float16 or float32.
+        out: written and returned in place of a new tensor.
+
+    Returns:
+        out
+
+    Raises:
+        ValueError: planes, sizes, options or devices do not fit; the message names the argument.
+
+    Filter weights: Pillow's `precompute_coeffs` (Resample.c), with exact integer positions.
+    """
+    if not isinstance(planes, (tuple, list)) or not all(isinstance(p, Tensor) for p in planes):
+        raise ValueError("video_to_tensor: planes must be a tuple of tensors, (y, uv)")
+    if size is None:
+        height, width = planes[0].shape[-2:] if planes and planes[0].dim() == 3 else (1, 1)
+    else:
+        height, width = _two(size)
+    args = (
+        list(planes), color_space, color_range, chroma_location, chroma_upsampling, height, width,
+        interpolation, antialias, _three("mean", mean, 0.0), _three("std", std, 1.0), dtype,
+    )  # fmt: skip
+    return run("video_to_tensor", args, out)
+
+
+def _two(size: Sequence[int]) -> tuple[int, int]:
+    if isinstance(size, (tuple, list, torch.Size)) and len(size) == 2:
+        height, width = size
+        if isinstance(height, int) and isinstance(width, int):
+            return height, width
+    raise ValueError(f"video_to_tensor: size must be (height, width), two integers, got {size!r}")
+
+
+def _three(name: str, values: Sequence[float] | None, default: float) -> list[float]:
+    if values is None:
+        return [default] * 3
+    try:
+        return [float(v) for v in values]
+    except (TypeError, ValueError):
+        raise ValueError(f"video_to_tensor: {name} must be three numbers, got {values!r}") from None

@@ -1,0 +1,433 @@
+"""Acceptance: the verdict follows from what ran, and what did not run never counts as right."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from aimills_kernels import _dispatch, _records, _registry, video_io
+from aimills_kernels._op import Case, Op, Provider
+from aimills_kernels._validate import validate
+from aimills_kernels.accept import check, correctness, page, real_input, run, verdict
+from aimills_kernels.accept.picture import moving_picture, to_420
+from aimills_kernels.accept.session import NotRun, Session, Settings
+from aimills_kernels.cli import main
+from aimills_kernels.harness import bench, env
+from tests import faults
+
+CPU = torch.device("cpu")
+
+
+def few(op: Op, *names: str) -> Op:
+    """The op with these cases alone, the first of them for acceptance."""
+    first, *rest = [op.case(n) for n in names]
+    chosen = Case(first.name, tags={"accept"}, cpu=first.cpu, **first.dims)
+    return dataclasses.replace(op, cases=(chosen, *rest))
+
+
+def _bench_stub(**more: Any) -> Callable[..., dict[str, Any]]:
+    """In place of `bench.run`: one row for each op that it is asked for."""
+    row = dict.fromkeys(
+        ("median_us", "q1_us", "q3_us", "noise", "sol", "sol_spec", "sol_bound", "error_used",
+         "failure", "skipped", "suspect", "note"),
+    )  # fmt: skip
+    row |= {"case": "tiny", "dims": {"B": 1}, "provider": "sdpa", "peer": True, "device": "cpu",
+            "validated": True, "n": 9, "median_us": 5.0, "q1_us": 4.0, "q3_us": 6.0, "sol": 0.5,
+            "sol_bound": "bytes"}  # fmt: skip
+
+    def run(*, ops: list[Op], **options: Any) -> dict[str, Any]:
+        rows = [{**row, **more, "op": op.name} for op in ops]
+        return {"schema": 1, "kind": "bench", "created": "", "environment": {},
+                "ceilings": {"copy_gbps": 9.0}, "rows": rows}  # fmt: skip
+
+    return run
+
+
+@pytest.fixture(autouse=True)
+def _small(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Attention on two small cases, a small clip, and no benchmark: seconds instead of minutes."""
+    monkeypatch.delenv("AIMILLS_DEBUG", raising=False)
+    _registry.register()
+    attention = few(_registry.get_op("attention"), "tiny", "no-lse")
+    video = few(_registry.get_op("video_to_tensor"), "tiny", "pitched")
+    monkeypatch.setattr(_registry, "OPS", (attention, video))
+    monkeypatch.setattr(real_input, "_SIZE", (90, 160))
+    monkeypatch.setattr(real_input, "_CODED_WIDTH", 224)
+    monkeypatch.setattr(real_input, "_SIZES", ((22, 22), (45, 80)))
+    monkeypatch.setattr(bench, "run", _bench_stub())
+    monkeypatch.setattr(env, "stamp", lambda device=None: {"cpu": {"model": "a CPU", "threads": 2}})
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # threads that wait for each other take longer than this work
+    yield
+    torch.set_num_threads(threads)
+
+
+def accepted(out: Path, *more: str) -> tuple[int, dict[str, Any]]:
+    code = main(["accept", "--device", "cpu", "--out", str(out), *more])
+    return code, json.loads((out / "report.json").read_text())
+
+
+# ---- exit codes
+
+
+def test_accepted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, report = accepted(tmp_path)
+    assert code == report["exit_code"] == 0
+    assert report["headline"] == "accepted (CPU, not pod hardware)"
+    assert next(iter(report)) == "headline"
+    assert any(n.startswith("the GPU kernels: attention (triton)") for n in report["not_checked"])
+    said = capsys.readouterr().out
+    assert "accepted (CPU, not pod hardware)" in said
+    assert "not checked: " in said
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["report.html", "report.json"]
+
+
+@pytest.mark.parametrize("fault", faults.FAULTS)
+def test_rejected_on_a_wrong_provider(
+    fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planted = few(faults.plant("attention", fault), "no-lse")
+    monkeypatch.setattr(_registry, "OPS", (planted,))
+    code, report = accepted(tmp_path, "--exclude", "video-decode")
+    assert code == report["exit_code"] == 1
+    assert report["headline"].startswith("rejected (")
+    assert any("planted" in reason for reason in report["reasons"])
+    (stage,) = [s for s in report["stages"] if s["name"] == "correctness"]
+    assert stage["status"] == "wrong"
+
+
+def test_rejected_on_an_exception_of_unknown_kind(monkeypatch: pytest.MonkeyPatch) -> None:
+    class CompilationError(Exception):
+        pass
+
+    def broken(*args: Any, **kwargs: Any) -> None:
+        raise CompilationError("at 12:3")
+
+    monkeypatch.setattr(check, "validate", broken)
+    op = _registry.get_op("attention")
+    found = check.check(op, op.cases[0], op.all_providers[-1], CPU, 0)
+    assert found.failures == ["CompilationError: at 12:3"]
+    assert check.status_of(found) == "wrong"
+
+
+def test_rejected_on_a_wrong_result_while_timing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stub = _bench_stub(failure="out: NaN", median_us=None, sol=None, validated=False)
+    monkeypatch.setattr(bench, "run", stub)
+    code, report = accepted(tmp_path)
+    assert code == 1
+    assert "attention tiny sdpa on cpu, timed: out: NaN" in report["reasons"]
+
+
+def test_incomplete_where_a_stage_breaks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(**options: Any) -> None:
+        raise RuntimeError("the clock stopped\nin line 2")
+
+    monkeypatch.setattr(bench, "run", broken)
+    code, report = accepted(tmp_path)
+    assert code == 2
+    assert report["headline"].startswith("incomplete")
+    assert report["stages"][-1]["status"] == "failed"
+    assert report["reasons"] == ["Times against peers failed: RuntimeError: the clock stopped"]
+
+
+def test_an_op_that_found_no_time_gets_a_turn_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[list[str]] = []
+
+    def run(*, ops: list[Op], **options: Any) -> dict[str, Any]:
+        asked.append([op.name for op in ops])
+        record = _bench_stub()(ops=ops)
+        for row in record["rows"][1:]:
+            row |= {"median_us": None, "sol": None, "skipped": "the time budget ended"}
+        return record
+
+    monkeypatch.setattr(bench, "run", run)
+    code, report = accepted(tmp_path)
+    assert code == 0
+    assert asked == [["video_to_tensor", "attention"], ["attention"]]
+    assert not any("time budget" in n["reason"] for n in report["not_run"])
+    assert [r["op"] for b in report["bench"] for r in b["rows"]] == ["video_to_tensor", "attention"]
+
+
+def test_incomplete_where_nothing_could_be_timed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stub = _bench_stub(median_us=None, sol=None, skipped="the time budget ended")
+    monkeypatch.setattr(bench, "run", stub)
+    code, report = accepted(tmp_path)
+    assert code == 2
+    assert "attention, timed not run: no time was taken" in report["reasons"]
+
+
+def test_incomplete_without_pyav(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(video_io, "missing", lambda: video_io.NOT_INSTALLED)
+    code, report = accepted(tmp_path, "--exclude", "bench")
+    reason = "PyAV is not installed (pip install aimills-kernels[video])"
+    assert code == 2
+    assert report["reasons"] == [f"video-decode not run: {reason}"]
+    assert [n["count"] for n in report["not_run"] if n["gap"]] == [1]
+    assert "--exclude video-decode" in capsys.readouterr().out
+
+
+def test_accepted_without_pyav_where_it_is_excluded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(video_io, "missing", lambda: video_io.NOT_INSTALLED)
+    code, report = accepted(tmp_path, "--exclude", "video-decode,bench")
+    assert code == 0
+    assert report["excluded"] == ["bench", "video-decode"]
+    assert "what was excluded by name: bench, video-decode" in report["not_checked"]
+    assert {n["what"] for n in report["not_run"] if n["reason"] == "excluded by name"} == {
+        "video-decode", "bench",
+    }  # fmt: skip
+
+
+def test_nothing_right_is_never_accepted(tmp_path: Path) -> None:
+    names = ",".join(["bench", "video-decode", *[op.name for op in _registry.OPS]])
+    code, report = accepted(tmp_path, "--exclude", names)
+    assert code == 2
+    assert report["reasons"] == ["nothing was found right: no check ran"]
+
+
+# ---- gaps
+
+
+def _session(*ops: Op, exclude: frozenset[str] = frozenset()) -> Session:
+    return Session(Settings((CPU,), ops, exclude))
+
+
+def _with(provider: Provider) -> Op:
+    op = few(_registry.get_op("attention"), "tiny", "no-lse")
+    return dataclasses.replace(op, providers=(provider, *op.providers))
+
+
+OWN = Provider("ours", "nowhere:launch", devices=("cpu",))
+
+
+def test_kernel_whose_package_is_missing_is_a_gap() -> None:
+    op = _with(dataclasses.replace(OWN, needs=("no_such_package",)))
+    session = _session(op)
+    session.stage("correctness", "Correctness", correctness.run)
+    (gap,) = session.gaps
+    assert (gap.name, gap.count) == ("no_such_package", 2)
+    assert session.stages[0].status == "not run"
+    assert verdict.conclude(session).code == 2
+    session = _session(op, exclude=frozenset({"no_such_package"}))
+    session.stage("correctness", "Correctness", correctness.run)
+    assert [g.what for g in session.gaps] == []
+
+
+def test_op_of_which_no_kernel_of_ours_ran_is_a_gap() -> None:
+    session = _session(_with(dataclasses.replace(OWN, rejects=lambda p: "it was not built")))
+    session.stage("correctness", "Correctness", correctness.run)
+    (gap,) = session.gaps
+    assert gap.name == "attention"
+    assert gap.reason == "ours: it was not built"
+
+
+def test_out_of_memory_is_not_run_and_a_gap(monkeypatch: pytest.MonkeyPatch) -> None:
+    def hungry(op: Op, case: Any, provider: Provider, **options: Any) -> Any:
+        found = validate(op, case, provider, **options)
+        if provider.name == "reference":
+            found.failures.append("OutOfMemoryError: CUDA out of memory.")
+        return found
+
+    monkeypatch.setattr(check, "validate", hungry)
+    session = _session(_registry.get_op("attention"))
+    session.stage("correctness", "Correctness", correctness.run)
+    assert [g.name for g in session.gaps] == ["attention/reference"]
+    assert verdict.wrong_results(session) == []
+
+
+def test_equal_entries_are_counted_as_one() -> None:
+    session = _session()
+    for count in (1, 2):
+        session.skip(NotRun("", "x", "why", "cpu", count=count))
+    session.skip(NotRun("", "x", "another reason", "cpu"))
+    assert [n.count for n in session.not_run] == [3, 1]
+
+
+def test_headline_names_the_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ["NVIDIA H200", "NVIDIA H200", "NVIDIA L40S"]
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda d: names[d.index])
+    devices = [torch.device("cuda", i) for i in range(3)]
+    assert verdict.where(devices) == "2 x NVIDIA H200, 1 x NVIDIA L40S"
+
+
+def test_cases_are_those_for_acceptance_and_the_small_ones() -> None:
+    for op in _registry.OPS:
+        chosen = correctness.cases_of(op)
+        assert chosen
+        assert all("accept" in c.tags or not c.tags & {"bench", "aot"} for c in chosen)
+
+
+# ---- the report on disk
+
+
+def test_report_is_written_whole_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*args: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(_records.os, "fsync", full)
+    code = main(["accept", "--device", "cpu", "--out", str(tmp_path), "--exclude", "video-decode"])
+    assert code == 2
+    assert "No space left on device" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_page_that_cannot_be_drawn_leaves_no_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*args: Any) -> str:
+        raise KeyError("rows")
+
+    monkeypatch.setattr(page, "render", broken)
+    assert main(["accept", "--device", "cpu", "--out", str(tmp_path)]) == 2
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_seed_and_progress_reach_the_checks(tmp_path: Path) -> None:
+    told: list[str] = []
+    settings = Settings((CPU,), (few(_registry.get_op("attention"), "tiny"),),
+                        frozenset({"video-decode", "bench"}), seed=41)  # fmt: skip
+    _, data = run.accept(settings, tmp_path, told=lambda stage: told.append(stage.name))
+    assert told == ["environment", "correctness", "video", "shapes", "bench"]
+    assert {c["seed"] for c in data["validations"]} == {41, 43}
+
+
+# ---- video
+
+
+@pytest.fixture(scope="module")
+def stream() -> bytes:
+    return video_io.encode_h264(moving_picture(3, 90, 224), 160)
+
+
+def test_decoder_memory_is_padded_and_not_copied(stream: bytes) -> None:
+    frames = video_io.decode(stream, expect=3)
+    assert len(frames) == 3
+    for frame, (y, u, v) in zip(frames, moving_picture(3, 90, 224), strict=True):
+        assert frame.y.shape == (90, 160)
+        assert frame.pitch > 160
+        assert frame.uv.shape == (45, 80, 2)
+        assert frame.uv.stride(0) > 160
+        assert (frame.color_space, frame.color_range) == ("bt709", "limited")
+        there = torch.frombuffer(frame.source.planes[0], dtype=torch.uint8)
+        assert frame.y.data_ptr() == there.data_ptr()
+        assert (frame.y.float() - y[:, :160]).abs().mean() < 2
+        assert (frame.uv.float() - torch.stack([u, v], -1)[:, :80]).abs().mean() < 2
+
+
+@pytest.mark.parametrize("cut", [60, 200, 0.5, 0.9])
+def test_truncated_video(stream: bytes, cut: float) -> None:
+    left = len(stream) - cut if cut > 1 else int(len(stream) * cut)
+    with pytest.raises(video_io.VideoError, match=r"truncated"):
+        video_io.decode(stream[: int(left)], expect=3)
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (b"", "the video is empty (0 bytes)"),
+        (b"no video at all" * 50, "the video can't be decoded"),
+        (b"\0" * 4096, "the video can't be decoded"),
+    ],
+)
+def test_what_is_no_video(data: bytes, says: str) -> None:
+    with pytest.raises(video_io.VideoError) as caught:
+        video_io.decode(data)
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"x" * 999, None])
+def test_bad_video_on_the_command_line(
+    content: bytes | None, stream: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "clip.h264"
+    path.write_bytes(stream[:-100] if content is None else content)
+    out = tmp_path / "out"
+    assert main(["accept", "--device", "cpu", "--video", str(path), "--out", str(out)]) == 3
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert str(path) in said
+    assert not out.exists()
+
+
+def test_pyav_missing_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "av", None)
+    assert video_io.missing() == video_io.NOT_INSTALLED
+    with pytest.raises(video_io.VideoError, match="PyAV is not installed"):
+        video_io.decode(b"x")
+
+
+@pytest.mark.parametrize("rgb", [(0, 0, 0), (1, 1, 1), (1, 0, 0), (0, 0, 1)])
+def test_picture_is_bt709_limited(rgb: tuple[int, ...]) -> None:
+    """Against the integer values that ITU-R BT.709-6 gives for pure colours."""
+    known = {(0, 0, 0): (16, 128, 128), (1, 1, 1): (235, 128, 128),
+             (1, 0, 0): (63, 102, 240), (0, 0, 1): (32, 240, 118)}  # fmt: skip
+    planes = to_420(torch.tensor(rgb).view(3, 1, 1).float().expand(3, 4, 4))
+    assert tuple(int(p[0, 0]) for p in planes) == known[rgb]
+
+
+def test_main_job_runs_on_a_decoded_clip(tmp_path: Path) -> None:
+    _, report = accepted(tmp_path)
+    rows = [c for c in report["validations"] if c["op"] == "video_to_tensor"]
+    rows = [c for c in rows if c["stage"] == "real input"]
+    assert [c["dims"]["F"] for c in rows] == [2, 1, 2, 1]
+    assert all(c["status"] == "right" and c["dims"]["pitch"] > 160 for c in rows)
+    assert all(c["swscale_levels"] < 3 for c in rows if c["dims"]["F"] == 1)
+    assert report["clip"]["pitch"] > report["clip"]["width"]
+
+
+@pytest.mark.parametrize("wrong", [{"color_space": "bt601"}, {"color_range": "full"}])
+def test_swscale_check_sees_a_wrong_colour(
+    wrong: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel and the reference would agree with each other; FFmpeg does not."""
+    decode = video_io.decode
+
+    def mistaken(*args: Any, **kwargs: Any) -> list[video_io.Frame]:
+        return [dataclasses.replace(f, **wrong) for f in decode(*args, **kwargs)]
+
+    monkeypatch.setattr(video_io, "decode", mistaken)
+    monkeypatch.setattr(video_io, "rgb24", _rgb24_of_tags)
+    session = _session(*_registry.OPS)
+    session.stage("video", "A decoded video", real_input.video)
+    assert session.stages[0].status == "wrong"
+    assert any("FFmpeg's swscale" in f for c in session.checks for f in c["failures"])
+
+
+_rgb24 = video_io.rgb24
+
+
+def _rgb24_of_tags(frame: video_io.Frame) -> torch.Tensor:
+    return _rgb24(dataclasses.replace(frame, color_space="bt709", color_range="limited"))
+
+
+@pytest.mark.parametrize("fault", ["off_by_one_row", "nan_in_the_tail", "overwrites_an_input"])
+def test_main_job_catches_a_wrong_kernel(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is served, not only what validate() calls."""
+    right = _dispatch.load(_registry.get_op("video_to_tensor").provider("reference"))
+    faulty = faults.launcher(f"video_to_tensor.{fault}")
+    monkeypatch.setattr(faults, "_right", lambda op, outs, args: right(outs, *args))
+    monkeypatch.setattr(_dispatch, "load", lambda provider: faulty)
+    _dispatch._plans.clear()
+    session = _session(*_registry.OPS)
+    session.stage("video", "A decoded video", real_input.video)
+    _dispatch._plans.clear()
+    assert session.stages[0].status == "wrong"

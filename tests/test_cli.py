@@ -1,0 +1,408 @@
+"""The command line: what it says, its exit codes, and that a user never sees a traceback."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from aimills_kernels import _dispatch, _records, _registry
+from aimills_kernels._op import Op
+from aimills_kernels._validate import Validation
+from aimills_kernels.cli import _choose, _ui, look, main
+from aimills_kernels.cli import validate as validate_command
+from aimills_kernels.cli._parser import build_parser
+from aimills_kernels.harness import bench
+from tests import faults
+
+COMMAND = [sys.executable, "-m", "aimills_kernels"]
+SHAPE = "B=1,M=8,N=8,H=2,G=1,D=16"
+
+
+@pytest.fixture(autouse=True)
+def _quiet(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("AIMILLS_DEBUG", raising=False)
+    monkeypatch.setenv("AIMILLS_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def attention(monkeypatch: pytest.MonkeyPatch) -> Op:
+    _registry.register()
+    return _registry.get_op("attention")
+
+
+def refused(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
+    """The one sentence that a wrong use gets, with exit code 3."""
+    code = main(list(argv))
+    said = capsys.readouterr()
+    assert code == 3, said
+    assert said.err.count("\n") == 1, said.err
+    assert said.err.startswith("aimills-kernels: ")
+    return said.err
+
+
+# ---- the parser
+
+
+def test_parser_imports_neither_torch_nor_rich() -> None:
+    code = (
+        "import sys; from aimills_kernels.cli._parser import build_parser; build_parser();"
+        "print([m for m in ('torch', 'rich', 'numpy', 'triton') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("argv", [["--help"], ["--version"], ["accept", "--help"]])
+def test_help_and_version(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(argv) == 0
+    assert "aimills-kernels" in capsys.readouterr().out
+
+
+def test_every_command_names_a_function_that_exists() -> None:
+    import importlib
+
+    actions = [a for a in build_parser()._actions if a.choices]
+    assert {*actions[0].choices} == {
+        "env", "ops", "explain", "validate", "bench", "accept", "gpu",
+    }  # fmt: skip
+    for made in actions[0].choices.values():
+        module, _, function = made.get_default("run").partition(":")
+        assert callable(getattr(importlib.import_module(module), function))
+
+
+# ---- wrong uses
+
+
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        ("", "required: <command>"),
+        ("frobnicate", "invalid choice: 'frobnicate'"),
+        ("validate attenton", "unknown op 'attenton'; the ops are: attention"),
+        ("validate attention --provider cudnn", "unknown provider 'cudnn'"),
+        ("validate attention --case huge", "unknown case 'huge'"),
+        ("validate attention --device tpu", "unknown device 'tpu'"),
+        ("validate attention --device cuda:x", "unknown device 'cuda:x'"),
+        ("validate attention --seed -1", "'-1' is not a whole number"),
+        ("validate --nonsense", "unrecognized arguments: --nonsense"),
+        ("bench matmul", "unknown op 'matmul'"),
+        ("bench --budget 0", "'0' is not a number of seconds above 0"),
+        ("accept --budget soon", "'soon' is not a number of seconds"),
+        ("accept --exclude tetris", "--exclude: unknown 'tetris'; there are: video-decode, bench"),
+        ("accept --video /no/such.mp4", "the video '/no/such.mp4' can't be read: No such file"),
+        ("explain attention", "one of the arguments --shape --case is required"),
+        ("explain attention --case huge", "has no case 'huge'"),
+        ("explain attention --shape B", "'B' should be <name>=<value>"),
+        ("explain attention --shape B=1", "--shape lacks M, N, H, G, D; attention takes B, M"),
+        ("explain attention --shape Z=1", "--shape: unknown 'Z'"),
+        ("explain attention --shape B=1,B=2", "B is given twice"),
+        ("explain attention --shape B=-1", "B should be a whole number, 0 or more, got '-1'"),
+        ("explain attention --shape causal=maybe", "causal should be true or false, got 'maybe'"),
+        ("explain attention --shape B=1,M=8,N=8,H=3,G=2,D=16", "heads of q, 3"),
+        (
+            "explain attention --shape B=1,M=8,N=8,H=2,G=1,D=16,dtype=i4",
+            "can't have such a problem",
+        ),
+        (f"explain attention --shape {SHAPE} --sm 9", "a compute capability times ten"),
+        (f"explain attention --shape {SHAPE} --sm 90 --device cpu", "can't go with --device cpu"),
+        ("gpu --out", "expected one argument"),
+    ],
+)
+def test_wrong_use(argv: str, says: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert says in refused(capsys, *argv.split())
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+@pytest.mark.parametrize(
+    "argv",
+    ["validate --device cuda", "bench --device cuda:1", "accept --device cuda", "gpu --out x",
+     f"explain attention --shape {SHAPE} --device cuda"],
+)  # fmt: skip
+def test_cuda_without_a_gpu(argv: str, capsys: pytest.CaptureFixture[str]) -> None:
+    said = refused(capsys, *argv.split())
+    assert "CUDA" in said
+    assert not Path("x").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_gpu_without_a_driver(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A GPU that can't be used must not turn into a test of the CPU in silence."""
+    for index, kind in enumerate(("0x030200", "0x030000", "0x040300")):
+        folder = tmp_path / f"0000:0{index}:00.0"
+        folder.mkdir()
+        (folder / "vendor").write_text("0x10de\n")
+        (folder / "class").write_text(kind + "\n")
+
+    def no_driver() -> None:
+        raise RuntimeError("Found no NVIDIA driver on your system. Please check that ...\nmore")
+
+    monkeypatch.setattr(_choose, "_PCI", tmp_path)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "init", no_driver)
+    said = refused(capsys, "accept")
+    assert "this machine has 2 NVIDIA GPUs, but CUDA does not start here" in said
+    assert "Found no NVIDIA driver on your system" in said
+    assert "--device cpu" in said
+
+
+@pytest.mark.parametrize("command", ["accept --out {}/file/sub", "accept --out /proc/none"])
+def test_folder_that_cannot_be_written(
+    command: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    said = refused(capsys, *command.format(tmp_path).split())
+    assert "can't write to the folder" in said
+
+
+def test_bench_out_must_name_a_file(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert "is a folder" in refused(capsys, "bench", "--out", str(tmp_path))
+
+
+def test_missing_package_is_named(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def absent(options: Any) -> int:
+        raise ModuleNotFoundError("No module named 'av'", name="av")
+
+    monkeypatch.setattr(look, "env", absent)
+    assert "needs the package 'av', which is not installed" in refused(capsys, "env")
+
+
+# ---- what goes wrong inside
+
+
+def test_unexpected_error_is_one_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(options: Any) -> int:
+        raise RuntimeError("first line\nsecond line")
+
+    monkeypatch.setattr(look, "env", broken)
+    assert main(["env"]) == 2
+    assert capsys.readouterr().err == "aimills-kernels: did not finish: RuntimeError: first line\n"
+    monkeypatch.setenv("AIMILLS_DEBUG", "1")
+    assert main(["env"]) == 2
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_ctrl_c(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped(options: Any) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(look, "env", stopped)
+    assert main(["env"]) == 130
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_ctrl_c_leaves_nothing_half_written(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    command = [*COMMAND, "accept", "--device", "cpu", "--out", str(out)]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    ) as process:  # fmt: skip
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline().startswith("Environment")
+        time.sleep(0.5)
+        process.send_signal(signal.SIGINT)
+        said = process.stderr.read()
+    assert process.returncode == 130
+    assert said == "aimills-kernels: interrupted; nothing was left half-written\n"
+    assert list(out.iterdir()) == []
+
+
+def test_reader_that_goes_away() -> None:
+    done = subprocess.run(
+        f"{sys.executable} -m aimills_kernels ops --json | head -n 1; exit ${{PIPESTATUS[0]}}",
+        shell=True, executable="/bin/bash", capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.stderr == ""
+    assert done.stdout == "[\n"
+    assert done.returncode == 0
+
+
+# ---- env, ops, explain
+
+
+def test_env_and_ops_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["env", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["python"] == sys.version.split()[0]
+    assert main(["ops", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [op["name"] for op in found] == [op.name for op in _registry.OPS]
+    assert all(op["providers"][-1]["name"] == "reference" for op in found)
+
+
+@pytest.mark.parametrize("package", ["rich", "pip._vendor.rich", "nothing"])
+def test_tables_by_rich_by_pips_copy_and_plain(
+    package: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = ("", ".console", ".table", ".text", ".box", ".progress")
+    if package != "rich":
+        for part in parts:
+            monkeypatch.setitem(sys.modules, f"rich{part}", None)
+    if package == "nothing":
+        for part in parts:
+            monkeypatch.setitem(sys.modules, f"pip._vendor.rich{part}", None)
+    assert (_ui._rich("table") is None) == (package == "nothing")
+    assert main(["ops"]) == 0
+    assert main(["env"]) == 0
+    said = capsys.readouterr().out
+    for op in _registry.OPS:
+        assert op.name in said
+    with _ui.progress("work", 2) as step:
+        step("one")
+        step("two", 2, 2)
+
+
+@pytest.mark.parametrize("op", _registry.OPS, ids=str)
+@pytest.mark.parametrize("place", [["--device", "cpu"], ["--sm", "80"], ["--sm", "120"]])
+def test_explain_names_every_provider(
+    op: Op, place: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    case = next(c for c in op.cases if "accept" in c.tags)
+    assert main(["explain", op.name, "--case", case.name, *place]) == 0
+    said = capsys.readouterr().out
+    for provider in op.all_providers:
+        assert provider.name in said
+    assert "->" in said
+    assert "serves" in said
+
+
+def test_explain_needs_no_memory_for_its_tensors(capsys: pytest.CaptureFixture[str]) -> None:
+    shape = "B=64,M=1048576,N=1048576,H=32,G=8,D=128,lse=false,causal=true"
+    assert main(["explain", "attention", "--sm", "90", "--shape", shape]) == 0
+    said = capsys.readouterr().out
+    assert "1048576, 32, 128" in said
+    assert "cuda sm_90" in said
+
+
+# ---- validate
+
+
+def test_validate_is_green_and_counts(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["validate", "attention", "--case", "tiny,no-lse", "--device", "cpu"]) == 0
+    said = capsys.readouterr().out
+    assert "6 checks: 3 right, 3 not run" in said or "6 checks: 3 not run, 3 right" in said
+    assert "not run: attention triton, 2 cases: it runs on cuda" in said
+
+
+def test_validate_that_checks_nothing_is_no_success(capsys: pytest.CaptureFixture[str]) -> None:
+    if _dispatch.interpreting():
+        pytest.skip("the interpreter runs Triton on a CPU")
+    assert main(["validate", "attention", "--provider", "triton", "--device", "cpu"]) == 2
+    assert "nothing was checked" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("fault", faults.FAULTS)
+@pytest.mark.parametrize("verbose", [[], ["--verbose"]])
+def test_validate_catches_a_wrong_provider(
+    fault: str,
+    verbose: list[str],
+    attention: Op,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(_registry, "OPS", (faults.plant("attention", fault),))
+    command = ["validate", "attention", "--device", "cpu", "--case", "tiny-bf16", *verbose]
+    assert main(command) == 1
+    said = capsys.readouterr().out
+    assert "planted" in said
+    assert "1 wrong" in said
+
+
+# ---- records
+
+
+def _results(op: Op, failures: list[str]) -> list[Validation]:
+    made = [
+        Validation(op.name, case, "triton", "cuda:0", 0, failures=list(failures))
+        for case in ("tiny", "ragged")
+    ]
+    return [*made, Validation(op.name, "dims", "triton", "cuda:0", 0, skipped="it can't")]
+
+
+def test_records_follow_what_was_right(
+    attention: Op, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_dispatch, "sm_of", lambda device: 90)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a GPU")
+    monkeypatch.setattr(_records, "_all", _records._all.__wrapped__, raising=True)
+    monkeypatch.setattr(_records._all, "cache_clear", lambda: None, raising=False)
+    place, triton = (torch.device("cuda", 0),), attention.provider("triton")
+    whole = build_parser().parse_args(["validate"])
+    part = build_parser().parse_args(["validate", "--case", "tiny"])
+
+    def record(options: Any, failures: list[str]) -> str:
+        mine = {attention.name: attention.all_providers}
+        found = _results(attention, failures)
+        validate_command._record((attention,), mine, place, found, options)
+        return capsys.readouterr().out
+
+    assert "no record is written: --case" in record(part, [])
+    assert _records.missing(attention, triton, 90) is not None
+    assert "attention triton on sm_90: recorded as correct" in record(whole, [])
+    assert _records.missing(attention, triton, 90) is None
+    assert "withdrawn: it is wrong" in record(whole, ["out: NaN"])
+    assert _records.missing(attention, triton, 90) is not None
+    kept = json.loads(_records.cache_file().read_text())["records"]
+    assert [r["provider"] for r in kept] == ["triton"]
+
+
+# ---- bench
+
+
+def _bench_row(**more: Any) -> dict[str, Any]:
+    row = dict.fromkeys(
+        ("median_us", "q1_us", "q3_us", "noise", "sol", "sol_bound", "error_used", "failure",
+         "skipped", "suspect", "note", "tflops", "gbps"),
+    )  # fmt: skip
+    row |= {"op": "attention", "case": "c", "provider": "p", "peer": False, "device": "cpu"}
+    return row | {"validated": True, "unit": "f16", "n": 9, "dims": {}} | more
+
+
+TIMED = _bench_row(median_us=5.0, q1_us=4.0, q3_us=6.0, noise=0.1, sol=0.5, sol_bound="bytes",
+                   gbps=1.0, tflops=1.0, error_used=0.5, suspect="only 3 samples")  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("rows", "code"),
+    [
+        ([TIMED], 0),
+        ([TIMED, _bench_row(failure="out: NaN", validated=False)], 1),
+        ([_bench_row(skipped="no time left")], 2),
+    ],
+)
+def test_bench_exit_codes(
+    rows: list, code: int, capsys: pytest.CaptureFixture[str], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    asked: dict[str, Any] = {}
+
+    def run(**options: Any) -> dict[str, Any]:
+        asked.update(options)
+        options["progress"]("label", 0, 3)
+        return {"schema": 1, "kind": "bench", "created": "", "environment": {}, "ceilings": {},
+                "rows": rows}  # fmt: skip
+
+    monkeypatch.setattr(bench, "run", run)
+    out = tmp_path / "sub" / "record.json"
+    command = ["bench", "attention", "--case", "tiny", "--device", "cpu", "--seed", "5"]
+    assert main([*command, "--budget", "7", "--out", str(out)]) == code
+    assert json.loads(out.read_text())["kind"] == "bench"
+    assert [op.name for op in asked["ops"]] == ["attention"]
+    assert (asked["cases"], asked["providers"], asked["seed"]) == (["tiny"], None, 5)
+    assert (asked["device"], asked["budget_s"]) == ("cpu", 7.0)
+    assert ("suspect: attention c p: only 3 samples" in capsys.readouterr().out) == (TIMED in rows)

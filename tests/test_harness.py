@@ -1,0 +1,584 @@
+"""The harness: no number for a wrong kernel, right statistics, records that can be trusted."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import getpass
+import itertools
+import json
+import os
+import socket
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from aimills_kernels import _dispatch, _records
+from aimills_kernels._op import Case, Cost
+from aimills_kernels._registry import OPS, get_op
+from aimills_kernels._validate import validate
+from aimills_kernels.harness import _contest, _rows, bench, ceilings, env, gpu, overhead, timing
+from tests import faults, late_faults
+
+CEILINGS = {"copy_gbps": 10.0, "gemm_f32_tflops": 0.1, "gemm_f16_tflops": 0.05, "spec": None}
+
+
+_measure_ceilings = ceilings.measure
+_few_rounds = functools.partial(timing.time_interleaved, max_rounds=6)
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Measuring them takes over a second, so only their own test does; and a few rounds will do."""
+    monkeypatch.setattr(ceilings, "measure", lambda device: dict(CEILINGS))
+    monkeypatch.setattr(bench, "time_interleaved", _few_rounds)
+
+
+def one_run(op: Any, **more: Any) -> dict[str, Any]:
+    options = {"cases": ["tiny"], "device": "cpu", "budget_s": 10.0, "peers": False, **more}
+    return bench.run(ops=[op], **options)
+
+
+def row_of(record: dict[str, Any], provider: str) -> dict[str, Any]:
+    (row,) = [r for r in record["rows"] if r["provider"] == provider]
+    return row
+
+
+def clean(row: dict[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in row.items() if k != "samples_us"}
+
+
+# ---- the gate
+
+
+@pytest.mark.parametrize("fault", faults.FAULTS)
+def test_a_wrong_kernel_gets_no_number(fault: str) -> None:
+    row = row_of(one_run(faults.plant("attention", fault), providers=["planted"]), "planted")
+    assert row["failure"], clean(row)
+    assert row["median_us"] is None
+    assert not row["samples_us"]
+    assert not row["validated"]
+
+
+@pytest.mark.parametrize("fault", late_faults.LATE_FAULTS)
+def test_a_kernel_that_goes_wrong_while_timed_loses_its_number(fault: str) -> None:
+    op = late_faults.plant("attention", fault)
+    row = row_of(one_run(op, providers=["planted"]), "planted")
+    assert late_faults.calls() > late_faults.GATE_CALLS, "the clock made no call"
+    assert row["failure"], clean(row)
+    assert row["median_us"] is None
+    assert not row["samples_us"]
+    assert not row["validated"]
+
+
+@pytest.mark.parametrize("fault", late_faults.LATE_FAULTS)
+def test_the_gate_alone_would_pass_it(fault: str) -> None:
+    assert validate(late_faults.plant("attention", fault), "tiny", "planted", device="cpu").ok
+
+
+def test_a_right_kernel_and_its_peers_get_one() -> None:
+    record = one_run(late_faults.plant("attention", "none"))
+    for name, peer in (("planted", False), ("reference", True)):
+        row = row_of(record, name)
+        assert row["failure"] is None
+        assert row["validated"]
+        assert row["peer"] is peer
+        assert row["q1_us"] <= row["median_us"] <= row["q3_us"]
+        assert row["min_us"] <= row["q1_us"]
+        assert len(row["samples_us"]) == row["n"] > 1
+        assert row["sol"] > 0
+        assert row["error_used"] <= 1
+        assert row["clock"] == "monotonic"
+
+
+def test_one_broken_contestant_does_not_stop_the_others() -> None:
+    record = one_run(late_faults.plant("attention", "raises"))
+    assert "illegal memory access" in row_of(record, "planted")["failure"]
+    assert row_of(record, "reference")["median_us"] > 0
+
+
+# ---- external peers
+
+
+def peers_folder(folder: Path, body: str) -> Path:
+    (folder / "peers_attention.py").write_text(body)
+    return folder
+
+
+def test_a_peer_is_judged_but_not_gated(tmp_path: Path) -> None:
+    folder = peers_folder(
+        tmp_path,
+        "from aimills_kernels.kernels.attention.op import reference\n"
+        "def off(*args):\n    out, lse = reference(*args)\n    return out * 1.5, lse\n"
+        "def broken(*args):\n    raise NotImplementedError('no such shape')\n"
+        "PEERS = {'good': reference, 'off': off, 'broken': broken}\n",
+    )
+    record = one_run(get_op("attention"), providers=["reference"], peers=True, peers_folder=folder)
+    good, off, broken = (row_of(record, n) for n in ("good", "off", "broken"))
+    assert good["validated"]
+    assert good["peer"]
+    assert good["median_us"] > 0
+    assert off["median_us"] > 0
+    assert not off["validated"]
+    assert off["failure"] is None
+    assert "error" in off["note"]
+    assert off["error_used"] > 1
+    assert "no such shape" in broken["skipped"]
+    assert [line[7] for line in bench.table(record) if line[2] == "off"] != ["-"]
+
+
+def test_no_folder_means_no_peers(tmp_path: Path) -> None:
+    assert _contest.peers_of(get_op("attention"), tmp_path) == {}
+
+
+# ---- rooflines
+
+
+PLACE = _rows.Place(
+    "cuda:0", {**CEILINGS, "spec": {"copy_gbps": 20.0, "gemm_f16_tflops": 1.0}}, 1000
+)
+
+
+def timed_row(us: float, cost: Cost) -> dict[str, Any]:
+    op = replace(get_op("attention"), cost=lambda case: cost)
+    row = _rows.blank(op, Case("c"), "p", PLACE, False)
+    _rows.put_time(row, timing.summarise([us] * 9, clock="events", cold=True), cost, PLACE)
+    return row
+
+
+def test_roofline_of_bytes_and_of_flops() -> None:
+    by_bytes = timed_row(200.0, Cost(0, 1e6, "f16"))
+    assert by_bytes["sol"] == pytest.approx(0.5)
+    assert by_bytes["sol_spec"] == pytest.approx(0.25)
+    assert by_bytes["sol_bound"] == "bytes"
+    by_flops = timed_row(20.0, Cost(1e6, 1e3, "f16"))
+    assert by_flops["sol_bound"] == "flops"
+    assert by_flops["sol"] == pytest.approx(0.5)  # f32 arithmetic can serve f16, and was faster
+    assert by_flops["tflops"] == pytest.approx(0.05)
+
+
+def test_above_the_measured_ceiling_is_suspect() -> None:
+    assert "measured ceiling" in timed_row(80.0, Cost(0, 1e6, "f16"))["suspect"]
+    assert timed_row(95.0, Cost(0, 1e6, "f16"))["suspect"] is None
+
+
+def test_faster_than_the_hardware_is_an_error() -> None:
+    for row in (timed_row(40.0, Cost(0, 1e6, "f16")), timed_row(0.5, Cost(1e6, 1.0, "f16"))):
+        assert "faster than the hardware" in row["failure"]
+        assert row["median_us"] is None
+    held_in_cache = timed_row(0.1, Cost(0, 3000, "f16"))
+    assert held_in_cache["failure"] is None
+    assert held_in_cache["suspect"]
+
+
+def test_an_arithmetic_without_a_ceiling_gives_no_share() -> None:
+    assert _rows.floor_us(Cost(1.0, 1.0, "f16"), None) == (None, None)
+    assert ceilings.peak_tflops({"gemm_f32_tflops": 2.0}, "fp8") == 2.0
+    assert ceilings.peak_tflops({}, "fp8") is None
+
+
+@pytest.mark.parametrize(
+    ("name", "f16"),
+    [("NVIDIA H200", 989.4), ("NVIDIA H100 PCIe", 756.5), ("NVIDIA H100 80GB HBM3", 989.4),
+     ("NVIDIA B200", 2250.0), ("NVIDIA L40S", 362.05), ("NVIDIA A100-SXM4-80GB", 312.0)],
+)  # fmt: skip
+def test_known_gpus(name: str, f16: float) -> None:
+    found = ceilings.spec(name)
+    assert found is not None
+    assert found["gemm_f16_tflops"] == f16
+
+
+def test_unknown_gpus_have_no_specification() -> None:
+    for name in (
+        None,
+        "NVIDIA GeForce RTX 4090",
+        "NVIDIA H100 80GB HBM3 MIG 1g.10gb",
+        "NVIDIA GB200",
+    ):
+        assert ceilings.spec(name) is None
+
+
+def test_ceilings_are_plausible() -> None:
+    begin = time.monotonic()
+    found = _measure_ceilings("cpu")
+    assert time.monotonic() - begin < 10  # 2 s on an idle machine
+    assert 0.5 < found["copy_gbps"] < 5000
+    assert 0.001 < found["gemm_f32_tflops"] < 100
+    assert found["gemm_f16_tflops"] > 0
+    assert "gemm_fp8_tflops" not in found
+    assert found["spec"] is None
+    json.dumps(found, allow_nan=False)
+
+
+# ---- time
+
+
+def test_statistics_of_known_samples() -> None:
+    got = timing.summarise([5.0, 1.0, 2.0, 4.0, 3.0], clock="monotonic", cold=True)
+    assert (got.median_us, got.q1_us, got.q3_us, got.min_us, got.n) == (3.0, 2.0, 4.0, 1.0, 5)
+    assert got.noise == pytest.approx(2 / 3)
+    one = timing.summarise([7.0], clock="events", cold=False)
+    assert (one.median_us, one.q1_us, one.q3_us, one.noise) == (7.0, 7.0, 7.0, 0.0)
+    with pytest.raises(ValueError, match="no samples"):
+        timing.summarise([], clock="events", cold=False)
+
+
+def test_outliers_stay() -> None:
+    got = timing.summarise([1.0] * 9 + [100.0], clock="events", cold=True)
+    assert max(got.samples_us) == 100.0
+    assert got.n == 10
+
+
+class Instant(timing.Timer):
+    """A timer without a clock: what a call returns is its time."""
+
+    clock = "monotonic"
+    cache_bytes = 0
+
+    def __init__(self) -> None:
+        self.events: list[str] = []
+
+    def flush(self) -> None:
+        self.events.append("flush")
+
+    def sample(self, call: Any, repeats: int = 1) -> float:
+        return call()
+
+
+def test_rounds_interleave_in_a_seeded_order() -> None:
+    def orders(seed: int) -> list[list[str]]:
+        timer, rounds = Instant(), {}
+        names = {n: (lambda n=n: float(ord(n))) for n in "abcd"}
+
+        def rotate(name: str, round_: int) -> None:
+            rounds.setdefault(round_, []).append(name)
+            timer.events.append("rotate")
+
+        found = timing.time_interleaved(
+            names, "cpu", budget_s=60, max_rounds=12, rotate=rotate, seed=seed, timer=timer
+        )
+        assert all(found[n].samples_us == [float(ord(n))] * 12 for n in names)
+        assert timer.events == ["rotate", "flush"] * 48
+        return list(rounds.values())
+
+    first = orders(1)
+    assert all(sorted(r) == list("abcd") for r in first)
+    assert len({tuple(r) for r in first}) > 3
+    assert first == orders(1)
+    assert first != orders(2)
+
+
+def test_budget_is_kept_and_shared() -> None:
+    def slow() -> None:
+        time.sleep(0.02)
+
+    def fast() -> None:
+        time.sleep(0.001)
+
+    begin = time.monotonic()
+    found = timing.time_interleaved({"slow": slow, "fast": fast}, "cpu", budget_s=0.5)
+    assert time.monotonic() - begin < 4.0  # the bound is 2 * 0.5 + 1, and the machine may be busy
+    assert found["fast"].n > found["slow"].n >= 1
+    assert found["slow"].median_us > found["fast"].median_us
+
+
+def test_a_call_longer_than_the_budget_is_timed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timing, "_GRACE_S", 0.0)
+    found = timing.time_interleaved({"a": lambda: time.sleep(0.05)}, "cpu", budget_s=0.01)
+    assert found["a"].n == 1
+
+
+def test_short_calls_are_repeated_and_said_to_be_warm() -> None:
+    found = timing.time_interleaved({"a": lambda: None}, "cpu", budget_s=0.3, max_rounds=10)
+    assert not found["a"].cold
+    assert 0 < found["a"].median_us < 20
+
+
+def test_a_replaced_clock_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "perf_counter_ns", lambda: 0)
+    assert timing.CpuTimer().sample(lambda: time.sleep(0.002)) > 1000
+
+
+def test_the_flush_makes_data_cold() -> None:
+    """At least twice the last-level cache is written, so a buffer that fits into it is read from
+    memory afterwards. One thread: with more, a busy machine's scheduler is what gets timed."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        timer = timing.CpuTimer()
+        assert timer._other.numel() * 4 >= 2 * timer.cache_bytes
+        data = torch.ones(timer.cache_bytes // 16, dtype=torch.float32)  # a quarter of the cache
+        warm, cold = [], []
+        for _ in range(25):
+            data.sum()
+            warm.append(timer.sample(data.sum))
+            timer.flush()
+            cold.append(timer.sample(data.sum))
+    finally:
+        torch.set_num_threads(threads)
+    assert statistics.median(cold) > 1.1 * statistics.median(warm)
+
+
+def test_no_timer_for_other_devices() -> None:
+    with pytest.raises(ValueError, match="no timer"):
+        timing.timer_for("meta")
+
+
+def test_a_case_without_time_left_says_so() -> None:
+    record = one_run("attention", cases=["tiny", "dim-1"], budget_s=0.0, providers=["reference"])
+    assert {r["skipped"] for r in record["rows"]} == {"the time budget ended before this case"}
+
+
+def test_a_short_budget_leaves_no_op_out() -> None:
+    todo = bench._todo(None, None, None, "bench")
+    turns = bench._across(todo)
+    assert [op for op, _ in turns[: len(OPS)]] == list(OPS)
+    assert sorted(map(str, turns)) == sorted(map(str, todo))
+    ops, cases = [get_op("attention"), get_op("quantize_fp8")], ["tiny", "decode", "one"]
+    rows = bench.run(
+        ops=ops, cases=cases, providers=["reference"], device="cpu", budget_s=0.0, peers=False
+    )["rows"]
+    assert [r["op"] for r in rows] == sorted(r["op"] for r in rows)
+
+
+def test_progress_counts_to_its_total() -> None:
+    seen: list[tuple[str, int, int]] = []
+    one_run("attention", progress=lambda *step: seen.append(step), providers=["reference"])
+    assert [done for _, done, _ in seen] == [0, 1, 2, 3]
+    assert {total for *_, total in seen} == {3}
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [({"ops": ["nope"]}, "unknown op"), ({"cases": ["nope"]}, "unknown case"),
+     ({"providers": ["nope"]}, "unknown provider")],
+)  # fmt: skip
+def test_unknown_names_are_refused(options: dict[str, Any], match: str) -> None:
+    with pytest.raises(ValueError, match=match):
+        bench.run(**{"ops": ["attention"], "device": "cpu", **options})
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_cuda_without_a_gpu_is_one_sentence(tmp_path: Path, capsys: Any) -> None:
+    with pytest.raises(ValueError, match="no CUDA device"):
+        bench.run(ops=["attention"], device="cuda")
+    assert gpu.run(tmp_path / "out") == 3
+    assert "NVIDIA GPU" in capsys.readouterr().out
+    assert not (tmp_path / "out").exists()
+
+
+# ---- the command for a GPU node, with the CPU in the GPU's place
+
+
+@pytest.fixture
+def node(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+    """Runs `gpu` over two cases of attention; `fault` is planted in front."""
+    monkeypatch.setenv("AIMILLS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(_dispatch, "sm_of", lambda device: 90)
+
+    def go(fault: str) -> tuple[int, Path]:
+        op = late_faults.plant("attention", fault)
+        op = replace(op, cases=(op.case("tiny"), op.case("llama3-8b-decode").replace(N=64)))
+        monkeypatch.setattr(gpu, "OPS", (op,))
+        monkeypatch.setattr(bench, "OPS", (op,))
+        out = tmp_path / "out"
+        return gpu._run_on([torch.device("cpu")], out, None), out
+
+    yield go
+    _records._all.cache_clear()
+
+
+def test_a_node_leaves_complete_files_and_records(node: Any, capsys: Any) -> None:
+    code, out = node("none")
+    assert code == gpu.INCOMPLETE  # compute-sanitizer has no GPU to watch
+    lines = [json.loads(line) for line in (out / "validation.jsonl").read_text().splitlines()]
+    assert {(v["provider"], v["case"]) for v in lines} >= {("planted", "tiny"), ("sdpa", "tiny")}
+    (made,) = json.loads((out / "records.json").read_text())["records"]
+    assert (made["op"], made["provider"], made["sm"]) == ("attention", "planted", 90)
+    assert json.loads(_records.cache_file().read_text())["records"] == [made]
+    assert row_of(bench.load(out / "bench-0.json"), "planted")["median_us"] > 0
+    for name in ("environment.json", "sanitizer.json", "summary.json"):
+        json.loads((out / name).read_text())
+    assert "planted" in (out / "table.txt").read_text()
+    assert capsys.readouterr().out.rstrip().endswith(f"files: {out}")
+
+
+def test_a_wrong_kernel_on_a_node_makes_no_record(node: Any) -> None:
+    code, out = node("wrong_values")
+    assert code == gpu.WRONG
+    assert json.loads((out / "records.json").read_text())["records"] == []
+    assert not _records.cache_file().exists()
+    assert any("planted" in w for w in json.loads((out / "summary.json").read_text())["wrong"])
+
+
+# ---- files
+
+
+@pytest.fixture(scope="module")
+def record() -> dict[str, Any]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ceilings, "measure", lambda device: dict(CEILINGS))
+        patch.setattr(bench, "time_interleaved", _few_rounds)
+        return one_run("attention", providers=["reference"])
+
+
+def test_round_trip(record: dict[str, Any], tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "record.json"
+    bench.save(record, path)
+    assert bench.load(path) == json.loads(path.read_text()) == record
+    assert [p.name for p in path.parent.iterdir()] == ["record.json"]
+
+
+def test_a_failed_save_leaves_the_old_file(record: dict[str, Any], tmp_path: Path) -> None:
+    path = tmp_path / "record.json"
+    bench.save(record, path)
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match="JSON"):
+        bench.save({**record, "rows": [{"sol": float("nan")}]}, path)
+    assert path.read_bytes() == before
+
+
+def test_truncated_and_foreign_files_are_refused(record: dict[str, Any], tmp_path: Path) -> None:
+    whole = json.dumps(record)
+    no_field, timed_failure, text = (copy.deepcopy(record) for _ in range(3))
+    del no_field["rows"][0]["unit"]
+    timed_failure["rows"][0]["failure"] = "wrong"
+    text["rows"][0]["median_us"] = "fast"
+    bad = {
+        "cut short": whole[: len(whole) // 2], "not JSON": "", "not a benchmark record": "[1]",
+        "not a benchmark": '{"benchmarks": []}',
+        "has schema 9": json.dumps({**record, "schema": 9}),
+        "lacks 'rows'": json.dumps({k: v for k, v in record.items() if k != "rows"}),
+        "row 0 lacks 'unit'": json.dumps(no_field), "row 0 has a time": json.dumps(timed_failure),
+        "median_us is 'fast'": json.dumps(text),
+    }  # fmt: skip
+    path = tmp_path / "record.json"
+    for match, content in bad.items():
+        path.write_text(content)
+        with pytest.raises(ValueError, match=match):
+            bench.load(path)
+    with pytest.raises(ValueError, match="can't be read"):
+        bench.load(tmp_path / "none.json")
+
+
+def test_table_has_a_line_a_row(record: dict[str, Any]) -> None:
+    lines = bench.table(record)
+    assert len(lines) == len(record["rows"])
+    assert all(len(line) == len(bench.COLUMNS) for line in lines)
+
+
+# ---- the environment
+
+
+def test_the_stamp_is_json_and_holds_no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AIMILLS_TEST_SECRET", "hush-3f9a")
+    found = env.stamp("cpu")
+    text = json.dumps(found)
+    assert "hush-3f9a" not in text
+    assert socket.gethostname() not in text
+    assert str(Path.home()) not in text.replace(str(env.ROOT), "")
+    if len(getpass.getuser()) > 4:
+        assert getpass.getuser() not in text
+    for name in ("time", "package", "git", "python", "torch", "triton", "numpy", "os", "kernel",
+                 "cpu", "memory_gib", "gpus", "nvcc", "extension", "missing"):  # fmt: skip
+        assert name in found
+
+
+def test_the_stamp_survives_a_bare_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: Any) -> Any:
+        raise RuntimeError("broken driver\nwith a traceback")
+
+    for name in ("_output", "_torch", "_cpu_model", "_torch_gpus", "last_level_cache", "_os_name"):
+        monkeypatch.setattr(env, name, fails)
+    found = env.stamp()
+    assert found["torch"] is None
+    assert found["gpus"] == []
+    assert "torch: broken driver" in found["missing"]
+
+
+def test_nvidia_smi_with_absent_values() -> None:
+    fields = ["name", "power.limit", "ecc.mode.current", "clocks.max.sm", "mig.mode.current"]
+    (row,) = env.parse_smi("NVIDIA H200, 700.00, [N/A], 1980, [Not Supported]", fields)
+    assert row == {
+        "name": "NVIDIA H200", "power_limit_w": 700.0, "ecc": None, "clock_max_sm_mhz": 1980,
+        "mig": None,
+    }  # fmt: skip
+
+
+def test_an_old_nvidia_smi_is_asked_field_by_field(monkeypatch: pytest.MonkeyPatch) -> None:
+    def query(fields: list[str]) -> str:
+        if "pcie.link.gen.max" in fields:
+            raise RuntimeError('Field "pcie.link.gen.max" is not a valid field to query.')
+        return "\n".join(", ".join(f"{f}-{i}" for f in fields) for i in range(2))
+
+    monkeypatch.setattr(env, "_query", query)
+    first, second = env.smi()
+    assert first["uuid"] == "uuid-0"
+    assert second["driver"] == "driver_version-1"
+    assert first["pcie_gen_max"] is None
+
+
+def test_versions_are_read_without_an_import() -> None:
+    code = (
+        "import sys; from aimills_kernels.harness import env; env.stamp();"
+        "assert not {'triton', 'cupy', 'cv2'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ})
+
+
+# ---- overhead
+
+
+def test_overhead_is_measured_and_undone() -> None:
+    before = {op.name: op.values for op in OPS}
+    found = overhead.measure("cpu", rounds=3)
+    figures = found["ops"]["attention"]
+    assert 0 < figures["noop_us"] < figures["public_us"] < 1000
+    assert {op.name: op.values for op in OPS} == before
+    args = get_op("attention").make_inputs(get_op("attention").case("tiny"), "cpu", 0)
+    import aimills_kernels
+
+    out = aimills_kernels.attention(*args[:3], scale=args[4])
+    assert bool(torch.isfinite(out).all())
+    assert bool((out != 0).any())
+
+
+def test_the_short_way_is_taken_by_plain_calls_only() -> None:
+    """What watches ops must see `aimills::attention`; an ordinary call need not pay for that."""
+    from torch.fx.experimental.proxy_tensor import make_fx
+    from torch.profiler import profile
+
+    import aimills_kernels
+
+    q = torch.randn(1, 4, 2, 16)
+
+    def call(x: torch.Tensor) -> torch.Tensor:
+        return aimills_kernels.attention(x, x, x)
+
+    for before_dispatch in (False, True):
+        graph = make_fx(call, tracing_mode="real", pre_dispatch=before_dispatch)(q).graph
+        assert "aimills.attention.default" in {str(n.target) for n in graph.nodes}
+    with profile() as seen:
+        call(q)
+    assert "aimills::attention" in {e.key for e in seen.key_averages()}
+    assert call(q.to("meta")).device.type == "meta"
+    assert call(q.clone().requires_grad_()).requires_grad
+    assert torch.equal(torch.vmap(call)(q[None])[0], call(q))
+    assert torch.equal(
+        aimills_kernels.attention(q, q, q, causal=1),
+        aimills_kernels.attention(q, q, q, causal=True),
+    )  # an int goes through the schema, which makes it a bool
+
+
+def test_outputs_of_a_plan_have_the_strides_of_new_tensors() -> None:
+    for shape in itertools.product((0, 1, 2, 3), repeat=4):
+        for n in range(5):
+            new = torch.empty(shape[:n])
+            assert torch.empty_like(_dispatch._template(new)).stride() == new.stride()

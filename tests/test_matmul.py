@@ -1,0 +1,331 @@
+"""What the matmul declarations can't say of themselves."""
+
+from __future__ import annotations
+
+import bisect
+import itertools
+import re
+from typing import Any
+
+import aimills_kernels as ak
+import numpy as np
+import pytest
+import torch
+from aimills_kernels._op import Case, Problem, Provider
+from aimills_kernels._registry import get_op
+from aimills_kernels._validate import validate
+from aimills_kernels.kernels.hardware import SHARED_KIB
+from aimills_kernels.kernels.matmul.config import leading_dims, select_config
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+E4M3 = torch.float8_e4m3fn
+
+
+def _value(code: int) -> float:
+    """An e4m3 code by its bits: sign, four of exponent with bias 7, three of mantissa."""
+    sign, exponent, mantissa = -1.0 if code & 0x80 else 1.0, code >> 3 & 15, code & 7
+    if code & 0x7F == 0x7F:
+        return float("nan")
+    size = mantissa * 2.0**-9 if exponent == 0 else (8 + mantissa) / 8 * 2.0 ** (exponent - 7)
+    return sign * size
+
+
+VALUES = np.array([_value(c) for c in range(256)])
+POSITIVE = [float(v) for v in VALUES[:127]]
+
+
+def _nearest(x: float) -> int:
+    """The code of the nearest value, of two equally near ones the even code."""
+    size = min(abs(x), 448.0)
+    high = bisect.bisect_left(POSITIVE, size)
+    low = max(high - 1, 0)
+    below, above = size - POSITIVE[low], POSITIVE[high] - size
+    code = low if below < above or (below == above and low % 2 == 0) else high
+    return code | (0x80 if np.signbit(x) else 0)
+
+
+def _codes(t: Tensor) -> np.ndarray:
+    return t.view(torch.uint8).numpy()
+
+
+def _random_codes(rng: np.random.Generator, *shape: int) -> Tensor:
+    finite = np.setdiff1d(np.arange(256), [0x7F, 0xFF]).astype(np.uint8)
+    return torch.from_numpy(rng.choice(finite, shape)).view(E4M3)
+
+
+# ---- the references against the definition of the format
+
+
+@pytest.mark.parametrize(("rows_a", "rows_b"), [(True, True), (False, True), (False, False)])
+def test_matmul_agrees_with_the_table(rows_a: bool, rows_b: bool, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    a, b = _random_codes(rng, 7, 33), _random_codes(rng, 5, 33)
+    scale_a, scale_b = (
+        rng.uniform(0.1, 2, (n, 1) if rows else ()).astype(np.float32)
+        for n, rows in ((7, rows_a), (5, rows_b))
+    )
+    bias = rng.normal(size=5).astype(np.float32)
+    want = (VALUES[_codes(a)] * scale_a) @ (VALUES[_codes(b)] * scale_b).T + bias
+    tensors = (torch.from_numpy(np.asarray(t)) for t in (scale_a, scale_b))
+    got = ak.matmul_fp8(a, b, *tensors, bias=torch.from_numpy(bias), out_dtype=torch.float32)
+    np.testing.assert_allclose(got.numpy(), want, rtol=1e-5, atol=1e-6 * np.abs(want).max())
+
+
+@pytest.mark.parametrize("granularity", ["tensor", "row"])
+def test_every_code_comes_back(granularity: str) -> None:
+    codes = torch.arange(256, dtype=torch.uint8)
+    codes = codes[codes & 0x7F != 0x7F].view(E4M3)
+    x_q, scale = ak.quantize_fp8(codes.float() * 0.5, granularity)
+    assert scale.item() == 0.5
+    assert np.array_equal(_codes(x_q), _codes(codes))
+
+
+def test_rounding_is_to_the_nearest_and_even(seed: int) -> None:
+    """Midpoints of all neighbours, values next to them, and random ones, at scale 1."""
+    rng = np.random.default_rng(seed)
+    middles = np.array([(p + q) / 2 for p, q in itertools.pairwise(POSITIVE)])
+    middles = middles.astype(np.float32)
+    near = [np.nextafter(middles, np.float32(side)) for side in (-np.inf, np.inf)]
+    spread = (rng.uniform(1, 2, 4000) * 2.0 ** rng.integers(-12, 8, 4000)).clip(0, 448)
+    x = np.concatenate([middles, *near, spread.astype(np.float32), [448.0, 0.0]]).astype(np.float32)
+    x = np.concatenate([x, -x])
+    x_q, scale = ak.quantize_fp8(torch.from_numpy(x))
+    assert scale.item() == 1.0
+    assert _codes(x_q).tolist() == [_nearest(float(v)) for v in x]
+
+
+def test_gradients_are_those_of_the_formula(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    a, b = _random_codes(rng, 6, 9), _random_codes(rng, 4, 9)
+    scale_a = torch.tensor(0.25, requires_grad=True)
+    scale_b = torch.rand(4, 1, requires_grad=True)
+    bias = torch.zeros(4, requires_grad=True)
+    weight = torch.from_numpy(rng.normal(size=(6, 4)).astype(np.float32))
+    out = ak.matmul_fp8(a, b, scale_a, scale_b, bias=bias, out_dtype=torch.float32)
+    out.backward(weight)
+    w, scale = weight.numpy(), scale_b.detach().numpy()
+    product = VALUES[_codes(a)] @ VALUES[_codes(b)].T
+    np.testing.assert_allclose(bias.grad.numpy(), w.sum(0), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(scale_a.grad, (w * product * scale.T).sum(), rtol=1e-4, atol=1e-1)
+    want = 0.25 * (w * product).sum(0)[:, None]
+    np.testing.assert_allclose(scale_b.grad.numpy(), want, rtol=1e-4, atol=1e-1)
+
+
+# ---- what the docstrings say
+
+
+def test_scale_of_nothing_and_of_next_to_nothing() -> None:
+    assert ak.quantize_fp8(torch.zeros(4, 8))[1].item() == 1.0
+    assert ak.quantize_fp8(torch.zeros(0, 8))[1].item() == 1.0
+    assert ak.quantize_fp8(torch.zeros(3, 0), "row")[1].tolist() == [[1.0]] * 3
+    assert ak.quantize_fp8(torch.full((2,), 1e-44))[1].item() == torch.finfo(torch.float32).tiny
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_nan_and_infinity_never_become_numbers(bad: float) -> None:
+    x = torch.ones(3, 8)
+    x[1, 2] = bad
+    x_q, scale = ak.quantize_fp8(x, "row")
+    assert torch.isfinite(scale).flatten().tolist() == [True, False, True]
+    assert torch.isnan(x_q.float()).all(1).tolist() == [False, True, False]
+    x_q, scale = ak.quantize_fp8(x)
+    assert torch.isnan(x_q.float()).all()
+    assert not torch.isfinite(scale)
+
+
+def test_quantised_product_is_near_the_product(seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    x, w = (torch.randn(n, 256, generator=generator) for n in (20, 30))
+    (a, scale_a), (b, scale_b) = ak.quantize_fp8(x, "row"), ak.quantize_fp8(w, "row")
+    got = ak.matmul_fp8(a, b, scale_a, scale_b, out_dtype=torch.float32)
+    assert (got - x @ w.T).norm() < 0.05 * (x @ w.T).norm()
+
+
+def test_no_depth_gives_the_bias() -> None:
+    one, bias = torch.ones(()), torch.arange(5.0)
+    a, b = torch.empty(3, 0, dtype=E4M3), torch.empty(5, 0, dtype=E4M3)
+    got = ak.matmul_fp8(a, b, one, one, bias=bias)
+    assert got.dtype == torch.bfloat16
+    assert torch.equal(got, bias.expand(3, 5).bfloat16())
+
+
+def test_codes_that_require_a_gradient_are_refused() -> None:
+    a, b, one = torch.ones(2, 16).to(E4M3), torch.ones(3, 16).to(E4M3), torch.ones(())
+    weight = torch.nn.Parameter(b)
+    with pytest.raises(ValueError, match="b holds codes, to which no gradient flows"):
+        ak.matmul_fp8(a, weight, one, one)
+    with torch.no_grad():
+        assert torch.equal(ak.matmul_fp8(a, weight, one, one), ak.matmul_fp8(a, b, one, one))
+    with pytest.raises(ValueError, match="no gradient flows"):
+        torch.ops.aimills.matmul_fp8(a, weight, one, one, None, torch.bfloat16).sum().backward()
+
+
+def test_out_is_written_and_returned() -> None:
+    a, b, one = torch.ones(2, 16).to(E4M3), torch.ones(3, 16).to(E4M3), torch.ones(1)
+    out = torch.empty(2, 3, dtype=torch.float16)
+    assert ak.matmul_fp8(a, b, one, one, out_dtype=torch.float16, out=out) is out
+    assert torch.equal(out, torch.full((2, 3), 16.0, dtype=torch.float16))
+
+
+# ---- the kernels
+
+
+@pytest.mark.parametrize(("sm", "promoted"), [(90, True), (120, True), (100, False)])
+def test_fp8_sums_leave_the_tensor_core_every_block(sm: int, promoted: bool) -> None:
+    """sm_100 sums fp8 products in float32; the others add each block's sum in float32."""
+    pytest.importorskip("triton", reason="not run: Triton is not installed")
+    from tests.aot import compile_provider
+
+    op = get_op("matmul_fp8")
+    kernels = compile_provider(op, op.case("aot-f16-bias"), op.provider("triton"), sm)
+    ptx = kernels[0].ptx
+    adds = sum(1 + bool(x2) for x2 in re.findall(r"\badd(?:\.rn)?\.f32(x2)?\s", ptx))
+    sums = 64 * 64 // (32 * kernels[0].warps)  # in a thread; the ragged end of K is a second copy
+    assert (adds == 2 * sums) if promoted else (adds == 0)
+    if sm == 90:
+        starts = re.findall(
+            r"wgmma\.mma_async\S+m64n64k32\.f32\.e4m3\.e4m3[^;]*, (\S+), 1, 1;", ptx
+        )
+        assert len(starts) == 8
+        assert [i for i, flag in enumerate(starts) if flag == "0"] == [0, 4], "a sum starts at 0"
+
+
+@pytest.mark.parametrize("sm", sorted(SHARED_KIB))
+def test_tiles_fit_the_shared_memory(sm: int) -> None:
+    for m in (1, 16, 17, 64, 65, 4096):
+        for n in (1, 2048, 28672):
+            for k in (0, 77, 4096):
+                for decode, aligned in ((False, False), (False, True), (True, False), (True, True)):
+                    c = select_config(m, n, k, sm, decode, aligned)
+                    stage = (c.block_m + c.block_n) * c.block_k
+                    assert stage * (c.num_stages + 2 * decode) <= SHARED_KIB[sm] * 1024
+
+
+def test_leading_dims_merge_where_memory_allows() -> None:
+    x = torch.empty(2, 3, 4, 5, 6)
+    assert leading_dims(x.shape, x.stride()) == ([120], [6])
+    y = x.transpose(1, 3)
+    assert leading_dims(y.shape, y.stride()) == ([2, 5, 4, 3], [360, 6, 30, 120])
+    assert leading_dims((1, 1, 7), (9, 9, 1)) == ([], [])
+
+
+def _change(**changes: Any) -> Problem:
+    op = get_op("matmul_fp8")
+    named = dict(zip(op.params, op.make_inputs(op.case("aligned-rows"), "cpu", 0), strict=True))
+    named["bias"] = None
+    return Problem(op, op.flat({**named, **changes}), "cuda", 90)
+
+
+def test_scaled_mm_says_what_it_can_not_do_on_a_gpu() -> None:
+    rejects = get_op("matmul_fp8").provider("scaled_mm").rejects
+    one, wide = torch.ones(()), torch.zeros(128, 320).to(E4M3)
+    assert rejects(_change()) is None
+    assert rejects(_change(scale_a=one, scale_b=one, out_dtype=torch.float16)) is None
+    for change, text in (
+        (dict(out_dtype=torch.float32), "too coarse"),
+        (dict(out_dtype=torch.float16), "bf16 only"),
+        (dict(scale_a=one), "not a mix"),
+        (dict(bias=torch.ones(96)), "dtype of the output"),
+        (dict(a=wide[:, :150], b=wide[:96, :150]), "multiples of 16"),
+        (dict(a=wide[:, 8:168]), "a must have contiguous rows"),
+        (dict(b=wide[:96, ::2]), "b must have contiguous rows"),
+    ):
+        assert text in (rejects(_change(**change)) or "accepted"), change
+
+
+# ---- drawn problems
+
+
+def _right_on_every_provider(op: str, case: Case, seed: int) -> None:
+    results = [validate(op, case, p, device="cpu", seed=seed) for p in get_op(op).all_providers]
+    assert all(r.ok or r.skipped for r in results), [str(r) for r in results]
+    assert any(r.ok for r in results)
+
+
+_kinds = st.sampled_from(["row", "tensor", "one"])
+_dtypes = st.sampled_from(["f16", "bf16", "f32"])
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    M=st.integers(0, 90), N=st.integers(0, 90), K=st.integers(0, 300), scale_a=_kinds,
+    scale_b=_kinds, bias=st.none() | _dtypes, out=_dtypes,
+    layout=st.sampled_from(["contiguous", "transposed", "sliced", "expanded"]),
+    seed=st.integers(0, 2**31),
+)  # fmt: skip
+def test_drawn_products(seed: int, **dims: Any) -> None:
+    _right_on_every_provider("matmul_fp8", Case("drawn", **dims), seed)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    shape=st.lists(st.integers(0, 6), max_size=3).map(tuple), K=st.integers(0, 300),
+    granularity=st.sampled_from(["tensor", "row"]), dtype=_dtypes,
+    layout=st.sampled_from(["contiguous", "sliced", "permuted"]), seed=st.integers(0, 2**31),
+)  # fmt: skip
+def test_drawn_tensors_to_quantise(
+    shape: tuple, K: int, layout: str, seed: int, **dims: Any
+) -> None:
+    if not shape and layout == "permuted":
+        layout = "contiguous"
+    case = Case("drawn", shape=(*shape, K), layout=layout, **dims)
+    _right_on_every_provider("quantize_fp8", case, seed)
+
+
+# ---- faults that validate must see
+
+
+def scale_of_the_next_row(outs: tuple[Tensor], *args: Any) -> None:
+    a, b, scale_a, scale_b, bias, dtype = args
+    outs[0].copy_(get_op("matmul_fp8").reference(a, b, scale_a.roll(1, 0), scale_b, bias, dtype))
+
+
+def last_product_dropped(outs: tuple[Tensor], *args: Any) -> None:
+    a, b, *rest = args
+    outs[0].copy_(get_op("matmul_fp8").reference(a[:, :-1], b[:, :-1], *rest))
+
+
+def coarse_sum(outs: tuple[Tensor], *args: Any) -> None:
+    """Sums kept in bf16 between blocks of K."""
+    a, b, scale_a, scale_b, _, dtype = args
+    total = torch.zeros(a.shape[0], b.shape[0], dtype=torch.bfloat16)
+    for start in range(0, a.shape[1], 512):
+        step = slice(start, start + 512)
+        total += (a[:, step].float() @ b[:, step].float().T).bfloat16()
+    outs[0].copy_((total.float() * scale_a * scale_b.T).to(dtype))
+
+
+def truncating_cast(outs: tuple[Tensor, Tensor], x: Tensor, *rest: Any) -> None:
+    _, scale = get_op("quantize_fp8").reference(x, *rest)
+    value = (x.float() / scale).clamp(-448, 448)
+    codes = value.to(E4M3)
+    bits = codes.view(torch.uint8)
+    bits -= (codes.float().abs() > value.abs()).to(torch.uint8)
+    outs[0].copy_(codes)
+    outs[1].copy_(scale)
+
+
+def scale_of_the_whole_tensor(outs: tuple[Tensor, Tensor], x: Tensor, *rest: Any) -> None:
+    codes, scale = get_op("quantize_fp8").reference(x, "tensor", rest[1])
+    outs[0].copy_(codes)
+    outs[1].copy_(scale.expand(outs[1].shape))
+
+
+@pytest.mark.parametrize(
+    ("op", "case", "fault", "text"),
+    [
+        ("matmul_fp8", "ragged", scale_of_the_next_row, "out: max error"),
+        ("matmul_fp8", "one-row", last_product_dropped, "out: max error"),
+        ("matmul_fp8", "onehot", last_product_dropped, "out: max error"),
+        ("matmul_fp8", "deep", coarse_sum, "out: max error"),
+        ("quantize_fp8", "tiny", truncating_cast, "x_q: 1 codes away"),
+        ("quantize_fp8", "ties", truncating_cast, "x_q: 1 codes away"),
+        ("quantize_fp8", "tiny", scale_of_the_whole_tensor, "scale: max error"),
+    ],
+)
+def test_planted_fault_is_seen(op: str, case: str, fault: Any, text: str, seed: int) -> None:
+    planted = Provider("planted", f"{__name__}:{fault.__name__}", devices=("cpu", "cuda"))
+    result = validate(op, case, planted, device="cpu", seed=seed)
+    assert any(text in failure for failure in result.failures), str(result)

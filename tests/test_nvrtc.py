@@ -1,0 +1,92 @@
+"""The video kernel compiles with NVRTC for every architecture, without a GPU and without spills."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from aimills_kernels.kernels.video import nvrtc as provider
+
+ARCHS = ("80", "90a", "100", "120")
+
+
+@pytest.fixture(scope="module")
+def compiler():
+    """cupy.cuda.nvrtc, or a skip that says what is not there."""
+    pytest.importorskip("cupy", reason="CuPy is not installed")
+    from cupy.cuda import nvrtc
+
+    try:
+        nvrtc.getVersion()
+    except Exception as error:
+        pytest.skip(f"NVRTC can't be loaded: {error}")
+    return nvrtc
+
+
+def compile_cubin(nvrtc, arch: str) -> tuple[bytes, str]:
+    """The machine code and the assembler's report. The report is read and not the code, because
+    NVRTC may be newer than any cuobjdump at hand."""
+    code = (provider.sources() / provider.SOURCE).read_text()
+    program = nvrtc.createProgram(code, "video.cu", [], [])
+    try:
+        options = (*provider.options(), f"-arch=sm_{arch}", "--ptxas-options=-v")
+        nvrtc.compileProgram(program, options)
+        return nvrtc.getCUBIN(program), nvrtc.getProgramLog(program)
+    except nvrtc.NVRTCError:
+        raise AssertionError(nvrtc.getProgramLog(program)) from None
+    finally:
+        nvrtc.destroyProgram(program)
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_compiles_without_spills(compiler, arch):
+    cubin, report = compile_cubin(compiler, arch)
+    assert provider.KERNEL.encode() in cubin
+    assert re.search(r"0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads", report), (
+        report
+    )
+    registers, shared = (int(n) for n in re.search(
+        r"Used (\d+) registers.* (\d+) bytes smem", report
+    ).groups())  # fmt: skip
+    assert registers <= 128
+    assert shared <= 48 * 1024
+
+
+def test_source_needs_no_standard_headers():
+    csrc = provider.sources()
+    seen, todo = set(), [csrc / provider.SOURCE]
+    while todo:
+        file = todo.pop()
+        text = file.read_text().split("#if !defined(__CUDACC_RTC__)")[0]
+        assert not re.findall(r"#include <.*>", text), file
+        seen.add(file)
+        for name in re.findall(r'#include "(.*)"', text):
+            found = [p for p in (csrc / name, csrc / "include" / name) if p.is_file()]
+            todo += [p for p in found if p not in seen]
+    assert {p.name for p in seen} >= {"tile.h", "pixel.h", "weights.h"}
+
+
+def test_params_layout_is_that_of_the_extension():
+    import torch
+
+    from aimills_kernels.kernels.video import problem
+    from aimills_kernels.kernels.video.op import video_to_tensor as op
+
+    extension = pytest.importorskip("aimills_kernels._C")
+    for name in ("tiny", "pitched", "negative-std", "bt601-full", "center"):
+        args = op.make_inputs(op.case(name), "cpu", 0)
+        outs = (torch.empty_like(op.fake(*args)),)
+        want = bytes(extension.VideoParams(*problem.fields(outs, args)))
+        assert problem.packed(outs, args)[:156] == want[:156]
+        assert len(want) == len(problem.packed(outs, args))
+
+
+def test_launch_shape_constants_match_the_kernel():
+    header = (provider.sources() / "video/tile.h").read_text()
+    for name, value in (
+        ("kThreads", provider._THREADS),
+        ("kTileRows", provider._TILE_ROWS),
+        ("kMaxTileCols", provider._TILE_COLS),
+    ):
+        assert f"constexpr int {name} = {value};" in header

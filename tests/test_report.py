@@ -1,0 +1,248 @@
+"""The report: self-contained, escaped, well-formed, and the same facts for machines."""
+
+from __future__ import annotations
+
+import json
+import re
+import struct
+import zlib
+from html.parser import HTMLParser
+from typing import Any
+
+import pytest
+import torch
+
+from aimills_kernels._tolerance import Judgement
+from aimills_kernels.accept import charts, page, png
+from aimills_kernels.accept._html import Html, el, join
+from aimills_kernels.accept.check import judged
+from aimills_kernels.accept.report import SCHEMA, build
+from aimills_kernels.accept.session import NotRun, Session, Settings, Stage
+from aimills_kernels.accept.verdict import Verdict, conclude
+
+HOSTILE = "<script>alert(\"1\")</script> & 'q' </style> \u2028 %s {0} <img src=x onerror=y>"
+_VOID = {"meta", "img", "br"}
+
+
+def _row(**more: Any) -> dict[str, Any]:
+    row = {"op": "attention", "case": "prefill", "dims": {"B": 1}, "provider": "ours",
+           "peer": False, "device": "cpu", "median_us": 50.0, "q1_us": 45.0, "q3_us": 60.0, "n": 9,
+           "sol": 0.4, "sol_bound": "bytes", "validated": True, "failure": None, "skipped": None,
+           "suspect": None}  # fmt: skip
+    return row | more
+
+
+def _check(**more: Any) -> dict[str, Any]:
+    row = {"stage": "correctness", "op": "attention", "case": "tiny", "dims": {"B": 1},
+           "provider": "ours", "own": True, "device": "cpu", "seed": 0, "status": "right",
+           "used": 0.5, "outputs": {"out": {"used": 0.5, "error": 1e-3, "bound": 2e-3,
+           "text": "max error"}}, "failures": [], "skipped": None}  # fmt: skip
+    return row | more
+
+
+def _report(text: str = "plain") -> tuple[Session, dict[str, Any]]:
+    """A report in which every text that comes from outside is `text`."""
+    session = Session(Settings((torch.device("cpu"),), (), frozenset({text})))
+    session.stages = [
+        Stage("a", text, "passed", 1.0, text),
+        Stage("b", text, "failed", 1.0, "", text),
+    ]
+    session.checks = [
+        _check(op=text, case=text, provider=text, dims={text: text}),
+        _check(op=text, case=text, status="wrong", used=None, failures=[text], own=False),
+        _check(op=text, status="not run", used=None, outputs={}, skipped=text),
+    ]
+    session.not_run = [NotRun("", text, text, text), NotRun(text, text, text, text, gap=True)]
+    rows = [
+        _row(op=text, case=text, provider=text, suspect=text, dims={text: text}),
+        _row(op=text, case=text, provider="reference", peer=True, median_us=5e6, q3_us=6e6),
+        _row(op=text, case=text, provider="other", peer=True, validated=False, sol=1.7),
+        _row(median_us=None, q1_us=None, q3_us=None, sol=None, skipped=text),
+        _row(median_us=None, q1_us=None, q3_us=None, sol=None, failure=text),
+    ]
+    session.benches = [{"rows": rows, "ceilings": {"copy_gbps": 9.0, "gemm_int8_tflops": 1.0}}]
+    cpu = {"model": text, "threads": 2}
+    session.environment = {"cpu": cpu, "gpus": [{"name": text}], text: [text]}
+    session.clip = {"source": text, "frames": 2, "height": 4, "width": 6, "pitch": 8,
+                    "color_space": text, "color_range": text}  # fmt: skip
+    return session, build(session, conclude(session))
+
+
+def _page(text: str = "plain") -> str:
+    picture = torch.randint(0, 256, (5, 7, 3), dtype=torch.uint8)
+    return page.render(_report(text)[1], [(text, picture)])
+
+
+class _Reader(HTMLParser):
+    """Checks that tags nest, and keeps what a browser would load or run."""
+
+    def __init__(self) -> None:
+        super().__init__(convert_charrefs=True)
+        self.open: list[str] = []
+        self.tags: list[str] = []
+        self.loads: list[str] = []
+        self.text: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        for name, value in attrs:
+            assert not name.startswith("on"), (tag, name)
+            if name in ("src", "href", "srcset", "data", "action", "poster", "xlink:href"):
+                self.loads.append(value or "")
+        if tag not in _VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open, tag
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text.append(data)
+
+
+def _read(text: str) -> _Reader:
+    reader = _Reader()
+    reader.feed(text)
+    reader.close()
+    assert reader.open == []
+    return reader
+
+
+# ---- the page
+
+
+@pytest.mark.parametrize("text", ["plain", HOSTILE], ids=["plain", "hostile"])
+def test_page_is_well_formed_and_loads_nothing(text: str) -> None:
+    found = _read(_page(text))
+    assert {*found.tags} & {"script", "link", "iframe", "object", "base", "form"} == set()
+    assert found.loads
+    assert all(value.startswith("data:image/png;base64,") for value in found.loads)
+    style = page._STYLE.read_text()
+    assert "url(" not in style
+    assert "@import" not in style
+    pictured = re.compile(r"data:image/png;base64,[A-Za-z0-9+/=]+")
+    assert re.search(r"//[a-z]", pictured.sub("", _page("plain"))) is None
+
+
+def test_hostile_text_is_shown_and_not_run() -> None:
+    text = _page(HOSTILE)
+    assert "<script" not in text
+    assert "<img src=x" not in text
+    assert text.count("</style>") == 1
+    assert HOSTILE in "".join(_read(text).text)
+
+
+def test_first_line_is_the_verdict_and_then_what_was_not_checked() -> None:
+    words = [t.strip() for t in _read(_page()).text if t.strip()]
+    body = words.index("rejected")
+    assert words[body + 1] == "(CPU, not pod hardware)"
+    assert words.index("Not checked:") < words.index("Stages")
+
+
+@pytest.mark.parametrize("scheme", ["prefers-color-scheme: dark", "@media print", "max-width"])
+def test_style_is_made_for(scheme: str) -> None:
+    assert scheme in page._STYLE.read_text()
+
+
+def test_empty_report_is_a_page_too() -> None:
+    session = Session(Settings((torch.device("cpu"),), ()))
+    verdict = conclude(session)
+    assert verdict.code == 2
+    _read(page.render(build(session, verdict)))
+
+
+def test_elements_escape_by_default() -> None:
+    assert el("p", "<b>", el("i", "&"), title='"') == '<p title="&quot;">&lt;b&gt;<i>&amp;</i></p>'
+    assert el("td", None, cls=None) == "<td>None</td>"
+    assert join(["<", Html("<br>")]) == "&lt;<br>"
+
+
+# ---- pictures
+
+
+def test_times_are_sorted_cut_off_and_held_against_the_fastest_peer() -> None:
+    rows = [
+        _row(provider="reference", peer=True, median_us=900.0, q1_us=880.0, q3_us=990.0),
+        _row(provider="vendor", peer=True, median_us=100.0, q1_us=90.0, q3_us=120.0),
+        _row(),
+    ]
+    made = charts.times(rows)
+    order = [made.index(f">{name}<") for name in ("ours", "vendor", "reference")]
+    assert order == sorted(order)
+    assert made.count('class="cut"') == 1
+    assert "× 2<" in made
+
+
+@pytest.mark.parametrize(
+    ("share", "text"),
+    [(None, "–"), (0.0, "0 %"), (0.004, "< 1 %"), (0.57, "57 %"), (0.9999, "99 %"), (1.0, "100 %"),
+     (1.3, "130 %")],
+)  # fmt: skip
+def test_percent_never_rounds_up(share: float | None, text: str) -> None:
+    assert charts.percent(share) == text
+
+
+def test_wrong_checks_stand_beyond_the_line() -> None:
+    made = charts.tolerance([_check(), _check(status="wrong", used=None), _check(used=1e9)])
+    places = [float(x) for x in re.findall(r'cx="([\d.]+)%"', made)]
+    limit = float(re.search(r'<line x1="([\d.]+)%"[^>]*class="limit"', made)[1])
+    assert sorted(places)[0] < limit < sorted(places)[1] <= 100
+    assert 'class="dot wrong"' in made
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (3, 5), (64, 48)])
+def test_png_holds_the_levels(shape: tuple[int, int]) -> None:
+    levels = torch.randint(0, 256, (*shape, 3), dtype=torch.uint8)
+    data = png.encode(levels)
+    assert data[:8] == b"\x89PNG\r\n\x1a\n"
+    at, body, header = 8, b"", b""
+    while at < len(data):
+        (length,), kind = struct.unpack(">I", data[at : at + 4]), data[at + 4 : at + 8]
+        chunk = data[at + 8 : at + 8 + length]
+        assert struct.unpack(">I", data[at + 8 + length : at + 12 + length])[0] == zlib.crc32(
+            kind + chunk
+        )
+        header, body = (chunk, body) if kind == b"IHDR" else (header, body + chunk)
+        at += 12 + length
+    assert struct.unpack(">II", header[:8]) == (shape[1], shape[0])
+    rows = torch.frombuffer(bytearray(zlib.decompress(body)), dtype=torch.uint8).view(shape[0], -1)
+    assert rows[:, 0].eq(2).all()
+    undone = rows[:, 1:].to(torch.int64).cumsum(0).remainder(256).to(torch.uint8)
+    assert torch.equal(undone.view(*shape, 3), levels)
+
+
+# ---- the data
+
+
+def test_report_is_json_with_all_of_it() -> None:
+    session, data = _report(HOSTILE)
+    text = json.dumps(data, allow_nan=False)
+    back = json.loads(text)
+    assert back["schema"] == SCHEMA
+    assert back["kind"] == "accept"
+    assert {*back} == {
+        "headline", "schema", "kind", "verdict", "exit_code", "reasons", "not_checked", "created",
+        "seconds", "version", "devices", "ops", "excluded", "seed", "stages", "not_run", "clip",
+        "validations", "bench", "environment",
+    }  # fmt: skip
+    assert back["validations"] == json.loads(json.dumps(session.checks))
+    assert {*back["stages"][0]} == {"name", "title", "status", "seconds", "summary", "failure"}
+    assert {*back["not_run"][0]} == {"name", "what", "reason", "device", "gap", "count"}
+
+
+def test_infinite_figures_are_null() -> None:
+    wrong = Judgement(float("inf"), float("nan"), 0.0, "NaN where the reference has none")
+    found = judged({"out": wrong, "lse": Judgement(0.1, 0.1, 1.0, "fine")})
+    assert found["used"] is None
+    assert found["outputs"]["out"] == {
+        "used": None, "error": None, "bound": 0.0, "text": "NaN where the reference has none",
+    }  # fmt: skip
+    json.dumps(found, allow_nan=False)
+
+
+@pytest.mark.parametrize(("code", "word"), [(0, "accepted"), (1, "rejected"), (2, "incomplete")])
+def test_words_of_the_verdict(code: int, word: str) -> None:
+    assert Verdict(code, "", (), ()).word == word
