@@ -17,7 +17,7 @@ from torch import Tensor
 from aimills_kernels.kernels.video.op import rgb_levels
 
 
-def opencv_torch(args: tuple) -> Tensor:
+def opencv_torch(*args: Any) -> Tensor:
     """OpenCV's NV12 to RGB, torch's u8 antialiased resize (fixed point), normalise."""
     rgb = torch.stack([torch.from_numpy(frame) for frame in _opencv_rgb(args)])
     height, width, interpolation = args[5:8]
@@ -27,7 +27,7 @@ def opencv_torch(args: tuple) -> Tensor:
     return _normalize(resized, args)
 
 
-def torch_float(args: tuple) -> Tensor:
+def torch_float(*args: Any) -> Tensor:
     """The same steps in float32 torch ops, the way of torchvision on a GPU."""
     (y, uv), space, range_, location, upsampling, height, width, interpolation = args[:8]
     rgb = rgb_levels(y, uv, space, range_, location, upsampling, torch.float32)
@@ -35,7 +35,7 @@ def torch_float(args: tuple) -> Tensor:
     return _normalize(resized.round_().clamp_(0, 255), args)
 
 
-def pillow(args: tuple) -> Tensor:
+def pillow(*args: Any) -> Tensor:
     """OpenCV's NV12 to RGB, Pillow's resize, normalise: the way of most data loaders."""
     import numpy as np
     from PIL import Image

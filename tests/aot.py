@@ -17,11 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import triton
-from aimills_kernels import _dispatch
-from aimills_kernels._op import Case, Op, Problem, Provider, as_tuple
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 from triton.runtime.jit import JITFunction
+
+from aimills_kernels import _dispatch
+from aimills_kernels._op import Case, Op, Problem, Provider, as_tuple
 
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 SHARED_LIMIT = {80: 163 * 1024, 86: 99 * 1024, 90: 227 * 1024, 100: 227 * 1024, 120: 99 * 1024}

@@ -11,10 +11,11 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import Tensor
+
 from aimills_kernels._dispatch import load
 from aimills_kernels._op import Op, Provider, map_tensors
 from aimills_kernels._registry import get_op
-from torch import Tensor
 
 _calls = itertools.count()
 _cache: dict[int, list[Tensor]] = {}
@@ -94,6 +95,14 @@ def raises(op: str, outs: tuple[Tensor, ...], args: tuple) -> None:
     raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
 
+class CompilationError(Exception):
+    """Derived from Exception alone, as Triton's is."""
+
+
+def fails_to_compile(op: str, outs: tuple[Tensor, ...], args: tuple) -> None:
+    raise CompilationError("at 12:3")
+
+
 FAULTS: dict[str, Callable[..., None]] = {
     f.__name__: f
     for f in (
@@ -107,6 +116,7 @@ FAULTS: dict[str, Callable[..., None]] = {
         reads_beyond_an_input,
         differs_from_run_to_run,
         raises,
+        fails_to_compile,
     )
 }
 

@@ -11,6 +11,7 @@ import os
 from pathlib import Path
 
 import pytest
+
 from aimills_kernels import _dispatch
 from aimills_kernels._op import Case, Op, Provider
 from aimills_kernels._registry import OPS, get_op

@@ -7,9 +7,10 @@ import inspect
 import re
 from pathlib import Path
 
-import aimills_kernels
 import pytest
 import torch
+
+import aimills_kernels
 from aimills_kernels import _records
 from aimills_kernels._op import Op, as_tuple, span, tensors_of
 from aimills_kernels._registry import OPS

@@ -7,9 +7,10 @@ import sys
 import textwrap
 import threading
 
-import aimills_kernels as ak
 import pytest
 import torch
+
+import aimills_kernels as ak
 from aimills_kernels import _dispatch, _records
 from aimills_kernels._explain import explain_flat
 from aimills_kernels._op import Problem
@@ -105,7 +106,7 @@ def test_own_gpu_kernel_serves_only_with_a_record(
     monkeypatch.setenv("AIMILLS_CACHE", str(tmp_path))
     op = get_op("attention")
     triton = op.provider("triton")
-    args = op.make_inputs(op.case("no-lse"), "meta", 0)
+    args = op.make_inputs(op.case("plain"), "meta", 0)
 
     def chosen(sm: int) -> tuple[str | None, str]:
         _records._all.cache_clear()

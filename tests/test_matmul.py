@@ -7,18 +7,19 @@ import itertools
 import re
 from typing import Any
 
-import aimills_kernels as ak
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+import aimills_kernels as ak
 from aimills_kernels._op import Case, Problem, Provider
 from aimills_kernels._registry import get_op
 from aimills_kernels._validate import validate
 from aimills_kernels.kernels.hardware import SHARED_KIB
 from aimills_kernels.kernels.matmul.config import leading_dims, select_config
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
-from torch import Tensor
 
 E4M3 = torch.float8_e4m3fn
 

@@ -11,6 +11,7 @@ from unittest import mock
 
 import pytest
 import torch
+
 from aimills_kernels import _dispatch
 from aimills_kernels._op import Case, Invalid, Op, Provider, as_tuple
 from aimills_kernels._registry import OPS, torch_op

@@ -1,7 +1,7 @@
 """No torch name newer than 2.11, which is what the GPU hosts have.
 
-`torch_2_11.txt` lists the dotted names that this package uses and that were looked up in the wheel of
-torch 2.11.0. A name that is not in it has to be looked up there and added.
+`torch_2_11.txt` lists the dotted names that this package uses and that were looked up in the wheel
+of torch 2.11.0. A name that is not in it has to be looked up there and added.
 """
 
 from __future__ import annotations

@@ -6,11 +6,11 @@ import re
 
 import pytest
 import torch
+
 from aimills_kernels._op import Case, Op
 from aimills_kernels._registry import OPS, get_op
 from aimills_kernels._tolerance import Codes, Exact, Ratio
 from aimills_kernels._validate import validate
-
 from tests.faults import FAULTS, plant
 
 SAYS = {
@@ -21,6 +21,7 @@ SAYS = {
     "writes_beyond_the_output": "written outside of the output",
     "differs_from_run_to_run": "differs from run to run",
     "raises": "illegal memory access",
+    "fails_to_compile": "CompilationError: at 12:3",
 }
 
 

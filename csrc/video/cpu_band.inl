@@ -17,6 +17,7 @@ namespace {
 
 typedef float v8f __attribute__((vector_size(32), aligned(4), may_alias));
 typedef u32 v8u __attribute__((vector_size(32), aligned(4), may_alias));
+typedef u16 v16h __attribute__((vector_size(32), aligned(1), may_alias));
 typedef u16 v8h __attribute__((vector_size(16), aligned(2), may_alias));
 
 constexpr int kPairs = kStripCols / 2;
@@ -26,14 +27,6 @@ AIMILLS_HD void store8(float* p, v8f v) { *reinterpret_cast<v8f*>(p) = v; }
 AIMILLS_HD v8f splat(float x) { return v8f{x, x, x, x, x, x, x, x}; }
 
 // ---- conversion
-
-// One row of a strip: 64 luma bytes, and 34 chroma pairs of two rows, one more at either side.
-struct SourceRow {
-  const u8* luma;
-  const u8* near_chroma;
-  const u8* far_chroma;
-  int near_weight, far_weight;
-};
 
 // A row between the two steps of its conversion: luma in place or copied, chroma blended.
 struct BlendedRow {
@@ -57,47 +50,64 @@ static void copy_chroma(u8* to, const u8* row, int first, int cols) {
   }
 }
 
-static SourceRow source_row(const Params& p, i64 frame, int row, int col, u8* luma_copy,
-                            u8 (&chroma_copy)[2][2 * (kPairs + 2)]) {
-  const int width = static_cast<int>(p.width);
-  const int chroma_cols = (width + 1) / 2;
-  const auto taps = chroma_row_taps(row, (static_cast<int>(p.height) + 1) / 2, p.chroma_upsampling);
-  const u8* luma = p.y + frame * p.y_frame + row * p.y_row + col;
-  const u8* near = p.uv + frame * p.uv_frame + taps.near * p.uv_row;
-  const u8* far = p.uv + frame * p.uv_frame + taps.far * p.uv_row;
-  const int first = col / 2 - 1;
-  if (first >= 0 && col + kStripCols <= width && first + kPairs + 2 <= chroma_cols) {
-    return {luma, near + 2 * first, far + 2 * first, taps.near_weight, taps.far_weight};
-  }
-  copy_luma(luma_copy, luma, smaller(kStripCols, width - col));
-  copy_chroma(chroma_copy[0], near, first, chroma_cols);
-  copy_chroma(chroma_copy[1], far, first, chroma_cols);
-  return {luma_copy, chroma_copy[0], chroma_copy[1], taps.near_weight, taps.far_weight};
-}
-
 AIMILLS_HD u16 load_pair(const u8* p) {
   u16 pair;
   __builtin_memcpy(&pair, p, 2);
   return pair;
 }
 
-__attribute__((noinline)) static void blend_chroma(const Params& p, i64 frame, int row, int col,
-                                                   BlendedRow& out) {
-  u8 chroma_copy[2][2 * (kPairs + 2)];
-  const SourceRow in = source_row(p, frame, row, col, out.luma_copy, chroma_copy);
-  // One cache line of each row: no hardware prefetcher follows, so fetch for the next chunk.
-  __builtin_prefetch(in.luma + kChunkRows * p.y_row);
-  __builtin_prefetch(in.far_chroma + kChunkRows / 2 * p.uv_row);
-  // 34 pairs as three vectors of 16, the last two overlapping: a scalar tail would cost more.
-  const int begins[3] = {0, 16, kPairs + 2 - 16};
-  for (const int begin : begins) {
-    for (int i = begin; i < begin + 16; ++i) {
-      const u16 near = load_pair(in.near_chroma + 2 * i), far = load_pair(in.far_chroma + 2 * i);
-      out.u[i] = static_cast<i16>((near & 255) * in.near_weight + (far & 255) * in.far_weight);
-      out.v[i] = static_cast<i16>((near >> 8) * in.near_weight + (far >> 8) * in.far_weight);
+// 16 interleaved chroma pairs of two rows.
+AIMILLS_HD void blend16(const u8* near, const u8* far, const ChromaTaps& taps, i16* u, i16* v) {
+  const v16h a = *reinterpret_cast<const v16h*>(near), b = *reinterpret_cast<const v16h*>(far);
+  const u16 near_weight = static_cast<u16>(taps.near_weight);
+  const u16 far_weight = static_cast<u16>(taps.far_weight);
+  *reinterpret_cast<v16h*>(u) = (a & 255) * near_weight + (b & 255) * far_weight;
+  *reinterpret_cast<v16h*>(v) = (a >> 8) * near_weight + (b >> 8) * far_weight;
+}
+
+// 34 pairs as three vectors, the last two overlapping: a scalar tail would cost more.
+AIMILLS_HD void blend_chroma(const u8* near, const u8* far, const ChromaTaps& taps,
+                             BlendedRow& out) {
+  constexpr int last = kPairs + 2 - 16;
+  blend16(near, far, taps, out.u, out.v);
+  blend16(near + 32, far + 32, taps, out.u + 16, out.v + 16);
+  blend16(near + 2 * last, far + 2 * last, taps, out.u + last, out.v + last);
+}
+
+__attribute__((noinline)) static void blend_edge(const u8* luma, int luma_cols, const u8* near,
+                                                 const u8* far, int first, int chroma_cols,
+                                                 const ChromaTaps& taps, BlendedRow& out) {
+  u8 chroma[2][2 * (kPairs + 2)];
+  copy_luma(out.luma_copy, luma, luma_cols);
+  copy_chroma(chroma[0], near, first, chroma_cols);
+  copy_chroma(chroma[1], far, first, chroma_cols);
+  blend_chroma(chroma[0], chroma[1], taps, out);
+  out.luma = out.luma_copy;
+}
+
+// Source rows [begin, end) of the strip at column `col`.
+__attribute__((noinline)) static void blend_chunk(const Params& p, i64 frame, int begin, int end,
+                                                  int col, BlendedRow* out) {
+  const int width = static_cast<int>(p.width), chroma_cols = (width + 1) / 2;
+  const int chroma_rows = (static_cast<int>(p.height) + 1) / 2, first = col / 2 - 1;
+  const bool inside = first >= 0 && col + kStripCols <= width && first + kPairs + 2 <= chroma_cols;
+  const int upsampling = p.chroma_upsampling;
+  const i64 y_row = p.y_row, uv_row = p.uv_row;
+  const u8* luma = p.y + frame * p.y_frame + begin * y_row + col;
+  const u8* uv = p.uv + frame * p.uv_frame;
+  for (int row = begin; row < end; ++row, ++out, luma += y_row) {
+    const ChromaTaps taps = chroma_row_taps(row, chroma_rows, upsampling);
+    const u8 *near = uv + taps.near * uv_row, *far = uv + taps.far * uv_row;
+    // One cache line of each row: no hardware prefetcher follows, so fetch for the next chunk.
+    __builtin_prefetch(luma + kChunkRows * y_row);
+    __builtin_prefetch(far + 2 * i64(first) + kChunkRows / 2 * uv_row);
+    if (inside) {
+      out->luma = luma;
+      blend_chroma(near + 2 * i64(first), far + 2 * i64(first), taps, *out);
+    } else {
+      blend_edge(luma, smaller(kStripCols, width - col), near, far, first, chroma_cols, taps, *out);
     }
   }
-  out.luma = in.luma;
 }
 
 // Columns leave in the order evens, odds: that is how byte pairs split into vectors. The
@@ -156,9 +166,7 @@ static void filter_strip(const Params& p, const AxisTable& down, const Band& ban
     const int chunk_end = smaller(chunk + kChunkRows, end);
     // Two steps with all rows between them: read back at other offsets, a vector just stored
     // would stall.
-    for (int row = chunk; row < chunk_end; ++row) {
-      blend_chroma(p, band.frame, row, col, blended[row - chunk]);
-    }
+    blend_chunk(p, band.frame, chunk, chunk_end, col, blended);
     for (int row = chunk; row < chunk_end; ++row) {
       convert_row(blended[row - chunk], color, columns, s.chunk + (row - chunk) * 3 * kStripCols);
     }
@@ -217,20 +225,39 @@ __attribute__((noinline)) static void transpose_group(const float* strip, float*
   }
 }
 
-AIMILLS_HD void store_outputs(const Params& p, i64 at, v8f x, int count) {
-  if (count == 8 && p.dtype == kF32) {
-    store8(static_cast<float*>(p.out) + at, x);
-  } else if (count == 8 && p.dtype == kBf16) {
+template <int kDtype>
+AIMILLS_HD void store_vector(void* out, i64 at, v8f x) {
+  if constexpr (kDtype == kF32) {
+    store8(static_cast<float*>(out) + at, x);
+  } else if constexpr (kDtype == kBf16) {
     const v8u bits = reinterpret_cast<v8u&>(x);
     const v8u rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
-    *reinterpret_cast<v8h*>(static_cast<u16*>(p.out) + at) = __builtin_convertvector(rounded, v8h);
-#if defined(__F16C__)
-  } else if (count == 8 && p.dtype == kF16) {
-    const __m128i half = _mm256_cvtps_ph(reinterpret_cast<__m256&>(x), _MM_FROUND_TO_NEAREST_INT);
-    __builtin_memcpy(static_cast<u16*>(p.out) + at, &half, 16);
-#endif
+    *reinterpret_cast<v8h*>(static_cast<u16*>(out) + at) = __builtin_convertvector(rounded, v8h);
   } else {
-    for (int i = 0; i < count; ++i) store_as(p.out, at + i, p.dtype, x[i]);
+#if defined(__F16C__)
+    const __m128i half = _mm256_cvtps_ph(reinterpret_cast<__m256&>(x), _MM_FROUND_TO_NEAREST_INT);
+    __builtin_memcpy(static_cast<u16*>(out) + at, &half, 16);
+#else
+    for (int i = 0; i < 8; ++i) store_as(out, at + i, kF16, x[i]);
+#endif
+  }
+}
+
+// One channel of `rows` rows and `count` columns, normalised; `at` is the first output's index.
+template <int kDtype>
+AIMILLS_HD void store_rows(const Params& p, int channel, const v8f* level, i64 at, int rows,
+                           int count) {
+  const v8f hi = splat(p.mean_hi[channel]), lo = splat(p.mean_lo[channel]);
+  const v8f scale = splat(p.scale[channel]);
+  void* out = p.out;
+  const i64 pitch = p.out_width;
+  for (int r = 0; r < rows; ++r, at += pitch) {
+    const v8f x = (level[r] - hi - lo) * scale;
+    if (count == 8) {
+      store_vector<kDtype>(out, at, x);
+    } else {
+      for (int i = 0; i < count; ++i) store_as(out, at + i, kDtype, x[i]);
+    }
   }
 }
 
@@ -248,14 +275,6 @@ __attribute__((noinline)) static void filter_columns(const Params& p, const Axis
                                                      const Band& at, int rows, int x, int count) {
   const i64 out = (at.frame * 3 * p.out_height + at.row_begin) * p.out_width + x;
   const i64 out_plane = p.out_height * p.out_width;
-  // 24 output lines at once: without the prefetch their misses take a third of the time here.
-  const i64 size = p.dtype == kF32 ? 4 : 2;
-  for (int c = 0; c < 3; ++c) {
-    for (int r = 0; r < rows; ++r) {
-      __builtin_prefetch(static_cast<u8*>(p.out) + (out + c * out_plane + r * p.out_width) * size,
-                         1);
-    }
-  }
   v8f level[3][8];
   const i64 plane = capacity * 8;
   for (int k = 0; k < 8; ++k) {
@@ -283,10 +302,25 @@ __attribute__((noinline)) static void filter_columns(const Params& p, const Axis
   }
   for (int c = 0; c < 3; ++c) {
     transpose8(level[c]);
-    const v8f hi = splat(p.mean_hi[c]), lo = splat(p.mean_lo[c]), scale = splat(p.scale[c]);
+    const i64 first_out = out + c * out_plane;
+    if (p.dtype == kBf16) {
+      store_rows<kBf16>(p, c, level[c], first_out, rows, count);
+    } else if (p.dtype == kF16) {
+      store_rows<kF16>(p, c, level[c], first_out, rows, count);
+    } else {
+      store_rows<kF32>(p, c, level[c], first_out, rows, count);
+    }
+  }
+}
+
+// Output columns [x, x_end) of a group of rows, which it will write a few bytes at a time.
+AIMILLS_HD void prefetch_outputs(const Params& p, const Band& at, int rows, int x, int x_end) {
+  const i64 size = p.dtype == kF32 ? 4 : 2, bytes = (x_end - x) * size;
+  for (int c = 0; c < 3; ++c) {
     for (int r = 0; r < rows; ++r) {
-      store_outputs(p, out + c * out_plane + r * p.out_width, (level[c][r] - hi - lo) * scale,
-                    count);
+      const i64 row = (at.frame * 3 + c) * p.out_height + at.row_begin + r;
+      const u8* line = static_cast<const u8*>(p.out) + (row * p.out_width + x) * size;
+      for (i64 i = 0; i < bytes; i += 64) __builtin_prefetch(line + i, 1);
     }
   }
 }
@@ -317,11 +351,13 @@ static void run_band(const Params& p, const AxisTable& across, const AxisTable& 
     const int keep = x_end < out_width ? smaller(across.begin[x_end], ready) : ready;
     for (int g = 0; g < rows; g += kGroupRows) {
       float* columns = s.columns + i64(g) * 3 * capacity;
+      const int group_rows = smaller(rows - g, kGroupRows);
+      prefetch_outputs(p, {band.frame, band.row_begin + g, 0}, group_rows, x, x_end);
       transpose_group(s.strip + i64(g) * 3 * kStripCols, columns, capacity, col - first);
       const Band group{band.frame, band.row_begin + g, 0};
       for (int at = x; at < x_end; at += 8) {
-        filter_columns(p, across, columns, capacity, first, group, smaller(rows - g, kGroupRows),
-                       at, smaller(x_end - at, 8));
+        filter_columns(p, across, columns, capacity, first, group, group_rows, at,
+                       smaller(x_end - at, 8));
       }
       keep_columns(columns, capacity, keep - first, ready - keep);
     }

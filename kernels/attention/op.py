@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import Tensor
+
 from aimills_kernels._op import Case, Cost, Invalid, Op, Problem, Provider, describe
 from aimills_kernels._tolerance import Ratio
-from torch import Tensor
 
 DTYPES = {"f16": torch.float16, "bf16": torch.bfloat16, "f32": torch.float32}
 MAX_HEAD_DIM = 256
@@ -113,7 +114,7 @@ def inputs(case: Case, generator: torch.Generator) -> dict[str, Any]:
         "q": q, "k": k, "v": v,
         "causal": case.get("causal", False),
         "scale": case.get("scale", D**-0.5),
-        "return_lse": case.get("lse", True),
+        "return_lse": case.get("lse", False),
     }  # fmt: skip
 
 
@@ -147,7 +148,7 @@ def cost(case: Case) -> Cost:
     pairs = visible_pairs(M, N) if case.get("causal", False) else M * N
     size = DTYPES[dtype].itemsize
     elements = B * (M * H * (D + Dv) + N * G * (D + Dv))
-    lse = 4 * B * H * M if case.get("lse", True) else 0
+    lse = 4 * B * H * M if case.get("lse", False) else 0
     return Cost(
         2 * B * H * pairs * (D + Dv), elements * size + lse, "f32" if dtype == "f32" else "f16"
     )
@@ -172,44 +173,45 @@ def _sdpa_rejects(p: Problem) -> str | None:
     return None
 
 
+_I = {"interpret"}
 _TINY: dict[str, Any] = dict(B=1, M=16, N=16, H=2, G=1, D=16)
-_LLAMA: dict[str, Any] = dict(B=1, H=32, G=8, D=128, lse=False)  # one layer of Llama-3 8B
+_LLAMA: dict[str, Any] = dict(B=1, H=32, G=8, D=128)  # one layer of Llama-3 8B
 
 CASES = (
-    Case("tiny", **_TINY, dtype="f32", tags={"interpret"}),
-    Case("tiny-f16", **_TINY, dtype="f16", causal=True, tags={"interpret"}),
-    Case("tiny-bf16", **_TINY, causal=True, tags={"interpret"}),
-    Case("no-lse", B=2, M=33, N=65, H=4, G=2, D=64, causal=True, lse=False, tags={"interpret"}),
-    Case("ragged", B=2, M=67, N=131, H=6, G=2, D=72, dtype="f16", causal=True, tags={"interpret"}),
-    Case("ragged-f32", B=1, M=130, N=77, H=3, G=3, D=40, dtype="f32", tags={"interpret"}),
-    Case("dims", B=1, M=37, N=45, H=2, G=1, D=96, Dv=33, dtype="f16", tags={"interpret"}),
-    Case("dim-1", B=1, M=5, N=9, H=1, G=1, D=1, dtype="f32", tags={"interpret"}),
-    Case("dim-256", B=1, M=40, N=70, H=2, G=2, D=256, causal=True, tags={"interpret"}),
-    Case("no-keys", B=1, M=40, N=17, H=2, G=1, D=32, causal=True, tags={"interpret"}),
-    Case("keys-empty", B=1, M=9, N=0, H=2, G=1, D=32, tags={"interpret"}),
-    Case("batch-empty", B=0, M=16, N=16, H=2, G=2, D=64, tags={"interpret"}),
-    Case("queries-empty", B=2, M=0, N=16, H=2, G=2, D=64, tags={"interpret"}),
-    Case("decode", B=3, M=1, N=190, H=7, G=1, D=64, causal=True, tags={"interpret"}),
+    Case("tiny", lse=True, **_TINY, dtype="f32", tags=_I),
+    Case("tiny-f16", **_TINY, dtype="f16", causal=True, tags=_I),
+    Case("tiny-bf16", **_TINY, causal=True, tags=_I),
+    Case("plain", B=2, M=33, N=65, H=4, G=2, D=64, causal=True, tags=_I),
+    Case("ragged", lse=True, B=2, M=67, N=131, H=6, G=2, D=72, dtype="f16", causal=True, tags=_I),
+    Case("ragged-f32", lse=True, B=1, M=130, N=77, H=3, G=3, D=40, dtype="f32", tags=_I),
+    Case("dims", B=1, M=37, N=45, H=2, G=1, D=96, Dv=33, dtype="f16", tags=_I),
+    Case("dim-1", lse=True, B=1, M=5, N=9, H=1, G=1, D=1, dtype="f32", tags=_I),
+    Case("dim-256", B=1, M=40, N=70, H=2, G=2, D=256, causal=True, tags=_I),
+    Case("no-keys", lse=True, B=1, M=40, N=17, H=2, G=1, D=32, causal=True, tags=_I),
+    Case("keys-empty", lse=True, B=1, M=9, N=0, H=2, G=1, D=32, tags=_I),
+    Case("batch-empty", B=0, M=16, N=16, H=2, G=2, D=64, tags=_I),
+    Case("queries-empty", lse=True, B=2, M=0, N=16, H=2, G=2, D=64, tags=_I),
+    Case("decode", lse=True, B=3, M=1, N=190, H=7, G=1, D=64, causal=True, tags=_I),
     Case("packed", B=2, M=50, N=50, H=4, G=2, D=64, causal=True, layout="packed",
-         tags={"interpret"}),
-    Case("strided", B=2, M=50, N=70, H=4, G=2, D=32, layout="heads_first", tags={"interpret"}),
-    Case("sparse", B=1, M=3, N=9, H=1, G=1, D=16, dtype="f16", layout="sparse", tags={"interpret"}),
-    Case("onehot", B=1, M=150, N=300, H=2, G=1, D=64, fill="onehot", tags={"interpret"}),
+         tags=_I),
+    Case("strided", lse=True, B=2, M=50, N=70, H=4, G=2, D=32, layout="heads_first", tags=_I),
+    Case("sparse", B=1, M=3, N=9, H=1, G=1, D=16, dtype="f16", layout="sparse", tags=_I),
+    Case("onehot", lse=True, B=1, M=150, N=300, H=2, G=1, D=64, fill="onehot", tags=_I),
     Case("onehot-causal", B=1, M=150, N=170, H=2, G=1, D=64, fill="onehot", causal=True,
-         dtype="f16", tags={"interpret"}),
-    Case("magnitudes", B=1, M=64, N=100, H=2, G=2, D=64, fill="magnitudes", tags={"interpret"}),
-    Case("scale-negative", B=1, M=20, N=30, H=1, G=1, D=32, scale=-0.7, tags={"interpret"}),
+         dtype="f16", tags=_I),
+    Case("magnitudes", lse=True, B=1, M=64, N=100, H=2, G=2, D=64, fill="magnitudes", tags=_I),
+    Case("scale-negative", lse=True, B=1, M=20, N=30, H=1, G=1, D=32, scale=-0.7, tags=_I),
     Case("llama3-8b-prefill", M=4096, N=4096, causal=True, **_LLAMA,
          cpu=dict(M=256, N=256), tags={"bench", "accept", "aot"}),
     Case("llama3-8b-full", M=4096, N=4096, **_LLAMA,
          cpu=dict(M=256, N=256), tags={"bench", "aot"}),
     Case("llama3-8b-decode", M=1, N=8192, causal=True, **_LLAMA,
          cpu=dict(N=2048), tags={"bench", "accept", "aot"}),
-    Case("llama3-8b-chunk", M=512, N=8192, causal=True, **{**_LLAMA, "lse": True},
+    Case("llama3-8b-chunk", M=512, N=8192, causal=True, lse=True, **_LLAMA,
          cpu=dict(M=64, N=512), tags={"bench", "accept", "aot"}),
-    Case("aot-f16-256", B=1, M=1024, N=1024, H=8, G=8, D=256, dtype="f16", causal=True,
+    Case("aot-f16-256", lse=True, B=1, M=1024, N=1024, H=8, G=8, D=256, dtype="f16", causal=True,
          cpu=dict(M=64, N=64), tags={"aot"}),
-    Case("aot-f32", B=1, M=1024, N=1024, H=8, G=8, D=64, dtype="f32", causal=True,
+    Case("aot-f32", lse=True, B=1, M=1024, N=1024, H=8, G=8, D=64, dtype="f32", causal=True,
          cpu=dict(M=64, N=64), tags={"aot"}),
 )  # fmt: skip
 

@@ -12,6 +12,7 @@ Layout: q [B, M, H, D], k [B, N, G, D], v [B, N, G, Dv]; query head h reads key 
 import torch
 import triton
 import triton.language as tl
+
 from aimills_kernels._dispatch import sm_of
 from aimills_kernels.kernels.attention.config import select_config
 from aimills_kernels.kernels.triton_common import dot, round_to

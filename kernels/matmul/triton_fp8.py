@@ -12,6 +12,7 @@ too coarse: then codes become float16, exactly, and are summed in float32 throug
 import torch
 import triton
 import triton.language as tl
+
 from aimills_kernels._dispatch import interpreting, sm_of
 from aimills_kernels.kernels.matmul.config import select_config
 from aimills_kernels.kernels.triton_common import decode_e4m3, dot, promoted_dot, round_to, widen

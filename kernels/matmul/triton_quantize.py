@@ -12,6 +12,7 @@ then every tile is quantised by it, and a last program turns the maximum into th
 import torch
 import triton
 import triton.language as tl
+
 from aimills_kernels._dispatch import interpreting, sm_of
 from aimills_kernels.kernels.matmul.config import (
     MAX_LEADING,

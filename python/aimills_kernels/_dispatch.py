@@ -77,11 +77,16 @@ def call(op: Op, args: tuple, outs: tuple[Tensor, ...] | None = None) -> tuple[T
     if outs is None:
         outs = plan.allocate()
     if plan.cuda_index is not None and plan.cuda_index != torch.cuda.current_device():
-        with torch.cuda.device(plan.device):
+        with on_device(plan.device):
             plan.launch(outs, *args)
     else:
         plan.launch(outs, *args)
     return outs
+
+
+def on_device(device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    """Kernels are launched on the current GPU, so it must be that of the tensors."""
+    return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
 
 
 def plan_for(op: Op, args: tuple) -> Plan:

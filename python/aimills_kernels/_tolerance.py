@@ -153,9 +153,7 @@ class Codes:
         missed, own_missed = (float((t > 0).double().mean()) for t in (steps, own))
         allowed = self.factor * own_missed + max(self.share, 2.5 / steps.numel())
         worst = float(steps.max())
-        text = (
-            f"{worst:.0f} codes away at most, {missed:.2e} of them (allowed {allowed:.2e})"
-        )
+        text = f"{worst:.0f} codes away at most, {missed:.2e} of them (allowed {allowed:.2e})"
         return Judgement(max(worst, missed / allowed), worst, 1.0, text)
 
 

@@ -21,6 +21,7 @@ from aimills_kernels._tolerance import Judgement
 
 FENCE = 512  # elements of poison on each side of a tensor
 _POISON_BYTE = 0xFF  # NaN in every float dtype here (e4m3fn and e5m2 too), -1 in integers
+NO_MEMORY = "the device has too little memory for it"
 _FENCED_SPAN = 1 << 28  # elements; a longer (sparse) tensor is used as it is
 
 
@@ -68,7 +69,8 @@ def validate(
     Two rounds with different data under the same pointers; in each the outputs start as NaN inside
     a fence, must lie within the op's tolerance afterwards, and the fence and the inputs must be
     untouched. The second round is run twice and must agree bit for bit. A provider that can't run
-    the case on this device is reported as `skipped`; an exception of the provider is a failure.
+    the case on this device is reported as `skipped`, as is a case for which the device has too
+    little memory; an exception of the provider is a failure.
     """
     op = get_op(op) if isinstance(op, str) else op
     case = op.case(case) if isinstance(case, str) else case
@@ -76,15 +78,20 @@ def validate(
     place = torch.device(pick_device(device))
     case = case.on(place.type)
     result = Validation(op.name, case.name, provider.name, str(place), seed)
-    args = op.make_inputs(case, place, seed)
-    problem = Problem(op, args, place.type, _dispatch.sm_of(place))
-    result.skipped = _dispatch.why_not(provider, problem)
-    if result.skipped is None:
-        try:
-            _check(op, case, provider, args, result)
-        except (ArithmeticError, AttributeError, IndexError, LookupError, RuntimeError, TypeError,
-                ValueError, AssertionError) as error:  # fmt: skip
-            result.failures.append(f"{type(error).__name__}: {error}")
+    try:
+        with _dispatch.on_device(place):
+            args = op.make_inputs(case, place, seed)
+            problem = Problem(op, args, place.type, _dispatch.sm_of(place))
+            result.skipped = _dispatch.why_not(provider, problem)
+            if result.skipped is None:
+                _check(op, case, provider, args, result)
+    except torch.OutOfMemoryError:
+        torch.cuda.empty_cache()
+        if not result.failures:  # what was found wrong before stays wrong
+            result.skipped = NO_MEMORY
+            result.judgements.clear()
+    except Exception as error:  # whatever a kernel or its compiler raises
+        result.failures.append(f"{type(error).__name__}: {error}")
     return result
 
 

@@ -8,6 +8,7 @@ loads; what the compiler makes is checked in test_aot.py.
 from __future__ import annotations
 
 import pytest
+
 from aimills_kernels import _dispatch
 from aimills_kernels._op import Case, Op, Provider
 from aimills_kernels._registry import OPS

@@ -2,40 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 from typing import Any
-
-import torch
 
 from aimills_kernels import _dispatch
 from aimills_kernels._op import Case, Op, Provider
 from aimills_kernels._tolerance import Judgement
-from aimills_kernels._validate import Validation, validate
+from aimills_kernels._validate import Validation
 
 RIGHT, WRONG, NOT_RUN = "right", "wrong", "not run"
-NO_MEMORY = "the device has too little memory for it"
-_MEMORY = "OutOfMemoryError"
-
-
-def on_device(device: torch.device) -> contextlib.AbstractContextManager[Any]:
-    """Kernels are launched on the current GPU, so it must be the one under test."""
-    return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
-
-
-def check(op: Op, case: Case, provider: Provider, device: torch.device, seed: int) -> Validation:
-    """`validate` on this device. A device that is out of memory checked nothing: not run."""
-    try:
-        with on_device(device):
-            result = validate(op, case, provider, device=device, seed=seed)
-    except Exception as error:  # a compiler's own kind of exception, for one
-        result = Validation(op.name, case.name, provider.name, str(device), seed)
-        result.failures.append(f"{type(error).__name__}: {error}")
-    if result.failures and all(f.startswith(_MEMORY) for f in result.failures):
-        result.skipped, result.failures = NO_MEMORY, []
-        result.judgements.clear()
-        torch.cuda.empty_cache()
-    return result
 
 
 def status_of(result: Validation) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from aimills_kernels._op import Case, Op, Provider
+from aimills_kernels._validate import NO_MEMORY, validate
 from aimills_kernels.accept import check as _check
 from aimills_kernels.accept.check import missing_package
 from aimills_kernels.accept.session import NotRun, Session
@@ -54,7 +55,7 @@ def _one(session: Session, op: Op, case: Case, provider: Provider, device: torch
         session.skip(NotRun("", what, "large; it is the measure there, not what is measured",
                             str(device)))  # fmt: skip
         return
-    result = _check.check(op, case, provider, device, settings.seed)
+    result = validate(op, case, provider, device=device, seed=settings.seed)
     session.checks.append(_check.row(op, case.on(device.type), provider, result))
 
 
@@ -74,7 +75,7 @@ def _note_what_did_not_run(session: Session, op: Op, device: torch.device, rows:
         package = missing_package(due[name]) if name in due else None
         absent = package is not None and _check.says_missing(reason, package)
         entry = NotRun("", f"{op.name} {name}", reason, str(device), count=count)
-        if absent or reason == _check.NO_MEMORY:
+        if absent or reason == NO_MEMORY:
             entry.gap, entry.name = True, package if absent and package else f"{op.name}/{name}"
             gaps += 1
         session.skip(entry)

@@ -130,11 +130,14 @@ def _real_input(data: dict[str, Any], pictures: Sequence[tuple[str, Tensor]]) ->
         f"range) went from the decoder's memory, {clip.get('pitch')} bytes a line, through "
         "video_to_tensor. This is what came out, normalisation undone."
     )
+    first: dict[Any, tuple[str, Tensor]] = {}
+    for name, levels in pictures:
+        first.setdefault(levels.shape, (name, levels))
     shown = [
         el("figure", el("img", src=png.data_uri(levels), width=levels.shape[1],
                         height=levels.shape[0], alt=f"Output of video_to_tensor, {name}"),
            el("figcaption", name))
-        for name, levels in pictures[:2]
+        for name, levels in first.values()
     ]  # fmt: skip
     return _section("The main job on real input", text, el("div", *shown, cls="pictures"))
 

@@ -1,7 +1,7 @@
-"""Stage: the main job on real input, through the public functions.
+"""Stage: the main job on real input, through the public function.
 
 A 1080p H.264 clip is encoded, decoded and given to `video_to_tensor` in the decoder's own memory,
-lines padded as they are; attention and matmul run with the layer shapes of a real model.
+lines padded as they are.
 """
 
 from __future__ import annotations
@@ -13,15 +13,13 @@ from torch import Tensor
 
 import aimills_kernels
 from aimills_kernels import video_io
-from aimills_kernels._explain import explain_flat, flat_arguments
-from aimills_kernels._op import Case, Op, as_tuple, map_tensors, to_device
-from aimills_kernels._registry import torch_op
-from aimills_kernels._tolerance import Judgement
-from aimills_kernels.accept.check import NO_MEMORY, dims, judged, on_device
+from aimills_kernels._dispatch import on_device
+from aimills_kernels._explain import flat_arguments
+from aimills_kernels._op import Case, Op, as_tuple, to_device
+from aimills_kernels.accept.calls import check_calls
 from aimills_kernels.accept.picture import moving_picture
-from aimills_kernels.accept.session import VIDEO, Excluded, NotRun, Session, sentence
+from aimills_kernels.accept.session import VIDEO, Excluded, NotRun, Session
 
-STAGE = "real input"
 _OP = "video_to_tensor"
 _FRAMES = 2
 _SIZE = (1080, 1920)
@@ -33,10 +31,7 @@ _MEAN, _STD = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27
 _SWSCALE_LEVELS = 3.0
 
 
-# ---- video
-
-
-def video(session: Session) -> str:
+def run(session: Session) -> str:
     settings = session.settings
     op = next((op for op in settings.ops if op.name == _OP), None)
     if VIDEO in settings.exclude or (op is not None and settings.leaves_out(op)):
@@ -111,10 +106,10 @@ def _video_check(
     planes: tuple[Tensor, Tensor],
     size: tuple[int, int],
     device: torch.device,
-    expected: list[tuple],
+    known: list[tuple],
 ) -> None:
-    """`expected` is handed from the first view to the next: what the oracle makes of the clip."""
-    moved = to_device(list(planes), device)
+    """`known` is handed from the first view to the next: what the oracle makes of the clip."""
+    moved = tuple(to_device(list(planes), device))
     options: dict[str, Any] = {
         "color_space": frame.color_space, "color_range": frame.color_range, "size": size,
         "mean": _MEAN, "std": _STD, "dtype": torch.bfloat16,
@@ -122,30 +117,31 @@ def _video_check(
     count, height, width = planes[0].shape
     name = f"{count} decoded frame{'s' * (count > 1)} to {size[0]} x {size[1]}"
     case = Case(name, F=count, H=height, W=width, pitch=planes[0].stride(1), h=size[0], w=size[1])
-    row = _blank(op, case, device, session.settings.seed)
-    session.checks.append(row)
     with on_device(device):
-        try:
-            args = flat_arguments(_OP, tuple(moved), **options)
-            row["provider"], row["own"] = _serving(op, args, device)
-            before = map_tensors(torch.clone, moved)
-            got = getattr(aimills_kernels, _OP)(tuple(moved), **options, out=_poisoned(op, args))
-            if any(not torch.equal(a, b) for a, b in zip(before, moved, strict=True)):
-                row["failures"].append("an input was written to")
-            if not expected:
-                expected += [op.oracle(args), as_tuple(op.reference(*args))]
-            _enter(row, op, args, (got,), *[(e[0][-count:],) for e in expected])
-            if count == 1:
-                session.pictures.append((f"{name} on {device}", _levels(got[0])))
-                if session.settings.video is None:
-                    _against_swscale(row, frame, got, size)
-        except Exception as error:
-            row["failures"].append(sentence(error))
-    _close(row)
+        args = flat_arguments(_OP, moved, **options)
+        before = [t.clone() for t in moved]
 
+    def call() -> tuple[Tensor, ...]:
+        out = torch.full_like(as_tuple(op.fake(*args))[0], float("nan"))
+        return (getattr(aimills_kernels, _OP)(moved, **options, out=out),)
 
-def _poisoned(op: Op, args: tuple) -> Tensor:
-    return torch.full_like(as_tuple(op.fake(*args))[0], float("nan"))
+    def expected() -> tuple[tuple, tuple]:
+        if not known:
+            known.extend([op.oracle(args), as_tuple(op.reference(*args))])
+        oracle, rounded = ((outs[0][-count:],) for outs in known)
+        return oracle, rounded
+
+    def extra(row: dict[str, Any], got: tuple[Tensor, ...]) -> None:
+        if any(not torch.equal(a, b) for a, b in zip(before, moved, strict=True)):
+            row["failures"].append("an input was written to")
+            for a, b in zip(before, moved, strict=True):
+                b.copy_(a)
+        if count == 1:
+            session.pictures.append((f"{name}; provider: {row['provider']}", _levels(got[0][0])))
+            if session.settings.video is None:
+                _against_swscale(row, frame, got[0], size)
+
+    check_calls(session, op, case, device, args, call, expected, extra)
 
 
 def _levels(out: Tensor) -> Tensor:
@@ -175,87 +171,3 @@ def swscale_distance(frame: video_io.Frame, got: Tensor, size: tuple[int, int]) 
     resized = torch.nn.functional.interpolate(rgb, size=size, mode="bicubic", antialias=True)
     other = resized[0].round().clamp(0, 255).permute(1, 2, 0)
     return float((_levels(got).float() - other).abs().mean())
-
-
-# ---- shapes of real models
-
-
-def shapes(session: Session) -> str:
-    """Each op's cases for acceptance as users call it, on whatever provider serves them."""
-    settings = session.settings
-    todo = [
-        (op, case, device)
-        for device in settings.devices
-        for op in settings.ops
-        for case in op.cases
-        if op.name != _OP and "accept" in case.tags
-    ]
-    done = 0
-    with session.progress("model shapes", len(todo)) as step:
-        for op, case, device in todo:
-            step(f"{op} {case} on {device}")
-            if settings.leaves_out(op, case.name):
-                whole = op.name in settings.exclude
-                session.exclude(op.name if whole else f"{op.name}/{case.name}", str(device))
-                continue
-            _shape_check(session, op, case.on(device.type), device)
-            done += 1
-    return f"{done} cases as they are served"
-
-
-def _shape_check(session: Session, op: Op, case: Case, device: torch.device) -> None:
-    seed = session.settings.seed + 2  # `validate` has used this one and the next
-    row = _blank(op, case, device, seed)
-    session.checks.append(row)
-    with on_device(device):
-        try:
-            args = op.make_inputs(case, device, seed)
-            row["provider"], row["own"] = _serving(op, args, device)
-            with torch.no_grad():
-                got = as_tuple(torch_op(op.name)(*args))
-            _enter(row, op, args, got, op.oracle(args), as_tuple(op.reference(*args)))
-        except torch.OutOfMemoryError:
-            row["skipped"] = NO_MEMORY
-            entry = NotRun(
-                f"{op.name}/{case.name}", f"{op.name} {case.name}", NO_MEMORY, str(device)
-            )
-            entry.gap = True
-            session.skip(entry)
-        except Exception as error:
-            row["failures"].append(sentence(error))
-    _close(row)
-
-
-# ---- rows
-
-
-def _blank(op: Op, case: Case, device: torch.device, seed: int) -> dict[str, Any]:
-    return {
-        "stage": STAGE, "op": op.name, "case": case.name, "dims": dims(case), "provider": "",
-        "own": False, "device": str(device), "seed": seed, "status": "", "used": None,
-        "outputs": {}, "failures": [], "skipped": None,
-    }  # fmt: skip
-
-
-def _serving(op: Op, args: tuple, device: torch.device) -> tuple[str, bool]:
-    name = explain_flat(op, args, device).provider
-    if name is None:
-        raise ValueError(f"{op.name}: no provider serves this problem on {device}")
-    return name, not op.provider(name).vendor
-
-
-def _enter(
-    row: dict[str, Any], op: Op, args: tuple, got: tuple, oracle: tuple, rounded: tuple
-) -> None:
-    judgements: dict[str, Judgement] = {}
-    for name, tolerance, mine, want, own in zip(
-        op.outputs, op.tolerance, got, oracle, rounded, strict=True
-    ):
-        judgements[name] = tolerance.judge(mine, want, own, args)
-        if not judgements[name].ok:
-            row["failures"].append(f"{name}: {judgements[name].text}")
-    row |= judged(judgements)
-
-
-def _close(row: dict[str, Any]) -> None:
-    row["status"] = "not run" if row["skipped"] else "wrong" if row["failures"] else "right"

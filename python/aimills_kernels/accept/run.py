@@ -6,14 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from aimills_kernels.accept import correctness, page, real_input, report, speed
+from aimills_kernels.accept import correctness, page, real_input, report, shapes, speed
 from aimills_kernels.accept.session import Progress, Session, Settings, Stage, silent
 from aimills_kernels.accept.verdict import Verdict, conclude
 
 STAGES: tuple[tuple[str, str, Callable[[Session], str]], ...] = (
     ("correctness", "Correctness", correctness.run),
-    ("video", "A decoded video", real_input.video),
-    ("shapes", "Shapes of real models", real_input.shapes),
+    ("video", "A decoded video", real_input.run),
+    ("shapes", "Shapes of real models", shapes.run),
     ("bench", "Times against peers", speed.run),
 )
 

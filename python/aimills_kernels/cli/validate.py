@@ -12,8 +12,8 @@ import torch
 
 from aimills_kernels import _dispatch, _records
 from aimills_kernels._op import Op, Provider
-from aimills_kernels._validate import Validation
-from aimills_kernels.accept.check import check, status_of
+from aimills_kernels._validate import Validation, validate
+from aimills_kernels.accept.check import status_of
 from aimills_kernels.cli import _choose, _ui
 from aimills_kernels.cli._errors import INCOMPLETE, OK, WRONG
 
@@ -36,7 +36,7 @@ def run(options: Namespace) -> int:
     results = []
     with _ui.progress("validate", len(plan)) as step:
         for op, case, provider, place in plan:
-            results.append(check(op, case, provider, place, options.seed))
+            results.append(validate(op, case, provider, device=place, seed=options.seed))
             step(f"{op} {case} {provider}")
     _show(results, options)
     if any(place.type == "cuda" for place in places):

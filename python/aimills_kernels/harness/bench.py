@@ -82,7 +82,7 @@ def run(
     progress = progress or (lambda *_: None)
     steps = 1 + 2 * len(todo)
     progress("ceilings of this device", 0, steps)
-    with on_device(place):
+    with _dispatch.on_device(place):
         timer = timer_for(place)
         where = _rows.Place(str(place), measured or ceilings.measure(place), timer.cache_bytes)
     state = _Run(
@@ -98,7 +98,7 @@ def run(
         peers_folder,
         done=1,
     )
-    with on_device(place):
+    with _dispatch.on_device(place):
         for index, (op, case) in enumerate(_across(todo)):
             _bench_case(state, op, case.on(place.type), state.left_s() / (len(todo) - index))
     declared = {(op.name, case.name): i for i, (op, case) in enumerate(todo)}
@@ -154,11 +154,6 @@ def _device(device: str | torch.device) -> torch.device:
         index = torch.cuda.current_device() if place.index is None else place.index
         return torch.device("cuda", index)
     return place
-
-
-def on_device(place: torch.device) -> Any:
-    """A context in which `place` is the current device; nothing changes for a CPU."""
-    return torch.cuda.device(place if place.type == "cuda" else -1)
 
 
 # ---- one case

@@ -20,7 +20,7 @@ from aimills_kernels import _dispatch, _records
 from aimills_kernels._op import Case, Op, Provider
 from aimills_kernels._records import write_whole
 from aimills_kernels._registry import OPS
-from aimills_kernels._validate import Validation, validate
+from aimills_kernels._validate import NO_MEMORY, Validation, validate
 from aimills_kernels.harness import bench, env, sanitize
 
 OK, WRONG, INCOMPLETE, NO_GPU = 0, 1, 2, 3
@@ -95,14 +95,11 @@ def _validate_all(state: _State) -> None:
 def _validate_one(
     state: _State, journal: TextIO, device: torch.device, op: Op, case: Case, provider: Provider
 ) -> Validation:
-    try:
-        with bench.on_device(device):
-            result = validate(op, case, provider, device=device)
-    except Exception as error:  # out of memory in the oracle, a lost GPU: named, never skipped over
-        result = Validation(op.name, case.name, provider.name, str(device), 0)
-        result.failures.append(f"not checked: {type(error).__name__}: {env.first_line(error)}")
+    result = validate(op, case, provider, device=device)
     if result.failures:
         state.wrong.append(str(result))
+    elif result.skipped == NO_MEMORY:
+        state.not_run.append(str(result))
     journal.write(json.dumps(_line(result)) + "\n")
     journal.flush()
     os.fsync(journal.fileno())
@@ -179,9 +176,7 @@ def _sanitize(state: _State) -> None:
 def _bench(state: _State) -> None:
     for device in state.gpus:
         try:
-            record = bench.run(
-                device=device, budget_s=_BENCH_S, progress=state.progress
-            )
+            record = bench.run(device=device, budget_s=_BENCH_S, progress=state.progress)
         except Exception as error:  # the other GPUs and the summary still follow
             state.not_run.append(f"bench on {device}: {type(error).__name__}: {error}")
             continue

@@ -1,0 +1,49 @@
+"""Stage: the shapes of real models, called as users call them."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import torch
+
+from aimills_kernels._dispatch import on_device
+from aimills_kernels._op import Case, Op, as_tuple
+from aimills_kernels._registry import torch_op
+from aimills_kernels.accept.calls import check_calls
+from aimills_kernels.accept.session import Session
+
+
+def run(session: Session) -> str:
+    """Each op's cases for acceptance, save those of the video: they come from a decoder."""
+    settings = session.settings
+    todo = [
+        (op, case, device)
+        for device in settings.devices
+        for op in settings.ops
+        for case in op.cases
+        if op.name != "video_to_tensor" and "accept" in case.tags
+    ]
+    first = len(session.checks)
+    with session.progress("model shapes", len(todo)) as step:
+        for op, case, device in todo:
+            step(f"{op} {case} on {device}")
+            if settings.leaves_out(op, case.name):
+                whole = op.name in settings.exclude
+                session.exclude(op.name if whole else f"{op.name}/{case.name}", str(device))
+            else:
+                _check(session, op, case.on(device.type), device)
+    return f"{len(session.checks) - first} calls"
+
+
+def _check(session: Session, op: Op, case: Case, device: torch.device) -> None:
+    with on_device(device):
+        args = op.make_inputs(case, device, session.settings.seed)
+
+    @cache
+    def expected() -> tuple[tuple, tuple]:
+        return op.oracle(args), as_tuple(op.reference(*args))
+
+    def call() -> tuple[torch.Tensor, ...]:
+        return as_tuple(torch_op(op.name)(*args))
+
+    check_calls(session, op, case, device, args, call, expected)
