@@ -7,6 +7,8 @@ import random
 
 import pytest
 
+import aimills_kernels.ops._run  # noqa: F401  (reads OPS once, before a test plants other ops there)
+
 SEED = int(os.environ.get("AIMILLS_SEED", random.SystemRandom().randrange(2**31)))
 
 

@@ -10,7 +10,7 @@ import torch
 from aimills_kernels._op import Case, Op
 from aimills_kernels._registry import OPS, get_op
 from aimills_kernels._tolerance import Codes, Exact, Ratio
-from aimills_kernels._validate import validate
+from aimills_kernels._validate import NO_MEMORY, validate
 from tests.faults import FAULTS, plant
 
 SAYS = {
@@ -72,6 +72,16 @@ def test_a_provider_that_can_t_run_is_skipped_not_passed() -> None:
     assert result.skipped
     assert not result.ok
     assert "not run" in str(result)
+
+
+def test_out_of_memory_is_not_a_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
+    def hungry(op: str, outs: tuple, args: tuple) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setitem(FAULTS, "hungry", hungry)
+    result = validate(plant("attention", "hungry"), "tiny", "planted", device="cpu")
+    assert result.skipped == NO_MEMORY
+    assert not result.ok
 
 
 def test_ratio_counts_specials_and_scale() -> None:
