@@ -22,7 +22,7 @@ help:
 	@echo 'make setup      .venv with pinned packages and the build; each target below does it too'
 	@echo 'make accept     the acceptance run on this machine, report in reports/accept'
 	@echo 'make test       all tests but the long ones'
-	@echo 'make test-full  all tests'
+	@echo 'make test-full  the long tests, which make test leaves out'
 	@echo 'make bench      time against peers'
 	@echo 'make lint       ruff, clang-format, mypy, codespell'
 	@echo 'make gpu OUT=d  build, validate and benchmark on this GPU node, records in folder d'
@@ -42,7 +42,7 @@ test: setup
 	$(call run_tests,-m "not full")
 
 test-full: setup
-	$(call run_tests)
+	$(PY) -m pytest tests --ignore=tests/interpret -m full $(ARGS)
 
 bench: setup
 	@.venv/bin/aimills-kernels bench $(ARGS)

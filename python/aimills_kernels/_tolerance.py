@@ -122,12 +122,15 @@ class Levels:
         if special := _specials(got, rounded):
             return special
         unit = self.unit(args).to(oracle)
-        slack = (2 * eps * oracle.abs()).clamp_min(4 * EPS32)
+        size = torch.maximum(oracle.abs(), got.abs())
+        # Half a unit of the output dtype, and the affine step's float32 (255 levels are 1 / std).
+        slack = torch.maximum(0.51 * eps * size, 4 * EPS32 * (255 * unit.abs() + size))
         err, own = ((t - oracle).abs() for t in (got, rounded))
-        levels = float(((err - slack).clamp_min(0) / unit).max())
+        levels = float(((err - slack).clamp_min(0) / unit.abs()).max())
         missed, own_missed = (float((t > slack).double().mean()) for t in (err, own))
         allowed = self.factor * own_missed + max(self.share, 2.5 / err.numel())
-        used = max(levels / self.max_levels, missed / allowed)
+        # One level is what a tie costs; how many there are is what tells kernels apart.
+        used = missed / allowed if levels <= self.max_levels else levels / self.max_levels
         text = (
             f"{levels:.3g} levels at most, {missed:.2e} of the elements off (allowed {allowed:.2e})"
         )
@@ -154,7 +157,8 @@ class Codes:
         allowed = self.factor * own_missed + max(self.share, 2.5 / steps.numel())
         worst = float(steps.max())
         text = f"{worst:.0f} codes away at most, {missed:.2e} of them (allowed {allowed:.2e})"
-        return Judgement(max(worst, missed / allowed), worst, 1.0, text)
+        used = missed / allowed if worst <= 1 else worst
+        return Judgement(used, worst, 1.0, text)
 
 
 def _order(codes: Tensor) -> Tensor:

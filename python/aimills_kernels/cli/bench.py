@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from argparse import Namespace
+from collections import Counter
 from typing import Any
 
 from aimills_kernels.cli import _choose, _ui
@@ -34,7 +35,8 @@ def run(options: Namespace) -> int:
                 seed=options.seed,
                 peers=not options.provider,
             )
-        _ui.table(f"on {place}", bench.COLUMNS, bench.table(record))
+        timed = [line for line in bench.table(record) if not line[3].startswith("not run")]
+        _ui.table(f"on {place}", bench.COLUMNS, timed)
         _notes(record)
         code = max(code, _code(record), key=(OK, INCOMPLETE, WRONG).index)
         if out:
@@ -48,6 +50,11 @@ def _names(places: tuple[Any, ...]) -> str:
 
 
 def _notes(record: dict[str, Any]) -> None:
+    absent = Counter(
+        (row["op"], row["provider"], row["skipped"]) for row in record["rows"] if row["skipped"]
+    )
+    for (op, provider, reason), count in absent.items():
+        _ui.say(f"not run: {op} {provider}, {count} case{'s' * (count > 1)}: {reason}")
     for row in record["rows"]:
         if row["suspect"]:
             name = f"{row['op']} {row['case']} {row['provider']}"
