@@ -384,7 +384,7 @@ def test_our_kernel_runs_on_the_clip_also_where_another_serves(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As on a GPU without records."""
-    monkeypatch.setenv("AIMILLS_PROVIDER", "video_to_tensor=reference")
+    monkeypatch.setattr(_dispatch, "_ENVIRONMENT", "video_to_tensor=reference")
     _dispatch._plans.clear()
     _, report = accepted(tmp_path)
     _dispatch._plans.clear()

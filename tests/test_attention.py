@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 import aimills_kernels as ak
 from aimills_kernels._op import Case
 from aimills_kernels._registry import get_op
 from aimills_kernels._validate import validate
 from aimills_kernels.kernels.attention.op import visible_pairs
+from tests.drawn import attention_cases, seeds
 
 
 def _by_hand(q: np.ndarray, k: np.ndarray, v: np.ndarray, causal: bool, scale: float):
@@ -126,27 +126,12 @@ def test_visible_pairs_counts_the_mask() -> None:
         assert visible_pairs(M, N) == int(torch.ones(M, N).tril(N - M).sum())
 
 
-_dims = st.integers(0, 40)
-
-
 @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
-@given(
-    B=st.integers(0, 3), M=_dims, N=_dims, G=st.integers(1, 3), r=st.integers(1, 7),
-    D=st.integers(1, 70), Dv=st.integers(1, 70), dtype=st.sampled_from(["f16", "bf16", "f32"]),
-    causal=st.booleans(), lse=st.booleans(),
-    layout=st.sampled_from(["contiguous", "packed", "heads_first"]), seed=st.integers(0, 2**31),
-)  # fmt: skip
-def test_drawn_shapes_and_strides(
-    B: int, M: int, N: int, G: int, r: int, D: int, Dv: int, dtype: str, causal: bool, lse: bool,
-    layout: str, seed: int,
-) -> None:  # fmt: skip
-    if layout == "packed":  # one tensor holds all three
-        N, Dv = M, D
-    case = Case("drawn", B=B, M=M, N=N, H=G * r, G=G, D=D, Dv=Dv, dtype=dtype, causal=causal,
-                lse=lse, layout=layout)  # fmt: skip
+@given(case=attention_cases(), seed=seeds())
+def test_drawn_shapes_and_strides(case: Case, seed: int) -> None:
     ran = 0
     for provider in get_op("attention").all_providers:
         result = validate("attention", case, provider, device="cpu", seed=seed)
-        assert result.ok or result.skipped, str(result)
+        assert result.ok or result.skipped, f"{case.describe()}: {result}"
         ran += result.ok
     assert ran

@@ -84,7 +84,7 @@ def test_use_provider_is_one_thread_s_own(qkv: tuple[torch.Tensor, ...]) -> None
 def test_environment_is_checked(
     value: str, match: str, qkv: tuple[torch.Tensor, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("AIMILLS_PROVIDER", value)
+    monkeypatch.setattr(_dispatch, "_ENVIRONMENT", value)
     monkeypatch.setattr(_dispatch, "_plans", {})
     with pytest.raises(ValueError, match=match):
         ak.attention(*qkv)
@@ -93,7 +93,8 @@ def test_environment_is_checked(
 def test_environment_decides(
     qkv: tuple[torch.Tensor, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("AIMILLS_PROVIDER", "attention=reference")
+    monkeypatch.setattr(_dispatch, "_ENVIRONMENT", "attention=reference")
+    monkeypatch.setattr(_dispatch, "_plans", {})
     assert ak.explain("attention", *qkv).provider == "reference"
     with ak.use_provider("attention", "sdpa"):
         assert ak.explain("attention", *qkv).provider == "sdpa"

@@ -110,7 +110,10 @@ def random_case(rng: random.Random) -> Case:
 
 
 def check_random(name: str, seeds: range) -> None:
+    """Each within one level. Misses are counted over all seeds: near a tie one picture alone may
+    have a whole row of them, and so may the reference."""
     launch = globals().get(f"launch_{name}")
+    missed = own = total = 0
     for seed in seeds:
         rng = random.Random(seed)
         case = random_case(rng)
@@ -120,14 +123,15 @@ def check_random(name: str, seeds: range) -> None:
             run_cpu(out, args, threads=rng.choice([1, 2, 3, 7]))
         else:
             launch((out,), *args)
-        (oracle,) = op.oracle(args)
-        (tolerance,) = op.tolerance
-        # Where a side grows from a few samples, one tie that falls the other way is a whole row or
-        # column of misses: the tolerance's floor of 2.5 misses counts independent values.
-        alike = max(1, case.h // case.H) * max(1, case.w // case.W) + 1
-        fair = replace(tolerance, share=max(tolerance.share, 3 * alike / out.numel()))
-        verdict = fair.judge(out, oracle, op.reference(*args), args)
+        (oracle,), reference = op.oracle(args), op.reference(*args)
+        lenient = replace(op.tolerance[0], share=1.0)
+        verdict = lenient.judge(out, oracle, reference, args)
         assert verdict.ok, f"seed {seed}: {case.describe()}: {verdict.text}"
+        level = op.tolerance[0].unit(args).abs() / 2
+        missed += int(((out - oracle).abs() > level).sum())
+        own += int(((reference - oracle).abs() > level).sum())
+        total += out.numel()
+    assert missed <= 2 * own + 1e-5 * total + 100, f"{missed} of {total} missed, {own} by reference"
 
 
 def run_cpu(out: Tensor, args: tuple, threads: int) -> None:

@@ -133,7 +133,16 @@ def _lay_out(case: Case, tensors: list[Tensor]) -> list[Tensor]:
     if layout == "sparse":  # key rows so far apart that their offsets pass 2^31 elements
         q, k, v = tensors
         return [q, *(_sparse(t) for t in (k, v))]
+    if layout == "sparse_dim":  # the same for the last dim of q and v
+        q, k, v = tensors
+        return [_sparse_dim(q), k, _sparse_dim(v)]
     return tensors
+
+
+def _sparse_dim(t: Tensor) -> Tensor:
+    step = 2**31 // (t.shape[-1] - 1) + 64
+    memory = torch.empty(step * t.shape[-1], dtype=t.dtype)
+    return memory.as_strided(t.shape, (0, t.shape[2], 1, step)).copy_(t)
 
 
 def _sparse(t: Tensor) -> Tensor:
@@ -168,6 +177,9 @@ def _sdpa_rejects(p: Problem) -> str | None:
         return "PyTorch's SDPA gives NaN for queries without keys (causal with M > N)"
     if N == 0:
         return "PyTorch's SDPA has no empty key sequence"
+    if p.scale <= 0:
+        # Seen on a CPU: is_causal with scale -0.3 lets future keys in, with 0 it gives NaN.
+        return "PyTorch's SDPA masks before it scales, so the scale must be positive"
     if 0 in p.q.shape:
         return "the problem is empty"
     return None
@@ -195,12 +207,19 @@ CASES = (
     Case("packed", B=2, M=50, N=50, H=4, G=2, D=64, causal=True, layout="packed",
          tags=_I),
     Case("strided", lse=True, B=2, M=50, N=70, H=4, G=2, D=32, layout="heads_first", tags=_I),
+    Case("one-key-more", B=1, M=128, N=129, H=1, G=1, D=16, causal=True, tags=_I),
+    Case("sparse-long", B=1, M=3, N=140, H=1, G=1, D=16, dtype="f16", layout="sparse", tags=_I),
+    Case("sparse-dim", B=1, M=3, N=2, H=1, G=1, D=40, dtype="f16", layout="sparse_dim", tags=_I),
     Case("sparse", B=1, M=3, N=9, H=1, G=1, D=16, dtype="f16", layout="sparse", tags=_I),
     Case("onehot", lse=True, B=1, M=150, N=300, H=2, G=1, D=64, fill="onehot", tags=_I),
     Case("onehot-causal", B=1, M=150, N=170, H=2, G=1, D=64, fill="onehot", causal=True,
          dtype="f16", tags=_I),
     Case("magnitudes", lse=True, B=1, M=64, N=100, H=2, G=2, D=64, fill="magnitudes", tags=_I),
     Case("scale-negative", lse=True, B=1, M=20, N=30, H=1, G=1, D=32, scale=-0.7, tags=_I),
+    Case("scale-negative-causal", B=1, M=24, N=24, H=2, G=1, D=32, scale=-0.3, causal=True,
+         tags=_I),
+    Case("scale-zero", B=1, M=24, N=24, H=2, G=1, D=32, scale=0.0, causal=True, dtype="f32",
+         tags=_I),
     Case("llama3-8b-prefill", M=4096, N=4096, causal=True, **_LLAMA,
          cpu=dict(M=256, N=256), tags={"bench", "accept", "aot"}),
     Case("llama3-8b-full", M=4096, N=4096, **_LLAMA,

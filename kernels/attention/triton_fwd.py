@@ -80,18 +80,20 @@ def _attention_fwd_kernel(
     offs_dv = tl.arange(0, BLOCK_DV)
     rows = offs_m.to(tl.int64)
     cols = offs_n.to(tl.int64)
+    deep = offs_d.to(tl.int64)
+    deep_v = offs_dv.to(tl.int64)
 
     q_ptrs = (
         q_ptr
         + b * stride_qb
         + h * stride_qh
         + rows[:, None] * stride_qm
-        + offs_d[None, :] * stride_qd
+        + deep[None, :] * stride_qd
     )
     k_base = k_ptr + b * stride_kb + (h // GROUP) * stride_kg
     v_base = v_ptr + b * stride_vb + (h // GROUP) * stride_vg
-    k_tile = k_base + offs_d[:, None] * stride_kd + cols[None, :] * stride_kn
-    v_tile = v_base + cols[:, None] * stride_vn + offs_dv[None, :] * stride_vd
+    k_tile = k_base + deep[:, None] * stride_kd + cols[None, :] * stride_kn
+    v_tile = v_base + cols[:, None] * stride_vn + deep_v[None, :] * stride_vd
     q = tl.load(q_ptrs, mask=(offs_m < M)[:, None] & (offs_d < D)[None, :], other=0.0)
 
     acc = tl.zeros([BLOCK_M, BLOCK_DV], tl.float32)

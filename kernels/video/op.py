@@ -383,27 +383,26 @@ ERRORS = (
     Invalid("integer output", _with(dtype=torch.int32), "dtype must be f16, bf16 or f32"),
 )
 
-_CSRC = tuple(
-    f"csrc/{name}"
-    for name in (
-        "include/aimills/hd.h",
-        "include/aimills/convert.h",
-        "video/params.h",
-        "video/pixel.h",
-        "video/weights.h",
-        "video/tile.h",
-        "video/sm80_video_to_tensor.cu",
-    )
+_SOURCES = (
+    "csrc/include/aimills/hd.h",
+    "csrc/include/aimills/convert.h",
+    "csrc/video/params.h",
+    "csrc/video/pixel.h",
+    "csrc/video/weights.h",
+    "csrc/video/tile.h",
+    "csrc/video/sm80_video_to_tensor.cu",
+    "csrc/bindings/video.cpp",
+    "kernels/video/problem.py",
 )
 
 PROVIDERS = (
     Provider(
         "cuda", "aimills_kernels.kernels.video.cuda:launch", sm=(80, 90, 100, 120),
-        rejects=_cuda_rejects, sources=_CSRC,
+        rejects=_cuda_rejects, sources=_SOURCES,
     ),
     Provider(
         "nvrtc", "aimills_kernels.kernels.video.nvrtc:launch", rejects=_nvrtc_rejects,
-        needs=("cupy",), sources=_CSRC,
+        needs=("cupy",), sources=_SOURCES,
     ),
     Provider(
         "cpu", "aimills_kernels.kernels.video.cpu:launch", devices=("cpu",), rejects=_cpu_rejects

@@ -24,6 +24,7 @@ from aimills_kernels import _records
 from aimills_kernels._op import Op, Problem, Provider, as_tuple
 
 _MAX_PLANS = 4096
+_ENVIRONMENT = os.environ.get("AIMILLS_PROVIDER", "")  # read once, as plans are kept
 _CHECK_ON_GPU = os.environ.get("AIMILLS_CHECK") == "1"
 _override: ContextVar[dict[str, str]] = ContextVar("aimills_provider_override", default={})  # noqa: B039
 _assumed_sm: ContextVar[int | None] = ContextVar("aimills_assumed_sm", default=None)
@@ -297,7 +298,7 @@ def _parse(text: str) -> dict[str, str]:
 
 def forced_provider(op: str) -> str | None:
     """What `use_provider` or AIMILLS_PROVIDER asks for."""
-    return _override.get().get(op) or _parse(os.environ.get("AIMILLS_PROVIDER", "")).get(op)
+    return _override.get().get(op) or _parse(_ENVIRONMENT).get(op)
 
 
 @contextlib.contextmanager

@@ -119,6 +119,9 @@ def add(records: list[dict[str, Any]]) -> Path:
     kept = [r for r in _read(path) if (r["op"], r["provider"], r["sm"]) not in renewed]
     write_whole(path, json.dumps({"records": kept + records}, indent=1) + "\n")
     _all.cache_clear()
+    from aimills_kernels import _dispatch  # which imports this module
+
+    _dispatch._plans.clear()  # they were made without these records
     return path
 
 

@@ -58,7 +58,12 @@ def define(library: torch.library.Library, op: Op) -> None:
     library.define(op.name + op.schema, tags=(torch.Tag.pt2_compliant_tag,))
     for key in ("CPU", "CUDA"):
         library.impl(op.name, kernel, key)
-    torch.library.register_fake(qualified, op.fake, lib=library)
+
+    def fake(*args: Any) -> Any:
+        _dispatch.one_device(op, args)  # a meta tensor among others comes here, not to the kernel
+        return op.fake(*args)
+
+    torch.library.register_fake(qualified, fake, lib=library)
     overload = getattr(getattr(torch.ops, library.ns), op.name).default
     library.impl(op.name, _autograd_kernel(op, overload), "Autograd")
     _define_out(library, op)
@@ -81,6 +86,7 @@ def _define_out(library: torch.library.Library, op: Op) -> None:
             out.copy_(outs[0])
 
     def fake(*args: Any, out: Tensor) -> None:
+        _dispatch.one_device(op, args)
         want = as_tuple(op.fake(*args))[0]
         _check_out(op, want.shape, want.dtype, want.device, out)
 
@@ -101,6 +107,8 @@ def _define_out(library: torch.library.Library, op: Op) -> None:
 def _check_out(
     op: Op, shape: torch.Size, dtype: torch.dtype, device: torch.device, out: Tensor
 ) -> None:
+    if any(n > 1 and s == 0 for n, s in zip(out.shape, out.stride(), strict=True)):
+        raise ValueError(f"{op.name}: out must not be expanded: its elements share memory")
     if out.shape != shape or out.dtype != dtype or out.device != device:
         wanted = f"{str(dtype).removeprefix('torch.')}{list(shape)} on {device}"
         raise ValueError(f"{op.name}: out must be {wanted}, got {describe(out)} on {out.device}")

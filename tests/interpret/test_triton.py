@@ -8,20 +8,21 @@ loads; what the compiler makes is checked in test_aot.py.
 from __future__ import annotations
 
 import pytest
+from hypothesis import HealthCheck, given, settings
 
-from aimills_kernels import _dispatch
 from aimills_kernels._op import Case, Op, Provider
-from aimills_kernels._registry import OPS
+from aimills_kernels._registry import OPS, get_op
 from aimills_kernels._validate import validate
+from tests.drawn import attention_cases, seeds
+from tests.interpret import only_in_the_interpreter
 
-if not _dispatch.interpreting():
-    pytest.skip("not run: `make test` runs it with TRITON_INTERPRET=1", allow_module_level=True)
+pytestmark = only_in_the_interpreter
 
 
-def _grid() -> list:
+def grid(ops: tuple[Op, ...] = OPS) -> list[tuple[Op, Case, Provider]]:
     return [
-        pytest.param(op, case, provider, id=f"{op}-{case}-{provider}")
-        for op in OPS
+        (op, case, provider)
+        for op in ops
         for provider in op.providers
         if provider.interpret
         for case in op.cases
@@ -29,12 +30,32 @@ def _grid() -> list:
     ]
 
 
-def test_there_is_something_to_run() -> None:
-    assert len(_grid()) > 20
-
-
-@pytest.mark.parametrize(("op", "case", "provider"), _grid())
-def test_kernel_is_right(op: Op, case: Case, provider: Provider, seed: int) -> None:
+def check(op: Op, case: Case, provider: Provider, seed: int) -> None:
     result = validate(op, case, provider, device="cpu", seed=seed)
-    assert result.skipped is None, str(result)
+    if result.skipped is not None:
+        pytest.skip(f"not run: {result.skipped}")
     assert result.ok, str(result)
+
+
+def test_every_provider_takes_some_case() -> None:
+    for op in OPS:
+        for provider in (p for p in op.providers if p.interpret):
+            cases = [c for o, c, p in grid() if (o, p) == (op, provider)]
+            taken = any(not validate(op, c, provider, device="cpu").skipped for c in cases)
+            assert taken, f"{op} {provider} takes none of the cases for the interpreter"
+
+
+@pytest.mark.parametrize(
+    ("op", "case", "provider"), [pytest.param(*row, id="-".join(map(str, row))) for row in grid()]
+)
+def test_kernel_is_right(op: Op, case: Case, provider: Provider, seed: int) -> None:
+    check(op, case, provider, seed)
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
+@given(case=attention_cases(), seed=seeds())
+def test_drawn_shapes_and_strides(case: Case, seed: int) -> None:
+    result = validate(
+        "attention", case, get_op("attention").provider("triton"), device="cpu", seed=seed
+    )
+    assert result.ok, f"{case.describe()}: {result}"

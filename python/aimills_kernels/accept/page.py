@@ -104,15 +104,19 @@ def _figures(data: dict[str, Any], bench: list[dict[str, Any]]) -> Html:
     return el("dl", *items, cls="figures")
 
 
+ENOUGH = 5  # samples, below which a time makes no headline
+
+
 def _best_ratio(bench: list[dict[str, Any]]) -> tuple[str, str] | None:
     """The most that one of ours is ahead of the fastest peer, said with its case. The reference is
     made to be right, so it is no peer here."""
+    timed = [row for row in bench if row["median_us"] and row["n"] >= ENOUGH]
+    rivals = [row for row in timed if row["provider"] != "reference"]
     ratios = [
         (peer / row["median_us"], row)
-        for row in bench
-        if not row["peer"] and row["median_us"]
-        and (peer := charts.fastest_peer(row, [r for r in bench if r["provider"] != "reference"]))
-    ]  # fmt: skip
+        for row in timed
+        if not row["peer"] and (peer := charts.fastest_peer(row, rivals))
+    ]
     if not ratios:
         return None
     ratio, row = max(ratios, key=lambda found: found[0])

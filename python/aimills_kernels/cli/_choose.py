@@ -103,6 +103,8 @@ def gpus_on_the_bus() -> int:
 
 def directory(text: str) -> Path:
     """A folder that can be written to, made if need be: tried before the work and not after."""
+    if not text:
+        raise UsageError("--out should name a folder, it is empty")
     path = Path(text)
     try:
         path.mkdir(parents=True, exist_ok=True)

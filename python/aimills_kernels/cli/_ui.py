@@ -31,7 +31,13 @@ def _console(stderr: bool = False) -> Any:
     stream = sys.stderr if stderr else sys.stdout
     # Into a file or a pipe, rich would fold at 80 columns.
     width = None if stream.isatty() or "COLUMNS" in os.environ else 120
-    return module.Console(stderr=stderr, width=width, highlight=False)
+
+    class Console(module.Console):  # type: ignore[misc, name-defined]
+        def on_broken_pipe(self) -> None:
+            """rich would exit with 1, which means here that something is wrong."""
+            raise BrokenPipeError
+
+    return Console(stderr=stderr, width=width, highlight=False)
 
 
 def say(text: str = "", style: str = "") -> None:

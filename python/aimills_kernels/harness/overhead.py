@@ -135,10 +135,12 @@ def public_call(op: Op, args: tuple) -> Callable[[], Any] | None:
     function = getattr(aimills_kernels, op.name)
     named = dict(zip(op.params, args, strict=True))
     parameters = inspect.signature(function).parameters
-    if not set(op.params) <= set(parameters):
+    if "size" in parameters:
+        named["size"] = (named.pop("height"), named.pop("width"))
+    if not set(named) <= set(parameters):
         return None
-    positional = [p for p in op.params if parameters[p].kind is not inspect.Parameter.KEYWORD_ONLY]
-    keywords = {p: named[p] for p in op.params if p not in positional}
+    positional = [p for p in named if parameters[p].kind is not inspect.Parameter.KEYWORD_ONLY]
+    keywords = {p: named[p] for p in named if p not in positional}
     return partial(function, *[named[p] for p in positional], **keywords)
 
 

@@ -50,8 +50,11 @@ def check(tool: str, out: Path) -> dict[str, Any]:
             )  # fmt: skip
         except subprocess.TimeoutExpired:
             return {"tool": tool, "ok": None, "text": f"not finished after {_TIMEOUT_S} s"}
+    launched = sum(line.startswith("ran ") for line in log.read_text().splitlines())
+    if done.returncode == 0 and launched:
+        return {"tool": tool, "ok": True, "text": f"clean, {launched} launches"}
     if done.returncode == 0:
-        return {"tool": tool, "ok": True, "text": "clean"}
+        return {"tool": tool, "ok": None, "text": "no kernel of ours could run"}
     if done.returncode == _FOUND:
         return {"tool": tool, "ok": False, "text": f"errors, see {log.name}"}
     return {"tool": tool, "ok": None, "text": f"exit {done.returncode}, see {log.name}"}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import UnionType
 from typing import Any, get_args, get_origin
 
@@ -26,18 +26,22 @@ def run(name: str, args: tuple, out: Tensor | None = None) -> Any:
     """Call `torch.ops.aimills.<name>`, or `<name>_out` where `out` is given (and return `out`).
 
     A plain eager call goes to the provider at once; torch's dispatcher would only come back to
-    the same place: attention costs 1.7 us more than a no-op op of its schema so, and 5.4 us through
-    the dispatcher (`docs/adr/0003`). Whatever watches or transforms ops, a gradient, or an argument
-    of another type than the schema's, gets the torch op.
+    the same place, which costs 4 us more for attention (`docs/adr/0003`). Whatever watches or
+    transforms ops, a gradient, or an argument of another type than the schema's, gets the torch op.
     """
     if torch.compiler.is_compiling():
         return _torch_op(name, args, out)
     if out is not None or not _plain(_KINDS[name], args) or _watched():
+        _check_tensors(_BY_NAME[name], args)
         try:
             return _torch_op(name, args, out)
         except RuntimeError as error:
             raise _named(name, error) from error
-    outs = _dispatch.call(_BY_NAME[name], args)
+    try:
+        outs = _dispatch.call(_BY_NAME[name], args)
+    except RuntimeError:
+        _check_tensors(_BY_NAME[name], args)  # a sparse tensor has no strides
+        raise
     return outs if len(outs) > 1 else outs[0]
 
 
@@ -46,6 +50,26 @@ def _torch_op(name: str, args: tuple, out: Tensor | None) -> Any:
         return _OVERLOADS[name](*args)
     _OVERLOADS[f"{name}_out"](*args, out=out)
     return out
+
+
+def _check_tensors(op: Op, args: tuple) -> None:
+    """What torch would say in its own way, or for a meta tensor not at all."""
+    optional = {p for p, k in inspect.get_annotations(op.reference, eval_str=True).items()
+                if type(None) in get_args(k)}  # fmt: skip
+    for i in op.tensors:
+        if args[i] is None and op.params[i] in optional:
+            continue
+        for t in args[i] if isinstance(args[i], list) else (args[i],):
+            if not isinstance(t, Tensor):
+                raise ValueError(
+                    f"{op.name}: {op.params[i]} must be a tensor, got {type(t).__name__}"
+                )
+            if t.layout is not torch.strided or t.is_nested:
+                raise ValueError(f"{op.name}: {op.params[i]} must be a dense, strided tensor")
+    for p, a in zip(op.params, args, strict=True):
+        if "dtype" in p and not isinstance(a, torch.dtype):
+            raise ValueError(f"{op.name}: {p} must be a torch.dtype, got {a!r}")
+    _dispatch.one_device(op, args)
 
 
 def _named(name: str, error: RuntimeError) -> Exception:
@@ -57,28 +81,37 @@ def _named(name: str, error: RuntimeError) -> Exception:
 
 
 def _kinds(op: Op) -> tuple[frozenset[type], ...]:
-    """The exact types that each argument of a plain call has; none for a list of tensors."""
+    """The exact types that each argument of a plain call has; for a list those of its elements."""
     declared = inspect.get_annotations(op.reference, eval_str=True)
     return tuple(frozenset(_types(declared[p])) for p in op.params)
 
 
 def _types(kind: Any) -> tuple[type, ...]:
+    if get_origin(kind) is list:
+        kind = get_args(kind)[0]
     kinds = get_args(kind) if isinstance(kind, UnionType) else (kind,)
-    plain = tuple(k for k in kinds if isinstance(k, type) and get_origin(k) is None)
-    return (*plain, Parameter) if Tensor in plain else plain
+    return (*kinds, Parameter) if Tensor in kinds else kinds
 
 
 _KINDS = {op.name: _kinds(op) for op in OPS}
 
 
-def _plain(kinds: tuple[frozenset[type], ...], args: tuple) -> bool:
+def _plain(kinds: tuple[frozenset[type], ...], args: Sequence[Any]) -> bool:
     """Whether all are ordinary tensors without a gradient, and scalars as the schema has them."""
     gradients = torch.is_grad_enabled()
     for a, allowed in zip(args, kinds, strict=True):
         kind = type(a)
-        if kind not in allowed:
-            return False
-        if kind in _TENSORS and (a.is_meta or (gradients and a.requires_grad)):
+        if kind is list:
+            if not _plain((allowed,) * len(a), a):
+                return False
+        elif kind not in allowed or (
+            kind in _TENSORS
+            and (
+                a.is_meta
+                or (gradients and a.requires_grad)
+                or a.is_neg()  # not yet carried out: the memory holds the opposite
+            )
+        ):
             return False
     return True
 

@@ -57,7 +57,7 @@ def attention(
     arXiv:1706.03762; the blockwise form: Dao et al., arXiv:2205.14135.
     """
     if scale is None:
-        scale = q.shape[-1] ** -0.5 if q.dim() and q.shape[-1] else 1.0
+        scale = q.shape[-1] ** -0.5 if isinstance(q, Tensor) and q.dim() and q.shape[-1] else 1.0
     if out is not None:
         if return_lse:
             raise ValueError(

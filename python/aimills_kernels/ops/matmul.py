@@ -84,7 +84,7 @@ def matmul_fp8(
     """
     if torch.is_grad_enabled():
         for name, codes in (("a", a), ("b", b)):
-            if codes.requires_grad:
+            if getattr(codes, "requires_grad", False):
                 raise ValueError(
                     f"matmul_fp8: {name} holds codes, to which no gradient flows; detach it"
                 )

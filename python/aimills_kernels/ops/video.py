@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import operator
 from collections.abc import Sequence
 
 import torch
@@ -60,8 +62,11 @@ def video_to_tensor(
 
     Filter weights: Pillow's `precompute_coeffs` (Resample.c), with exact integer positions.
     """
-    if not isinstance(planes, (tuple, list)) or not all(isinstance(p, Tensor) for p in planes):
+    tensors = isinstance(planes, (tuple, list)) and all(isinstance(p, Tensor) for p in planes)
+    if not tensors or not planes:
         raise ValueError("video_to_tensor: planes must be a tuple of tensors, (y, uv)")
+    if antialias not in (True, False):
+        raise ValueError(f"video_to_tensor: antialias must be True, got {antialias!r}")
     if size is None:
         height, width = planes[0].shape[-2:] if planes and planes[0].dim() == 3 else (1, 1)
     else:
@@ -76,8 +81,9 @@ def video_to_tensor(
 def _two(size: Sequence[int]) -> tuple[int, int]:
     if isinstance(size, (tuple, list, torch.Size)) and len(size) == 2:
         height, width = size
-        if isinstance(height, int) and isinstance(width, int):
-            return height, width
+        if not isinstance(height, bool) and not isinstance(width, bool):
+            with contextlib.suppress(TypeError):
+                return operator.index(height), operator.index(width)
     raise ValueError(f"video_to_tensor: size must be (height, width), two integers, got {size!r}")
 
 
@@ -85,6 +91,8 @@ def _three(name: str, values: Sequence[float] | None, default: float) -> list[fl
     if values is None:
         return [default] * 3
     try:
+        if isinstance(values, (str, bytes, dict)):
+            raise TypeError
         return [float(v) for v in values]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise ValueError(f"video_to_tensor: {name} must be three numbers, got {values!r}") from None
