@@ -125,6 +125,10 @@ def test_own_gpu_kernel_serves_only_with_a_record(
     provider, why = chosen(90)
     assert provider == "sdpa"
     assert "stale" in why
+    _records.add([_records.denial(op, triton, 90, "out: NaN")])
+    provider, why = chosen(90)
+    assert provider == "sdpa"
+    assert "found wrong" in why
     _records._all.cache_clear()
 
 

@@ -27,6 +27,8 @@ def missing(op: Op, provider: Provider, sm: int | None) -> str | None:
     """Why `provider` may not serve unasked on capability `sm`; None where a record allows it."""
     known = [r for r in _all() if r["op"] == op.name and r["provider"] == provider.name]
     here = [r for r in known if r["sm"] == sm]
+    if any("wrong" in r for r in here):  # stands in the cache, also against a committed record
+        return f"{UNPROVEN} counts on this machine, where it was found wrong on sm_{sm}"
     if any(_same(r, key(op, provider, sm)) for r in here):
         return None
     command = f"run `aimills-kernels validate {op.name} --provider {provider.name}` on it"
@@ -43,6 +45,11 @@ def key(op: Op, provider: Provider, sm: int | None) -> dict[str, Any]:
         "sources": source_hash(provider),
         "triton": _triton_minor() if provider.interpret else "",
     }
+
+
+def denial(op: Op, provider: Provider, sm: int | None, why: str) -> dict[str, Any]:
+    """In place of a record: this provider was found wrong here."""
+    return {"op": op.name, "provider": provider.name, "sm": sm, "wrong": why}
 
 
 def _same(record: dict[str, Any], wanted: dict[str, Any]) -> bool:

@@ -139,10 +139,7 @@ def _by_capability(
         ran = [r for r in results if r.device in here and r.skipped is None]
         wrong = [r for r in ran if not r.ok]
         if wrong:
-            # Without the key's fields it never counts, and it takes the place of an older one.
-            found.append(
-                {"op": op.name, "provider": provider.name, "sm": sm, "wrong": str(wrong[0])}
-            )
+            found.append(_records.denial(op, provider, sm, str(wrong[0])))
         elif ran:
             facts = {
                 "created": datetime.now(UTC).isoformat(timespec="seconds"),

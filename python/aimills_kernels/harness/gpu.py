@@ -122,14 +122,14 @@ def _line(result: Validation) -> dict[str, Any]:
 
 def _record(state: _State, verdicts: list[Validation]) -> None:
     """Records for our own providers that were right on every case they took, on every GPU of a
-    compute capability."""
-    records = list(_proven(state.gpus, verdicts))
+    compute capability; one that was wrong is denied, whatever an older record says."""
+    found = list(_proven(state.gpus, verdicts))
+    records = [r for r in found if "wrong" not in r]
     _write(state.out / "records.json", {"records": records})
     if not records:
         state.not_run.append("no provider of our own passed all its cases; no record was made")
-        return
     try:
-        _records.add(records)
+        _records.add(found)
     except OSError as error:
         state.not_run.append(f"the records could not be put into the user's cache: {error}")
 
@@ -146,7 +146,9 @@ def _proven(gpus: list[torch.device], verdicts: list[Validation]) -> Iterator[di
                     if (v.op, v.provider) == (op.name, provider.name) and v.device in here
                 ]  # fmt: skip
                 ran = [v for v in mine if v.skipped is None]
-                if ran and all(v.ok for v in ran) and {v.device for v in ran} == here:
+                if wrong := [v for v in ran if not v.ok]:
+                    yield _records.denial(op, provider, sm, str(wrong[0]))
+                elif ran and {v.device for v in ran} == here:
                     yield {
                         **_records.key(op, provider, sm),
                         "made": now,
