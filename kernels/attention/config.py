@@ -21,7 +21,7 @@ def select_config(m: int, dim: int, itemsize: int, sm: int) -> Config:
     if itemsize == 4:  # no tensor cores in full float32: registers hold the tiles
         return Config(16, 16, 8, 2) if m <= 16 else Config(32, 16, 8, 1 if dim > 128 else 2)
     if m <= 16:
-        return Config(16, 64, 8, 3) if dim <= 128 else Config(16, 32, 4, 3)
+        return Config(16, 32, 4, 3) if dim > 128 else Config(16, 64, 8, 2 if dim > 64 else 3)
     hopper, blackwell = sm == 90, sm // 10 == 10
     if dim > 128:
         return Config(128 if hopper else 64, 64 if blackwell else 32, 8, 2)
