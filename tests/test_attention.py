@@ -116,7 +116,7 @@ def test_public_call_compiles_with_inductor(seed: int) -> None:
     torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5)
 
 
-def test_default_scale_and_vmap_free_threads(seed: int) -> None:
+def test_default_scale(seed: int) -> None:
     q = torch.randn(1, 4, 2, 64, generator=torch.Generator().manual_seed(seed))
     torch.testing.assert_close(ak.attention(q, q, q), ak.attention(q, q, q, scale=0.125))
 

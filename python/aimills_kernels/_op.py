@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -47,9 +47,6 @@ class Case:
         if device_type != "cpu" or not self.cpu:
             return self
         return Case(self.name, tags=self.tags, **{**self.dims, **self.cpu})
-
-    def replace(self, **dims: Any) -> Case:
-        return Case(self.name, tags=self.tags, **{**self.dims, **dims})
 
     def __repr__(self) -> str:
         return self.name
@@ -147,7 +144,6 @@ class Op:
     backward: str | None = None
     mutates: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ("out",)
-    source: str = field(default="")
 
     def __hash__(self) -> int:
         return hash(self.name)
