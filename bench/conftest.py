@@ -1,4 +1,4 @@
-"""Without `--benchmark-only` each benchmark is one checked pass and nothing is timed."""
+"""Without `--benchmark` each benchmark is one checked pass and nothing is timed."""
 
 from __future__ import annotations
 

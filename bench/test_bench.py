@@ -1,7 +1,7 @@
 """Every op x benchmark case x provider under pytest-benchmark.
 
     pytest bench                        one checked pass of each, no times
-    pytest bench --benchmark-only       times
+    pytest --benchmark                  times
 
 The times are the harness's own (gate, cold caches, device clock, checks afterwards), one provider
 to a run. They reach pytest-benchmark through a clock that moves by each sample. For peers in the

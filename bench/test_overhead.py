@@ -1,6 +1,6 @@
 """What a call through a public function costs the host, next to a no-op op of the same schema.
 
-pytest bench/test_overhead.py --benchmark-only
+pytest --benchmark bench/test_overhead.py
 """
 
 from __future__ import annotations

@@ -1,0 +1,84 @@
+"""`pytest --benchmark`, as a user of the installed package has it: in a folder of their own."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+_BENCH = """\
+import sys
+def test_timed(benchmark):
+    assert "torch" not in sys.modules
+    benchmark(sum, [1, 2])
+def test_plain():
+    raise AssertionError("only benchmarks run")
+"""
+
+
+def _pytest(folder: Path, *args: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--rootdir", str(folder), *args],
+        cwd=folder, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "bench").mkdir()
+    (tmp_path / "bench" / "test_bench.py").write_text(_BENCH)
+    (tmp_path / "test_else.py").write_text("def test_else(): raise AssertionError\n")
+    return tmp_path
+
+
+def test_it_times_the_folder_bench_and_nothing_else(folder: Path) -> None:
+    run = _pytest(folder, "--benchmark", "--benchmark-json=times.json")
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "1 passed, 1 skipped" in run.stdout
+    (timed,) = json.loads((folder / "times.json").read_text())["benchmarks"]
+    assert timed["name"] == "test_timed"
+    assert timed["stats"]["rounds"] > 1
+
+
+def test_it_times_the_path_that_is_named(folder: Path) -> None:
+    (folder / "mine.py").write_text("def test_mine(benchmark): benchmark(sum, [1])\n")
+    run = _pytest(folder, "--benchmark", "mine.py")
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "test_mine" in run.stdout
+    assert "test_timed" not in run.stdout
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (["-p", "no:benchmark"], "needs pytest-benchmark: pip install pytest-benchmark"),
+        (["-n", "2"], "without -n"),
+        (["--benchmark-disable"], "contradict"),
+    ],
+)
+def test_what_it_cannot_do_is_said(folder: Path, args: list[str], says: str) -> None:
+    run = _pytest(folder, "--benchmark", *args)
+    assert run.returncode == pytest.ExitCode.USAGE_ERROR
+    assert says in run.stderr
+    assert "Traceback" not in run.stderr
+
+
+def test_without_a_folder_bench_it_asks_for_a_path(tmp_path: Path) -> None:
+    run = _pytest(tmp_path, "--benchmark")
+    assert run.returncode == pytest.ExitCode.USAGE_ERROR
+    assert "name the benchmarks' path" in run.stderr
+
+
+def test_a_plugin_that_has_the_flag_keeps_it(folder: Path) -> None:
+    (folder / "theirs.py").write_text(
+        "def pytest_addoption(parser):\n"
+        "    parser.addoption('--benchmark', action='store_true', dest='theirs')\n"
+        "def pytest_report_header(config):\n"
+        "    return f'theirs: {config.option.theirs}'\n"
+    )
+    run = _pytest(folder, "-p", "theirs", "--benchmark", "test_else.py")
+    assert "theirs: True" in run.stdout, run.stdout + run.stderr
+    assert "1 failed" in run.stdout
