@@ -14,7 +14,7 @@ import torch
 
 from aimills_kernels import _dispatch, _records, _registry, video_io
 from aimills_kernels._op import Case, Op, Provider
-from aimills_kernels._validate import NO_MEMORY, validate
+from aimills_kernels._validate import NO_MEMORY, validate_each
 from aimills_kernels.accept import correctness, page, real_input, run, verdict
 from aimills_kernels.accept.picture import moving_picture, to_420
 from aimills_kernels.accept.session import NotRun, Session, Settings
@@ -224,13 +224,13 @@ def test_op_of_which_no_kernel_of_ours_ran_is_a_gap() -> None:
 
 
 def test_out_of_memory_is_not_run_and_a_gap(monkeypatch: pytest.MonkeyPatch) -> None:
-    def hungry(op: Op, case: Any, provider: Provider, **options: Any) -> Any:
-        found = validate(op, case, provider, **options)
-        if provider.name == "reference":
-            found.skipped = NO_MEMORY
-        return found
+    def hungry(op: Op, case: Any, providers: list[Provider], **options: Any) -> Any:
+        for found in validate_each(op, case, providers, **options):
+            if found.provider == "reference":
+                found.skipped = NO_MEMORY
+            yield found
 
-    monkeypatch.setattr(correctness, "validate", hungry)
+    monkeypatch.setattr(correctness, "validate_each", hungry)
     session = _session(_registry.get_op("attention"))
     session.stage("correctness", "Correctness", correctness.run)
     assert [g.name for g in session.gaps] == ["attention/reference"]

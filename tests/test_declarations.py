@@ -67,6 +67,15 @@ def test_inputs_are_fresh_and_repeatable(op: Op, seed: int) -> None:
 
 
 @pytest.mark.parametrize("op", OPS, ids=str)
+def test_inputs_are_drawn_where_the_generator_is(op: Op, seed: int) -> None:
+    """A tensor that is made without its device would go to the default one, here meta."""
+    for case in op.cases:
+        with torch.device("meta"):
+            args = op.make_inputs(case.on("cpu"), "cpu", seed)
+        assert {t.device.type for t in tensors_of(args)} == {"cpu"}, case
+
+
+@pytest.mark.parametrize("op", OPS, ids=str)
 def test_every_provider_exists(op: Op) -> None:
     names = [p.name for p in op.all_providers]
     assert len(names) == len(set(names))

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import re
+from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -10,8 +13,9 @@ import torch
 from aimills_kernels._op import Case, Op
 from aimills_kernels._registry import OPS, get_op
 from aimills_kernels._tolerance import Codes, Exact, Ratio
-from aimills_kernels._validate import NO_MEMORY, validate
+from aimills_kernels._validate import NO_MEMORY, validate, validate_each
 from tests.faults import FAULTS, plant
+from tests.late_faults import plant as plant_right
 
 SAYS = {
     "nan_in_the_tail": "NaN|bits|codes|off",
@@ -45,6 +49,33 @@ def test_reference_is_right(op: Op, seed: int) -> None:
     result = validate(op, _case(op), "reference", device="cpu", seed=seed)
     assert result.ok, str(result)
     assert "right" in str(result)
+
+
+@pytest.mark.parametrize("case", ["tiny", "strided", "sparse-long"])
+@pytest.mark.parametrize("fault", ["overwrites_an_input", "writes_beyond_the_output", "raises"])
+def test_the_next_provider_is_not_blamed(fault: str, case: str, seed: int) -> None:
+    """`sparse-long` is too long for copies between fences: all providers get the same tensors."""
+    op = plant("attention", fault)
+    found = list(validate_each(op, case, ["planted", "reference"], device="cpu", seed=seed))
+    assert [r.ok for r in found] == [False, True], [str(r) for r in found]
+
+
+@pytest.mark.parametrize("op", OPS, ids=str)
+def test_many_providers_share_an_oracle_and_are_judged_as_alone(op: Op, seed: int) -> None:
+    calls: list[int] = []
+
+    @functools.wraps(op.reference)
+    def counted(*args: Any) -> Any:
+        calls.append(1)
+        return op.reference(*args)
+
+    shared = replace(plant_right(op.name, "none"), reference=counted)
+    found = list(validate_each(shared, "ragged", device="cpu", seed=seed))
+    assert len(calls) == 4  # two rounds, each with an oracle and the reference's own error
+    assert sum(r.ok for r in found) >= 2
+    for result in found:
+        alone = validate(shared, "ragged", result.provider, device="cpu", seed=seed)
+        assert str(result) == str(alone)
 
 
 def test_a_dropped_key_shows(seed: int) -> None:

@@ -91,24 +91,28 @@ def inputs(case: Case, generator: torch.Generator) -> dict[str, Any]:
     `layout`: contiguous; q, k and v as views of one packed tensor; transposed heads; sparse."""
     dtype, Dv = DTYPES[case.get("dtype", "bf16")], case.get("Dv", case.D)
     B, M, N, H, G, D = case.B, case.M, case.N, case.H, case.G, case.D
-    fill = case.get("fill", "normal")
+    fill, place = case.get("fill", "normal"), generator.device
 
     def normal(*shape: int) -> Tensor:
-        return torch.randn(shape, generator=generator)
+        return torch.randn(shape, generator=generator, device=place)
+
+    def whole(low: int, high: int, *shape: int) -> Tensor:
+        return torch.randint(low, high, shape, generator=generator, device=place)
 
     q, k, v = normal(B, M, H, D), normal(B, N, G, D), normal(B, N, G, Dv)
     if fill == "magnitudes":
-        q *= 2.0 ** torch.randint(-12, 4, (B, M, H, 1), generator=generator)
-        v *= 2.0 ** torch.randint(-12, 12, (B, N, 1, 1), generator=generator)
+        q *= 2.0 ** whole(-12, 4, B, M, H, 1)
+        v *= 2.0 ** whole(-12, 12, B, N, 1, 1)
     if fill == "onehot":
         # Query i points at one key with a weight near 1, and every key's value is its own.
         code = normal(N, D).sign() if N else normal(0, D)
         k = code.view(1, N, 1, D).expand(B, N, G, D).clone()
-        target = torch.randint(0, N, (M,), generator=generator)
+        target = whole(0, N, M)
         if case.get("causal", False):
-            target = torch.minimum(target, (torch.arange(M) + N - M).clamp(0, N - 1))
+            last = (torch.arange(M, device=place) + N - M).clamp(0, N - 1)
+            target = torch.minimum(target, last)
         q = (8.0 * code[target]).view(1, M, 1, D).expand(B, M, H, D).clone()
-        v = v + torch.arange(N).view(1, N, 1, 1) / 16
+        v = v + torch.arange(N, device=place).view(1, N, 1, 1) / 16
     q, k, v = _lay_out(case, [t.to(dtype) for t in (q, k, v)])
     return {
         "q": q, "k": k, "v": v,
@@ -125,7 +129,7 @@ def _lay_out(case: Case, tensors: list[Tensor]) -> list[Tensor]:
     ):  # one projection's output, heads of q, k and v in a row, at an odd offset
         q, k, v = tensors
         flat = torch.cat([q, k, v], dim=2)
-        buffer = torch.empty(flat.numel() + 3, dtype=flat.dtype)[3:].view(flat.shape)
+        buffer = flat.new_empty(flat.numel() + 3)[3:].view(flat.shape)
         return list(buffer.copy_(flat).split([q.shape[2], k.shape[2], v.shape[2]], dim=2))
     if layout == "heads_first":  # [B, heads, seq, D] memory, with the last dim strided too
         wide = [t.transpose(1, 2).repeat_interleave(2, dim=3) for t in tensors]
@@ -141,13 +145,13 @@ def _lay_out(case: Case, tensors: list[Tensor]) -> list[Tensor]:
 
 def _sparse_dim(t: Tensor) -> Tensor:
     step = 2**31 // (t.shape[-1] - 1) + 64
-    memory = torch.empty(step * t.shape[-1], dtype=t.dtype)
+    memory = t.new_empty(step * t.shape[-1])
     return memory.as_strided(t.shape, (0, t.shape[2], 1, step)).copy_(t)
 
 
 def _sparse(t: Tensor) -> Tensor:
     step = 2**31 // (t.shape[1] - 1) + 64
-    memory = torch.empty(step * t.shape[1], dtype=t.dtype)
+    memory = t.new_empty(step * t.shape[1])
     return memory.as_strided(t.shape, (0, step, t.shape[3], 1)).copy_(t)
 
 

@@ -105,25 +105,29 @@ def inputs(case: Case, generator: torch.Generator) -> dict[str, Any]:
     `layout`: contiguous; transposed; slices at odd offsets; sparse.
     """
     M, N, K, fill = case.M, case.N, case.K, case.get("fill", "normal")
+    place = generator.device
 
     def normal(*shape: int) -> Tensor:
-        return torch.randn(shape, generator=generator)
+        return torch.randn(shape, generator=generator, device=place)
+
+    def power(low: int, high: int, shape: tuple[int, ...]) -> Tensor:
+        return 2.0 ** torch.randint(low, high, shape, generator=generator, device=place)
 
     def codes(values: Tensor) -> Tensor:
         return values.clamp(-448, 448).to(E4M3)
 
     a, b = codes(normal(M, K) * 60), codes(normal(N, K) * 60)
     scale_a, scale_b = ((1 + normal(max(n, 1), 1).abs()) / 64 for n in (M, N))
-    bias = normal(N) * 8 + torch.arange(N) % 7 if case.get("bias") else None
+    bias = normal(N) * 8 + torch.arange(N, device=place) % 7 if case.get("bias") else None
     if fill == "onehot":
-        target = torch.randint(0, K, (M, 1), generator=generator)
+        target = torch.randint(0, K, (M, 1), generator=generator, device=place)
         target[0], target[-1] = K - 1, 0
-        a = torch.zeros(M, K).scatter_(1, target, 3.0).to(E4M3)
+        a = torch.zeros(M, K, device=place).scatter_(1, target, 3.0).to(E4M3)
     elif fill == "magnitudes":
-        a = codes(normal(M, K) * 2.0 ** torch.randint(-8, 8, (M, 1), generator=generator))
-        b = codes(normal(N, K) * 2.0 ** torch.randint(-8, 8, (1, K), generator=generator))
-        scale_a *= 2.0 ** torch.randint(-30, 8, scale_a.shape, generator=generator)
-        scale_b *= 2.0 ** torch.randint(-8, 8, scale_b.shape, generator=generator)
+        a = codes(normal(M, K) * power(-8, 8, (M, 1)))
+        b = codes(normal(N, K) * power(-8, 8, (1, K)))
+        scale_a *= power(-30, 8, scale_a.shape)
+        scale_b *= power(-8, 8, scale_b.shape)
         scale_b[::2] *= -1
     elif fill == "nan":
         a.view(torch.uint8)[1, K - 1], b.view(torch.uint8)[N - 1, 0] = 0x7F, 0xFF
@@ -149,7 +153,7 @@ def _lay_out(case: Case, name: str, t: Tensor) -> Tensor:
         return t.T.contiguous().T
     if layout == "sliced" and t.dim() == 2:  # rows of a wider tensor, at an odd offset
         pitch = t.shape[1] + 5
-        wide = torch.zeros(t.shape[0] * pitch + 3, dtype=t.dtype)[3:]
+        wide = t.new_zeros(t.shape[0] * pitch + 3)[3:]
         return wide.view(t.shape[0], pitch)[:, : t.shape[1]].copy_(t)
     if layout == "sliced" and t.dim() == 1:
         return t.repeat_interleave(3)[::3]
@@ -157,7 +161,7 @@ def _lay_out(case: Case, name: str, t: Tensor) -> Tensor:
         return t[:1].expand(t.shape)
     if layout == "sparse" and name in ("a", "b"):  # row offsets past 2^31 elements
         step = 2**31 // (t.shape[0] - 1) + 64
-        view = torch.empty(step * t.shape[0], dtype=t.dtype).as_strided(t.shape, (step, 1))
+        view = t.new_empty(step * t.shape[0]).as_strided(t.shape, (step, 1))
         return view.copy_(t)
     return t
 

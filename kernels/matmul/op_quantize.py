@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -59,12 +60,13 @@ def inputs(case: Case, generator: torch.Generator) -> dict[str, Any]:
     """`fill`: normal, each row of its own magnitude; ties of every code; zeros amid values; one
     impulse in the last element; NaN and infinity; magnitudes to both ends of the dtype."""
     shape, dtype, fill = case.shape, DTYPES[case.get("dtype", "bf16")], case.get("fill", "normal")
-    x = torch.randn(shape, generator=generator)
+    place = generator.device
+    x = torch.randn(shape, generator=generator, device=place)
     rows = (*shape[:-1], 1)
     if fill == "normal":
-        x *= 2.0 ** torch.randint(-6, 7, rows, generator=generator)
+        x *= 2.0 ** torch.randint(-6, 7, rows, generator=generator, device=place)
     elif fill == "ties":  # halfway between two codes for scale 1, which the first element sets
-        codes = torch.randint(0, 126, shape, generator=generator, dtype=torch.uint8)
+        codes = torch.randint(0, 126, shape, generator=generator, dtype=torch.uint8, device=place)
         low, high = codes.view(E4M3).float(), (codes + 1).view(E4M3).float()
         x = (low + high) / 2 * x.sign()
         if x.numel():
@@ -80,8 +82,8 @@ def inputs(case: Case, generator: torch.Generator) -> dict[str, Any]:
         x[3, 1], x[3, 2] = float("inf"), float("nan")
     elif fill == "magnitudes":
         tiny, huge = torch.finfo(dtype).smallest_normal, torch.finfo(dtype).max
-        steps = torch.logspace(0, 1, shape[0], dtype=torch.float64)
-        low, high = torch.log2(torch.tensor([tiny, huge], dtype=torch.float64)).tolist()
+        steps = torch.logspace(0, 1, shape[0], dtype=torch.float64, device=place)
+        low, high = math.log2(tiny), math.log2(huge)
         exponents = low - 4 + (high - low + 4) * (steps - 1) / 9
         x = x.clamp(-4, 4).double() / 4 * 2.0 ** exponents[:, None]
     return {"x": _lay_out(case, x.to(dtype)), "granularity": case.granularity, "dtype": E4M3}
@@ -93,13 +95,13 @@ def _lay_out(case: Case, x: Tensor) -> Tensor:
         return x.mT.contiguous().mT
     if layout == "sliced":  # rows of a wider tensor, at an odd offset
         *lead, K = x.shape
-        wide = torch.zeros(_product((*lead, K + 5)) + 3, dtype=x.dtype)[3:]
+        wide = x.new_zeros(_product((*lead, K + 5)) + 3)[3:]
         return wide.view(*lead, K + 5)[..., :K].copy_(x)
     if layout == "permuted":  # no two leading dims merge, and the last is strided
         return x.repeat_interleave(2, -1).transpose(0, -2).contiguous().transpose(0, -2)[..., ::2]
     if layout == "sparse":  # rows so far apart that their offsets pass 2^31 elements
         step = 2**31 // (x.shape[0] - 1) + 64
-        view = torch.empty(step * x.shape[0], dtype=x.dtype).as_strided(x.shape, (step, 1))
+        view = x.new_empty(step * x.shape[0]).as_strided(x.shape, (step, 1))
         return view.copy_(x)
     return x
 

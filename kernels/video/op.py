@@ -200,12 +200,15 @@ def inputs(case: Case, generator: torch.Generator) -> dict[str, Any]:
     pitched at odd offsets, as decoders deliver them; every stride odd; frames over 2^31 bytes
     apart."""
     F, H, W = case.F, case.H, case.W
-    fill = case.get("fill", "noise")
-    y = torch.randint(0, 256, (F, H, W), generator=generator, dtype=torch.uint8)
+    fill, place = case.get("fill", "noise"), generator.device
     shape = (F, (H + 1) // 2, (W + 1) // 2, 2)
-    uv = torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
+    y, uv = (
+        torch.randint(0, 256, size, generator=generator, dtype=torch.uint8, device=place)
+        for size in ((F, H, W), shape)
+    )
     if fill == "impulses":
-        ramp = torch.arange(H).view(1, H, 1) + 2 * torch.arange(W) + y[:, :1, :1]
+        rows, cols = (torch.arange(n, device=place) for n in (H, W))
+        ramp = rows.view(1, H, 1) + 2 * cols + y[:, :1, :1]
         y, uv = (16 + ramp // 8 % 64).to(torch.uint8), 120 + uv % 16
         for row, col in (
             (0, 0),
@@ -254,9 +257,8 @@ def lay_out(plane: Tensor, layout: str) -> Tensor:
         frame = pitch * plane.shape[1] + 1
     strides = (frame, pitch, *inner)
     span = 1 + sum((n - 1) * s for n, s in zip(plane.shape, strides, strict=True))
-    return torch.empty(span + offset, dtype=torch.uint8)[offset:].as_strided(
-        plane.shape, strides, offset
-    ).copy_(plane)  # fmt: skip
+    buffer = plane.new_empty(span + offset)
+    return buffer.as_strided(plane.shape, strides, offset).copy_(plane)
 
 
 def cost(case: Case) -> Cost:

@@ -18,6 +18,7 @@ from torch import Tensor
 from aimills_kernels._tolerance import Tolerance
 
 _WIDE = (torch.float16, torch.bfloat16, torch.float32)
+_DRAWN_ON_CPU = 1 << 20  # bytes that an op moves; a CPU draws as many in some 10 ms
 
 
 class Case:
@@ -129,6 +130,7 @@ class Op:
     the oracle. `fake` checks the arguments (ValueError) and returns the empty outputs. `values`
     checks tensor contents: always on a CPU, on a GPU with AIMILLS_CHECK=1. `backward` is
     "reference" (differentiate the reference, recomputed) or None (outputs carry no gradient).
+    `inputs` draws on the device of its generator.
     """
 
     name: str
@@ -186,8 +188,11 @@ class Op:
         return tuple([named[p] for p in self.params])
 
     def make_inputs(self, case: Case, device: str | torch.device, seed: int) -> tuple:
-        """Fresh arguments for `case`, the same data on every device."""
-        generator = torch.Generator().manual_seed(seed)
+        """Fresh arguments for `case`. A small case has the same data on every device; a large one
+        is drawn on the GPU itself, and is the same on every GPU of that model."""
+        place = torch.device(device)
+        on_gpu = place.type == "cuda" and self.cost(case).bytes > _DRAWN_ON_CPU
+        generator = torch.Generator(place if on_gpu else "cpu").manual_seed(seed)
         named = self.inputs(case, generator)
         return tuple(to_device(a, device) for a in self.flat(named))
 

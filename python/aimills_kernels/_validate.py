@@ -7,8 +7,9 @@ the same pointers, and the result is held against the reference in float64.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -75,19 +76,83 @@ def validate(
     the case on this device is reported as `skipped`, as is a case for which the device has too
     little memory; an exception of the provider is a failure.
     """
+    (result,) = validate_each(op, case, [provider], device=device, seed=seed)
+    return result
+
+
+def validate_each(
+    op: str | Op,
+    case: str | Case,
+    providers: Iterable[str | Provider] | None = None,
+    *,
+    device: str | torch.device = "auto",
+    seed: int = 0,
+) -> Iterator[Validation]:
+    """`validate` of several providers of one case (all by default), one after the other.
+
+    Inputs are drawn and the oracle is computed once for all of them. Each provider works on copies
+    of its own, and after one that was wrong, which may have written anywhere, both are made anew.
+    """
     op = get_op(op) if isinstance(op, str) else op
     case = op.case(case) if isinstance(case, str) else case
-    provider = op.provider(provider) if isinstance(provider, str) else provider
+    chosen = [
+        op.provider(p) if isinstance(p, str) else p
+        for p in (op.all_providers if providers is None else providers)
+    ]
     place = _usable(pick_device(device))
-    case = case.on(place.type)
-    result = Validation(op.name, case.name, provider.name, str(place), seed)
-    try:
+    trial = _Trial(op, case.on(place.type), place, seed)
+    for provider in chosen:
+        result = Validation(op.name, case.name, provider.name, str(place), seed)
         with _dispatch.on_device(place):
-            args = op.make_inputs(case, place, seed)
-            problem = Problem(op, args, place.type, _dispatch.sm_of(place))
-            result.skipped = _dispatch.why_not(provider, problem)
-            if result.skipped is None:
-                _check(op, case, provider, args, result)
+            _try(trial, provider, result)
+        if result.failures:
+            trial = _Trial(op, trial.case, place, seed)
+        yield result
+
+
+class _Trial:
+    """One case on one device: what the providers are given, and what they should give."""
+
+    def __init__(self, op: Op, case: Case, place: torch.device, seed: int):
+        self.op, self.case, self.place, self.seed = op, case, place, seed
+
+    @cached_property
+    def args(self) -> tuple:
+        """In the layout of the case, with the data of the first round."""
+        return self.op.make_inputs(self.case, self.place, self.seed)
+
+    @cached_property
+    def rounds(self) -> tuple[_Round, _Round]:
+        second = self.op.make_inputs(self.case, self.place, self.seed + 1)
+        return _Round(self.op, self.args), _Round(self.op, second)
+
+
+class _Round:
+    """The data of one round, kept apart from what providers are given, and what it should give."""
+
+    def __init__(self, op: Op, args: tuple):
+        self.op, self.args = op, tuple(map_tensors(lambda t: t.clone(), a) for a in args)
+
+    @cached_property
+    def oracle(self) -> tuple:
+        return self.op.oracle(self.args)
+
+    @cached_property
+    def rounded(self) -> tuple:
+        """What the reference gives in the op's dtypes."""
+        return as_tuple(self.op.reference(*self.args))
+
+    def put_into(self, args: tuple) -> None:
+        for into, source in zip(tensors_of(args), tensors_of(self.args), strict=True):
+            _overwrite(into, source)
+
+
+def _try(trial: _Trial, provider: Provider, result: Validation) -> None:
+    try:
+        problem = Problem(trial.op, trial.args, trial.place.type, _dispatch.sm_of(trial.place))
+        result.skipped = _dispatch.why_not(provider, problem)
+        if result.skipped is None:
+            _check(trial, provider, result)
     except torch.OutOfMemoryError:
         torch.cuda.empty_cache()
         if not result.failures:  # what was found wrong before stays wrong
@@ -95,7 +160,6 @@ def validate(
             result.judgements.clear()
     except Exception as error:  # whatever a kernel or its compiler raises
         result.failures.append(f"{type(error).__name__}: {error}")
-    return result
 
 
 def pick_device(device: str | torch.device) -> str | torch.device:
@@ -118,20 +182,19 @@ def _usable(device: str | torch.device) -> torch.device:
     return place
 
 
-def _check(op: Op, case: Case, provider: Provider, args: tuple, result: Validation) -> None:
+def _check(trial: _Trial, provider: Provider, result: Validation) -> None:
     launch = _dispatch.load(provider)
-    fenced = tuple(map_tensors(_fenced, a) for a in args)
-    outs = [_poisoned(o) for o in as_tuple(op.fake(*fenced))]
-    for round_, seed in enumerate((result.seed, result.seed + 1)):
-        if round_:
-            fresh = op.make_inputs(case, outs[0][1].device, seed)
-            for old, new in zip(tensors_of(fenced), tensors_of(fresh), strict=True):
-                _overwrite(old, new)
-        _run(launch, fenced, outs, result, f"round {round_ + 1}", _POISON_BYTES[round_])
-        _judge(op, fenced, [o for _, o, _ in outs], result)
+    fenced = tuple(map_tensors(_fenced, a) for a in trial.args)
+    outs = [_poisoned(o) for o in as_tuple(trial.op.fake(*fenced))]
+    for round_, poison, label in zip(
+        trial.rounds, _POISON_BYTES[:2], ("round 1", "round 2"), strict=True
+    ):
+        round_.put_into(fenced)
+        _run(launch, fenced, round_, outs, result, label, poison)
+        _judge(trial.op, round_, [o for _, o, _ in outs], result)
     first = [o.clone() for _, o, _ in outs]
-    _run(launch, fenced, outs, result, "repeat", _POISON_BYTES[2])
-    for name, a, (_, b, _) in zip(op.outputs, first, outs, strict=True):
+    _run(launch, fenced, trial.rounds[1], outs, result, "repeat", _POISON_BYTES[2])
+    for name, a, (_, b, _) in zip(trial.op.outputs, first, outs, strict=True):
         if not _same_bits(a, b):
             result.failures.append(f"{name} differs from run to run on the same inputs")
 
@@ -139,19 +202,19 @@ def _check(op: Op, case: Case, provider: Provider, args: tuple, result: Validati
 def _run(
     launch: Callable[..., None],
     args: tuple,
+    given: _Round,
     outs: list,
     result: Validation,
     label: str,
     poison: int,
 ) -> None:
     """One launch on poisoned outputs, with the checks of everything it must leave alone."""
-    before = [t.clone() for t in tensors_of(args)]
     for buffer, _, _ in outs:
         _bytes(buffer).fill_(poison)
     launch(tuple(o for _, o, _ in outs), *args)
     if outs[0][1].device.type == "cuda":
         torch.cuda.synchronize(outs[0][1].device)
-    for old, new in zip(before, tensors_of(args), strict=True):
+    for old, new in zip(tensors_of(given.args), tensors_of(args), strict=True):
         if not _same_bits(old, new):
             result.failures.append(f"{label}: an input was written to ({_shape(new)})")
     for buffer, out, count in outs:
@@ -162,18 +225,16 @@ def _run(
             result.failures.append(f"{label}: written outside of the output ({_shape(out)})")
 
 
-def _judge(op: Op, args: tuple, outs: list[Tensor], result: Validation) -> None:
-    oracle = op.oracle(args)
-    rounded = as_tuple(op.reference(*args))
+def _judge(op: Op, given: _Round, outs: list[Tensor], result: Validation) -> None:
     for name, tolerance, got, want, own in zip(
-        op.outputs, op.tolerance, outs, oracle, rounded, strict=True
+        op.outputs, op.tolerance, outs, given.oracle, given.rounded, strict=True
     ):
         if own.shape != got.shape or own.dtype != got.dtype:
             result.failures.append(
                 f"{name}: fake says {_shape(got)}, the reference gives {_shape(own)}"
             )
             continue
-        judgement = tolerance.judge(got, want, own, args)
+        judgement = tolerance.judge(got, want, own, given.args)
         kept = result.judgements.get(name)
         if kept is None or judgement.used > kept.used:
             result.judgements[name] = judgement

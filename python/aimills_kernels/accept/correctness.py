@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from aimills_kernels._op import Case, Op, Provider
-from aimills_kernels._validate import NO_MEMORY, validate
+from aimills_kernels._validate import NO_MEMORY, validate_each
 from aimills_kernels.accept import check as _check
 from aimills_kernels.accept.check import missing_package
 from aimills_kernels.accept.session import NotRun, Session
@@ -26,17 +26,19 @@ def cases_of(op: Op) -> list[Case]:
 def run(session: Session) -> str:
     settings = session.settings
     todo = [
-        (op, case, provider, device)
+        (op, case, device)
         for device in settings.devices
         for op in settings.ops
         for case in cases_of(op)
-        for provider in op.all_providers
     ]
     first = len(session.checks)
     with session.progress("correctness", len(todo)) as step:
-        for op, case, provider, device in todo:
-            step(f"{op} {case} {provider}")
-            _one(session, op, case, provider, device)
+        for op, case, device in todo:
+            step(f"{op} {case}")
+            due = [p for p in op.all_providers if _is_due(session, op, case, p, device)]
+            for result in validate_each(op, case, due, device=device, seed=settings.seed):
+                provider = op.provider(result.provider)
+                session.checks.append(_check.row(op, case.on(device.type), provider, result))
     for device in settings.devices:
         for op in settings.ops:
             _note_what_did_not_run(session, op, device, session.checks[first:])
@@ -44,19 +46,19 @@ def run(session: Session) -> str:
     return ", ".join(f"{counts[s]} {s}" for s in ("right", "wrong", "not run") if counts[s])
 
 
-def _one(session: Session, op: Op, case: Case, provider: Provider, device: torch.device) -> None:
+def _is_due(session: Session, op: Op, case: Case, provider: Provider, device: torch.device) -> bool:
+    """One that is not is counted among what did not run."""
     settings = session.settings
     if settings.leaves_out(op, case.name, provider):
         whole = op.name in settings.exclude
         session.exclude(op.name if whole else f"{op.name} {provider.name}", str(device))
-        return
+        return False
     if provider.name == "reference" and "accept" in case.tags:
         what = f"{op.name} reference"
         session.skip(NotRun("", what, "large; it is the measure there, not what is measured",
                             str(device)))  # fmt: skip
-        return
-    result = validate(op, case, provider, device=device, seed=settings.seed)
-    session.checks.append(_check.row(op, case.on(device.type), provider, result))
+        return False
+    return True
 
 
 def _note_what_did_not_run(session: Session, op: Op, device: torch.device, rows: list[Row]) -> None:

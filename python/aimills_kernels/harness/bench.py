@@ -16,7 +16,7 @@ from aimills_kernels import _dispatch
 from aimills_kernels._op import Case, Op, Provider
 from aimills_kernels._records import write_whole
 from aimills_kernels._registry import OPS, get_op
-from aimills_kernels._validate import pick_device, validate
+from aimills_kernels._validate import Validation, pick_device, validate_each
 from aimills_kernels.harness import _rows, ceilings, env
 from aimills_kernels.harness._contest import Contestant, OfPeer, OfProvider, Stage, peers_of
 from aimills_kernels.harness._rows import COLUMNS, table
@@ -172,7 +172,7 @@ def _bench_case(state: _Run, op: Op, case: Case, budget_s: float) -> None:
         return
     stage: Stage | None = None
     contestants: list[Contestant] = []
-    right = [p for p in named if _gate(state, op, case, p, rows)]
+    right = _gate(state, op, case, named, rows)
     found = peers_of(op, state.folder) if state.with_peers else {}
     if right or found:
         stage = Stage(op, case, state.device, state.seed, state.timer.cache_bytes)
@@ -185,22 +185,27 @@ def _bench_case(state: _Run, op: Op, case: Case, budget_s: float) -> None:
 
 
 def _gate(
-    state: _Run, op: Op, case: Case, provider: Provider, rows: dict[str, dict[str, Any]]
-) -> bool:
-    """Whether the provider may be timed. Its row is made either way."""
-    row = _rows.blank(op, case, provider.name, state.place, provider.vendor)
-    rows[provider.name] = row
-    if provider.interpret and state.device.type == "cpu" and _dispatch.interpreting():
-        row["skipped"] = "Triton's interpreter shows what is right, not how long it takes"
-        return False
-    result = validate(op, case, provider, device=state.device, seed=state.seed)
+    state: _Run, op: Op, case: Case, named: list[Provider], rows: dict[str, dict[str, Any]]
+) -> list[Provider]:
+    """The providers that may be timed. Each gets its row either way."""
+    for p in named:
+        rows[p.name] = _rows.blank(op, case, p.name, state.place, p.vendor)
+        if p.interpret and state.device.type == "cpu" and _dispatch.interpreting():
+            why = "Triton's interpreter shows what is right, not how long it takes"
+            rows[p.name]["skipped"] = why
+    due = [p for p in named if rows[p.name]["skipped"] is None]
+    for result in validate_each(op, case, due, device=state.device, seed=state.seed):
+        _enter(rows[result.provider], result)
+    return [p for p in due if rows[p.name]["validated"]]
+
+
+def _enter(row: dict[str, Any], result: Validation) -> None:
     row["skipped"] = result.skipped
     if result.judgements:
         row["error_used"] = _rows.share(result.used)
     if result.failures:
         row["failure"] = "; ".join(result.failures)
     row["validated"] = result.ok
-    return result.ok
 
 
 def _ready_peers(
