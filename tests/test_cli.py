@@ -67,6 +67,26 @@ def test_help_and_version(argv: list[str], capsys: pytest.CaptureFixture[str]) -
     assert "aimills-kernels" in capsys.readouterr().out
 
 
+def test_explain_imports_no_compiler() -> None:
+    """torch.compile and Triton would double the time until it answers."""
+    code = (
+        "import sys; from aimills_kernels.cli import main;"
+        f"main('explain attention --sm 90 --shape {SHAPE}'.split());"
+        "print([m for m in ('torch._dynamo', 'triton', 'av') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_a_wrong_device_is_refused_before_torch_is_imported() -> None:
+    code = (
+        "import sys; from aimills_kernels.cli import main;"
+        "print(main(['validate', '--device', 'tpu']), 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "3 False\n"
+
+
 def test_every_command_names_a_function_that_exists() -> None:
     import importlib
 
@@ -115,6 +135,14 @@ def test_every_command_names_a_function_that_exists() -> None:
         (f"explain attention --shape {SHAPE} --sm 9", "a compute capability times ten"),
         (f"explain attention --shape {SHAPE} --sm 90 --device cpu", "can't go with --device cpu"),
         ("gpu --out", "expected one argument"),
+        ("validate --case=", "--case: '' names nothing"),
+        ("validate --provider ,", "--provider: ',' names nothing"),
+        ("bench --case ,,", "--case: ',,' names nothing"),
+        ("bench --out=", "--out '' is a folder; it should name a file"),
+        ("accept --exclude=", "--exclude: '' names nothing"),
+        ("accept --device gpu", "--device: unknown device 'gpu'; there are auto, cpu, cuda"),
+        ("explain attention --case=", "has no case ''"),
+        ("explain attention --shape B=1,M=8,N=8,H=2,G=1,D=16,scale=nan", "scale must be finite"),
     ],
 )
 def test_wrong_use(argv: str, says: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -179,6 +207,27 @@ def test_missing_package_is_named(
     assert "needs the package 'av', which is not installed" in refused(capsys, "env")
 
 
+@pytest.mark.parametrize(
+    "command", ["ops", "validate", "bench", "accept", f"explain attention --shape {SHAPE}"]
+)
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        ("nosuch=x", "AIMILLS_PROVIDER: unknown op 'nosuch'; the ops are: attention"),
+        ("attention=x", "AIMILLS_PROVIDER: attention has no provider 'x'; it has: triton"),
+    ],
+)
+def test_provider_that_the_environment_gets_wrong(
+    command: str,
+    value: str,
+    says: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(_dispatch, "_ENVIRONMENT", value)
+    assert says in refused(capsys, *command.split())
+
+
 # ---- what goes wrong inside
 
 
@@ -223,14 +272,26 @@ def test_ctrl_c_leaves_nothing_half_written(tmp_path: Path) -> None:
     assert list(out.iterdir()) == []
 
 
-def test_reader_that_goes_away() -> None:
+@pytest.mark.parametrize(
+    ("command", "code", "says"),
+    [
+        ("ops --json | true", 141, ""),
+        ("--help | true", 141, ""),
+        ("ops > /dev/full", 2, "did not finish: No space left on device"),
+        ("--version > /dev/full", 2, "did not finish: No space left on device"),
+        ("ops >&-", 0, ""),
+        ("frobnicate 2> /dev/full", 3, ""),
+        ("frobnicate 2>&-", 3, ""),
+    ],
+)
+def test_output_that_cannot_be_written(command: str, code: int, says: str) -> None:
     done = subprocess.run(
-        f"{sys.executable} -m aimills_kernels ops --json | head -n 1; exit ${{PIPESTATUS[0]}}",
+        f"{' '.join(COMMAND)} {command}; exit ${{PIPESTATUS[0]}}",
         shell=True, executable="/bin/bash", capture_output=True, text=True, check=False,
+        env={k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"},
     )  # fmt: skip
-    assert done.stderr == ""
-    assert done.stdout == "[\n"
-    assert done.returncode == 0
+    assert done.stderr == (f"aimills-kernels: {says}\n" if says else "")
+    assert done.returncode == code
 
 
 # ---- env, ops, explain

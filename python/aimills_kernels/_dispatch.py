@@ -135,14 +135,16 @@ def one_device(op: Op, args: tuple) -> torch.device:
     """The device of all tensors; a ValueError names the first that is elsewhere."""
     first: tuple[str, torch.device] | None = None
     for i in op.tensors:
-        for t in args[i] if isinstance(args[i], (list, tuple)) else (args[i],):
+        several = isinstance(args[i], (list, tuple))
+        for k, t in enumerate(args[i] if several else (args[i],)):
             if t is None:
                 continue
+            name = f"{op.params[i]}[{k}]" if several else op.params[i]
             if first is None:
-                first = (op.params[i], t.device)
+                first = (name, t.device)
             elif t.device != first[1]:
                 raise ValueError(
-                    f"{op.name}: {op.params[i]} is on {t.device}, {first[0]} on {first[1]}; "
+                    f"{op.name}: {name} is on {t.device}, {first[0]} on {first[1]}; "
                     "all tensors must be on one device"
                 )
     if first is None:
@@ -292,7 +294,10 @@ def _parse(text: str) -> dict[str, str]:
         name, eq, provider = item.partition("=")
         if not eq:
             raise ValueError(f"AIMILLS_PROVIDER: {item!r} should be <op>=<provider>")
-        chosen[name] = get_op(name).provider(provider).name
+        try:
+            chosen[name] = get_op(name).provider(provider).name
+        except ValueError as error:
+            raise ValueError(f"AIMILLS_PROVIDER: {error}") from None
     return chosen
 
 

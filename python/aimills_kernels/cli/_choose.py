@@ -7,42 +7,40 @@ from pathlib import Path
 
 import torch
 
-from aimills_kernels import _registry
+from aimills_kernels import _dispatch, _registry
 from aimills_kernels._op import Case, Op, Provider
 from aimills_kernels.cli._errors import UsageError
 
 _PCI = Path("/sys/bus/pci/devices")
 
 
-def ops(names: Sequence[str]) -> tuple[Op, ...]:
+def ops(names: Sequence[str] = ()) -> tuple[Op, ...]:
+    """These, or all of them; AIMILLS_PROVIDER is looked at too, before any work."""
     try:
-        return tuple(_registry.get_op(name) for name in dict.fromkeys(names)) or _registry.OPS
+        chosen = tuple(_registry.get_op(name) for name in dict.fromkeys(names)) or _registry.OPS
+        for op in chosen:
+            _dispatch.forced_provider(op.name)
     except ValueError as error:
         raise UsageError(str(error)) from None
+    return chosen
 
 
-def split(text: str | None) -> list[str]:
-    return list(dict.fromkeys(part.strip() for part in (text or "").split(",") if part.strip()))
-
-
-def cases(chosen: Sequence[Op], text: str | None) -> dict[str, tuple[Case, ...]]:
+def cases(chosen: Sequence[Op], names: Sequence[str] | None) -> dict[str, tuple[Case, ...]]:
     """By op. A name must belong to at least one of the ops."""
-    names = split(text)
-    if not names:
+    if names is None:
         return {op.name: op.cases for op in chosen}
     _known("case", names, {c.name for op in chosen for c in op.cases}, chosen)
     return {op.name: tuple(c for c in op.cases if c.name in names) for op in chosen}
 
 
-def providers(chosen: Sequence[Op], text: str | None) -> dict[str, tuple[Provider, ...]]:
-    names = split(text)
-    if not names:
+def providers(chosen: Sequence[Op], names: Sequence[str] | None) -> dict[str, tuple[Provider, ...]]:
+    if names is None:
         return {op.name: op.all_providers for op in chosen}
     _known("provider", names, {p.name for op in chosen for p in op.all_providers}, chosen)
     return {op.name: tuple(p for p in op.all_providers if p.name in names) for op in chosen}
 
 
-def _known(kind: str, names: list[str], known: set[str], chosen: Sequence[Op]) -> None:
+def _known(kind: str, names: Sequence[str], known: set[str], chosen: Sequence[Op]) -> None:
     for name in names:
         if name not in known:
             of = ", ".join(op.name for op in chosen)
@@ -62,12 +60,10 @@ def devices(text: str) -> tuple[torch.device, ...]:
                 "`--device cpu` checks the CPU alone"
             )
         return (torch.device("cpu"),)
-    kind, colon, index = text.partition(":")
-    if text != "auto" and (kind != "cuda" or (colon and not index.isdecimal())):
-        raise UsageError(f"unknown device {text!r}; there are auto, cpu, cuda and cuda:<index>")
     if reason := no_cuda():
         raise UsageError(f"--device {text} can't be used: {reason}")
     count = torch.cuda.device_count()
+    index = text.partition(":")[2]
     if not index:
         return tuple(torch.device("cuda", i) for i in range(count))
     if int(index) >= count:

@@ -1,6 +1,6 @@
 """Exit codes, and the error that a wrong use raises."""
 
-OK, WRONG, INCOMPLETE, WRONG_USE, INTERRUPTED = 0, 1, 2, 3, 130
+OK, WRONG, INCOMPLETE, WRONG_USE, INTERRUPTED, NO_READER = 0, 1, 2, 3, 130, 141
 
 
 class UsageError(Exception):

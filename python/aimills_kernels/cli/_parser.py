@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from typing import Any, NoReturn
 
 from aimills_kernels._version import __version__
@@ -67,7 +68,7 @@ def _explain(commands: Any) -> None:
     problem = made.add_mutually_exclusive_group(required=True)
     problem.add_argument("--shape", metavar="DIMS", help='the problem, as "B=1,M=128,..."')
     problem.add_argument("--case", metavar="NAME", help="one of the op's own cases")
-    made.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    made.add_argument("--device", type=_device, default="auto", help=_DEVICE)
     made.add_argument(
         "--sm", type=int, metavar="N", help="as on a GPU of this capability (90), here or not"
     )
@@ -75,9 +76,9 @@ def _explain(commands: Any) -> None:
 
 def _chosen(made: argparse.ArgumentParser) -> None:
     made.add_argument("op", nargs="*", help="names of ops; all by default")
-    made.add_argument("--case", metavar="NAME,...", help="only these cases")
-    made.add_argument("--provider", metavar="NAME,...", help="only these providers")
-    made.add_argument("--device", default="auto", help=_DEVICE)
+    made.add_argument("--case", type=_names, metavar="NAME,...", help="only these cases")
+    made.add_argument("--provider", type=_names, metavar="NAME,...", help="only these providers")
+    made.add_argument("--device", type=_device, default="auto", help=_DEVICE)
     made.add_argument("--seed", type=_seed, default=0, help="of the inputs (default 0)")
 
 
@@ -107,12 +108,13 @@ def _accept(commands: Any) -> None:
         "check this machine and write report.json and report.html",
         epilog="exit codes: 0 accepted, 1 rejected, 2 incomplete, 3 wrong use",
     )
-    made.add_argument("--device", default="auto", help=_DEVICE)
+    made.add_argument("--device", type=_device, default="auto", help=_DEVICE)
     made.add_argument("--out", metavar="DIR", default="reports/accept", help="default %(default)s")
     made.add_argument(
         "--exclude",
+        type=_names,
         metavar="NAME,...",
-        default="",
+        default=(),
         help="leave out: video-decode, bench, an op, <op>/<case>, <op>/<provider>, a package",
     )
     made.add_argument("--no-bench", action="store_true", help="the same as --exclude bench")
@@ -126,6 +128,27 @@ def _accept(commands: Any) -> None:
 def _gpu(commands: Any) -> None:
     made = _command(commands, "gpu", "bench:gpu", "everything that one GPU node is asked for")
     made.add_argument("--out", metavar="DIR", required=True, help="where the records go")
+    made.add_argument(
+        "--budget",
+        type=_seconds,
+        metavar="SECONDS",
+        default=540.0,
+        help="what finds nothing left of it is named as not run (default 540)",
+    )
+
+
+def _names(text: str) -> list[str]:
+    if names := [part.strip() for part in text.split(",") if part.strip()]:
+        return list(dict.fromkeys(names))
+    raise argparse.ArgumentTypeError(f"{text!r} names nothing; leave it out or give <name>,...")
+
+
+def _device(text: str) -> str:
+    if re.fullmatch("auto|cpu|cuda(:[0-9]+)?", text):
+        return text
+    raise argparse.ArgumentTypeError(
+        f"unknown device {text!r}; there are auto, cpu, cuda and cuda:<index>"
+    )
 
 
 def _seed(text: str) -> int:

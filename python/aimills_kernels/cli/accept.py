@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from argparse import Namespace
+from collections.abc import Sequence
 from pathlib import Path
 
-from aimills_kernels import _registry
+from aimills_kernels._op import Op
 from aimills_kernels.accept.run import accept
 from aimills_kernels.accept.session import BENCH, Settings, Stage, names_to_exclude
 from aimills_kernels.cli import _choose, _ui
@@ -17,12 +18,13 @@ _SHOWN = 12  # reasons in the terminal; the report has all
 
 
 def run(options: Namespace) -> int:
+    ops = _choose.ops()
     devices = _choose.devices(options.device)
     budget = options.budget or (_CPU_BUDGET_S if devices[0].type == "cpu" else _GPU_BUDGET_S)
     settings = Settings(
         devices=devices,
-        ops=_registry.OPS,
-        exclude=_excluded(options),
+        ops=ops,
+        exclude=_excluded(options, ops),
         seed=options.seed,
         budget_s=budget,
         video=_video(options.video),
@@ -42,9 +44,9 @@ def run(options: Namespace) -> int:
     return verdict.code
 
 
-def _excluded(options: Namespace) -> frozenset[str]:
-    names = {*_choose.split(options.exclude), *([BENCH] if options.no_bench else [])}
-    known = names_to_exclude(_registry.OPS)
+def _excluded(options: Namespace, ops: Sequence[Op]) -> frozenset[str]:
+    names = {*options.exclude, *([BENCH] if options.no_bench else [])}
+    known = names_to_exclude(ops)
     for name in sorted(names):
         if name not in known:
             short = ", ".join(n for n in known if "/" not in n)

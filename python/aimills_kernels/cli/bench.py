@@ -14,11 +14,10 @@ def run(options: Namespace) -> int:
     from aimills_kernels.harness import bench
 
     chosen = _choose.ops(options.op)
-    cases = _choose.split(options.case)
     _choose.cases(chosen, options.case)
     _choose.providers(chosen, options.provider)
     places = _choose.devices(options.device)
-    out = _choose.output_file(options.out) if options.out else None
+    out = _choose.output_file(options.out) if options.out is not None else None
     if out and len(places) > 1:
         raise UsageError(f"--out holds the record of one device; name one of {_names(places)}")
     code = OK
@@ -26,8 +25,8 @@ def run(options: Namespace) -> int:
         with _ui.progress(f"bench on {place}") as step:
             record = bench.run(
                 ops=chosen,
-                cases=cases or None,
-                providers=_choose.split(options.provider) or None,
+                cases=options.case,
+                providers=options.provider,
                 tag="bench",
                 device=str(place),
                 budget_s=options.budget / len(places),
@@ -73,8 +72,9 @@ def _code(record: dict[str, Any]) -> int:
 def gpu(options: Namespace) -> int:
     if reason := _choose.no_cuda():
         raise UsageError(f"this command is for a GPU node: {reason}")
+    _choose.ops()
     out = _choose.directory(options.out)
     from aimills_kernels.harness import gpu as node
 
     with _ui.progress("gpu") as step:
-        return node.run(out, progress=step)
+        return node.run(out, budget_s=options.budget, progress=step)

@@ -38,12 +38,13 @@ def flatten(facts: Any, prefix: str = "") -> list[tuple[str, str]]:
 
 
 def ops(options: Namespace) -> int:
-    from aimills_kernels import _registry
+    from aimills_kernels.cli import _choose
 
+    found = _choose.ops()
     if options.json:
-        print(json.dumps([_as_dict(op) for op in _registry.OPS], indent=1))
+        print(json.dumps([_as_dict(op) for op in found], indent=1))
         return OK
-    for op in _registry.OPS:
+    for op in found:
         _ui.say(f"\n{op.name}", "bold")
         _ui.say(f"  {op.name}{op.schema}")
         _ui.say(f"  {len(op.cases)} cases: {', '.join(c.name for c in op.cases)}")
