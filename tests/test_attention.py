@@ -91,6 +91,31 @@ def test_out_and_its_limits(seed: int) -> None:
         ak.attention(q.requires_grad_(), q, q, out=out)
 
 
+@pytest.mark.parametrize("value", [2, 1, None, 0.0, "yes", np.True_, [True]], ids=repr)
+@pytest.mark.parametrize("name", ["causal", "return_lse"])
+def test_a_flag_is_true_or_false(name: str, value: object) -> None:
+    q = torch.zeros(1, 2, 1, 8)
+    ak.attention(q, q, q, **{name: True})  # its plan must not serve a 1, which equals True
+    with pytest.raises(ValueError, match=f"attention: {name} must be True or False, got"):
+        ak.attention(q, q, q, **{name: value})
+
+
+def test_scale_is_no_flag() -> None:
+    q = torch.zeros(1, 2, 1, 8)
+    with pytest.raises(ValueError, match="attention: scale must be a number, got True"):
+        ak.attention(q, q, q, scale=True)
+
+
+def test_a_symbolic_flag_compiles(seed: int) -> None:
+    def call(q: torch.Tensor) -> torch.Tensor:
+        return ak.attention(q, q, q, causal=q.shape[0] > 1)
+
+    compiled = torch.compile(call, fullgraph=True, dynamic=True, backend="aot_eager")
+    for batch in (3, 2):
+        q = torch.randn(batch, 5, 2, 16, generator=torch.Generator().manual_seed(seed))
+        torch.testing.assert_close(compiled(q), call(q))
+
+
 def test_public_call_compiles_with_gradients(seed: int) -> None:
     q = torch.randn(1, 8, 2, 16, generator=torch.Generator().manual_seed(seed), requires_grad=True)
 

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+import aimills_kernels as ak
 from aimills_kernels._op import Case, Provider
 from aimills_kernels._validate import validate
 from aimills_kernels.kernels.video.op import filter_taps, lay_out, rgb_levels
@@ -258,6 +259,30 @@ def test_colour_agrees_with_swscale(space, range_, upsampling):
         for p in (rgb.planes[2], rgb.planes[0], rgb.planes[1])
     ])  # fmt: skip
     assert float((float_levels(args)[0] - want).abs().max()) <= 1
+
+
+@pytest.mark.parametrize(
+    ("option", "says"),
+    [
+        ({"antialias": 1}, "antialias must be True or False, got 1"),
+        ({"antialias": None}, "antialias must be True or False, got None"),
+        ({"mean": {0.1: 1, 0.2: 2, 0.3: 3}}, r"mean must be three numbers, got \{0.1"),
+        ({"std": {0.1, 0.2, 0.3}}, r"std must be three numbers, got \{0.\d, "),
+        ({"std": [True, True, True]}, r"std must be three numbers, got \[True"),
+        ({"mean": True}, "mean must be three numbers, got True"),
+    ],
+)
+def test_wrong_options_are_named(option, says):
+    planes = torch.zeros(1, 4, 4, dtype=torch.uint8), torch.zeros(1, 2, 2, 2, dtype=torch.uint8)
+    with pytest.raises(ValueError, match=f"video_to_tensor: {says}"):
+        ak.video_to_tensor(planes, **option)
+
+
+def test_planes_on_two_devices_are_named():
+    y = torch.zeros(1, 4, 4, dtype=torch.uint8)
+    uv = torch.zeros(1, 2, 2, 2, dtype=torch.uint8, device="meta")
+    with pytest.raises(ValueError, match=r"planes\[1\] is on meta, planes\[0\] on cpu"):
+        ak.video_to_tensor((y, uv))
 
 
 def test_lay_out_keeps_the_values():

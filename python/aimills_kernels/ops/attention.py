@@ -6,6 +6,7 @@ from typing import Literal, overload
 
 from torch import Tensor
 
+from aimills_kernels.ops._flags import check_bools
 from aimills_kernels.ops._run import run
 
 
@@ -56,8 +57,12 @@ def attention(
     again for them and needs memory for B * H * M * N scores. Formula: Vaswani et al.,
     arXiv:1706.03762; the blockwise form: Dao et al., arXiv:2205.14135.
     """
+    if type(causal) is not bool or type(return_lse) is not bool:
+        check_bools("attention", causal=causal, return_lse=return_lse)
     if scale is None:
         scale = q.shape[-1] ** -0.5 if isinstance(q, Tensor) and q.dim() and q.shape[-1] else 1.0
+    elif type(scale) is bool:
+        raise ValueError(f"attention: scale must be a number, got {scale}")
     if out is not None:
         if return_lse:
             raise ValueError(

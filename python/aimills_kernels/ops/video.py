@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import operator
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
 
 import torch
 from torch import Tensor
 
+from aimills_kernels.ops._flags import check_bools
 from aimills_kernels.ops._run import run
 
 
@@ -65,8 +66,8 @@ def video_to_tensor(
     tensors = isinstance(planes, (tuple, list)) and all(isinstance(p, Tensor) for p in planes)
     if not tensors or not planes:
         raise ValueError("video_to_tensor: planes must be a tuple of tensors, (y, uv)")
-    if antialias not in (True, False):
-        raise ValueError(f"video_to_tensor: antialias must be True, got {antialias!r}")
+    if type(antialias) is not bool:
+        check_bools("video_to_tensor", antialias=antialias)
     if size is None:
         height, width = planes[0].shape[-2:] if planes and planes[0].dim() == 3 else (1, 1)
     else:
@@ -91,8 +92,9 @@ def _three(name: str, values: Sequence[float] | None, default: float) -> list[fl
     if values is None:
         return [default] * 3
     try:
-        if isinstance(values, (str, bytes, dict)):
+        found = list(values)
+        if isinstance(values, (str, bytes, Mapping, Set)) or bool in map(type, found):
             raise TypeError
-        return [float(v) for v in values]
+        return [float(v) for v in found]
     except (TypeError, ValueError, OverflowError):
         raise ValueError(f"video_to_tensor: {name} must be three numbers, got {values!r}") from None

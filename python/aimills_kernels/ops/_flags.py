@@ -1,0 +1,14 @@
+"""Arguments that are True or False."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import SymBool
+
+
+def check_bools(op: str, **flags: Any) -> None:
+    """A ValueError for the first that is no bool; torch would take 2, or None, for one."""
+    for name, value in flags.items():
+        if not isinstance(value, (bool, SymBool)):
+            raise ValueError(f"{op}: {name} must be True or False, got {value!r}")
