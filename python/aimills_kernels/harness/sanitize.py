@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 TOOLS = ("memcheck", "racecheck")
 _FOUND = 86  # the exit status that the sanitizer gives where it found something
-_TIMEOUT_S = 300
 
 
 def program() -> str | None:
@@ -28,7 +28,7 @@ def program() -> str | None:
     return None
 
 
-def check(tool: str, out: Path) -> dict[str, Any]:
+def check(tool: str, out: Path, limit_s: float) -> dict[str, Any]:
     """One tool over all tiny cases; its text goes to `out`/sanitizer-<tool>.txt.
 
     {"tool", "ok": True, False, or None where it could not run, "text"}.
@@ -43,21 +43,32 @@ def check(tool: str, out: Path) -> dict[str, Any]:
     environment = {**os.environ, "PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
     log = out / f"sanitizer-{tool}.txt"
     with log.open("w") as file:
-        try:
-            done = subprocess.run(
-                command, env=environment, stdout=file, stderr=subprocess.STDOUT,
-                timeout=_TIMEOUT_S, check=False,
-            )  # fmt: skip
-        except subprocess.TimeoutExpired:
-            return {"tool": tool, "ok": None, "text": f"not finished after {_TIMEOUT_S} s"}
+        code = _run(command, environment, file, limit_s)
+    if code is None:
+        return {"tool": tool, "ok": None, "text": f"not finished after {limit_s:.0f} s"}
     launched = sum(line.startswith("ran ") for line in log.read_text().splitlines())
-    if done.returncode == 0 and launched:
+    if code == 0 and launched:
         return {"tool": tool, "ok": True, "text": f"clean, {launched} launches"}
-    if done.returncode == 0:
+    if code == 0:
         return {"tool": tool, "ok": None, "text": "no kernel of ours could run"}
-    if done.returncode == _FOUND:
+    if code == _FOUND:
         return {"tool": tool, "ok": False, "text": f"errors, see {log.name}"}
-    return {"tool": tool, "ok": None, "text": f"exit {done.returncode}, see {log.name}"}
+    return {"tool": tool, "ok": None, "text": f"exit {code}, see {log.name}"}
+
+
+def _run(
+    command: list[str], environment: dict[str, str], file: TextIO, limit_s: float
+) -> int | None:
+    """The exit status; None where it took too long. The program that is watched would outlive the
+    sanitizer, so all of its group is ended."""
+    with subprocess.Popen(
+        command, env=environment, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
+    ) as process:
+        try:
+            return process.wait(limit_s)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            return None
 
 
 def main() -> int:
