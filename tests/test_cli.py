@@ -125,7 +125,8 @@ def test_every_command_names_a_function_that_exists() -> None:
         ("explain attention --shape B=1", "--shape lacks M, N, H, G, D; attention takes B, M"),
         ("explain attention --shape Z=1", "--shape: unknown 'Z'"),
         ("explain attention --shape B=1,B=2", "B is given twice"),
-        ("explain attention --shape B=-1", "B should be a whole number, 0 or more, got '-1'"),
+        ("explain attention --shape B=-1", "B should be a whole number from 0 to 2^62, got '-1'"),
+        (f"explain attention --shape B={2**64}", "B should be a whole number from 0 to 2^62"),
         ("explain attention --shape causal=maybe", "causal should be true or false, got 'maybe'"),
         ("explain attention --shape B=1,M=8,N=8,H=3,G=2,D=16", "heads of q, 3"),
         (
@@ -142,6 +143,25 @@ def test_every_command_names_a_function_that_exists() -> None:
         ("accept --exclude=", "--exclude: '' names nothing"),
         ("accept --device gpu", "--device: unknown device 'gpu'; there are auto, cpu, cuda"),
         ("explain attention --case=", "has no case ''"),
+        *(
+            (f"explain {op} --shape {shape},{key}=zzz", f"{key} must be one of {words}")
+            for op, shape, key, words in (
+                ("attention", SHAPE, "dtype", "bf16, f16, f32"),
+                ("attention", SHAPE, "fill", "normal, magnitudes, onehot"),
+                ("attention", SHAPE, "layout", "contiguous, packed, heads_first, sparse"),
+                ("matmul_fp8", "M=3,N=4,K=5", "fill", "normal, onehot"),
+                ("matmul_fp8", "M=3,N=4,K=5", "layout", "contiguous, transposed"),
+                ("matmul_fp8", "M=3,N=4,K=5", "scale_a", "tensor, row, one"),
+                ("matmul_fp8", "M=3,N=4,K=5", "bias", "bf16, f16, f32"),
+                ("matmul_fp8", "M=3,N=4,K=5", "out", "bf16, f16, f32"),
+                ("quantize_fp8", "shape=3x4,granularity=row", "fill", "normal, ties"),
+                ("quantize_fp8", "shape=3x4,granularity=row", "layout", "contiguous"),
+                ("video_to_tensor", "F=1,H=4,W=4,h=2,w=2", "fill", "noise, impulses"),
+                ("video_to_tensor", "F=1,H=4,W=4,h=2,w=2", "layout", "tight, pitched"),
+                ("video_to_tensor", "F=1,H=4,W=4,h=2,w=2", "dtype", "bf16, f16, f32"),
+            )
+        ),
+        ("explain quantize_fp8 --shape shape=3x4,granularity=zzz", "granularity must be 'tensor'"),
         ("explain attention --shape B=1,M=8,N=8,H=2,G=1,D=16,scale=nan", "scale must be finite"),
     ],
 )

@@ -10,7 +10,7 @@ from torch import Tensor
 from aimills_kernels._op import Case, Cost, Invalid, Op, Problem, Provider, describe
 from aimills_kernels._tolerance import Ratio
 
-DTYPES = {"f16": torch.float16, "bf16": torch.bfloat16, "f32": torch.float32}
+DTYPES = {"bf16": torch.bfloat16, "f16": torch.float16, "f32": torch.float32}
 MAX_HEAD_DIM = 256
 
 
@@ -89,9 +89,9 @@ def fake(
 def inputs(case: Case, generator: torch.Generator) -> dict[str, Any]:
     """`fill`: normal; large and tiny magnitudes by row; one-hot keys, of which a dropped one shows.
     `layout`: contiguous; q, k and v as views of one packed tensor; transposed heads; sparse."""
-    dtype, Dv = DTYPES[case.get("dtype", "bf16")], case.get("Dv", case.D)
+    dtype, Dv = DTYPES[case.one_of("dtype", *DTYPES)], case.get("Dv", case.D)
     B, M, N, H, G, D = case.B, case.M, case.N, case.H, case.G, case.D
-    fill, place = case.get("fill", "normal"), generator.device
+    fill, place = case.one_of("fill", "normal", "magnitudes", "onehot"), generator.device
 
     def normal(*shape: int) -> Tensor:
         return torch.randn(shape, generator=generator, device=place)
@@ -123,7 +123,7 @@ def inputs(case: Case, generator: torch.Generator) -> dict[str, Any]:
 
 
 def _lay_out(case: Case, tensors: list[Tensor]) -> list[Tensor]:
-    layout = case.get("layout", "contiguous")
+    layout = case.one_of("layout", "contiguous", "packed", "heads_first", "sparse", "sparse_dim")
     if (
         layout == "packed"
     ):  # one projection's output, heads of q, k and v in a row, at an odd offset
@@ -157,13 +157,14 @@ def _sparse(t: Tensor) -> Tensor:
 
 def cost(case: Case) -> Cost:
     B, M, N, H, G, D = case.B, case.M, case.N, case.H, case.G, case.D
-    Dv, dtype = case.get("Dv", D), case.get("dtype", "bf16")
+    Dv, dtype = case.get("Dv", D), DTYPES[case.one_of("dtype", *DTYPES)]
     pairs = visible_pairs(M, N) if case.get("causal", False) else M * N
-    size = DTYPES[dtype].itemsize
     elements = B * (M * H * (D + Dv) + N * G * (D + Dv))
     lse = 4 * B * H * M if case.get("lse", False) else 0
     return Cost(
-        2 * B * H * pairs * (D + Dv), elements * size + lse, "f32" if dtype == "f32" else "f16"
+        2 * B * H * pairs * (D + Dv),
+        elements * dtype.itemsize + lse,
+        "f32" if dtype == torch.float32 else "f16",
     )
 
 

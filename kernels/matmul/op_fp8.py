@@ -12,8 +12,9 @@ from torch import Tensor
 from aimills_kernels._op import Case, Cost, Invalid, Op, Problem, Provider, describe
 from aimills_kernels._tolerance import Judgement, Ratio
 
-DTYPES = {"f16": torch.float16, "bf16": torch.bfloat16, "f32": torch.float32}
+DTYPES = {"bf16": torch.bfloat16, "f16": torch.float16, "f32": torch.float32}
 E4M3 = torch.float8_e4m3fn
+_SCALES = ("tensor", "row", "one")
 NAN, INF = float("nan"), float("inf")
 
 
@@ -32,11 +33,6 @@ def reference(
 
     The scales are applied to the sums: so operands stay codes, which even tf32 holds exactly.
     """
-    if torch.is_grad_enabled() and (a.requires_grad or b.requires_grad):
-        raise ValueError(
-            "matmul_fp8: a and b are codes, to which no gradient flows; detach them and "
-            "differentiate with respect to the scales and the bias"
-        )
     wide = torch.promote_types(scale_a.dtype, torch.float32)
     out = a.to(wide) @ b.to(wide).T
     out = out * _column(scale_a) * _column(scale_b).T
@@ -58,6 +54,10 @@ def fake(
             raise ValueError(f"matmul_fp8: {name} must be two-dimensional, got {describe(t)}")
         if t.dtype != E4M3:
             raise ValueError(f"matmul_fp8: {name} must be float8_e4m3fn, got {describe(t)}")
+        if torch.is_grad_enabled() and t.requires_grad:
+            raise ValueError(
+                f"matmul_fp8: {name} holds codes, to which no gradient flows; detach it"
+            )
     (M, K), N = a.shape, b.shape[0]
     if b.shape[1] != K:
         raise ValueError(f"matmul_fp8: b must be [N, {K}], as wide as a, got {describe(b)}")
@@ -104,8 +104,9 @@ def inputs(case: Case, generator: torch.Generator) -> dict[str, Any]:
     scales of large and tiny magnitudes; rows with NaN codes.
     `layout`: contiguous; transposed; slices at odd offsets; sparse.
     """
-    M, N, K, fill = case.M, case.N, case.K, case.get("fill", "normal")
-    place = generator.device
+    M, N, K, place = case.M, case.N, case.K, generator.device
+    fill = case.one_of("fill", "normal", "onehot", "magnitudes", "nan")
+    bias_dtype, out_dtype = _dtypes(case)
 
     def normal(*shape: int) -> Tensor:
         return torch.randn(shape, generator=generator, device=place)
@@ -118,7 +119,7 @@ def inputs(case: Case, generator: torch.Generator) -> dict[str, Any]:
 
     a, b = codes(normal(M, K) * 60), codes(normal(N, K) * 60)
     scale_a, scale_b = ((1 + normal(max(n, 1), 1).abs()) / 64 for n in (M, N))
-    bias = normal(N) * 8 + torch.arange(N, device=place) % 7 if case.get("bias") else None
+    bias = normal(N) * 8 + torch.arange(N, device=place) % 7 if bias_dtype else None
     if fill == "onehot":
         target = torch.randint(0, K, (M, 1), generator=generator, device=place)
         target[0], target[-1] = K - 1, 0
@@ -134,13 +135,18 @@ def inputs(case: Case, generator: torch.Generator) -> dict[str, Any]:
     named = {
         "a": a,
         "b": b,
-        "scale_a": _scale(scale_a, case.get("scale_a", "tensor"), M),
-        "scale_b": _scale(scale_b, case.get("scale_b", "tensor"), N),
+        "scale_a": _scale(scale_a, case.one_of("scale_a", *_SCALES), M),
+        "scale_b": _scale(scale_b, case.one_of("scale_b", *_SCALES), N),
     }
     if bias is not None:
-        named["bias"] = bias.to(DTYPES[case.bias])
+        named["bias"] = bias.to(bias_dtype)
     named = {name: _lay_out(case, name, t) for name, t in named.items()}
-    return {"bias": None, **named, "out_dtype": DTYPES[case.get("out", "bf16")]}
+    return {"bias": None, **named, "out_dtype": out_dtype}
+
+
+def _dtypes(case: Case) -> tuple[torch.dtype | None, torch.dtype]:
+    """Of the bias, None without one, and of the output."""
+    return DTYPES.get(case.one_of("bias", None, *DTYPES)), DTYPES[case.one_of("out", *DTYPES)]
 
 
 def _scale(values: Tensor, kind: str, rows: int) -> Tensor:
@@ -148,7 +154,7 @@ def _scale(values: Tensor, kind: str, rows: int) -> Tensor:
 
 
 def _lay_out(case: Case, name: str, t: Tensor) -> Tensor:
-    layout = case.get("layout", "contiguous")
+    layout = case.one_of("layout", "contiguous", "transposed", "sliced", "expanded", "sparse")
     if layout == "transposed" and t.dim() == 2:
         return t.T.contiguous().T
     if layout == "sliced" and t.dim() == 2:  # rows of a wider tensor, at an odd offset
@@ -171,8 +177,9 @@ def cost(case: Case) -> Cost:
     scales = sum(
         n if case.get(name) == "row" else 1 for name, n in (("scale_a", M), ("scale_b", N))
     )
-    bias = N * DTYPES[case.bias].itemsize if case.get("bias") else 0
-    moved = M * K + N * K + M * N * DTYPES[case.get("out", "bf16")].itemsize + 4 * scales + bias
+    bias_dtype, out_dtype = _dtypes(case)
+    bias = N * bias_dtype.itemsize if bias_dtype else 0
+    moved = M * K + N * K + M * N * out_dtype.itemsize + 4 * scales + bias
     return Cost(2 * M * N * K, moved, "fp8")
 
 

@@ -12,7 +12,7 @@ from aimills_kernels._op import Case, Cost, Invalid, Op, Problem, Provider, desc
 from aimills_kernels._tolerance import Codes, Ratio
 from aimills_kernels.kernels.matmul.config import MAX_LEADING, leading_dims
 
-DTYPES = {"f16": torch.float16, "bf16": torch.bfloat16, "f32": torch.float32}
+DTYPES = {"bf16": torch.bfloat16, "f16": torch.float16, "f32": torch.float32}
 GRANULARITIES = ("tensor", "row")
 E4M3 = torch.float8_e4m3fn
 MAX_E4M3 = 448.0
@@ -59,8 +59,8 @@ def fake(x: Tensor, granularity: str, dtype: torch.dtype) -> tuple[Tensor, Tenso
 def inputs(case: Case, generator: torch.Generator) -> dict[str, Any]:
     """`fill`: normal, each row of its own magnitude; ties of every code; zeros amid values; one
     impulse in the last element; NaN and infinity; magnitudes to both ends of the dtype."""
-    shape, dtype, fill = case.shape, DTYPES[case.get("dtype", "bf16")], case.get("fill", "normal")
-    place = generator.device
+    shape, dtype, place = case.shape, DTYPES[case.one_of("dtype", *DTYPES)], generator.device
+    fill = case.one_of("fill", "normal", "ties", "zeros", "impulse", "specials", "magnitudes")
     x = torch.randn(shape, generator=generator, device=place)
     rows = (*shape[:-1], 1)
     if fill == "normal":
@@ -90,7 +90,7 @@ def inputs(case: Case, generator: torch.Generator) -> dict[str, Any]:
 
 
 def _lay_out(case: Case, x: Tensor) -> Tensor:
-    layout = case.get("layout", "contiguous")
+    layout = case.one_of("layout", "contiguous", "transposed", "sliced", "permuted", "sparse")
     if layout == "transposed":
         return x.mT.contiguous().mT
     if layout == "sliced":  # rows of a wider tensor, at an odd offset
@@ -110,7 +110,7 @@ def cost(case: Case) -> Cost:
     """Each element is read once, compared, divided and written."""
     elements = _product(case.shape)
     scales = elements // max(1, case.shape[-1]) if case.granularity == "row" else 1
-    size = DTYPES[case.get("dtype", "bf16")].itemsize
+    size = DTYPES[case.one_of("dtype", *DTYPES)].itemsize
     return Cost(2 * elements, elements * (size + 1) + 4 * scales, "f32")
 
 

@@ -12,7 +12,7 @@ from aimills_kernels._op import Case, Cost, Invalid, Op, Problem, Provider, desc
 from aimills_kernels._tolerance import Levels
 from aimills_kernels.kernels.video.problem import OPTIONS, extension_error, fast_strides
 
-DTYPES = {"f16": torch.float16, "bf16": torch.bfloat16, "f32": torch.float32}
+DTYPES = {"bf16": torch.bfloat16, "f16": torch.float16, "f32": torch.float32}
 MAX_SIZE = 1 << 24  # of a side: positions on both axes stay within 64-bit integers
 _CLIP = {
     "mean": [0.48145466, 0.4578275, 0.40821073],
@@ -200,7 +200,8 @@ def inputs(case: Case, generator: torch.Generator) -> dict[str, Any]:
     pitched at odd offsets, as decoders deliver them; every stride odd; frames over 2^31 bytes
     apart."""
     F, H, W = case.F, case.H, case.W
-    fill, place = case.get("fill", "noise"), generator.device
+    fill = case.one_of("fill", "noise", "impulses", "rows", "saturated")
+    place = generator.device
     shape = (F, (H + 1) // 2, (W + 1) // 2, 2)
     y, uv = (
         torch.randint(0, 256, size, generator=generator, dtype=torch.uint8, device=place)
@@ -225,7 +226,8 @@ def inputs(case: Case, generator: torch.Generator) -> dict[str, Any]:
         uv = uv[:, :, :1].expand(shape).clone()
     if fill == "saturated":
         y, uv = (y & 1) * 255, (uv & 1) * 255
-    planes = [lay_out(t, case.get("layout", "tight")) for t in (y, uv)]
+    layout = case.one_of("layout", "tight", "pitched", "strided", "sparse")
+    planes = [lay_out(t, layout) for t in (y, uv)]
     return {
         "planes": planes,
         "color_space": case.get("space", "bt709"),
@@ -238,7 +240,7 @@ def inputs(case: Case, generator: torch.Generator) -> dict[str, Any]:
         "antialias": True,
         "mean": case.get("mean", _CLIP["mean"]),
         "std": case.get("std", _CLIP["std"]),
-        "dtype": DTYPES[case.get("dtype", "bf16")],
+        "dtype": DTYPES[case.one_of("dtype", *DTYPES)],
     }
 
 
@@ -265,7 +267,7 @@ def cost(case: Case) -> Cost:
     """Each source byte is read once and each output written once; the multiply-adds of a separable
     filter in the cheaper order, and of the colour matrix."""
     F, H, W, h, w = case.F, case.H, case.W, case.h, case.w
-    size = DTYPES[case.get("dtype", "bf16")].itemsize
+    size = DTYPES[case.one_of("dtype", *DTYPES)].itemsize
     moved = H * W + 2 * ((H + 1) // 2) * ((W + 1) // 2) + 3 * h * w * size
     radius = 2 if case.get("interpolation", "bicubic") == "bicubic" else 1
     down, across = (2 * radius * max(a / b, 1.0) for a, b in ((H, h), (W, w)))

@@ -43,6 +43,14 @@ class Case:
     def get(self, key: str, default: Any = None) -> Any:
         return self.dims.get(key, default)
 
+    def one_of(self, key: str, *allowed: Any) -> Any:
+        """Its word for `key`, by default the first; one that is misspelt must not pass for that."""
+        value = self.dims.get(key, allowed[0])
+        if value not in allowed:
+            words = ", ".join(str(a) for a in allowed if a is not None)
+            raise ValueError(f"{key} must be one of {words}, got {value!r}")
+        return value
+
     def on(self, device_type: str) -> Case:
         """The case as it runs on a device of this type."""
         if device_type != "cpu" or not self.cpu:

@@ -83,13 +83,13 @@ def _value(name: str, text: str, like: Any) -> Any:
         raise UsageError(f"--shape: {name} should be true or false, got {text!r}")
     try:
         if isinstance(like, int):
-            if int(text) < 0:
+            if not 0 <= int(text) < 2**62:
                 raise ValueError
             return int(text)
         if isinstance(like, float):
             return float(text)
     except ValueError:
-        kind = "a whole number, 0 or more" if isinstance(like, int) else "a number"
+        kind = "a whole number from 0 to 2^62" if isinstance(like, int) else "a number"
         raise UsageError(f"--shape: {name} should be {kind}, got {text!r}") from None
     if isinstance(like, (tuple, list)):
         parts = text.lower().split("x")
