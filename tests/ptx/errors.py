@@ -1,0 +1,61 @@
+"""What the executor says when it stops. Every message ends with the line of PTX it is about."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tests.ptx.parse import Instr
+
+
+class PtxError(Exception):
+    """The kernel, or its launch, is wrong; or the executor can't run it."""
+
+    def __init__(self, text: str, instr: Instr | None = None):
+        where = f" [line {instr.line}: {instr.text}]" if instr is not None else ""
+        super().__init__(text + where)
+        self.instr = instr
+
+
+class Malformed(PtxError):
+    """The text is not PTX that this parser reads."""
+
+
+class Unknown(PtxError):
+    """An instruction, or a variant of one, that the executor does not know."""
+
+
+class BadLaunch(PtxError):
+    """Arguments, grid or shared memory do not fit the kernel."""
+
+
+class Fault(PtxError):
+    """The kernel did what no kernel may: see the subclasses."""
+
+
+class OutOfBounds(Fault):
+    """An access outside of every tensor, or of shared memory."""
+
+
+class Misaligned(Fault):
+    """An address that is no multiple of the access's size."""
+
+
+class Uninitialised(Fault):
+    """A read of a register or of shared memory that nothing wrote."""
+
+
+class Race(Fault):
+    """Two accesses of shared memory, one a write, that nothing orders."""
+
+
+class MissingFence(Fault):
+    """A proxy fence or a wgmma.fence that is needed and is not there."""
+
+
+class Deadlock(Fault):
+    """Nobody can go on."""
+
+
+class TooLong(PtxError):
+    """The launch did not end within its budget of instructions."""

@@ -1,0 +1,227 @@
+"""Launching a kernel: arguments in, results out."""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from tests.ptx import flow, ops, ops_control, ops_data, ops_float, ops_int, ops_matrix, ops_warp  # noqa: F401  (they register themselves)
+from tests.ptx.bind import Binder
+from tests.ptx.errors import BadLaunch
+from tests.ptx.machine import Machine, Shape, check_shape
+from tests.ptx.memory import Allocation, Global, Memory
+from tests.ptx.parse import Kernel, Variable, parse
+from tests.ptx.races import Shadow
+
+SHARED_LIMIT = 227 * 1024
+_MACHINE_BYTES = 400 << 20  # registers and shared memory of the clusters that run at once
+
+
+@dataclass(frozen=True)
+class Pointer:
+    """A pointer argument: into tensor `data` (NumPy array, CPU torch tensor), which results reach."""
+
+    data: Any
+    name: str = ""
+
+
+@dataclass
+class Result:
+    """What a launch did."""
+
+    kernel: Kernel
+    executed: np.ndarray  # warps that issued each instruction of kernel.code
+    memory: Global
+    counters: dict[str, int] = field(default_factory=dict)
+
+
+def run(
+    source: str | Kernel,
+    args: Sequence[Any],
+    grid: Iterable[int],
+    block: Iterable[int] | None = None,
+    *,
+    kernel: str | None = None,
+    cluster: Iterable[int] | None = None,
+    shared: int = 0,
+    seed: int | None = 0,
+    budget: int = 200_000_000,
+    check: bool = True,
+) -> Result:
+    """Runs a kernel. Tensors are written in place.
+
+    args: by position, a tensor (NumPy array or CPU torch tensor), a number, or bytes (a struct
+    passed by value). shared: bytes of dynamic shared memory. seed: the order of warps and of
+    asynchronous operations; None runs warps in order. check: race and fence checks.
+    """
+    entry = source if isinstance(source, Kernel) else parse(source).kernel(kernel)
+    shape = _shape(entry, grid, block, cluster, shared)
+    memory = Global()
+    held = Arguments(memory)
+    params = held.pack(entry, args)
+    addresses, static = _addresses(entry, memory)
+    local = sum(-(-v.size // 16) * 16 for v in entry.variables.values() if v.space == "local")
+    check_shape(entry, Shape(shape.grid, shape.block, shape.cluster, static), SHARED_LIMIT)
+    size = static + shared
+    if size > SHARED_LIMIT:
+        raise BadLaunch(f"{size} bytes of shared memory; a CTA has {SHARED_LIMIT}")
+    doubts = flow.doubtful(entry)
+    executed = np.zeros(len(entry.code), np.int64)
+    result = Result(entry, executed, memory)
+    for batch in _batches(entry, shape, size):
+        machine = Machine(entry, shape, batch, seed=seed, budget=budget)
+        view = Memory(machine, memory, params, size, local)
+        view.shadow = Shadow(view) if check else None
+        ops.link(machine, Binder(machine, view, addresses, doubts))
+        machine.run()
+        executed += machine.executed()
+        budget = machine.budget
+    held.give_back()
+    return result
+
+
+def _shape(
+    kernel: Kernel,
+    grid: Iterable[int],
+    block: Iterable[int] | None,
+    cluster: Iterable[int] | None,
+    shared: int,
+) -> Shape:
+    def three(value: Iterable[int]) -> tuple[int, int, int]:
+        return tuple(([*value, 1, 1])[:3])  # type: ignore[return-value]
+
+    block = block if block is not None else kernel.block
+    if block is None:
+        raise BadLaunch("the kernel has no .reqntid, so name its block")
+    return Shape(three(grid), three(block), three(cluster or kernel.cluster or (1, 1, 1)), shared)
+
+
+def _batches(kernel: Kernel, shape: Shape, shared: int) -> Iterable[range]:
+    """Clusters that run at once, as many as memory allows."""
+    threads = shape.warps * 32 * shape.cluster_size
+    one = threads * (4 * len(kernel.registers)) + 12 * shared * shape.cluster_size
+    many = max(1, min(_MACHINE_BYTES // max(one, 1), 4096 // max(threads // 32, 1), shape.count))
+    return [range(i, min(i + many, shape.count)) for i in range(0, shape.count, many)]
+
+
+def _addresses(kernel: Kernel, memory: Global) -> tuple[dict[str, int], int]:
+    """Where each variable lies in its space, and the bytes of static shared memory."""
+    found: dict[str, int] = {}
+    at = {"shared": 0, "local": 0, "param": 0}
+    dynamic = []
+    for name, variable in kernel.variables.items():
+        if variable.space in ("global", "const"):
+            data = variable.initial or bytes(variable.size)
+            found[name] = memory.add(name, np.frombuffer(data, np.uint8)).base
+        elif variable.space == "shared" and variable.size == 0:
+            dynamic.append(variable)
+        else:
+            space = variable.space
+            at[space] = -(-at[space] // variable.align) * variable.align
+            found[name] = at[space]
+            at[space] += variable.size
+    static = at["shared"]
+    if dynamic:  # every `extern .shared` begins where the static ones end
+        align = max(v.align for v in dynamic)
+        static = -(-static // align) * align
+        found.update({v.name: static for v in dynamic})
+    return found, static
+
+
+class Arguments:
+    """The tensors of a launch in global memory."""
+
+    def __init__(self, memory: Global):
+        self.memory = memory
+        self.storages: dict[int, tuple[Any, Allocation, int]] = {}
+
+    def pack(self, kernel: Kernel, args: Sequence[Any]) -> bytes:
+        if len(args) != len(kernel.params):
+            raise BadLaunch(f"{kernel.name} takes {len(kernel.params)} arguments, got {len(args)}")
+        views: dict[int, list[Any]] = {}
+        for arg in args:
+            if (found := _view(arg)) is not None:
+                views.setdefault(found[0], []).append(found)
+        for key, found in views.items():
+            self._hold(key, found, [i for i, a in enumerate(args) if (_view(a) or [0])[0] == key])
+        out = b""
+        for param, arg in zip(kernel.params, args, strict=True):
+            out = out.ljust(-(-len(out) // param.align) * param.align, b"\0")
+            out += self._value(param, arg)
+        return out
+
+    def _hold(self, key: int, views: list[Any], where: list[int]) -> None:
+        """One allocation for all arguments that share a storage; holes between them are holes."""
+        low = min(v[1] for v in views)
+        high = max(v[2] for v in views)
+        raw = views[0][3]
+        valid = None
+        if len(views) > 1 or not views[0][4]:
+            valid = np.zeros(high - low, bool)
+            for _, start, end, _, dense, index in views:
+                valid[slice(start - low, end - low) if dense else index - low] = True
+        name = "argument " + "+".join(map(str, where))
+        made = self.memory.add(name, raw[low:high], skew=(key + low) % 256, valid=valid)
+        self.storages[key] = (raw, made, low)
+
+    def _value(self, param: Variable, arg: Any) -> bytes:
+        found = _view(arg)
+        if found is not None:
+            if param.size != 8:
+                raise BadLaunch(f"{param.name} is no pointer, got a tensor")
+            _, made, low = self.storages[found[0]]
+            return struct.pack("<Q", made.base + found[1] - low)
+        if isinstance(arg, (bytes, bytearray)):
+            if len(arg) != param.size:
+                raise BadLaunch(f"{param.name} has {param.size} bytes, got {len(arg)}")
+            return bytes(arg)
+        if arg is None:
+            return bytes(param.size)
+        if isinstance(arg, float) or param.type in ("f32", "f64"):
+            return struct.pack("<f" if param.size == 4 else "<d", arg)
+        if isinstance(arg, (int, np.integer, bool)):
+            return int(arg & ((1 << (8 * param.size)) - 1)).to_bytes(param.size, "little")
+        raise BadLaunch(f"{param.name}: can't pass a {type(arg).__name__}")
+
+    def give_back(self) -> None:
+        for raw, made, low in self.storages.values():
+            raw[low : low + made.size] = made.bytes[made.skew : made.skew + made.size]
+
+
+def _view(arg: Any) -> tuple | None:
+    """(storage, first byte, end, bytes of the storage, contiguous, byte indices) of a tensor."""
+    if isinstance(arg, Pointer):
+        arg = arg.data
+    if type(arg).__module__.startswith("torch") and hasattr(arg, "untyped_storage"):
+        return _torch_view(arg)
+    if isinstance(arg, np.ndarray):
+        import torch
+
+        return _torch_view(torch.from_numpy(arg.reshape(-1).view(np.uint8)))
+    return None
+
+
+def _torch_view(tensor: Any) -> tuple:
+    import torch
+
+    storage = tensor.untyped_storage()
+    item = tensor.element_size()
+    raw = torch.empty(0, dtype=torch.uint8).set_(storage).numpy()
+    start = tensor.storage_offset() * item
+    extent = 0
+    if tensor.numel():
+        extent = sum((n - 1) * st for n, st in zip(tensor.shape, tensor.stride(), strict=True)) + 1
+    end = start + extent * item
+    dense = math.prod(tensor.shape) == extent
+    index = None
+    if not dense:
+        offsets = torch.zeros(tensor.shape, dtype=torch.int64)
+        for dim, (n, stride) in enumerate(zip(tensor.shape, tensor.stride(), strict=True)):
+            offsets += (torch.arange(n) * stride).view(-1, *[1] * (tensor.ndim - dim - 1))
+        index = ((offsets.reshape(-1, 1) * item) + torch.arange(item)).reshape(-1).numpy() + start
+    return storage.data_ptr(), start, end, raw, dense, index

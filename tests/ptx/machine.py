@@ -1,0 +1,405 @@
+"""The state of a launch, and who runs next.
+
+All warps of some clusters run at once: a register is one array [warps, 32]. The warps are ordered
+by their place in the cluster first and by cluster second, so that one warp of every cluster, or a
+warpgroup of every cluster, is a slice. A step takes a slice of warps whose lanes stand at the same
+instruction and runs them together until they part, block or are preempted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tests.ptx.errors import BadLaunch, Deadlock, Fault, PtxError, TooLong
+from tests.ptx.parse import Instr, Kernel
+
+LANES = 32
+STOP = -1  # what a handler returns that has moved its lanes itself
+_FAR = np.int32(2**31 - 1)
+# Why lanes are blocked.
+FREE, BARRIER, PHASE = 0, 1, 2
+
+
+class Active:
+    """The lanes that run now: warps [lo, hi) under `mask` [warps, 32]."""
+
+    __slots__ = ("_lanes", "full", "hi", "lo", "mask", "sl")
+
+    def __init__(self, lo: int, hi: int, mask: np.ndarray):
+        self.lo, self.hi, self.mask = lo, hi, mask
+        self.sl = slice(lo, hi)
+        self.full = bool(mask.all())
+        self._lanes: tuple[np.ndarray, np.ndarray] | None = None
+
+    def only(self, mask: np.ndarray) -> Active:
+        return Active(self.lo, self.hi, self.mask & mask)
+
+    @property
+    def lanes(self) -> tuple[np.ndarray, np.ndarray]:
+        """(warp, lane) of each active lane, the warp counted in the whole machine."""
+        if self._lanes is None:
+            warp, lane = np.nonzero(self.mask)
+            self._lanes = warp + self.lo, lane
+        return self._lanes
+
+    @property
+    def warps(self) -> np.ndarray:
+        """The warps with an active lane."""
+        return np.nonzero(self.mask.any(axis=1))[0] + self.lo
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The launch: everything in units of CTAs, but `block` in threads and `shared` in bytes."""
+
+    grid: tuple[int, int, int]
+    block: tuple[int, int, int]
+    cluster: tuple[int, int, int] = (1, 1, 1)
+    shared: int = 0  # dynamic shared memory
+
+    @property
+    def cluster_size(self) -> int:
+        return self.cluster[0] * self.cluster[1] * self.cluster[2]
+
+    @property
+    def threads(self) -> int:
+        return self.block[0] * self.block[1] * self.block[2]
+
+    @property
+    def warps(self) -> int:
+        """Warps of a CTA."""
+        return -(-self.threads // LANES)
+
+    @property
+    def clusters(self) -> tuple[int, int, int]:
+        return tuple(g // c for g, c in zip(self.grid, self.cluster, strict=True))  # type: ignore
+
+    @property
+    def count(self) -> int:
+        x, y, z = self.clusters
+        return x * y * z
+
+
+class Machine:
+    """Some clusters of a launch, all in flight."""
+
+    def __init__(
+        self,
+        kernel: Kernel,
+        shape: Shape,
+        clusters: range,
+        *,
+        seed: int | None = 0,
+        budget: int = 200_000_000,
+    ):
+        self.kernel, self.shape, self.clusters = kernel, shape, clusters
+        self.n = len(clusters)
+        self.positions = shape.cluster_size * shape.warps
+        self.warps = self.positions * self.n
+        self.rng = np.random.default_rng(seed)
+        self.shuffled = seed is not None
+        self.budget = budget
+        self.code: list[Callable[[Active], int | None]] = []
+        self.registers: dict[str, np.ndarray] = {}
+        self.issued = np.zeros(len(kernel.code) + 1, np.int64)
+        self.pc = np.zeros((self.warps, LANES), np.int32)
+        self.alive = np.broadcast_to(self._exists(), (self.warps, LANES)).copy()
+        self.blocked = np.zeros((self.warps, LANES), np.uint8)
+        self.parked = np.zeros((self.warps, LANES), bool)
+        self.any_parked = False
+        self.leaders = set(kernel.labels.values())
+        self.pending: list[
+            Callable[[], None]
+        ] = []  # what the asynchronous engines still have to do
+        self.reasons: list[Callable[[], str | None]] = []  # for a deadlock's report
+        self.trace: Callable[[Active, int], None] | None = None
+        self.exits: list[Callable[[Active], None]] = []
+
+    # ---- who is who
+
+    def _exists(self) -> np.ndarray:
+        """Lanes that are threads: the last warp of a CTA may be short."""
+        thread = np.arange(self.shape.warps * LANES).reshape(-1, LANES) < self.shape.threads
+        return np.repeat(np.tile(thread, (self.shape.cluster_size, 1)), self.n, axis=0)
+
+    @property
+    def position_of(self) -> np.ndarray:
+        return np.arange(self.warps) // self.n
+
+    @property
+    def group_of(self) -> np.ndarray:
+        """Which of the machine's clusters each warp belongs to."""
+        return np.arange(self.warps) % self.n
+
+    @property
+    def rank_of(self) -> np.ndarray:
+        """The CTA's rank in its cluster."""
+        return self.position_of // self.shape.warps
+
+    @property
+    def warp_of(self) -> np.ndarray:
+        """The warp's number in its CTA."""
+        return self.position_of % self.shape.warps
+
+    def cta_of(self) -> np.ndarray:
+        """[warps, 3] x, y, z of each warp's CTA in the grid."""
+        cluster = np.asarray(self.clusters)[self.group_of]
+        nx, ny, _ = self.shape.clusters
+        at = np.stack([cluster % nx, cluster // nx % ny, cluster // (nx * ny)], axis=1)
+        return at * np.asarray(self.shape.cluster) + self.cta_in_cluster()
+
+    def cta_in_cluster(self) -> np.ndarray:
+        rank = self.rank_of
+        cx, cy, _ = self.shape.cluster
+        return np.stack([rank % cx, rank // cx % cy, rank // (cx * cy)], axis=1)
+
+    def who(self, warp: int) -> str:
+        """A warp for a person to read."""
+        x, y, z = self.cta_of()[warp]
+        return f"warp {self.warp_of[warp]} of CTA ({x}, {y}, {z})"
+
+    # ---- running
+
+    def run(self) -> None:
+        with np.errstate(all="ignore"):
+            while self.alive.any():
+                if self.pending and (self.shuffled and self.rng.random() < 0.3):
+                    self.complete_one()
+                active = self._choose()
+                if active is not None:
+                    self._run(*active)
+                elif self.pending:
+                    self.complete_one()
+                elif self.any_parked and self._unpark_all():
+                    continue
+                else:
+                    raise self._deadlock()
+            while self.pending:
+                self.complete_one()
+
+    def complete_one(self) -> None:
+        """One asynchronous operation ends: a random one, the engines promise no order."""
+        index = int(self.rng.integers(len(self.pending))) if self.shuffled else 0
+        self.pending.pop(index)()
+
+    def _choose(self) -> tuple[Active, int] | None:
+        ready = self.alive & (self.blocked == FREE)
+        if self.any_parked:
+            ready &= ~self.parked
+        at = np.where(ready, self.pc, _FAR).min(axis=1).reshape(self.positions, self.n)
+        able = at != _FAR
+        places = np.nonzero(able.any(axis=1))[0]
+        if not len(places):
+            return None
+        place = int(self.rng.choice(places)) if self.shuffled else int(places[0])
+        groups = np.nonzero(able[place])[0]
+        pc = int(at[place, groups[0]] if not self.shuffled else at[place, self.rng.choice(groups)])
+        same = (at == pc).any(axis=1)
+        first, last = self._extent(place, same)
+        lo, hi = first * self.n, last * self.n
+        mask = ready[lo:hi] & (self.pc[lo:hi] == pc)
+        return Active(lo, hi, mask), pc
+
+    def _extent(self, place: int, same: np.ndarray) -> tuple[int, int]:
+        """How many of the warps that stand there go on together: all, or a random stretch."""
+        first = last = place
+        most = len(same)
+        if self.shuffled:
+            most = int(self.rng.choice((1, 2, 4, len(same))))
+            if most == 4:  # as warpgroups are
+                base = place // 4 * 4
+                return base, min(base + 4, len(same))
+        while first > 0 and same[first - 1] and last - first + 1 < most:
+            first -= 1
+        while last + 1 < len(same) and same[last + 1] and last - first + 1 < most:
+            last += 1
+        return first, last + 1
+
+    def _run(self, s: Active, pc: int) -> None:
+        """Runs lanes from `pc` until they stop, or meet others, or their turn is over."""
+        start, warps = pc, len(s.warps)
+        quantum = int(self.rng.geometric(0.1)) if self.shuffled else 1 << 30
+        code, leaders = self.code, self.leaders
+        try:
+            while True:
+                if self.trace is not None:
+                    self.trace(s, pc)
+                after = code[pc](s)
+                if after is None:
+                    pc += 1
+                    if pc in leaders and not s.full:
+                        self.pc[s.sl][s.mask] = pc
+                        break
+                    continue
+                self._count(start, pc + 1, warps)
+                start = pc = after
+                if after == STOP:
+                    return
+                quantum -= 1
+                if quantum <= 0 or not s.full:
+                    self.pc[s.sl][s.mask] = pc
+                    break
+            self._count(start, pc, warps)
+        except PtxError as error:
+            if error.instr is None:
+                raise type(error)(str(error), self.kernel.code[pc]) from None
+            raise
+        finally:
+            if self.any_parked:
+                self._unpark(s)
+
+    def _count(self, start: int, end: int, warps: int) -> None:
+        if start < end:
+            self.issued[start] += warps
+            self.issued[end] -= warps
+            self.budget -= warps * (end - start)
+            if self.budget < 0:
+                raise TooLong("the launch did not end within its budget of instructions")
+
+    def executed(self) -> np.ndarray:
+        """How many warps issued each instruction."""
+        return np.cumsum(self.issued)[:-1]
+
+    # ---- lanes that wait
+
+    def move(self, s: Active, pc: int) -> None:
+        self.pc[s.sl][s.mask] = pc
+
+    def block(self, s: Active, pc: int, why: int) -> None:
+        """The lanes wait at `pc` until `wake`."""
+        self.pc[s.sl][s.mask] = pc
+        self.blocked[s.sl][s.mask] = why
+
+    def wake(self, why: int, groups: np.ndarray | slice = slice(None)) -> None:
+        """All that wait for this, in these clusters, look again."""
+        shaped = self.blocked.reshape(self.positions, self.n, LANES)
+        some = shaped[:, groups]
+        some[some == why] = FREE
+        shaped[:, groups] = some
+
+    def park(self, s: Active, pc: int) -> None:
+        """The lanes wait at `pc` for others of their warp or warpgroup."""
+        self.pc[s.sl][s.mask] = pc
+        self.parked[s.sl][s.mask] = True
+        self.any_parked = True
+
+    def _unpark(self, s: Active) -> None:
+        # Only lanes that moved can be what the parked ones wait for; those that parked themselves
+        # in this very turn stay, else two halves of a warp would park each other for ever.
+        moved = s.mask & ~self.parked[s.sl]
+        if not moved.any():
+            return
+        wide = self.n * 4
+        lo, hi = s.lo // wide * wide, -(-s.hi // wide) * wide
+        self.parked[lo:hi] = False
+        self.any_parked = bool(self.parked.any())
+
+    def _unpark_all(self) -> bool:
+        """Looks once more at what is parked; False where nothing moved since the last time."""
+        state = hash((self.pc.tobytes(), self.alive.tobytes(), self.blocked.tobytes()))
+        if state == getattr(self, "_parked_state", None):
+            return False
+        self._parked_state = state
+        self.parked[:] = False
+        self.any_parked = False
+        return True
+
+    def gate(
+        self, run: Callable[[Active], int | None], pc: int, wide: int
+    ) -> Callable[[Active], int | None]:
+        """`run`, for whole warps (`wide` 1) or warpgroups (4) only: others wait until complete."""
+
+        def gated(s: Active) -> int | None:
+            if s.full and wide == 1:
+                return run(s)
+            ready = self._complete(s, pc, wide)
+            if (ready.mask == s.mask).all() and ready.lo == s.lo and ready.hi == s.hi:
+                return run(s)
+            late = s.mask & ~ready.mask[s.lo - ready.lo : s.hi - ready.lo]
+            if late.any():
+                self.park(Active(s.lo, s.hi, late), pc)
+            if not ready.mask.any():
+                return STOP
+            self.parked[ready.sl][ready.mask] = False
+            after = run(ready)
+            if after != STOP:
+                self.move(ready, pc + 1 if after is None else after)
+            return STOP
+
+        return gated
+
+    def _complete(self, s: Active, pc: int, wide: int) -> Active:
+        """The lanes at `pc`, also parked ones, of the warps or warpgroups that are all there."""
+        step = self.n * wide
+        lo, hi = s.lo // step * step, -(-s.hi // step) * step
+        here = self.alive[lo:hi] & (self.pc[lo:hi] == pc) & (self.blocked[lo:hi] == FREE)
+        part = slice(s.lo - lo, s.hi - lo)
+        here[part] = (here[part] & self.parked[s.sl]) | s.mask
+        outside = np.ones(hi - lo, bool)
+        outside[part] = False
+        here[outside] &= self.parked[lo:hi][outside]
+        there = (here == self.alive[lo:hi]).all(axis=1) & here.any(axis=1)
+        if wide > 1:
+            shaped = there.reshape(-1, wide, self.n)
+            there = np.repeat(shaped.all(axis=1)[:, None], wide, axis=1).reshape(-1)
+        return Active(lo, hi, here & there[:, None])
+
+    def finish(self, s: Active) -> None:
+        """The lanes exit."""
+        self.alive[s.sl][s.mask] = False
+        for tell in self.exits:
+            tell(s)
+
+    # ---- reports
+
+    def _deadlock(self) -> Deadlock:
+        lines = []
+        for warp in np.nonzero(self.alive.any(axis=1))[0][:8]:
+            for pc in np.unique(self.pc[warp][self.alive[warp]])[:2]:
+                lanes = np.nonzero(self.alive[warp] & (self.pc[warp] == pc))[0]
+                instr = self.kernel.code[pc]
+                span = "" if len(lanes) == LANES else f" (lanes {_spans(lanes)})"
+                lines.append(f"{self.who(warp)}{span} at line {instr.line}: {instr.text}")
+        why = [text for reason in self.reasons if (text := reason())]
+        return Deadlock("nobody can go on: " + "; ".join([*why, *lines]))
+
+
+def _spans(lanes: np.ndarray) -> str:
+    breaks = np.nonzero(np.diff(lanes) != 1)[0]
+    starts, ends = [lanes[0], *lanes[breaks + 1]], [*lanes[breaks], lanes[-1]]
+    return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in zip(starts, ends, strict=True))
+
+
+def check_shape(kernel: Kernel, shape: Shape, shared_limit: int) -> None:
+    """The launch's bounds, as the driver checks them."""
+    if min(*shape.grid, *shape.block, *shape.cluster) < 1:
+        raise BadLaunch(
+            f"grid {shape.grid}, block {shape.block}, cluster {shape.cluster}: a 0 in it"
+        )
+    if shape.threads > 1024:
+        raise BadLaunch(f"block {shape.block} has {shape.threads} threads; a GPU takes 1024")
+    if kernel.block is not None and shape.block != kernel.block:
+        raise BadLaunch(f"block {shape.block}, but the kernel was compiled for {kernel.block}")
+    if kernel.max_threads is not None and shape.threads > kernel.max_threads:
+        raise BadLaunch(f"block {shape.block}, but .maxntid is {kernel.max_threads}")
+    if any(g % c for g, c in zip(shape.grid, shape.cluster, strict=True)):
+        raise BadLaunch(f"grid {shape.grid} is no multiple of the cluster {shape.cluster}")
+    if kernel.cluster is not None and shape.cluster != kernel.cluster:
+        raise BadLaunch(
+            f"cluster {shape.cluster}, but the kernel was compiled for {kernel.cluster}"
+        )
+    if shape.shared > shared_limit:
+        raise BadLaunch(f"{shape.shared} bytes of shared memory; a CTA has {shared_limit}")
+
+
+def fault(kind: type[Fault], machine: Machine, text: str, warp: int, lane: int) -> Fault:
+    """A fault that names the thread."""
+    return kind(f"{text}, by lane {lane} of {machine.who(int(warp))}")
+
+
+Handler = Callable[[Active], "int | None"]
+Decode = Callable[[Instr, Any], Handler]

@@ -1,0 +1,333 @@
+"""The spaces of memory. Every access is checked: bounds, alignment, and in shared memory that what
+is read was written.
+
+Addresses are numbers of our own. A generic address tells its space by its window.
+"""
+
+from __future__ import annotations
+
+import bisect
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tests.ptx.errors import BadLaunch, Misaligned, OutOfBounds, Uninitialised
+from tests.ptx.machine import Machine, fault
+
+if TYPE_CHECKING:
+    from tests.ptx.races import Shadow
+
+GLOBAL = 0x10_0000_0000
+SHARED = 0x7000_0000_0000
+LOCAL = 0x7100_0000_0000
+PARAM = 0x7200_0000_0000
+_END = 0x7300_0000_0000
+WINDOW = {"global": 0, "shared": SHARED, "local": LOCAL, "param": PARAM, "const": 0}
+RANK = 24  # bit of a shared address from which on stands the CTA's rank + 1; 0 is one's own CTA
+_GUARD = 1 << 20  # bytes between two allocations
+_UINT = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
+
+
+@dataclass
+class Allocation:
+    """A tensor in global memory. `valid` marks its bytes where it has holes."""
+
+    name: str
+    base: int
+    bytes: np.ndarray  # padded in front to 256 bytes' alignment and behind to 16
+    skew: int
+    size: int
+    valid: np.ndarray | None
+    writable: bool
+    loaded: int = 0
+    stored: int = 0
+    touched: np.ndarray | None = None  # bytes that were read at least once
+
+
+@dataclass
+class Global:
+    """All allocations, in the order of their addresses."""
+
+    allocations: list[Allocation] = field(default_factory=list)
+    bases: list[int] = field(default_factory=list)
+
+    def add(
+        self,
+        name: str,
+        data: np.ndarray,
+        *,
+        skew: int = 0,
+        valid: np.ndarray | None = None,
+        writable: bool = True,
+    ) -> Allocation:
+        """Puts bytes [n] u8 into memory at an address that is `skew` modulo 256."""
+        if data.dtype != np.uint8 or data.ndim != 1:
+            raise BadLaunch(f"{name}: global memory is given as bytes [n] u8")
+        last = self.allocations[-1] if self.allocations else None
+        base = GLOBAL if last is None else last.base + last.size + _GUARD
+        base = (base + 255) // 256 * 256 + skew
+        size = len(data)
+        held = np.zeros((skew + size + 15) // 16 * 16 + 16, np.uint8)
+        held[skew : skew + size] = data
+        if valid is not None:
+            whole = np.zeros(len(held), bool)
+            whole[skew : skew + size] = valid
+            valid = whole
+        made = Allocation(name, base, held, skew, size, valid, writable)
+        self.allocations.append(made)
+        self.bases.append(base)
+        return made
+
+    def of(self, address: int, size: int) -> Allocation | None:
+        """The allocation that [address, address + size) lies in."""
+        at = bisect.bisect_right(self.bases, address) - 1
+        if at < 0:
+            return None
+        found = self.allocations[at]
+        return found if address + size <= found.base + found.size else None
+
+    def split(self, address: np.ndarray, size: int) -> list[tuple[Allocation, np.ndarray | None]]:
+        """Allocations with the indices of the accesses to each; None for all. Bounds unchecked."""
+        low, high = int(address.min()), int(address.max())
+        found = self.of(low, size)
+        if found is not None and high + size <= found.base + found.size:
+            return [(found, None)]
+        which = np.searchsorted(np.asarray(self.bases, np.uint64), address, side="right") - 1
+        return [
+            (self.allocations[max(int(i), 0)], np.nonzero(which == i)[0]) for i in np.unique(which)
+        ]
+
+    def describe(self, address: int) -> str:
+        at = max(bisect.bisect_right(self.bases, address) - 1, 0)
+        if not self.allocations:
+            return "there are no tensors"
+        near = self.allocations[at]
+        return f"{address - near.base} bytes into {near.name}, which has {near.size}"
+
+
+class Memory:
+    """What one machine sees: global memory and its own shared, local and parameter spaces."""
+
+    def __init__(
+        self,
+        machine: Machine,
+        global_: Global,
+        params: bytes,
+        shared_size: int,
+        local_size: int,
+    ):
+        self.m, self.globals = machine, global_
+        self.param = np.frombuffer(params.ljust(-(-len(params) // 16) * 16 + 16, b"\0"), np.uint8)
+        self.param_size = len(params)
+        self.shared_size = shared_size
+        self.row = (shared_size + 15) // 16 * 16 + 16
+        ctas = machine.n * machine.shape.cluster_size
+        self.shared = np.full(ctas * self.row, 0xFF, np.uint8)
+        self.written = np.zeros(ctas * self.row, bool)
+        self.local_row = (local_size + 15) // 16 * 16
+        self.local = np.full(machine.warps * 32 * self.local_row, 0xFF, np.uint8)
+        self.local_size = local_size
+        self.group, self.rank = machine.group_of, machine.rank_of
+        self.shadow: Shadow | None = None  # None: accesses are not held against each other
+
+    # ---- shared addresses
+
+    def flat(self, address: np.ndarray, warp: np.ndarray) -> np.ndarray:
+        """Index into `shared` of addresses [k] in the shared window, used by warps [k]."""
+        address = address.astype(np.int64)
+        named = address >> RANK
+        rank = np.where(named == 0, self.rank[warp], named - 1)
+        return (self.group[warp] * self.m.shape.cluster_size + rank) * self.row + (
+            address & ((1 << RANK) - 1)
+        )
+
+    def _check_shared(self, address: np.ndarray, size: int, s: tuple, what: str) -> None:
+        offset = address.astype(np.int64)
+        rank, offset = offset >> RANK, offset & ((1 << RANK) - 1)
+        bad = (offset + size > self.shared_size) | (rank > self.m.shape.cluster_size) | (rank < 0)
+        if bad.any():
+            at = int(np.argmax(bad))
+            raise fault(
+                OutOfBounds, self.m,
+                f"{what} of {size} bytes at {offset[at]} of shared memory, which has "
+                f"{self.shared_size}", s[0][at], s[1][at],
+            )  # fmt: skip
+
+    # ---- access by lanes: `address` [k], `lanes` (warp [k], lane [k])
+
+    def load(self, space: str, address: np.ndarray, lanes: tuple, width: int, count: int) -> list:
+        """`count` values of `width` bytes each from every address."""
+        if not len(address):
+            return [np.zeros(0, _UINT[width])] * count
+        if space == "generic":
+            return self._generic_load(address, lanes, width, count)
+        self.aligned(address, width * count, lanes, f"ld.{space}")
+        if space in ("global", "const"):
+            return self._load_global(address, lanes, width, count)
+        base, at = self._place(space, address, lanes, width * count, "a load")
+        if space == "shared":
+            self.read_shared(at, width * count, lanes)
+        index = at // width
+        view = base.view(_UINT[width])
+        return [view[index + i] for i in range(count)]
+
+    def store(self, space: str, address: np.ndarray, lanes: tuple, values: list) -> None:
+        """values: `count` arrays [k] of one width."""
+        if not len(address):
+            return
+        width, count = values[0].dtype.itemsize, len(values)
+        if space == "generic":
+            for inside, where in self._spaces(address):
+                some = [v[where] for v in values]
+                picked = (lanes[0][where], lanes[1][where])
+                self.store(inside, address[where] - np.uint64(WINDOW[inside]), picked, some)
+            return
+        self.aligned(address, width * count, lanes, f"st.{space}")
+        if space == "global":
+            self._store_global(address, lanes, values)
+            return
+        base, at = self._place(space, address, lanes, width * count, "a store")
+        if space == "shared":
+            self.write_shared(at, width * count, lanes)
+        index = at // width
+        view = base.view(_UINT[width])
+        for i, value in enumerate(values):
+            view[index + i] = value
+
+    def aligned(self, address: np.ndarray, size: int, lanes: tuple, what: str) -> None:
+        bad = (address & np.asarray(size - 1, address.dtype)) != 0
+        if bad.any():
+            at = int(np.argmax(bad))
+            raise fault(
+                Misaligned, self.m,
+                f"{what}: address {int(address[at]):#x} is no multiple of {size}",
+                lanes[0][at], lanes[1][at],
+            )  # fmt: skip
+
+    def _generic_load(self, address: np.ndarray, lanes: tuple, width: int, count: int) -> list:
+        out = [np.zeros(len(address), _UINT[width]) for _ in range(count)]
+        for inside, where in self._spaces(address):
+            picked = (lanes[0][where], lanes[1][where])
+            got = self.load(
+                inside, address[where] - np.uint64(WINDOW[inside]), picked, width, count
+            )
+            for o, g in zip(out, got, strict=True):
+                o[where] = g
+        return out
+
+    def _spaces(self, address: np.ndarray) -> list[tuple[str, np.ndarray]]:
+        """The spaces of generic addresses, each with the indices of its accesses."""
+        space = np.digitize(
+            address.astype(np.float64) if False else address.astype(np.int64),
+            [SHARED, LOCAL, PARAM, _END],
+        )
+        names = ("global", "shared", "local", "param", "global")
+        return [(names[i], np.nonzero(space == i)[0]) for i in np.unique(space)]
+
+    def _place(
+        self, space: str, address: np.ndarray, lanes: tuple, size: int, what: str
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The bytes behind a space and the index of each access in them."""
+        if space == "shared":
+            self._check_shared(address, size, lanes, what)
+            return self.shared, self.flat(address, lanes[0])
+        offset = address.astype(np.int64)
+        limit = self.param_size if space == "param" else self.local_size
+        bad = (offset < 0) | (offset + size > limit)
+        if bad.any():
+            at = int(np.argmax(bad))
+            raise fault(
+                OutOfBounds, self.m, f"{what} of {size} bytes at {offset[at]} of {space} memory, "
+                f"which has {limit}", lanes[0][at], lanes[1][at],
+            )  # fmt: skip
+        if space == "param":
+            return self.param, offset
+        return self.local, (lanes[0] * 32 + lanes[1]) * self.local_row + offset
+
+    # ---- global
+
+    def _load_global(self, address: np.ndarray, lanes: tuple, width: int, count: int) -> list:
+        parts = self.globals.split(address, width * count)
+        if len(parts) == 1:
+            where, offset = (
+                parts[0][0],
+                self._offset(*parts[0], address, width * count, lanes, "load"),
+            )
+            view = where.bytes.view(_UINT[width])
+            return [view[offset // width + i] for i in range(count)]
+        out = [np.zeros(len(address), _UINT[width]) for _ in range(count)]
+        for where, index in parts:
+            offset = self._offset(where, index, address, width * count, lanes, "load")
+            view = where.bytes.view(_UINT[width])
+            for i, o in enumerate(out):
+                o[index] = view[offset // width + i]
+        return out
+
+    def _store_global(self, address: np.ndarray, lanes: tuple, values: list) -> None:
+        width = values[0].dtype.itemsize
+        for where, index in self.globals.split(address, width * len(values)):
+            offset = self._offset(where, index, address, width * len(values), lanes, "store")
+            view = where.bytes.view(_UINT[width])
+            for i, value in enumerate(values):
+                view[offset // width + i] = value if index is None else value[index]
+
+    def _offset(
+        self,
+        where: Allocation,
+        index: np.ndarray | None,
+        address: np.ndarray,
+        size: int,
+        lanes: tuple,
+        what: str,
+    ) -> np.ndarray:
+        """Checked indices into an allocation's bytes."""
+        some = address if index is None else address[index]
+        offset = some.astype(np.int64) - where.base
+        bad = (offset < 0) | (offset + size > where.size)
+        if where.valid is not None and not bad.any():
+            for byte in range(size):
+                bad |= ~where.valid[offset + where.skew + byte]
+        if bad.any():
+            at = int(np.argmax(bad))
+            lane = at if index is None else int(index[at])
+            hole = "" if where.valid is None else " and is not contiguous"
+            text = self.globals.describe(int(some[at])) + hole
+            raise fault(
+                OutOfBounds, self.m, f"a {what} of {size} bytes at {text}",
+                lanes[0][lane], lanes[1][lane],
+            )  # fmt: skip
+        if what == "load":
+            where.loaded += size * len(offset)
+        else:
+            if not where.writable:
+                raise fault(
+                    OutOfBounds, self.m, f"a {what} to {where.name}, which is read only",
+                    lanes[0][0], lanes[1][0],
+                )  # fmt: skip
+            where.stored += size * len(offset)
+        return offset + where.skew
+
+    # ---- shared: what was written, and who is ordered with whom
+
+    def read_shared(self, at: np.ndarray, size: int, lanes: tuple) -> None:
+        """Lanes read [at, at + size) of `shared` by the generic proxy."""
+        seen = self.written[at]
+        for byte in range(1, size):
+            seen = seen & self.written[at + byte]
+        if not seen.all():
+            lane = int(np.argmin(seen))
+            raise fault(
+                Uninitialised, self.m,
+                f"a load of {size} bytes at {int(at[lane]) % self.row} of shared memory, "
+                "where nothing was written", lanes[0][lane], lanes[1][lane],
+            )  # fmt: skip
+        if self.shadow is not None:
+            self.shadow.read(at, size, lanes)
+
+    def write_shared(self, at: np.ndarray, size: int, lanes: tuple) -> None:
+        """Lanes write [at, at + size) of `shared` by the generic proxy."""
+        if self.shadow is not None:
+            self.shadow.write(at, size, lanes)
+        for byte in range(size):
+            self.written[at + byte] = True

@@ -1,0 +1,75 @@
+"""Handlers by the first word of the opcode. A handler's module registers itself with `handles`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from tests.ptx.bind import Binder
+from tests.ptx.machine import Active, Decode, Handler, Machine
+from tests.ptx.parse import Instr
+
+TABLE: dict[str, Decode] = {}
+STOP = -1
+
+
+def handles(*names: str) -> Callable[[Decode], Decode]:
+    """Registers a decoder for the opcodes that start with these words: "mbarrier", "cp.async.bulk".
+    The longest match wins."""
+
+    def keep(decode: Decode) -> Decode:
+        for name in names:
+            assert name not in TABLE, name
+            TABLE[name] = decode
+        return decode
+
+    return keep
+
+
+def decode(instr: Instr, b: Binder) -> Handler:
+    for n in range(len(instr.parts), 0, -1):
+        found = TABLE.get(".".join(instr.parts[:n]))
+        if found is not None:
+            return found(instr, b)
+    raise b.unknown()
+
+
+def link(m: Machine, b: Binder) -> None:
+    """Fills the machine's code with one function per instruction, and an end."""
+    for pc, instr in enumerate(m.kernel.code):
+        b.pc, b.instr = pc, instr
+        run = decode(instr, b)
+        if instr.guard is not None and instr.parts[0] != "bra":
+            run = _guarded(m, b, instr, run, pc)
+        wide = gate_of(instr)
+        m.code.append(m.gate(run, pc, wide) if wide else run)
+    m.code.append(lambda s: m.finish(s) or STOP)
+
+
+def gate_of(instr: Instr) -> int:
+    """How many warps have to stand at an instruction before it runs: 0 for a part of one."""
+    if instr.parts[0] == "wgmma":
+        return 4
+    return 1 if instr.has("aligned") or instr.op.startswith("bar.") else 0
+
+
+def _guarded(m: Machine, b: Binder, instr: Instr, run: Handler, pc: int) -> Handler:
+    assert instr.guard is not None
+    reg, negated = instr.guard
+    source = b.src(reg, "pred")
+
+    def guarded(s: Active) -> int | None:
+        wanted = source(s)
+        some = s.only(~wanted if negated else wanted)
+        if not some.mask.any():
+            return None
+        after = run(some)
+        if after is None:
+            return None
+        if after != STOP:
+            m.move(some, after)
+        rest = s.only(~some.mask)
+        if rest.mask.any():
+            m.move(rest, pc + 1)
+        return STOP
+
+    return guarded

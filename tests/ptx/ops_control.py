@@ -1,0 +1,173 @@
+"""Branches, ends, and barriers of a CTA."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tests.ptx.bind import Binder
+from tests.ptx.errors import Fault
+from tests.ptx.machine import BARRIER, STOP, Active, Handler, Machine, fault
+from tests.ptx.ops import handles
+from tests.ptx.parse import Instr, Sym
+
+
+@handles("bra")
+def _bra(i: Instr, b: Binder) -> Handler:
+    label, m, pc = i.args[0], b.m, b.pc
+    if not isinstance(label, Sym) or label.name not in m.kernel.labels:
+        raise b.unknown("the label is nowhere")
+    target = m.kernel.labels[label.name]
+    if i.guard is None:
+        return lambda s: target
+    source, negated = b.src(i.guard[0], "pred"), i.guard[1]
+
+    def branch(s: Active) -> int | None:
+        wanted = source(s)
+        taken = s.mask & (~wanted if negated else wanted)
+        if not taken.any():
+            return pc + 1
+        if (taken == s.mask).all():
+            return target
+        m.move(Active(s.lo, s.hi, taken), target)
+        m.move(Active(s.lo, s.hi, s.mask & ~taken), pc + 1)
+        return STOP
+
+    return branch
+
+
+@handles("ret", "exit")
+def _exit(i: Instr, b: Binder) -> Handler:
+    m = b.m
+
+    def leave(s: Active) -> int:
+        m.finish(s)
+        return STOP
+
+    return leave
+
+
+@handles("trap")
+def _trap(i: Instr, b: Binder) -> Handler:
+    def trap(s: Active) -> int:
+        warp, lane = s.lanes
+        raise fault(Fault, b.m, "a trap", warp[0], lane[0])
+
+    return trap
+
+
+@handles("nanosleep", "pmevent", "prefetch", "prefetchu", "discard", "applypriority", "setmaxnreg",
+         "griddepcontrol", "createpolicy.fractional.nothing")  # fmt: skip
+def _nothing(i: Instr, b: Binder) -> Handler:
+    return lambda s: None
+
+
+class Barriers:
+    """The sixteen named barriers of each CTA: `bar`."""
+
+    def __init__(self, m: Machine):
+        self.m = m
+        self.ctas = m.n * m.shape.cluster_size
+        self.cta_of = m.rank_of * m.n + m.group_of  # of each warp
+        self.arrived = np.zeros((self.ctas, 16), np.int64)  # threads
+        self.expected = np.zeros((self.ctas, 16), np.int64)  # 0: all that live
+        self.waiting = np.full((m.warps, 32), -1, np.int8)
+        self.came = np.zeros((16, m.warps), bool)  # warps of the phase, waiting or not
+        m.exits.append(lambda s: self.settle(np.unique(self.cta_of[s.warps])))
+        m.reasons.append(self.report)
+        self.on_release = []  # called with (warps that arrived, warps that wait), for the clocks
+
+    def arrive(
+        self, s: Active, barrier: np.ndarray, count: np.ndarray, pc: int, wait: bool
+    ) -> None:
+        """Whole warps arrive. barrier and count [k] per active warp."""
+        warps = s.warps
+        ctas = self.cta_of[warps]
+        known = self.expected[ctas, barrier]
+        busy = self.arrived[ctas, barrier] > 0
+        wrong = busy & (known != count)
+        if wrong.any():
+            at = int(np.argmax(wrong))
+            text = f"barrier {barrier[at]} with {count[at]} threads, but others said {known[at]}"
+            raise fault(Fault, self.m, text, warps[at], 0)
+        self.expected[ctas, barrier] = count
+        np.add.at(self.arrived, (ctas, barrier), 32)
+        self.came[barrier, warps] = True
+        if wait:
+            self.m.block(s, pc, BARRIER)
+            part = self.waiting[s.sl]
+            part[s.mask] = np.repeat(barrier, s.mask[warps - s.lo].sum(axis=1))
+        self.settle(np.unique(ctas))
+
+    def _live(self) -> np.ndarray:
+        """Threads of the live warps of each CTA, whole warps counted."""
+        live = np.zeros(self.ctas, np.int64)
+        np.add.at(live, self.cta_of, 32 * self.m.alive.any(axis=1))
+        return live
+
+    def settle(self, ctas: np.ndarray) -> None:
+        """Opens the barriers of these CTAs that are complete."""
+        arrived = self.arrived[ctas]
+        if not arrived.any():
+            return
+        expected = np.where(self.expected[ctas] > 0, self.expected[ctas], self._live()[ctas, None])
+        for cta, barrier in zip(*np.nonzero((arrived > 0) & (arrived >= expected)), strict=True):
+            self._open(int(ctas[cta]), int(barrier))
+
+    def _open(self, cta: int, barrier: int) -> None:
+        m = self.m
+        mine = self.cta_of == cta
+        lanes = (self.waiting == barrier) & mine[:, None]
+        m.blocked[lanes] = 0
+        m.pc[lanes] += 1
+        self.waiting[lanes] = -1
+        self.arrived[cta, barrier] = 0
+        came = self.came[barrier] & mine
+        for tell in self.on_release:
+            tell(np.nonzero(came)[0], np.nonzero(lanes.any(axis=1))[0])
+        self.came[barrier] &= ~mine
+
+    def report(self) -> str | None:
+        found = []
+        for cta, barrier in zip(*np.nonzero(self.arrived), strict=True):
+            expected = self.expected[cta, barrier] or self._live()[cta]
+            found.append(
+                f"barrier {barrier}: {self.arrived[cta, barrier]} of {expected} threads came"
+            )
+        return "; ".join(found[:4]) or None
+
+
+def barriers(b: Binder) -> Barriers:
+    if not hasattr(b.m, "barriers"):
+        b.m.barriers = Barriers(b.m)  # type: ignore[attr-defined]
+    return b.m.barriers  # type: ignore[attr-defined, no-any-return]
+
+
+@handles("bar", "barrier")
+def _bar(i: Instr, b: Binder) -> Handler:
+    words = [p for p in i.parts[1:] if p not in ("cta", "aligned")]
+    if words not in (["sync"], ["arrive"]):
+        raise b.unknown()
+    table, pc, wait = barriers(b), b.pc, words == ["sync"]
+    ident = b.src(i.args[0], "u32")
+    count = b.src(i.args[1], "u32") if len(i.args) > 1 else None
+
+    def run(s: Active) -> int | None:
+        warps = s.warps - s.lo
+        which = _per_warp(ident(s), s, warps)
+        threads = np.zeros(len(warps), np.int64) if count is None else _per_warp(count(s), s, warps)
+        if (which > 15).any():
+            raise fault(Fault, b.m, f"barrier {which.max()}; there are 16", warps[0] + s.lo, 0)
+        if (threads % 32).any():
+            raise fault(Fault, b.m, "a barrier's threads are no whole warps", warps[0] + s.lo, 0)
+        table.arrive(s, which, threads, pc, wait)
+        return STOP if wait else None
+
+    return run
+
+
+def _per_warp(value: np.ndarray, s: Active, warps: np.ndarray) -> np.ndarray:
+    """The value that each active warp's first active lane has."""
+    if np.ndim(value) == 0:
+        return np.full(len(warps), int(value))
+    first = s.mask[warps].argmax(axis=1)
+    return value[warps, first].astype(np.int64)

@@ -1,0 +1,483 @@
+"""PTX text to instructions. Syntax only: what an instruction means is the handlers' business."""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from tests.ptx.errors import Malformed
+
+WIDTH = {
+    "b8": 1, "u8": 1, "s8": 1, "e4m3": 1, "e5m2": 1,
+    "b16": 2, "u16": 2, "s16": 2, "f16": 2, "bf16": 2, "e4m3x2": 2, "e5m2x2": 2,
+    "b32": 4, "u32": 4, "s32": 4, "f32": 4, "f16x2": 4, "bf16x2": 4, "tf32": 4,
+    "b64": 8, "u64": 8, "s64": 8, "f64": 8, "f32x2": 8,
+    "b128": 16, "pred": 0,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Reg:
+    """A declared register; `name` is unique in its kernel whatever scope it was declared in."""
+
+    name: str
+    type: str
+
+
+@dataclass(frozen=True)
+class Special:
+    """A predefined register: %tid.x, %laneid."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Imm:
+    """An immediate. A float keeps its bits: `kind` is "int", "f32" or "f64"."""
+
+    value: int
+    kind: str = "int"
+
+
+@dataclass(frozen=True)
+class Sym:
+    """A label, or the name of a variable or parameter."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Vec:
+    """{a, b, c, d}"""
+
+    items: tuple[Operand, ...]
+
+
+@dataclass(frozen=True)
+class Mem:
+    """[base + offset], or of a tensor [base, {coordinates}]."""
+
+    base: Operand
+    offset: int = 0
+    coords: Vec | None = None
+
+
+@dataclass(frozen=True)
+class Pair:
+    """a|b: two destinations."""
+
+    first: Operand
+    second: Operand
+
+
+@dataclass(frozen=True)
+class Not:
+    """!%p"""
+
+    reg: Operand
+
+
+@dataclass(frozen=True)
+class Sink:
+    """_: a destination that nobody wants."""
+
+
+Operand = Reg | Special | Imm | Sym | Vec | Mem | Pair | Not | Sink
+
+
+@dataclass(frozen=True, eq=False)
+class Instr:
+    """One instruction. `parts` are the opcode's words: ("ld", "global", "v4", "b32")."""
+
+    op: str
+    parts: tuple[str, ...]
+    args: tuple[Operand, ...]
+    guard: tuple[Reg, bool] | None  # register, negated
+    line: int
+    text: str
+
+    def has(self, word: str) -> bool:
+        return word in self.parts
+
+    @property
+    def types(self) -> tuple[str, ...]:
+        return tuple(p for p in self.parts[1:] if p in WIDTH)
+
+
+@dataclass(frozen=True)
+class Variable:
+    """A variable in .shared, .local, .global or .const, or a parameter."""
+
+    name: str
+    space: str
+    align: int
+    size: int  # bytes; 0 for `extern .shared x[]`
+    initial: bytes | None = None
+    type: str = "b8"
+
+
+@dataclass
+class Kernel:
+    name: str
+    params: list[Variable]
+    code: list[Instr] = field(default_factory=list)
+    labels: dict[str, int] = field(default_factory=dict)  # to an index of `code`
+    registers: dict[str, Reg] = field(default_factory=dict)
+    variables: dict[str, Variable] = field(default_factory=dict)
+    block: tuple[int, int, int] | None = None  # .reqntid
+    max_threads: int | None = None  # .maxntid
+    cluster: tuple[int, int, int] | None = None  # .reqnctapercluster
+
+
+@dataclass
+class Module:
+    target: str
+    kernels: dict[str, Kernel]
+
+    def kernel(self, name: str | None = None) -> Kernel:
+        if name is None and len(self.kernels) == 1:
+            return next(iter(self.kernels.values()))
+        found = self.kernels.get(name or "")
+        if found is None:
+            raise Malformed(f"no kernel {name!r}; the module has {', '.join(self.kernels)}")
+        return found
+
+
+_COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/", re.S)
+# Ended by the line, not by a semicolon.
+_LINE = re.compile(r"\.(version|target|address_size|file|loc)\b[^\n]*")
+_TOKEN = re.compile(
+    r"""\s*(?:
+      (?P<float>0[fF][0-9a-fA-F]{8}\b|0[dD][0-9a-fA-F]{16}\b)
+    | (?P<real>-?\d+\.\d*(?:[eE][+-]?\d+)?\b|-?\d+[eE][+-]\d+\b)
+    | (?P<int>-?(?:0[xX][0-9a-fA-F]+|0[bB][01]+|\d+)U?\b)
+    | (?P<name>[%$A-Za-z_][\w$]*(?:\.[xyzw]\b)?)
+    | (?P<punct>[\[\]{}+\-,|!()=:<>])
+    )""",
+    re.X,
+)
+_LABEL = re.compile(r"([$%A-Za-z_][\w$.]*)\s*:(?!:)")
+_GUARD = re.compile(r"@\s*(!?)\s*(%?[\w$]+)\s*")
+_OPCODE = re.compile(r"[a-z][A-Za-z0-9_]*(?:(?:\.|::)[A-Za-z0-9_]+)*")
+_VARIABLE = re.compile(
+    r"(?:\.align\s+(?P<align>\d+)\s+)?(?:\.v[24]\s+)?\.(?P<type>\w+)(?:\s+\.ptr[^,)]*?)?\s+"
+    r"(?P<name>[%$\w]+)(?:\[(?P<count>\d*)\])?(?:\s*=\s*(?P<init>\{[^}]*\}|\S+))?\s*$"
+)
+
+
+def parse(text: str) -> Module:
+    """The kernels of a PTX module. Debug sections are passed over."""
+    blank = _COMMENT.sub(lambda m: re.sub(r"[^\n]", " ", m[0]), text)
+    target = re.search(r"\.target\s+(\w+)", blank)
+    if target is None:
+        raise Malformed("the text has no .target, so it is no PTX module")
+    blank = _LINE.sub(lambda m: " " * len(m[0]), blank)
+    return Module(target[1], dict(_Reader(blank).module()))
+
+
+class _Reader:
+    def __init__(self, text: str):
+        self.text, self.at = text, 0
+        self.globals: dict[str, Variable] = {}
+        self.fresh = 0
+
+    # -- text
+
+    def line(self) -> int:
+        return self.text.count("\n", 0, self.at) + 1
+
+    def fail(self, what: str) -> Malformed:
+        row = self.text.split("\n")[self.line() - 1].strip()
+        return Malformed(f"{what} [line {self.line()}: {row}]")
+
+    def skip(self) -> None:
+        while self.at < len(self.text) and self.text[self.at].isspace():
+            self.at += 1
+
+    def take(self, pattern: re.Pattern[str]) -> re.Match[str] | None:
+        self.skip()
+        found = pattern.match(self.text, self.at)
+        if found:
+            self.at = found.end()
+        return found
+
+    def until(self, end: str) -> str:
+        stop = self.text.find(end, self.at)
+        if stop < 0:
+            raise self.fail(f"{end!r} is missing")
+        found, self.at = self.text[self.at : stop], stop + 1
+        return found.strip()
+
+    def closing(self) -> None:
+        """Passes over a {...} that starts here."""
+        depth = 0
+        while self.at < len(self.text):
+            depth += {"{": 1, "}": -1}.get(self.text[self.at], 0)
+            self.at += 1
+            if depth == 0:
+                return
+        raise self.fail("a } is missing")
+
+    # -- module
+
+    def module(self) -> Iterator[tuple[str, Kernel]]:
+        while True:
+            self.skip()
+            if self.at >= len(self.text):
+                return
+            if found := self.take(re.compile(r"(?:\.visible\s+|\.weak\s+)*\.entry\s+([\w$]+)")):
+                yield found[1], self.kernel(found[1])
+            elif self.take(re.compile(r"\.section\s+[.\w]+\s*(?=\{)")):
+                self.closing()
+            elif self.take(re.compile(r"(?:\.(?:visible|extern|weak|common)\s+)*\.func\b")):
+                self.function()
+            elif found := self.take(
+                re.compile(r"(?:\.(?:visible|extern|weak|common)\s+)*\.(shared|global|const)\b")
+            ):
+                self.variable(self.globals, found[1])
+            elif self.take(re.compile(r"\.pragma\b")):
+                self.until(";")
+            else:
+                raise self.fail("no entry, function or variable")
+
+    def function(self) -> None:
+        """Functions are passed over: a call to one is an instruction nobody knows."""
+        brace, end = self.text.find("{", self.at), self.text.find(";", self.at)
+        if end >= 0 and (brace < 0 or end < brace):
+            self.at = end + 1
+            return
+        self.at = brace
+        self.closing()
+
+    def variable(self, into: dict[str, Variable], space: str) -> None:
+        for name, item in self.declared(self.until(";"), space):
+            into[name] = item
+
+    def declared(self, text: str, space: str) -> Iterator[tuple[str, Variable]]:
+        found = _VARIABLE.match(text.strip())
+        if found is None or found["type"] not in WIDTH:
+            raise self.fail(f"can't read the variable {text.strip()!r}")
+        width = WIDTH[found["type"]]
+        count = 1 if found["count"] is None else int(found["count"] or 0)
+        initial = None
+        if found["init"]:
+            words = [int(w, 0) for w in re.findall(r"-?(?:0[xX][0-9a-fA-F]+|\d+)", found["init"])]
+            mask = (1 << (8 * width)) - 1
+            initial = b"".join((w & mask).to_bytes(width, "little") for w in words)
+            initial = initial.ljust(width * count, b"\0")
+        align = int(found["align"] or width)
+        yield (
+            found["name"],
+            Variable(found["name"], space, align, width * count, initial, found["type"]),
+        )
+
+    # -- kernel
+
+    def kernel(self, name: str) -> Kernel:
+        kernel = Kernel(name, [])
+        kernel.variables.update(self.globals)
+        if self.take(re.compile(r"\(")):
+            for text in filter(None, (t.strip() for t in self.until(")").split(","))):
+                kernel.params += [v for _, v in self.declared(text.removeprefix(".param"), "param")]
+        kernel.variables.update({p.name: p for p in kernel.params})
+        self.bounds(kernel)
+        self.body(kernel)
+        return kernel
+
+    def bounds(self, kernel: Kernel) -> None:
+        pattern = re.compile(r"\.(\w+)((?:\s*,?\s*\d+)*)")
+        while not self.take(re.compile(r"\{")):
+            found = self.take(pattern)
+            if found is None:
+                raise self.fail("the kernel has no body")
+            numbers = [int(n) for n in re.findall(r"\d+", found[2])]
+            shape = tuple((numbers + [1, 1, 1])[:3])
+            if found[1] == "reqntid":
+                kernel.block = shape
+            elif found[1] == "maxntid":
+                kernel.max_threads = shape[0] * shape[1] * shape[2]
+            elif found[1] == "reqnctapercluster":
+                kernel.cluster = shape
+
+    def body(self, kernel: Kernel) -> None:
+        scopes: list[dict[str, str]] = [{}]
+        while scopes:
+            self.skip()
+            if self.take(re.compile(r"\{")):
+                self.fresh += 1
+                scopes.append(self.labels_ahead())
+            elif self.take(re.compile(r"\}")):
+                scopes.pop()
+            elif found := self.take(
+                re.compile(r"\.(reg|shared|local|param|pragma|branchtargets)\b")
+            ):
+                self.directive(kernel, scopes, found[1])
+            elif found := self.take(_LABEL):
+                own = scopes[-1].setdefault(found[1], found[1])
+                kernel.labels[own] = len(kernel.code)
+            elif self.at >= len(self.text):
+                raise self.fail(f"the kernel {kernel.name} has no end")
+            else:
+                kernel.code.append(self.instruction(kernel, scopes))
+
+    def labels_ahead(self) -> dict[str, str]:
+        """The labels of the scope that starts here: a branch may name one before it comes."""
+        start = self.at
+        self.at -= 1
+        self.closing()
+        inside, self.at = self.text[start : self.at], start
+        names = re.findall(r"(?:^|[;{}]|:)\s*([$%A-Za-z_][\w$.]*)\s*:(?!:)", inside)
+        return {name: f"{name}@{self.fresh}" for name in names}
+
+    def unique(self, name: str, scopes: list[dict[str, str]]) -> str:
+        return name if len(scopes) == 1 else f"{name}@{self.fresh}"
+
+    def directive(self, kernel: Kernel, scopes: list[dict[str, str]], which: str) -> None:
+        if which in ("shared", "local", "param"):
+            self.variable(kernel.variables, which)
+            return
+        text = self.until(";")
+        if which != "reg":
+            return
+        found = re.match(r"\.(\w+)\s+(.*)$", text, re.S)
+        if found is None or found[1] not in WIDTH:
+            raise self.fail(f"can't read the registers {text!r}")
+        for name in (n.strip() for n in found[2].split(",")):
+            many = re.match(r"(%?[\w$]+)<(\d+)>$", name)
+            names = [f"{many[1]}{i}" for i in range(int(many[2]))] if many else [name]
+            for one in names:
+                own = self.unique(one, scopes)
+                scopes[-1][one] = own
+                kernel.registers[own] = Reg(own, found[1])
+
+    def instruction(self, kernel: Kernel, scopes: list[dict[str, str]]) -> Instr:
+        start, line = self.at, self.line()
+        guard = self.take(_GUARD)
+        op = self.take(_OPCODE)
+        if op is None:
+            raise self.fail("no instruction")
+        rest_at = self.at
+        rest = self.until(";")
+        text = " ".join(self.text[start : self.at].split())
+        try:
+            who = None if guard is None else (_name(guard[2], kernel, scopes), guard[1] == "!")
+            args = tuple(_Operands(rest, kernel, scopes).all())
+        except Malformed as error:
+            self.at = rest_at
+            raise self.fail(str(error)) from None
+        if who is not None and not isinstance(who[0], Reg):
+            raise self.fail(f"the guard {guard[2]} is no register")  # type: ignore[index]
+        parts = tuple(op[0].split("."))
+        return Instr(op[0], parts, args, who, line, text)  # type: ignore[arg-type]
+
+
+def _name(name: str, kernel: Kernel, scopes: list[dict[str, str]]) -> Operand:
+    if name == "_":
+        return Sink()
+    for scope in reversed(scopes):
+        if name in scope:
+            own = scope[name]
+            return kernel.registers[own] if own in kernel.registers else Sym(own)
+    if name in kernel.variables or not name.startswith("%"):
+        return Sym(name)
+    return Special(name)
+
+
+class _Operands:
+    """The operands of one instruction."""
+
+    def __init__(self, text: str, kernel: Kernel, scopes: list[dict[str, str]]):
+        self.kernel, self.scopes = kernel, scopes
+        self.tokens: list[tuple[str, str]] = []
+        at = 0
+        while at < len(text.rstrip()):
+            found = _TOKEN.match(text, at)
+            if found is None:
+                raise Malformed(f"can't read {text[at:].strip()!r}")
+            self.tokens.append((found.lastgroup or "", found[0].strip()))
+            at = found.end()
+        self.at = 0
+
+    def peek(self) -> str:
+        return self.tokens[self.at][1] if self.at < len(self.tokens) else ""
+
+    def take(self, *wanted: str) -> str:
+        if self.at >= len(self.tokens) or (wanted and self.peek() not in wanted):
+            got = self.peek() or "the end"
+            raise Malformed(f"expected {' or '.join(wanted) or 'an operand'}, got {got}")
+        self.at += 1
+        return self.tokens[self.at - 1][1]
+
+    def all(self) -> Iterator[Operand]:
+        if not self.tokens:
+            return
+        while True:
+            first = self.one()
+            if self.peek() == "|":
+                self.take("|")
+                first = Pair(first, self.one())
+            yield first
+            if self.at == len(self.tokens):
+                return
+            self.take(",")
+
+    def one(self) -> Operand:
+        token = self.peek()
+        if token == "{":
+            return self.vector()
+        if token == "[":
+            return self.memory()
+        if token == "!":
+            self.take("!")
+            return Not(self.one())
+        if token == "(":
+            raise Malformed("calls are not known")
+        if token == "-":
+            self.take("-")
+            value = self.one()
+            if not isinstance(value, Imm) or value.kind != "int":
+                raise Malformed("a minus before something that is no integer")
+            return Imm(-value.value)
+        return self.atom()
+
+    def atom(self) -> Operand:
+        kind = self.tokens[self.at][0] if self.at < len(self.tokens) else ""
+        token = self.take()
+        if kind == "int":
+            return Imm(int(token.rstrip("U"), 0) if token.rstrip("U") else 0)
+        if kind == "float":
+            return Imm(int(token[2:], 16), "f32" if token[1] in "fF" else "f64")
+        if kind == "real":
+            return Imm(struct.unpack("<Q", struct.pack("<d", float(token)))[0], "f64")
+        if kind != "name":
+            raise Malformed(f"{token!r} is no operand")
+        return _name(token, self.kernel, self.scopes)
+
+    def vector(self) -> Vec:
+        self.take("{")
+        items = []
+        while self.peek() != "}":
+            items.append(self.one())
+            if self.peek() != "}":
+                self.take(",")
+        self.take("}")
+        return Vec(tuple(items))
+
+    def memory(self) -> Mem:
+        self.take("[")
+        base, offset, coords = self.one(), 0, None
+        if self.peek() in ("+", "-"):
+            sign = self.take("+", "-")
+            value = self.one()
+            if not isinstance(value, Imm):
+                raise Malformed("an address's offset is no integer")
+            offset = value.value if sign == "+" else -value.value
+        elif self.at < len(self.tokens) and self.tokens[self.at][0] == "int":
+            offset = int(self.take(), 0)  # "[%r1-4]", read as a name and a negative number
+        if self.peek() == ",":
+            self.take(",")
+            coords = self.vector()
+        self.take("]")
+        return Mem(base, offset, coords)
