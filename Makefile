@@ -34,7 +34,11 @@ help:
 	@echo 'ARGS="..."      further arguments for the command behind the target'
 	@echo 'PYTHON=...      the Python to start from'
 
+# Asked first, since a PYTHON that is some other program may well exit with 0.
 setup:
+	@[ "$$($(PYTHON) -c 'import sys; print(sys.version_info >= (3, 9))' 2>/dev/null)" = True ] || { \
+	  echo "set-up: PYTHON is '$(PYTHON)' and should be a command that runs Python 3.9 or newer." >&2; \
+	  exit 1; }
 	@$(PYTHON) tools/setup_env.py
 
 accept: setup

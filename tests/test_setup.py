@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests import interpret
+
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPT = ROOT / "tools" / "setup_env.py"
 
@@ -221,6 +223,23 @@ def test_wrong_settings(environ, checkout):
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize("python", ["/nonexistent", "", "/bin/ls", "true", "echo True"])
+def test_a_python_that_is_none(python, checkout):
+    (checkout / "Makefile").write_text((ROOT / "Makefile").read_text())
+    (checkout / "tools" / "setup_env.py").write_text("print('set up')")
+    make = ["make", "-s", "-C", str(checkout), "setup"]
+    environ = {**os.environ, "PYTHON": python}
+    done = subprocess.run(make, env=environ, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    said = [line for line in done.stderr.splitlines() if not line.startswith("make")]
+    wanted = "should be a command that runs Python 3.9 or newer."
+    assert said == [f"set-up: PYTHON is '{python}' and {wanted}"]
+    environ["PYTHON"] = sys.executable
+    done = subprocess.run(make, env=environ, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "set up\n")
+
+
 # ---- the stamp
 
 
@@ -367,8 +386,27 @@ def test_offline_names_what_is_missing(setup_env, plan, monkeypatch, capsys):
     with pytest.raises(setup_env.Stop, match="this Python has no triton, pytest: install"):
         setup_env.check_offline(offline, fresh=True)
     monkeypatch.setattr(setup_env, "missing_modules", lambda *_: ["av"])
+    monkeypatch.setattr(setup_env, "numpy_version", lambda _: ())
     setup_env.check_offline(offline, fresh=True)
-    assert "not there: av; decoding of real video will not run" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "not there: av; decoding of real video will not run" in said
+    assert "numpy" not in said
+
+
+@pytest.mark.parametrize(("version", "told"), [((2, 5), True), ((2, 4), True), ((2, 3), False)])
+def test_offline_says_where_numpy_is_too_new(setup_env, plan, monkeypatch, capsys, version, told):
+    monkeypatch.setattr(setup_env, "missing_modules", lambda *_: [])
+    monkeypatch.setattr(setup_env, "numpy_version", lambda _: version)
+    setup_env.check_offline(plan(OFFLINE="1"), fresh=True)
+    text = f"numpy is 2.{version[1]}; the tests in Triton's interpreter need one below 2.4 and"
+    assert (text in capsys.readouterr().out) is told
+    assert setup_env.NUMPY_TOO_NEW == interpret.NUMPY_TOO_NEW
+
+
+@pytest.mark.parametrize(("said", "version"), [("2.5.0rc1", (2, 5)), ("", ())])
+def test_version_of_numpy(setup_env, plan, said, version):
+    fake_program(plan().python.parent, "python", f"echo {said}")
+    assert setup_env.numpy_version(plan()) == version
 
 
 def test_missing_modules_are_found_without_an_import(setup_env, plan, checkout):

@@ -44,6 +44,7 @@ OPTIONAL = {
     "ruff": "make lint",
 }
 COMMANDS = {"cmake": "cmake", "ruff": "ruff"}  # a program on the path serves as well as a wheel
+NUMPY_TOO_NEW = (2, 4)  # for Triton's interpreter, as `tests/interpret` has it
 
 
 class Stop(Exception):
@@ -441,6 +442,20 @@ def check_offline(plan: Plan, fresh: bool) -> None:
         )
     for name in missing:
         print(f"        not there: {name}; {OPTIONAL[name]} will not run")
+    if (found := numpy_version(plan)) >= NUMPY_TOO_NEW:
+        here, limit = (".".join(map(str, version)) for version in (found, NUMPY_TOO_NEW))
+        print(
+            f"        numpy is {here}; the tests in Triton's interpreter need one below {limit} "
+            "and will be skipped"
+        )
+
+
+def numpy_version(plan: Plan) -> tuple[int, ...]:
+    """(major, minor) of the environment's numpy; empty where it says none."""
+    script = "from importlib.metadata import version; print(version('numpy'))"
+    command = [str(plan.python), "-P", "-c", script]
+    out = subprocess.run(command, capture_output=True, text=True, env=child_environ(plan))
+    return tuple(map(int, re.findall(r"\d+", out.stdout)[:2]))
 
 
 def missing_modules(plan: Plan, names: tuple[str, ...]) -> list[str]:
