@@ -19,6 +19,7 @@ from aimills_kernels.accept.check import judged
 from aimills_kernels.accept.report import SCHEMA, build
 from aimills_kernels.accept.session import NotRun, Session, Settings, Stage
 from aimills_kernels.accept.verdict import Verdict, conclude
+from aimills_kernels.harness import _rows
 
 HOSTILE = "<script>alert(\"1\")</script> & 'q' </style> \u2028 %s {0} <img src=x onerror=y>"
 _VOID = {"meta", "img", "br"}
@@ -174,6 +175,40 @@ def test_times_are_sorted_cut_off_and_held_against_the_fastest_peer() -> None:
     assert order == sorted(order)
     assert made.count('class="cut"') == 1
     assert "× 2<" in made
+
+
+def test_against_peer_means_the_same_everywhere() -> None:
+    """A less exact peer counts, the reference does not: in the bench table, chart and headline."""
+    rest = {"noise": 0.1, "error_used": 0.5, "unit": "f16", "gbps": 1.0, "tflops": 1.0}
+    rows = [
+        _row(provider="reference", peer=True, median_us=10.0, **rest),
+        _row(provider="vendor", peer=True, median_us=200.0, **rest),
+        _row(provider="coarse", peer=True, median_us=100.0, validated=False, **rest),
+        _row(**rest),
+    ]
+    table = {line[2]: line[7] for line in _rows.table({"rows": rows})}
+    assert table["ours"] == "x2.00"
+    assert table["coarse"] == "x2.00"
+    assert "× 2<" in charts.times(rows)
+    assert page._best_ratio(rows) == ("× 2.0", "the fastest peer at best: attention prefill")
+    assert page._best_ratio([*rows[:2], rows[2] | {"n": 1}, rows[3]]) is None
+    assert _rows.table({"rows": [rows[0], rows[3]]})[1][7] == "-"
+    assert "×" not in charts.times([rows[0], rows[3]])
+
+
+def test_a_picture_out_of_proportion_says_so() -> None:
+    clip = {"width": 1920, "height": 1080}
+    text = page._reshaped(clip, torch.zeros(224, 224, 3))
+    assert "from 1.8:1 to 1.0:1" in text
+    assert page._reshaped(clip, torch.zeros(560, 1008, 3)) == ""
+    assert page._reshaped({}, torch.zeros(5, 7, 3)) == ""
+    assert "Out of proportion" in _page()
+
+
+def test_what_did_not_run_is_explained_beside_the_gaps() -> None:
+    text = " ".join(_read(_page()).text)
+    assert "gap: due, and not run" in text
+    assert "A gap is something else: a check that acceptance needs and did not get." in text
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from aimills_kernels.accept._html import Html, el, join
+from aimills_kernels.harness._rows import fastest_peer
 
 Row = dict[str, Any]
 _TOP = 1.25  # share of the tolerance at the right edge of the strip
@@ -101,24 +102,14 @@ def _time_row(row: Row, scale: float, rows: list[Row]) -> Html:
 
 
 def _against(row: Row, rows: list[Row]) -> Html | str:
-    """Ours against the fastest peer; a peer that is less exact says so, and counts all the same."""
+    """Ours against the fastest peer; a peer that is less exact says so."""
     if row["peer"]:
         return "" if row["validated"] else "less exact"
-    best = fastest_peer(row, rows)
-    if best is None:
+    peer = fastest_peer(row, rows)
+    if peer is None:
         return ""
-    ratio = best / row["median_us"]
+    ratio = peer["median_us"] / row["median_us"]
     return el("b", f"× {ratio:.3g}")
-
-
-def fastest_peer(row: Row, rows: Sequence[Row]) -> float | None:
-    same = [
-        r["median_us"]
-        for r in rows
-        if r["peer"] and r["median_us"]
-        and all(r[k] == row[k] for k in ("op", "case", "device"))
-    ]  # fmt: skip
-    return min(same, default=None)
 
 
 def dims_text(dims: dict[str, Any]) -> str:

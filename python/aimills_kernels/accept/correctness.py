@@ -43,7 +43,8 @@ def run(session: Session) -> str:
         for op in settings.ops:
             _note_what_did_not_run(session, op, device, session.checks[first:])
     counts = Counter(c["status"] for c in session.checks[first:])
-    return ", ".join(f"{counts[s]} {s}" for s in ("right", "wrong", "not run") if counts[s])
+    said = ", ".join(f"{counts[s]} {s}" for s in ("right", "wrong", "not run") if counts[s])
+    return said + "; the report says why" * bool(counts["not run"])
 
 
 def _is_due(session: Session, op: Op, case: Case, provider: Provider, device: torch.device) -> bool:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from aimills_kernels.accept import charts, png, tables
 from aimills_kernels.accept._html import Html, el, join
+from aimills_kernels.harness._rows import fastest_peer
 
 _STYLE = Path(__file__).with_name("style.css")
 # The page states that it loads nothing, and a browser holds it to that.
@@ -48,8 +49,7 @@ def _sections(data: dict[str, Any], pictures: Sequence[tuple[str, Tensor]]) -> l
     if any(c["status"] != "not run" for c in data["validations"]):
         found.append(_tolerance(data))
     if data["not_run"]:
-        text = "Counted, with the reason. A gap keeps a machine from being accepted."
-        found.append(_section("Not run", text, tables.not_run(data)))
+        found.append(_section("Not run", _NOT_RUN, tables.not_run(data)))
     found.append(_section("Every check", _CHECKS, tables.checks(data)))
     found.append(_section("Environment", "", tables.environment(data["environment"])))
     return [*found, _foot(data)]
@@ -93,7 +93,7 @@ def _figures(data: dict[str, Any], bench: list[dict[str, Any]]) -> Html:
     found = [
         (str(counts["right"]), "checks right"),
         (str(counts["wrong"]), "wrong"),
-        (str(gaps), f"gap{'s' * (gaps != 1)}"),
+        (str(gaps), f"gap{'s' * (gaps != 1)}: due, and not run"),
         (charts.percent(max(used, default=None)), "of a tolerance used at most"),
     ]
     if data["clip"]:
@@ -108,14 +108,12 @@ ENOUGH = 5  # samples, below which a time makes no headline
 
 
 def _best_ratio(bench: list[dict[str, Any]]) -> tuple[str, str] | None:
-    """The most that one of ours is ahead of the fastest peer, said with its case. The reference is
-    made to be right, so it is no peer here."""
-    timed = [row for row in bench if row["median_us"] and row["n"] >= ENOUGH]
-    rivals = [row for row in timed if row["provider"] != "reference"]
+    """The most that one of ours is ahead of the fastest peer, said with its case."""
+    pairs = [(row, fastest_peer(row, bench)) for row in bench if row["median_us"]]
     ratios = [
-        (peer / row["median_us"], row)
-        for row in timed
-        if not row["peer"] and (peer := charts.fastest_peer(row, rivals))
+        (peer["median_us"] / row["median_us"], row)
+        for row, peer in pairs
+        if peer and not row["peer"] and min(row["n"], peer["n"]) >= ENOUGH
     ]
     if not ratios:
         return None
@@ -140,10 +138,23 @@ def _real_input(data: dict[str, Any], pictures: Sequence[tuple[str, Tensor]]) ->
     shown = [
         el("figure", el("img", src=png.data_uri(levels), width=levels.shape[1],
                         height=levels.shape[0], alt=f"Output of video_to_tensor, {name}"),
-           el("figcaption", name))
+           el("figcaption", name, _reshaped(clip, levels)))
         for name, levels in first.values()
     ]  # fmt: skip
     return _section("The main job on real input", text, el("div", *shown, cls="pictures"))
+
+
+def _reshaped(clip: dict[str, Any], levels: Tensor) -> str:
+    """A note for a picture that is not in the clip's proportions."""
+    if not clip:
+        return ""
+    height, width = levels.shape[:2]
+    before, after = f"{clip['width'] / clip['height']:.1f}", f"{width / height:.1f}"
+    if before == after:
+        return ""
+    return (
+        f". Out of proportion, from {before}:1 to {after}:1, as the size asks: nothing is cropped"
+    )
 
 
 def _legend(*more: Html) -> Html:
@@ -158,7 +169,8 @@ def _times(data: dict[str, Any], bench: list[dict[str, Any]]) -> Html:
     text = (
         f"Median time of a call on {_devices(data)}; whiskers are quartiles, and each case has its "
         "own scale; a bar with a gap is cut off. × is our speed over that of the fastest peer, "
-        "even where that one is less exact. No verdict is drawn from a time."
+        "even where that one is less exact; the reference counts as none. No verdict is drawn from "
+        "a time."
     )
     return _section("Time against peers", text, _legend(), charts.times(bench), _suspects(bench))
 
@@ -206,6 +218,13 @@ def _tolerance(data: dict[str, Any]) -> Html:
         "Error against tolerance", text, _legend(), charts.tolerance(data["validations"])
     )
 
+
+_NOT_RUN = (
+    "A provider runs what it is made for: a kernel for GPUs is not run on a CPU, and a vendor's "
+    "path not on a problem that it does not take. These are counted here with their reasons, and "
+    "so is what the time did not suffice for or what was excluded by name. A gap is something "
+    "else: a check that acceptance needs and did not get. It keeps a machine from being accepted."
+)
 
 _CHECKS = (
     "Outputs start as NaN inside a fence, inputs are compared afterwards, fresh data comes under "

@@ -11,7 +11,7 @@ from aimills_kernels.accept.charts import dims_text, percent
 _MARKS = {
     "right": "good", "passed": "good",
     "wrong": "bad", "failed": "bad",
-    "not run": "open", "excluded": "open",
+    "not run": "open", "excluded": "open", "gap": "open",
 }  # fmt: skip
 
 
@@ -48,7 +48,7 @@ def not_run(data: dict[str, Any]) -> Html:
             n["what"],
             n["device"],
             str(n["count"]),
-            status("not run") if n["gap"] else "",
+            status("gap") if n["gap"] else "",
             n["reason"],
         )
         for n in entries

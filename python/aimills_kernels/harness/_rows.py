@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -106,27 +107,28 @@ def _suspicion(row: dict[str, Any], timing: Timing) -> str | None:
 def table(record: dict[str, Any]) -> list[list[str]]:
     """The record as rows of text under `COLUMNS`."""
     rows = record["rows"]
-    return [_line(row, _fastest_peer(row, rows)) for row in rows]
+    return [_line(row, fastest_peer(row, rows)) for row in rows]
 
 
-def _fastest_peer(row: dict[str, Any], rows: list[dict[str, Any]]) -> float | None:
-    """Among peers of equal accuracy on the same problem, the row itself left out."""
+def fastest_peer(row: dict[str, Any], rows: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    """What "against peer" means, wherever it is said: the fastest of others' implementations on the
+    same problem, a less exact one too. The reference is made to be right, so it is none."""
     key = ("op", "case", "device")
-    times = [
-        other["median_us"]
+    peers = [
+        other
         for other in rows
         if other is not row and all(other[k] == row[k] for k in key)
-        and other["peer"] and other["validated"] and other["median_us"]
+        and other["peer"] and other["provider"] != "reference" and other["median_us"]
     ]  # fmt: skip
-    return min(times, default=None)
+    return min(peers, key=lambda peer: peer["median_us"], default=None)
 
 
-def _line(row: dict[str, Any], peer_us: float | None) -> list[str]:
+def _line(row: dict[str, Any], peer: dict[str, Any] | None) -> list[str]:
     head = [row["op"], row["case"], row["provider"]]
     if row["median_us"] is None:
         why = f"WRONG: {row['failure']}" if row["failure"] else f"not run: {row['skipped']}"
         return [*head, why, "", "", "", "", _percent(row["error_used"])]
-    against = f"x{peer_us / row['median_us']:.2f}" if peer_us else "-"
+    against = f"x{peer['median_us'] / row['median_us']:.2f}" if peer else "-"
     used = _percent(row["error_used"]) if row["validated"] else "beyond"
     return [
         *head,
