@@ -24,7 +24,7 @@ DTYPE = {
 _UINT = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
 Source = Callable[[Active], Any]  # an array [warps, 32], or a scalar
 Target = Callable[[Active, Any], None]
-_POISON = {np.dtype(t): v for t, v in ((np.uint8, 0xEB), (np.uint16, 0xDEAD), (np.uint32, 0xDEADBEEF), (np.uint64, 0xDEADBEEFDEADBEEF))}  # fmt: skip
+_POISON = {1: 0xEB, 2: 0xDEAD, 4: 0xDEADBEEF, 8: 0xDEADBEEFDEADBEEF}
 
 
 class Binder:
@@ -60,7 +60,7 @@ class Binder:
                 found = np.zeros((*shape, 2), np.uint64)
             else:
                 dtype = np.dtype(_UINT[WIDTH[reg.type]])
-                found = np.full(shape, _POISON[dtype], dtype)
+                found = np.full(shape, _POISON[dtype.itemsize], dtype)
             self.m.registers[reg.name] = found
             if reg.name in self.watched:
                 self.written[reg.name] = np.zeros(shape, bool)

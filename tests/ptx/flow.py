@@ -10,7 +10,8 @@ from tests.ptx.parse import Imm, Instr, Kernel, Mem, Not, Operand, Pair, Reg, Sy
 # Instructions whose first operand is read, like all others.
 _NO_RESULT = (
     "st", "red", "bra", "brx", "ret", "exit", "trap", "brkpt", "bar", "barrier", "fence", "membar",
-    "cp", "prefetch", "prefetchu", "discard", "applypriority", "setmaxnreg", "griddepcontrol", "nanosleep",
+    "cp", "prefetch", "prefetchu", "discard", "applypriority", "setmaxnreg", "griddepcontrol",
+    "nanosleep",
     "stmatrix", "tensormap", "pmevent", "multimem.red",
 )  # fmt: skip
 _NO_RESULT_MBARRIER = ("init", "inval", "expect_tx", "complete_tx")

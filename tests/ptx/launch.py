@@ -10,7 +10,16 @@ from typing import Any
 
 import numpy as np
 
-from tests.ptx import flow, ops, ops_control, ops_data, ops_float, ops_int, ops_matrix, ops_warp  # noqa: F401  (they register themselves)
+from tests.ptx import (  # noqa: F401  (the ops_ modules register their instructions)
+    flow,
+    ops,
+    ops_control,
+    ops_data,
+    ops_float,
+    ops_int,
+    ops_matrix,
+    ops_warp,
+)
 from tests.ptx.bind import Binder
 from tests.ptx.errors import BadLaunch
 from tests.ptx.machine import Machine, Shape, check_shape
@@ -49,6 +58,7 @@ def run(
     kernel: str | None = None,
     cluster: Iterable[int] | None = None,
     shared: int = 0,
+    tensors: Sequence[Any] = (),
     seed: int | None = 0,
     budget: int = 200_000_000,
     check: bool = True,
@@ -56,20 +66,25 @@ def run(
     """Runs a kernel. Tensors are written in place.
 
     args: by position, a tensor (NumPy array or CPU torch tensor), a number, or bytes (a struct
-    passed by value). shared: bytes of dynamic shared memory. seed: the order of warps and of
+    passed by value). tensors: those whose addresses stand inside such a struct. shared: bytes of
+    dynamic shared memory. seed: the order of warps and of
     asynchronous operations; None runs warps in order. check: race and fence checks.
     """
     entry = source if isinstance(source, Kernel) else parse(source).kernel(kernel)
     shape = _shape(entry, grid, block, cluster, shared)
     memory = Global()
     held = Arguments(memory)
-    params = held.pack(entry, args)
+    params = held.pack(entry, args, tensors)
     addresses, static = _addresses(entry, memory)
     local = sum(-(-v.size // 16) * 16 for v in entry.variables.values() if v.space == "local")
     check_shape(entry, Shape(shape.grid, shape.block, shape.cluster, static), SHARED_LIMIT)
     size = static + shared
     if size > SHARED_LIMIT:
         raise BadLaunch(f"{size} bytes of shared memory; a CTA has {SHARED_LIMIT}")
+    if shape.count * shape.cluster_size * shape.warps > budget:
+        raise BadLaunch(
+            f"grid {shape.grid} is too large to finish: more warps than the {budget} instructions of the budget"
+        )
     doubts = flow.doubtful(entry)
     executed = np.zeros(len(entry.code), np.int64)
     result = Result(entry, executed, memory)
@@ -140,22 +155,26 @@ class Arguments:
         self.memory = memory
         self.storages: dict[int, tuple[Any, Allocation, int]] = {}
 
-    def pack(self, kernel: Kernel, args: Sequence[Any]) -> bytes:
+    def pack(self, kernel: Kernel, args: Sequence[Any], tensors: Sequence[Any] = ()) -> bytes:
+        """The bytes of the parameters. `tensors` are pointed to from inside a struct."""
         if len(args) != len(kernel.params):
             raise BadLaunch(f"{kernel.name} takes {len(kernel.params)} arguments, got {len(args)}")
+        names = [*map(str, range(len(args))), *(f"tensor {i}" for i in range(len(tensors)))]
         views: dict[int, list[Any]] = {}
-        for arg in args:
+        named: dict[int, list[str]] = {}
+        for name, arg in zip(names, [*args, *tensors], strict=True):
             if (found := _view(arg)) is not None:
                 views.setdefault(found[0], []).append(found)
-        for key, found in views.items():
-            self._hold(key, found, [i for i, a in enumerate(args) if (_view(a) or [0])[0] == key])
+                named.setdefault(found[0], []).append(name)
+        for key, some in views.items():
+            self._hold(key, some, named[key])
         out = b""
         for param, arg in zip(kernel.params, args, strict=True):
             out = out.ljust(-(-len(out) // param.align) * param.align, b"\0")
             out += self._value(param, arg)
         return out
 
-    def _hold(self, key: int, views: list[Any], where: list[int]) -> None:
+    def _hold(self, key: int, views: list[Any], where: list[str]) -> None:
         """One allocation for all arguments that share a storage; holes between them are holes."""
         low = min(v[1] for v in views)
         high = max(v[2] for v in views)
@@ -165,7 +184,7 @@ class Arguments:
             valid = np.zeros(high - low, bool)
             for _, start, end, _, dense, index in views:
                 valid[slice(start - low, end - low) if dense else index - low] = True
-        name = "argument " + "+".join(map(str, where))
+        name = "argument " + " and ".join(where)
         made = self.memory.add(name, raw[low:high], skew=(key + low) % 256, valid=valid)
         self.storages[key] = (raw, made, low)
 
@@ -179,7 +198,7 @@ class Arguments:
         if isinstance(arg, (bytes, bytearray)):
             if len(arg) != param.size:
                 raise BadLaunch(f"{param.name} has {param.size} bytes, got {len(arg)}")
-            return bytes(arg)
+            return self._translated(bytes(arg))
         if arg is None:
             return bytes(param.size)
         if isinstance(arg, float) or param.type in ("f32", "f64"):
@@ -187,6 +206,16 @@ class Arguments:
         if isinstance(arg, (int, np.integer, bool)):
             return int(arg & ((1 << (8 * param.size)) - 1)).to_bytes(param.size, "little")
         raise BadLaunch(f"{param.name}: can't pass a {type(arg).__name__}")
+
+    def _translated(self, struct_: bytes) -> bytes:
+        """The struct, with the addresses of tensors as they are in this memory."""
+        out = bytearray(struct_)
+        for at in range(0, len(out) - 7, 8):
+            word = int.from_bytes(out[at : at + 8], "little")
+            for key, (raw, made, low) in self.storages.items():
+                if key <= word < key + len(raw):
+                    out[at : at + 8] = struct.pack("<Q", made.base + word - key - low)
+        return bytes(out)
 
     def give_back(self) -> None:
         for raw, made, low in self.storages.values():
@@ -202,6 +231,8 @@ def _view(arg: Any) -> tuple | None:
     if isinstance(arg, np.ndarray):
         import torch
 
+        if not arg.flags.c_contiguous or not arg.flags.writeable:
+            raise BadLaunch("a NumPy array has to be contiguous and writable")
         return _torch_view(torch.from_numpy(arg.reshape(-1).view(np.uint8)))
     return None
 

@@ -293,7 +293,7 @@ class _Reader:
             if found is None:
                 raise self.fail("the kernel has no body")
             numbers = [int(n) for n in re.findall(r"\d+", found[2])]
-            shape = tuple((numbers + [1, 1, 1])[:3])
+            shape = tuple([*numbers, 1, 1, 1][:3])
             if found[1] == "reqntid":
                 kernel.block = shape
             elif found[1] == "maxntid":
