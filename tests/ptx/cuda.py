@@ -20,7 +20,8 @@ RESULTS: list[launch.Result] = []
 def video_kernel() -> Kernel:
     from cupy.cuda import nvrtc as compiler
 
-    program = compiler.createProgram((nvrtc.sources() / nvrtc.SOURCE).read_text(), "video.cu", [], [])
+    code = (nvrtc.sources() / nvrtc.SOURCE).read_text()
+    program = compiler.createProgram(code, "video.cu", [], [])
     try:
         compiler.compileProgram(program, (*nvrtc.options(), "-arch=compute_90a"))
         text = compiler.getPTX(program)

@@ -31,14 +31,6 @@ SHARED_LIMIT = 227 * 1024
 _MACHINE_BYTES = 400 << 20  # registers and shared memory of the clusters that run at once
 
 
-@dataclass(frozen=True)
-class Pointer:
-    """A pointer argument: into tensor `data` (NumPy array, CPU torch tensor), which results reach."""
-
-    data: Any
-    name: str = ""
-
-
 @dataclass
 class Result:
     """What a launch did."""
@@ -82,9 +74,7 @@ def run(
     if size > SHARED_LIMIT:
         raise BadLaunch(f"{size} bytes of shared memory; a CTA has {SHARED_LIMIT}")
     if shape.count * shape.cluster_size * shape.warps > budget:
-        raise BadLaunch(
-            f"grid {shape.grid} is too large to finish: more warps than the {budget} instructions of the budget"
-        )
+        raise BadLaunch(f"grid {shape.grid} is too large to finish within {budget} instructions")
     doubts = flow.doubtful(entry)
     executed = np.zeros(len(entry.code), np.int64)
     result = Result(entry, executed, memory)
@@ -224,8 +214,6 @@ class Arguments:
 
 def _view(arg: Any) -> tuple | None:
     """(storage, first byte, end, bytes of the storage, contiguous, byte indices) of a tensor."""
-    if isinstance(arg, Pointer):
-        arg = arg.data
     if type(arg).__module__.startswith("torch") and hasattr(arg, "untyped_storage"):
         return _torch_view(arg)
     if isinstance(arg, np.ndarray):

@@ -321,6 +321,12 @@ class _Reader:
                 raise self.fail(f"the kernel {kernel.name} has no end")
             else:
                 kernel.code.append(self.instruction(kernel, scopes))
+        for instr in kernel.code:
+            label = instr.args[0] if instr.parts[0] == "bra" and instr.args else None
+            if instr.parts[0] == "bra" and (
+                not isinstance(label, Sym) or label.name not in kernel.labels
+            ):
+                raise Malformed(f"{_said(label)} is no label", instr)
 
     def labels_ahead(self) -> dict[str, str]:
         """The labels of the scope that starts here: a branch may name one before it comes."""
@@ -371,6 +377,10 @@ class _Reader:
             raise self.fail(f"the guard {guard[2]} is no register")  # type: ignore[index]
         parts = tuple(op[0].split("."))
         return Instr(op[0], parts, args, who, line, text)  # type: ignore[arg-type]
+
+
+def _said(operand: Operand | None) -> str:
+    return getattr(operand, "name", "nothing")
 
 
 def _name(name: str, kernel: Kernel, scopes: list[dict[str, str]]) -> Operand:

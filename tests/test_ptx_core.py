@@ -1,0 +1,258 @@
+"""The executor itself: what it reads, what it refuses, control flow, bounds, barriers."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from tests.ptx import errors, launch
+from tests.ptx.parse import Imm, Mem, Pair, Reg, Vec, parse
+from tests.ptx.snippet import run, text
+
+pytestmark = pytest.mark.ptx
+
+# %rd3: the address of the thread's own element of the u32 array p0; %r1: the thread.
+OWN = """ld.param.u64 %rd1, [p0]; mov.u32 %r1, %tid.x; mul.wide.u32 %rd2, %r1, 4;
+add.s64 %rd3, %rd1, %rd2;"""
+SHARED = ".extern .shared .align 16 .b8 sm[];"
+
+
+def stored(body: str, threads: int = 32, **options) -> np.ndarray:
+    """What each thread leaves in %r2."""
+    out = np.full(threads, 0xAAAAAAAA, np.uint32)
+    source = f"{OWN} {body} st.global.u32 [%rd3], %r2;"
+    run(source, [("u64", out)], threads=threads, **options)
+    return out
+
+
+# ---- text
+
+
+def test_operands_are_read():
+    kernel = parse(
+        text("ld.global.v2.u32 {%r1, %r2}, [%rd1+-8]; setp.eq.f32 %p1|%p2, %f1, 0f3F800000;")
+    ).kernel()
+    load, compare, _ = kernel.code
+    assert load.parts == ("ld", "global", "v2", "u32")
+    assert load.args == (Vec((Reg("%r1", "b32"), Reg("%r2", "b32"))), Mem(Reg("%rd1", "b64"), -8))
+    assert compare.args[0] == Pair(Reg("%p1", "pred"), Reg("%p2", "pred"))
+    assert compare.args[2] == Imm(0x3F800000, "f32")
+
+
+def test_scopes_keep_their_registers_and_labels():
+    body = (
+        "mov.u32 %r2, 1;"
+        + """
+    { .reg .b32 x; mov.u32 x, 5; bra DONE; add.u32 %r2, %r2, x; DONE: add.u32 %r2, %r2, x; }"""
+        * 2
+    )
+    assert (stored(body) == 11).all()
+
+
+@pytest.mark.parametrize(
+    ("source", "says"),
+    [
+        ("hello", "no .target"),
+        (text("add.u32 %r1, %r2"), "';' is missing|no instruction|can't read|expected"),
+        (text("add.u32 %r1, %r2, ?;"), r"can't read '\?'.*line 11: add.u32"),
+        (text("ld.global.u32 %r1, [%rd1;"), r"expected \].*line 11"),
+        (text("bra NOWHERE;"), "NOWHERE is no label.*line 11: bra NOWHERE"),
+        (text("frobnicate.u32 %r1, %r2;"), "does not know.*line 11: frobnicate.u32"),
+        (text("add.rn.u32 %r1, %r2, %r3;"), "does not know.*add.rn.u32"),
+        (text("mov.u32 %r1, %undeclared;"), "%undeclared is not known"),
+        (text("call foo;"), "does not know.*call foo"),
+    ],
+)  # fmt: skip
+def test_what_it_cannot_read_stops_with_the_line(source, says):
+    with pytest.raises(errors.PtxError, match=says) as caught:
+        launch.run(source, [], [1])
+    assert "\n" not in str(caught.value)
+
+
+def test_an_unknown_instruction_stops_though_it_is_never_reached():
+    with pytest.raises(errors.Unknown, match="frobnicate"):
+        run("bra END; frobnicate.u32 %r1, %r2; END: mov.u32 %r1, 0;")
+
+
+# ---- launches
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (dict(args=[]), "k takes 1 arguments, got 0"),
+        (dict(args=["x"]), "p0: can't pass a str"),
+        (dict(args=[b"1234"]), "p0 has 8 bytes, got 4"),
+        (dict(grid=[0]), "a 0 in it"),
+        (dict(grid=[1 << 31, 1 << 10]), "too large to finish"),
+        (dict(grid=[3], cluster=[2]), "no multiple of the cluster"),
+        (dict(block=[64]), "compiled for"),
+        (dict(shared=300 << 10), "bytes of shared memory; a CTA has"),
+        (dict(kernel="other"), "no kernel 'other'; the module has k"),
+    ],
+)
+def test_a_launch_that_does_not_fit_is_refused(change, says):
+    wanted = dict(args=[1], grid=[1]) | change
+    with pytest.raises(errors.PtxError, match=says):
+        launch.run(text("", ["u64"]), wanted.pop("args"), wanted.pop("grid"), **wanted)
+
+
+def test_a_tensor_for_a_number_is_refused():
+    with pytest.raises(errors.BadLaunch, match="p0 is no pointer"):
+        launch.run(text("", ["u32"]), [np.zeros(4, np.uint8)], [1])
+
+
+def test_a_loop_without_end_stops():
+    with pytest.raises(errors.TooLong, match=r"budget.*bra L"):
+        run("L: bra L;", budget=10_000)
+
+
+# ---- memory
+
+
+def test_results_reach_torch_views_and_nothing_else():
+    whole = torch.full((4, 64), -1, dtype=torch.int32)
+    view = whole[1:3, 8:40]
+    body = """ld.param.u64 %rd1, [p0]; mov.u32 %r1, %tid.x; mov.u32 %r2, %ctaid.x;
+    mul.lo.u32 %r3, %r2, 256; mul.lo.u32 %r4, %r1, 4; add.u32 %r5, %r3, %r4; cvt.u64.u32 %rd2, %r5;
+    add.s64 %rd3, %rd1, %rd2; mad.lo.u32 %r6, %r2, 100, %r1; st.global.u32 [%rd3], %r6;"""
+    run(body, [("u64", view)], grid=[2])
+    expected = torch.full((4, 64), -1, dtype=torch.int32)
+    expected[1:3, 8:40] = torch.arange(32) + 100 * torch.arange(2)[:, None]
+    assert torch.equal(whole, expected)
+
+
+def test_a_hole_between_the_rows_of_a_view_is_out_of_bounds():
+    view = torch.zeros(2, 64, dtype=torch.int32)[:, :31]
+    with pytest.raises(
+        errors.OutOfBounds, match=r"124 bytes into argument 0.*not contiguous.*lane 31"
+    ):
+        run(f"{OWN} st.global.u32 [%rd3], %r1;", [("u64", view)])
+
+
+@pytest.mark.parametrize(
+    ("body", "kind", "says"),
+    [
+        ("ld.global.u32 %r2, [%rd3+4];", errors.OutOfBounds, "128 bytes into argument 0.*lane 31"),
+        ("ld.global.u32 %r2, [%rd3+-4];", errors.OutOfBounds, "-4 bytes into.*lane 0"),
+        ("st.global.u32 [%rd3+4], %r1;", errors.OutOfBounds, "a store of 4 bytes at 128"),
+        ("ld.global.v4.u32 {%r2,%r3,%r4,%r5}, [%rd3];", errors.Misaligned, "multiple of 16"),
+        ("ld.global.u32 %r2, [%rd2];", errors.OutOfBounds, "a load of 4 bytes"),
+        ("ld.shared.u32 %r2, [sm];", errors.Uninitialised, "0 of shared memory, where nothing"),
+        ("ld.shared.u32 %r2, [sm+64];", errors.OutOfBounds, "at 64 of shared memory, which has 64"),
+        ("st.shared.u32 [sm+2], %r1;", errors.Misaligned, "no multiple of 4"),
+        ("ld.u32 %r2, [%rd3+128];", errors.OutOfBounds, "bytes into argument 0"),
+        ("mov.u32 %r2, %r9;", errors.Uninitialised, "%r9 is read and was never written"),
+        ("setp.lt.u32 %p1, %r1, 9; @%p1 mov.u32 %r9, 1; mov.u32 %r2, %r9;",
+         errors.Uninitialised, "%r9.*lane 9"),
+        ("div.u32 %r2, %r1, %r1;", errors.Fault, "division by zero.*lane 0"),
+        ("trap;", errors.Fault, "a trap"),
+    ],
+)  # fmt: skip
+def test_a_fault_names_the_thread_and_the_line(body, kind, says):
+    with pytest.raises(kind, match=says) as caught:
+        stored(body, declare=SHARED, shared=64)
+    assert "of CTA (0, 0, 0)" in str(caught.value)
+    assert "[line 12: " in str(caught.value)  # the body's second line
+
+
+def test_the_same_without_the_fault_passes():
+    out = stored(
+        "ld.global.u32 %r2, [%rd3]; setp.lt.u32 %p1, %r1, 9; @%p1 mov.u32 %r9, 1;"
+        "@%p1 mov.u32 %r2, %r9;"
+    )
+    assert out.tolist() == [1] * 9 + [0xAAAAAAAA] * 23
+
+
+def test_generic_addresses_find_their_space():
+    body = """mov.u64 %rd5, sm; cvta.shared.u64 %rd6, %rd5; add.s64 %rd7, %rd6, %rd2;
+    mul.lo.u32 %r3, %r1, 3; st.u32 [%rd7], %r3; ld.u32 %r2, [%rd7];"""
+    assert (stored(body, declare=SHARED, shared=128) == 3 * np.arange(32)).all()
+
+
+# ---- control flow
+
+DIVERGED = """mov.u32 %r2, 0; setp.lt.u32 %p1, %r1, 7; @%p1 bra A;
+mov.u32 %r3, %r1; L: add.u32 %r2, %r2, 2; sub.u32 %r3, %r3, 1; setp.ne.u32 %p2, %r3, 0; @%p2 bra L;
+bra.uni J; A: mov.u32 %r2, 1000; J: add.u32 %r2, %r2, 1;"""
+
+
+@pytest.mark.parametrize("seed", [None, 0, 1, 2])
+def test_lanes_part_and_meet(seed):
+    expected = [1001 if t < 7 else 2 * t + 1 for t in range(96)]
+    assert stored(DIVERGED, threads=96, seed=seed).tolist() == expected
+
+
+def test_threads_that_leave_early_are_not_waited_for():
+    body = "setp.ge.u32 %p1, %r1, 40; @%p1 exit; bar.sync 0; mov.u32 %r2, 5;"
+    assert stored(body, threads=96).tolist() == [5] * 40 + [0xAAAAAAAA] * 56
+
+
+def test_a_block_that_is_no_multiple_of_a_warp():
+    assert stored("bar.sync 0; mov.u32 %r2, %r1;", threads=37).tolist() == list(range(37))
+
+
+EXCHANGE = """mov.u32 %r4, sm; shl.b32 %r5, %r1, 2; add.u32 %r6, %r4, %r5; xor.b32 %r7, %r5, 128;
+add.u32 %r8, %r4, %r7; st.shared.u32 [%r6], %r1; {} ld.shared.u32 %r2, [%r8];"""
+
+
+@pytest.mark.parametrize("seed", [None, *range(8)])
+def test_a_barrier_orders_warps(seed):
+    body = EXCHANGE.format("bar.sync 0;")
+    out = stored(body, threads=64, declare=SHARED, shared=256, seed=seed)
+    assert (out == np.arange(64) ^ 32).all()
+
+
+def test_without_the_barrier_some_order_shows_it():
+    def goes_wrong(seed: int) -> bool:
+        body = "st.shared.u32 [sm], 7; bar.sync 0;" + EXCHANGE.format("")
+        try:
+            stored(body, threads=64, declare=SHARED, shared=256, seed=seed, check=False)
+        except errors.Uninitialised:
+            return True
+        return False
+
+    assert any(goes_wrong(seed) for seed in range(8))
+
+
+def test_named_barriers_and_arrivals():
+    body = """setp.lt.u32 %p1, %r1, 32; @%p1 bra PRODUCER; bar.sync 1, 64; ld.shared.u32 %r2, [sm];
+    bra.uni END; PRODUCER: st.shared.u32 [sm], 41; bar.arrive 1, 64; mov.u32 %r2, 1;
+    END: add.u32 %r2, %r2, 1;"""
+    out = stored(body, threads=64, declare=SHARED, shared=16)
+    assert out.tolist() == [2] * 32 + [42] * 32
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        ("setp.lt.u32 %p1, %r1, 32; @%p1 bra A; bar.sync 1; A: bar.sync 2;",
+         "barrier 1: 32 of 64 threads came; barrier 2: 32 of 64"),
+        ("setp.lt.u32 %p1, %r1, 32; @%p1 bra A; bar.sync 1, 64; A: mov.u32 %r2, 1;",
+         "barrier 1: 32 of 64 threads came.*warp 1 of CTA"),
+    ],
+)  # fmt: skip
+def test_a_deadlock_says_who_waits_for_what(body, says):
+    with pytest.raises(errors.Deadlock, match=says):
+        stored(f"mov.u32 %r2, 0; {body}", threads=64)
+
+
+def test_warps_with_different_counts_at_a_barrier():
+    body = """setp.lt.u32 %p1, %r1, 32; @%p1 bra A; bar.sync 1, 64; bra.uni E;
+    A: bar.sync 1, 96; E: mov.u32 %r2, 1;"""
+    with pytest.raises(errors.Fault, match=r"barrier 1 with .* threads, but others said"):
+        stored(body, threads=96)
+
+
+def test_many_ctas_run_together():
+    out = np.zeros((300, 64), np.uint32)
+    body = """ld.param.u64 %rd1, [p0]; mov.u32 %r1, %tid.x; mov.u32 %r2, %ctaid.x;
+    mov.u32 %r9, %ctaid.y;
+    mad.lo.u32 %r2, %r9, 100, %r2; mad.lo.u32 %r3, %r2, 64, %r1; mul.wide.u32 %rd2, %r3, 4;
+    add.s64 %rd3, %rd1, %rd2; setp.eq.u32 %p1, %r2, 5; @%p1 exit; st.global.u32 [%rd3], %r3;"""
+    done = run(body, [("u64", out)], threads=64, grid=[100, 3])
+    expected = np.arange(300 * 64).reshape(300, 64)
+    expected[5] = 0
+    assert (out == expected).all()
+    assert done.executed[0] == 600  # warps
