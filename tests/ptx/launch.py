@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,11 +21,13 @@ from tests.ptx import (  # noqa: F401  (the ops_ modules register their instruct
     ops_warp,
 )
 from tests.ptx.bind import Binder
+from tests.ptx.counters import Counters
 from tests.ptx.errors import BadLaunch
 from tests.ptx.machine import Machine, Shape, check_shape
 from tests.ptx.memory import Allocation, Global, Memory
 from tests.ptx.parse import Kernel, Variable, parse
 from tests.ptx.races import Shadow
+from tests.ptx.trace import Tracer
 
 SHARED_LIMIT = 227 * 1024
 _MACHINE_BYTES = 400 << 20  # registers and shared memory of the clusters that run at once
@@ -38,7 +40,7 @@ class Result:
     kernel: Kernel
     executed: np.ndarray  # warps that issued each instruction of kernel.code
     memory: Global
-    counters: dict[str, int] = field(default_factory=dict)
+    counters: Counters | None = None
 
 
 def run(
@@ -54,13 +56,16 @@ def run(
     seed: int | None = 0,
     budget: int = 200_000_000,
     check: bool = True,
+    count: bool = False,
+    tracer: Tracer | None = None,
 ) -> Result:
     """Runs a kernel. Tensors are written in place.
 
     args: by position, a tensor (NumPy array or CPU torch tensor), a number, or bytes (a struct
     passed by value). tensors: those whose addresses stand inside such a struct. shared: bytes of
     dynamic shared memory. seed: the order of warps and of
-    asynchronous operations; None runs warps in order. check: race and fence checks.
+    asynchronous operations; None runs warps in order. check: race and fence checks. count: bytes
+    and bank conflicts too.
     """
     entry = source if isinstance(source, Kernel) else parse(source).kernel(kernel)
     shape = _shape(entry, grid, block, cluster, shared)
@@ -77,12 +82,15 @@ def run(
         raise BadLaunch(f"grid {shape.grid} is too large to finish within {budget} instructions")
     doubts = flow.doubtful(entry)
     executed = np.zeros(len(entry.code), np.int64)
-    result = Result(entry, executed, memory)
+    result = Result(entry, executed, memory, Counters() if count else None)
     for batch in _batches(entry, shape, size):
         machine = Machine(entry, shape, batch, seed=seed, budget=budget)
         view = Memory(machine, memory, params, size, local)
         view.shadow = Shadow(view) if check else None
         ops.link(machine, Binder(machine, view, addresses, doubts))
+        view.counters = result.counters
+        if tracer is not None:
+            tracer.attach(machine, view)
         machine.run()
         executed += machine.executed()
         budget = machine.budget

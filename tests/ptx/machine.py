@@ -226,9 +226,9 @@ class Machine:
         code, leaders = self.code, self.leaders
         try:
             while True:
+                after = code[pc](s)
                 if self.trace is not None:
                     self.trace(s, pc)
-                after = code[pc](s)
                 if after is None:
                     pc += 1
                     if pc in leaders and not s.full:

@@ -16,6 +16,7 @@ from tests.ptx.errors import BadLaunch, Misaligned, OutOfBounds, Uninitialised
 from tests.ptx.machine import Machine, fault
 
 if TYPE_CHECKING:
+    from tests.ptx.counters import Counters
     from tests.ptx.races import Shadow
 
 GLOBAL = 0x10_0000_0000
@@ -129,6 +130,7 @@ class Memory:
         self.local = np.full(machine.warps * 32 * self.local_row, 0xFF, np.uint8)
         self.local_size = local_size
         self.group, self.rank = machine.group_of, machine.rank_of
+        self.counters: Counters | None = None
         self.shadow: Shadow | None = None  # None: accesses are not held against each other
 
     # ---- shared addresses
@@ -163,6 +165,8 @@ class Memory:
         if space == "generic":
             return self._generic_load(address, lanes, width, count)
         self.aligned(address, width * count, lanes, f"ld.{space}")
+        if self.counters is not None:
+            self.counters.access(False, space, lanes, address, width * count)
         if space in ("global", "const"):
             return self._load_global(address, lanes, width, count)
         base, at = self._place(space, address, lanes, width * count, "a load")
@@ -184,6 +188,8 @@ class Memory:
                 self.store(inside, address[where] - np.uint64(WINDOW[inside]), picked, some)
             return
         self.aligned(address, width * count, lanes, f"st.{space}")
+        if self.counters is not None:
+            self.counters.access(True, space, lanes, address, width * count)
         if space == "global":
             self._store_global(address, lanes, values)
             return
