@@ -19,6 +19,7 @@ from tests.ptx import (  # noqa: F401  (the ops_ modules register their instruct
     ops_int,
     ops_matrix,
     ops_warp,
+    races,
 )
 from tests.ptx.bind import Binder
 from tests.ptx.counters import Counters
@@ -26,7 +27,6 @@ from tests.ptx.errors import BadLaunch
 from tests.ptx.machine import Machine, Shape, check_shape
 from tests.ptx.memory import Allocation, Global, Memory
 from tests.ptx.parse import Kernel, Variable, parse
-from tests.ptx.races import Shadow
 from tests.ptx.trace import Tracer
 
 SHARED_LIMIT = 227 * 1024
@@ -83,10 +83,10 @@ def run(
     doubts = flow.doubtful(entry)
     executed = np.zeros(len(entry.code), np.int64)
     result = Result(entry, executed, memory, Counters() if count else None)
-    for batch in _batches(entry, shape, size):
+    for batch in _batches(entry, shape, size, check):
         machine = Machine(entry, shape, batch, seed=seed, budget=budget)
         view = Memory(machine, memory, params, size, local)
-        view.shadow = Shadow(view) if check else None
+        view.shadow = races.Shadow(view) if check else None
         ops.link(machine, Binder(machine, view, addresses, doubts))
         view.counters = result.counters
         if tracer is not None:
@@ -114,10 +114,11 @@ def _shape(
     return Shape(three(grid), three(block), three(cluster or kernel.cluster or (1, 1, 1)), shared)
 
 
-def _batches(kernel: Kernel, shape: Shape, shared: int) -> Iterable[range]:
+def _batches(kernel: Kernel, shape: Shape, shared: int, check: bool) -> Iterable[range]:
     """Clusters that run at once, as many as memory allows."""
     threads = shape.warps * 32 * shape.cluster_size
-    one = threads * (4 * len(kernel.registers)) + 12 * shared * shape.cluster_size
+    shadow = races.cost(kernel, threads // 32) // 16 if check else 0
+    one = threads * (4 * len(kernel.registers)) + (2 + shadow) * shared * shape.cluster_size
     many = max(1, min(_MACHINE_BYTES // max(one, 1), 4096 // max(threads // 32, 1), shape.count))
     return [range(i, min(i + many, shape.count)) for i in range(0, shape.count, many)]
 

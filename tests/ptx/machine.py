@@ -112,10 +112,12 @@ class Machine:
         self.parked = np.zeros((self.warps, LANES), bool)
         self.any_parked = False
         self.leaders = set(kernel.labels.values())
+        self.current = 0  # the instruction in hand, for who keeps notes
         self.pending: list[
             Callable[[], None]
         ] = []  # what the asynchronous engines still have to do
         self.reasons: list[Callable[[], str | None]] = []  # for a deadlock's report
+        self.idle: list[Callable[[], bool]] = []  # asked before a deadlock is: did that wake any?
         self.trace: Callable[[Active, int], None] | None = None
         self.exits: list[Callable[[Active], None]] = []
 
@@ -176,6 +178,8 @@ class Machine:
                     self.complete_one()
                 elif self.any_parked and self._unpark_all():
                     continue
+                elif any([again() for again in self.idle]):
+                    continue
                 else:
                     raise self._deadlock()
             while self.pending:
@@ -226,6 +230,7 @@ class Machine:
         code, leaders = self.code, self.leaders
         try:
             while True:
+                self.current = pc
                 after = code[pc](s)
                 if self.trace is not None:
                     self.trace(s, pc)

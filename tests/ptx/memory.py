@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tests.ptx.errors import BadLaunch, Misaligned, OutOfBounds, Uninitialised
+from tests.ptx.errors import BadLaunch, Fault, Misaligned, OutOfBounds, Race, Uninitialised
 from tests.ptx.machine import Machine, fault
 
 if TYPE_CHECKING:
@@ -132,6 +132,7 @@ class Memory:
         self.group, self.rank = machine.group_of, machine.rank_of
         self.counters: Counters | None = None
         self.shadow: Shadow | None = None  # None: accesses are not held against each other
+        self.opaque: np.ndarray | None = None  # bytes of `shared` that are in live mbarriers
 
     # ---- shared addresses
 
@@ -143,6 +144,16 @@ class Memory:
         return (self.group[warp] * self.m.shape.cluster_size + rank) * self.row + (
             address & ((1 << RANK) - 1)
         )
+
+    def cta_of_warp(self, warp: np.ndarray) -> np.ndarray:
+        """The number of the warps' CTA: `shared` holds them in this order."""
+        return self.group[warp] * self.m.shape.cluster_size + self.rank[warp]
+
+    def shared_index(self, address: np.ndarray, size: int, lanes: tuple, what: str) -> np.ndarray:
+        """Checked indices into `shared` of what is no load or store."""
+        self.aligned(address, size, lanes, what)
+        self._check_shared(address, size, lanes, what)
+        return self.flat(address, lanes[0])
 
     def _check_shared(self, address: np.ndarray, size: int, s: tuple, what: str) -> None:
         offset = address.astype(np.int64)
@@ -200,6 +211,17 @@ class Memory:
         view = base.view(_UINT[width])
         for i, value in enumerate(values):
             view[index + i] = value
+            if space == "shared" and self.shadow is not None:
+                self._undisputed(view[index + i] == value, address, lanes)
+
+    def _undisputed(self, kept: np.ndarray, address: np.ndarray, lanes: tuple) -> None:
+        if not kept.all():
+            at = int(np.argmin(kept))
+            raise fault(
+                Race, self.m,
+                f"two lanes store different values at {int(address[at]):#x} of shared memory",
+                lanes[0][at], lanes[1][at],
+            )  # fmt: skip
 
     def aligned(self, address: np.ndarray, size: int, lanes: tuple, what: str) -> None:
         bad = (address & np.asarray(size - 1, address.dtype)) != 0
@@ -318,6 +340,7 @@ class Memory:
 
     def read_shared(self, at: np.ndarray, size: int, lanes: tuple) -> None:
         """Lanes read [at, at + size) of `shared` by the generic proxy."""
+        self._no_mbarrier(at, size, lanes, "a load")
         seen = self.written[at]
         for byte in range(1, size):
             seen = seen & self.written[at + byte]
@@ -333,7 +356,20 @@ class Memory:
 
     def write_shared(self, at: np.ndarray, size: int, lanes: tuple) -> None:
         """Lanes write [at, at + size) of `shared` by the generic proxy."""
+        self._no_mbarrier(at, size, lanes, "a store")
         if self.shadow is not None:
             self.shadow.write(at, size, lanes)
         for byte in range(size):
             self.written[at + byte] = True
+
+    def _no_mbarrier(self, at: np.ndarray, size: int, lanes: tuple, what: str) -> None:
+        if self.opaque is None:
+            return
+        hit = self.opaque[at] | self.opaque[at + size - 1]
+        if hit.any():
+            lane = int(np.argmax(hit))
+            raise fault(
+                Fault, self.m,
+                f"{what} of {size} bytes at {int(at[lane]) % self.row} of shared memory, where an "
+                "mbarrier lives", lanes[0][lane], lanes[1][lane],
+            )  # fmt: skip

@@ -9,6 +9,7 @@ from tests.ptx.errors import Fault
 from tests.ptx.machine import BARRIER, STOP, Active, Handler, Machine, fault
 from tests.ptx.ops import handles
 from tests.ptx.parse import Instr, Sym
+from tests.ptx.races import Shadow
 
 
 @handles("bra")
@@ -63,17 +64,16 @@ def _nothing(i: Instr, b: Binder) -> Handler:
 class Barriers:
     """The sixteen named barriers of each CTA: `bar`."""
 
-    def __init__(self, m: Machine):
+    def __init__(self, m: Machine, shadow: Shadow | None = None):
         self.m = m
         self.ctas = m.n * m.shape.cluster_size
         self.cta_of = m.rank_of * m.n + m.group_of  # of each warp
         self.arrived = np.zeros((self.ctas, 16), np.int64)  # threads
         self.expected = np.zeros((self.ctas, 16), np.int64)  # 0: all that live
         self.waiting = np.full((m.warps, 32), -1, np.int8)
-        self.came = np.zeros((16, m.warps), bool)  # warps of the phase, waiting or not
         m.exits.append(lambda s: self.settle(np.unique(self.cta_of[s.warps])))
         m.reasons.append(self.report)
-        self.on_release = []  # called with (warps that arrived, warps that wait), for the clocks
+        self.shadow = shadow
 
     def arrive(
         self, s: Active, barrier: np.ndarray, count: np.ndarray, pc: int, wait: bool
@@ -90,11 +90,13 @@ class Barriers:
             raise fault(Fault, self.m, text, warps[at], 0)
         self.expected[ctas, barrier] = count
         np.add.at(self.arrived, (ctas, barrier), 32)
-        self.came[barrier, warps] = True
         if wait:
             self.m.block(s, pc, BARRIER)
             part = self.waiting[s.sl]
             part[s.mask] = np.repeat(barrier, s.mask[warps - s.lo].sum(axis=1))
+        elif self.shadow is not None:
+            for cta, which, warp in zip(ctas, barrier, warps, strict=True):
+                self.shadow.release(("bar", int(cta), int(which)), np.array([warp]))
         self.settle(np.unique(ctas))
 
     def _live(self) -> np.ndarray:
@@ -120,10 +122,9 @@ class Barriers:
         m.pc[lanes] += 1
         self.waiting[lanes] = -1
         self.arrived[cta, barrier] = 0
-        came = self.came[barrier] & mine
-        for tell in self.on_release:
-            tell(np.nonzero(came)[0], np.nonzero(lanes.any(axis=1))[0])
-        self.came[barrier] &= ~mine
+        if self.shadow is not None:
+            woken = np.nonzero(lanes.any(axis=1))[0]
+            self.shadow.rendezvous(woken, woken, ("bar", cta, barrier))
 
     def report(self) -> str | None:
         found = []
@@ -137,7 +138,7 @@ class Barriers:
 
 def barriers(b: Binder) -> Barriers:
     if not hasattr(b.m, "barriers"):
-        b.m.barriers = Barriers(b.m)  # type: ignore[attr-defined]
+        b.m.barriers = Barriers(b.m, b.memory.shadow)  # type: ignore[attr-defined]
     return b.m.barriers  # type: ignore[attr-defined, no-any-return]
 
 

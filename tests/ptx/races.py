@@ -2,63 +2,427 @@
 
 from __future__ import annotations
 
+from array import array
+from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tests.ptx.errors import MissingFence, Race
+from tests.ptx.parse import WIDTH, Imm, Instr, Kernel
+
 if TYPE_CHECKING:
     from tests.ptx.memory import Memory
+
+_NEVER = 1 << 30  # from here on: the numbers of transfers that are under way
+_ALWAYS = _NEVER - 1
+_SLOTS = 16  # columns that are added at once
+_STRONG = ("relaxed", "acquire", "release", "acq_rel", "volatile", "mmio", "atom", "red")
+_DONE = {"write": "written", "read": "read"}
 
 
 @dataclass
 class Transfer:
     """An asynchronous read or write of shared memory that is under way."""
 
-    at: np.ndarray  # indices of bytes in Memory.shared
+    at: np.ndarray  # granules of shared memory
     warp: int  # that issued it
     write: bool
     proxy: str  # "generic" (cp.async) or "async" (bulk copies, wgmma)
     what: str  # for reports
+    pc: int = 0
+    number: int = 0
 
 
 class Shadow:
-    """Happens-before over the warps of each cluster, by vector clocks."""
+    """Happens-before over the warps of each cluster, by vector clocks.
+
+    Time is the number of the access: every call that accesses memory takes the next one. A warp's
+    clock says for every entity (the warps of its cluster and then the mbarriers, in whose name
+    engines write) up to which time that one's accesses are ordered before what the warp does next;
+    its second clock says up to which time they also passed a proxy fence. A granule, the smallest
+    access in the kernel's text, keeps the time and the entity of its last write, and for each warp
+    the time of its last read. What an engine has under way stands there with a time that is later
+    than all clocks, its issuer's too.
+
+    Accesses that are strong (atom, red, volatile, .relaxed, .acquire, .release) do not race with
+    each other. A strong read that acquires, or is followed by a fence, is ordered after what any
+    strong write to its address that releases, or follows a fence, is ordered after; which of the
+    writes it read is not looked at.
+
+    What it does not see: races between lanes of a warp (but that two of them store different values
+    to one place in one instruction, which Memory sees); a race with a write that an ordered one
+    has overwritten, or with all but the last read of an engine that ends by an mbarrier; and
+    what another path through the kernel or other data would do. It looks at order, not at time:
+    a race is found whether or not this run's schedule lets it show.
+    """
 
     def __init__(self, memory: Memory):
-        self.memory = memory
+        self.memory, self.m = memory, memory.m
+        kernel = self.m.kernel
+        self.shift = granule(kernel).bit_length() - 1
+        self.here = self.m.position_of
+        self.entities = self.m.positions  # and, with the first transfer that ends by one, mbarriers
+        self.clocks = np.zeros((2, self.m.warps, self.entities), np.int32)
+        self.clocks[0, np.arange(self.m.warps), self.here] = _ALWAYS
+        self.floor = np.zeros(self.m.warps, np.int32)  # the least of a warp's clock
+        self.now = 0
+        self.pcs = array("i", [0])  # of every time
+        granules = len(memory.shared) >> self.shift
+        self.written = np.zeros(granules, np.int32)
+        self.writer = np.zeros(granules, np.int16)
+        self.reads = self._table()
+        self.strong = [_is_strong(i) for i in kernel.code]
+        self.strong_reads: np.ndarray | None = None
+        self.strong_writes: np.ndarray | None = None
+        self.engine_reads: tuple[np.ndarray, np.ndarray] | None = None  # time, entity
+        self.transfers: dict[int, Transfer] = {}
+        self.started = 0
+        self.issuer: dict[int, int] = {}  # the warp behind an engine's write, by its time
+        self.slots: dict[tuple[int, str], int] = {}
+        self.arrived: dict[Hashable, np.ndarray] = {}
+        self.completed: dict[Hashable, np.ndarray] = {}
+        self.flags: dict[int, np.ndarray] = {}
+        self.fences: list[np.ndarray] = []  # clocks at the last fence, clocks its reads saw
+
+    def _table(self) -> np.ndarray:
+        return np.zeros((len(self.written), self.m.positions), np.int32)
 
     # ---- accesses of the generic proxy, by lanes
 
     def read(self, at: np.ndarray, size: int, lanes: tuple) -> None:
         """Lanes read [at, at + size); `at` indexes Memory.shared, lanes is (warp [k], lane [k])."""
+        g, w = self._granules(at, size, lanes[0])
+        self._after_write(g, w, "read")
+        time = self._tick(self.m.current)
+        table = self.reads
+        if self.strong[self.m.current]:
+            if self.strong_reads is None:
+                self.strong_reads = self._table()
+            table = self.strong_reads
+            self._observe(at, lanes[0])
+        elif self.strong_writes is not None:
+            self._after_all(self.strong_writes, g, w, "write", "read")
+        table.reshape(-1)[g * self.m.positions + self.here[w]] = time
 
-    def write(self, at: np.ndarray, size: int, lanes: tuple) -> None:
-        """Lanes write [at, at + size)."""
+    def write(self, at: np.ndarray, size: int, lanes: tuple, *, atomic: bool = False) -> None:
+        """Lanes write [at, at + size). atomic: with no tearing, as a strong write does."""
+        g, w = self._granules(at, size, lanes[0])
+        self._after_write(g, w, "write")
+        self._after_all(self.reads, g, w, "read", "write")
+        time = self._tick(self.m.current)
+        here = self.here[w]
+        if atomic or self.strong[self.m.current]:
+            if self.strong_writes is None:
+                self.strong_writes = self._table()
+            self.strong_writes[g, here] = time
+            self._publish(at, lanes[0])
+            if not self.m.kernel.code[self.m.current].op.startswith("st"):
+                self._observe(at, lanes[0])
+            return
+        self._after_strong(g, w)
+        self.written[g] = time
+        self.writer[g] = here
+        clash = self.writer[g] != here
+        if clash.any():
+            at_ = int(np.argmax(clash))
+            self._race(g[at_], time, int(self.writer[g[at_]]), "write", int(w[at_]), "write")
+
+    def _granules(self, at: np.ndarray, size: int, w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        g = at >> self.shift
+        count = size >> self.shift
+        if count <= 1:
+            return g, w
+        return (g[:, None] + np.arange(count)).reshape(-1), np.repeat(w, count)
+
+    def _tick(self, pc: int) -> int:
+        self.now += 1
+        self.pcs.append(pc)
+        return self.now
+
+    # ---- checks: w is an array like g, or one warp
+
+    def _after_write(self, g: np.ndarray, w: np.ndarray | int, doing: str) -> None:
+        """The granules' last writes are ordered before what w does."""
+        times = self.written[g]
+        late = times > self.floor[w]
+        if late.any():
+            bad = late & (times > self.clocks[0, w, self.writer[g]])
+            if bad.any():
+                i = int(np.argmax(bad))
+                self._race(g[i], times[i], int(self.writer[g[i]]), "write", _pick(w, i), doing)
+
+    def _after_all(self, table: np.ndarray, g: np.ndarray, w, past: str, doing: str) -> None:
+        """What the table holds of the granules, for every warp, is ordered before what w does."""
+        times = table[g]
+        bad = times > self.clocks[0, w, : self.m.positions]
+        if bad.any():
+            i, who = (int(v[0]) for v in np.nonzero(bad))
+            self._race(g[i], times[i, who], who, past, _pick(w, i), doing)
+
+    def _after_strong(self, g: np.ndarray, w: np.ndarray | int) -> None:
+        """What a plain write has to come after besides other plain accesses."""
+        if self.strong_writes is not None:
+            self._after_all(self.strong_writes, g, w, "write", "write")
+        if self.strong_reads is not None:
+            self._after_all(self.strong_reads, g, w, "read", "write")
+        if self.engine_reads is not None:
+            times, who = (v[g] for v in self.engine_reads)
+            bad = times > self.clocks[0, w, who]
+            if bad.any():
+                i = int(np.argmax(bad))
+                self._race(g[i], times[i], int(who[i]), "read", _pick(w, i), "write")
+
+    def _fenced(self, g: np.ndarray, w: int, doing: str) -> None:
+        """The granules' last writes passed a proxy fence, if by the generic proxy."""
+        found = [(self.written[g], self.writer[g])]
+        if self.strong_writes is not None:
+            latest = self.strong_writes[g]
+            found.append((latest.max(axis=1), latest.argmax(axis=1)))
+        for times, who in found:
+            bad = times > self.clocks[1, w, who]
+            if bad.any():
+                i = int(np.argmax(bad))
+                first = self._who(int(g[i]), int(times[i]), int(who[i]), "write")
+                raise MissingFence(
+                    f"{self._bytes(g[i])}: {first}, {doing} through the async proxy for "
+                    f"{self._now(w)}; no fence.proxy.async lies between"
+                )
 
     # ---- synchronisation
 
-    def rendezvous(self, came: np.ndarray, waiting: np.ndarray) -> None:
-        """A barrier opened: what `came` did is before what `waiting` does next (warps)."""
+    def rendezvous(
+        self, came: np.ndarray, waiting: np.ndarray, key: Hashable | None = None
+    ) -> None:
+        """A barrier opened: what `came` did is before what `waiting` does next (warps). Those that
+        came and went on, and must not count with what they did since, came by `release` of key."""
+        row = self._leaving(came)
+        if key in self.arrived:
+            row = np.maximum(row, self.arrived.pop(key))
+        self._join(waiting, row)
 
-    def release(self, key: int, warps: np.ndarray) -> None:
-        """Warps arrive at the mbarrier at index `key` of Memory.shared, with release semantics."""
+    def release(self, key: Hashable, warps: np.ndarray) -> None:
+        """Warps arrive at the mbarrier at index `key` of Memory.shared, with release semantics.
+        Other barriers have keys of another type."""
+        self._arrive(key, self._leaving(warps))
 
-    def flip(self, key: int) -> None:
-        """The mbarrier's phase completes."""
+    def flip(self, key: Hashable) -> None:
+        """The mbarrier's phase completes. An arrival counts for later phases too: each arrival
+        changes the mbarrier atomically, so that they are one release sequence."""
+        if key in self.arrived:
+            self.completed[key] = self.arrived[key]
 
-    def acquire(self, key: int, warps: np.ndarray) -> None:
+    def acquire(self, key: Hashable, warps: np.ndarray) -> None:
         """Warps saw the mbarrier's last phase completed, with acquire semantics."""
+        if key in self.completed:
+            self._join(warps, self.completed[key])
 
     def proxy_fence(self, warps: np.ndarray) -> None:
         """fence.proxy.async: writes before it are visible to the async proxy."""
+        clock = self.clocks[0, warps]
+        clock[np.arange(len(warps)), self.here[warps]] = self.now
+        self.clocks[1, warps] = np.maximum(self.clocks[1, warps], clock)
+
+    def fence(self, warps: np.ndarray) -> None:
+        """fence.acq_rel or stronger."""
+        if not self.fences:
+            self.fences = [np.zeros_like(self.clocks), np.zeros_like(self.clocks)]
+        before, saw = self.fences
+        self.clocks[:, warps] = np.maximum(self.clocks[:, warps], saw[:, warps])
+        before[:, warps] = self.clocks[:, warps]
+        before[0, warps, self.here[warps]] = self.now
+        self._sink(warps)
+
+    def _leaving(self, warps: np.ndarray) -> np.ndarray:
+        """The clocks [2, entities] of who comes after all that these warps did."""
+        row = self.clocks[:, warps].max(axis=1, initial=0)
+        row[0, self.here[warps]] = self.now
+        return row
+
+    def _arrive(self, key: Hashable, row: np.ndarray) -> None:
+        known = self.arrived.get(key)
+        self.arrived[key] = row if known is None else np.maximum(known, row)
+
+    def _join(self, warps: np.ndarray, row: np.ndarray) -> None:
+        self.clocks[:, warps] = np.maximum(self.clocks[:, warps], row[:, None])
+        self._sink(warps)
+
+    def _sink(self, warps: np.ndarray) -> None:
+        self.floor[warps] = self.clocks[0, warps].min(axis=1)
+
+    # ---- flags: strong accesses that others wait for
+
+    def _publish(self, at: np.ndarray, w: np.ndarray) -> None:
+        releases = _orders(self.m.kernel.code[self.m.current], "release")
+        if not releases and not self.fences:
+            return
+        for key, warp in set(zip(at.tolist(), w.tolist(), strict=True)):
+            row = self._leaving(np.array([warp])) if releases else self.fences[0][:, warp]
+            known = self.flags.get(key)
+            self.flags[key] = row.copy() if known is None else np.maximum(known, row)
+
+    def _observe(self, at: np.ndarray, w: np.ndarray) -> None:
+        if not self.flags:
+            return
+        if not self.fences:
+            self.fences = [np.zeros_like(self.clocks), np.zeros_like(self.clocks)]
+        acquires = _orders(self.m.kernel.code[self.m.current], "acquire")
+        for key, warp in set(zip(at.tolist(), w.tolist(), strict=True)):
+            row = self.flags.get(key)
+            if row is not None and acquires:
+                self._join(np.array([warp]), row)
+            elif row is not None:
+                saw = self.fences[1]
+                saw[:, warp] = np.maximum(saw[:, warp], row)
 
     # ---- asynchronous operations
 
     def begin(self, at: np.ndarray, warp: int, *, write: bool, proxy: str, what: str) -> Transfer:
         """From now on, and until `end`, the bytes `at` are read or written by an engine."""
-        return Transfer(at, warp, write, proxy, what)
+        g = np.asarray(at) >> self.shift
+        if self.shift and len(g):  # bytes mostly come in rows
+            g = g[np.concatenate([[True], g[1:] != g[:-1]])]
+        doing = "write" if write else "read"
+        self._after_write(g, warp, doing)
+        if write:
+            self._after_all(self.reads, g, warp, "read", "write")
+            self._after_strong(g, warp)
+        elif self.strong_writes is not None:
+            self._after_all(self.strong_writes, g, warp, "write", "read")
+        if proxy == "async":
+            self._fenced(g, warp, _DONE[doing])
+        self.started += 1
+        made = Transfer(g, warp, write, proxy, what, self.m.current, _NEVER + self.started)
+        self.transfers[made.number] = made
+        if write:
+            self.written[g] = made.number
+            self.writer[g] = self.here[warp]
+        else:
+            self.reads[g, self.here[warp]] = made.number
+        return made
 
     def end(self, transfer: Transfer, *, key: int | None = None, warp: int | None = None) -> None:
         """It is done: before whatever follows an `acquire` of the mbarrier `key`'s phase, or before
         whatever `warp` does next."""
+        t = self.transfers.pop(transfer.number)
+        time = self._tick(t.pc)
+        self.issuer[time] = t.warp
+        who = int(self.here[t.warp] if warp is None else self.here[warp])
+        if key is not None:
+            who = self._slot(key, t.proxy)
+            row = np.zeros_like(self.clocks[:, 0])
+            row[0, who] = time
+            self._arrive(key, row)
+        if t.write:
+            g = t.at[self.written[t.at] == t.number]
+            self.written[g] = time
+            self.writer[g] = who
+            return
+        column = self.reads[:, self.here[t.warp]]
+        g = t.at[column[t.at] == t.number]
+        column[g] = time if key is None else 0
+        if key is not None:
+            if self.engine_reads is None:
+                self.engine_reads = np.zeros_like(self.written), np.zeros_like(self.writer)
+            self.engine_reads[0][g] = time
+            self.engine_reads[1][g] = who
+
+    def _slot(self, key: int, proxy: str) -> int:
+        """The column of an mbarrier: what engines wrote and report to it. The clusters share it."""
+        span = self.m.shape.cluster_size * self.memory.row
+        known = self.slots.get((key % span, proxy))
+        if known is not None:
+            return known
+        slot = self.m.positions + len(self.slots)
+        self.slots[key % span, proxy] = slot
+        if slot == self.entities:
+            self._widen()
+        if proxy == "async":
+            self.clocks[1, :, slot] = _ALWAYS
+        return slot
+
+    def _widen(self) -> None:
+        more = ((0, 0), (0, _SLOTS))
+        self.entities += _SLOTS
+        self.clocks = np.pad(self.clocks, ((0, 0), *more))
+        self.fences = [np.pad(f, ((0, 0), *more)) for f in self.fences]
+        for rows in (self.arrived, self.completed, self.flags):
+            for key, row in rows.items():
+                rows[key] = np.pad(row, more)  # type: ignore[index]
+        self.floor[:] = 0
+
+    # ---- reports
+
+    def _bytes(self, g: int) -> str:
+        first = (int(g) << self.shift) % self.memory.row
+        last = first + (1 << self.shift) - 1
+        name = f"byte {first:#x}" if first == last else f"bytes {first:#x} to {last:#x}"
+        rank = (int(g) << self.shift) // self.memory.row % self.m.shape.cluster_size
+        where = f" of rank {rank}" if self.m.shape.cluster_size > 1 else ""
+        return f"{name} of shared memory{where}"
+
+    def _who(self, g: int, time: int, who: int, past: str) -> str:
+        """An earlier access."""
+        group = (g << self.shift) // self.memory.row // self.m.shape.cluster_size
+        warp = self.issuer.get(time, who * self.m.n + group)
+        engine = "an engine for " if time in self.issuer else ""
+        return f"{_DONE[past]} by {engine}{self.m.who(warp)} at {self._line(self.pcs[time])}"
+
+    def _now(self, warp: int) -> str:
+        return f"{self.m.who(warp)} at {self._line(self.m.current)}"
+
+    def _line(self, pc: int) -> str:
+        instr = self.m.kernel.code[pc]
+        return f"line {instr.line} ({instr.text.rstrip(';')})"
+
+    def _race(self, g: int, time: int, who: int, past: str, warp: int, doing: str) -> None:
+        second = f"{_DONE[doing]} by {self._now(warp)}"
+        if time >= _NEVER:
+            t = self.transfers[int(time)]
+            raise Race(
+                f"{self._bytes(g)}: {second} while {t.what} of {self.m.who(t.warp)}, issued at "
+                f"{self._line(t.pc)}, {'writes' if t.write else 'reads'} them"
+            )
+        first = self._who(int(g), int(time), who, past)
+        raise Race(f"{self._bytes(g)}: {first}, {second}; nothing orders the two")
+
+
+def _pick(w: np.ndarray | int, index: int) -> int:
+    return int(w[index]) if isinstance(w, np.ndarray) else int(w)
+
+
+def _is_strong(instr: Instr) -> bool:
+    if instr.parts[0] == "mbarrier":
+        return instr.parts[1] not in ("init", "inval")
+    return any(word in _STRONG for word in instr.parts)
+
+
+def _orders(instr: Instr, how: str) -> bool:
+    return instr.has(how) or instr.has("acq_rel")
+
+
+def granule(kernel: Kernel) -> int:
+    """Bytes of the smallest access of shared memory; matrices and bulk copies go by 16."""
+    return min((width for i in kernel.code if (width := _width(i))), default=16)
+
+
+def _width(instr: Instr) -> int:
+    parts = instr.parts
+    if parts[0] == "mbarrier":
+        return 8
+    if parts[0] == "cp":
+        size = instr.args[2] if parts[2] in ("ca", "cg") else None
+        return size.value if isinstance(size, Imm) else 0
+    if parts[0] not in ("ld", "ldu", "st", "atom", "red") or not instr.types:
+        return 0
+    if any(space in parts for space in ("global", "local", "param", "const")):
+        return 0
+    return WIDTH[instr.types[-1]] * next((n for n in (2, 4, 8) if f"v{n}" in parts), 1)
+
+
+def cost(kernel: Kernel, positions: int) -> int:
+    """Bytes that a Shadow keeps for each 16 bytes of shared memory, tables of strong accesses not
+    counted in kernels that have none."""
+    tables = 3 if any(_is_strong(i) and _width(i) for i in kernel.code) else 1
+    return 16 // granule(kernel) * (4 + 2 + 4 * positions * tables)
