@@ -5,7 +5,7 @@ Without a GPU the Triton providers are left out here: tests/interpret runs them.
 
 from __future__ import annotations
 
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 from unittest import mock
 
@@ -15,7 +15,7 @@ import torch
 from aimills_kernels import _dispatch
 from aimills_kernels._op import Case, Invalid, Op, Provider, as_tuple
 from aimills_kernels._registry import OPS, torch_op
-from aimills_kernels._validate import validate
+from aimills_kernels._validate import Validation, validate_each
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 FP8 = (torch.float8_e4m3fn, torch.float8_e5m2)
@@ -36,9 +36,16 @@ def _small(op: Op) -> list[Case]:
     return [c for c in op.cases if not c.tags & {"bench", "accept", "aot"}]
 
 
+@lru_cache(maxsize=1)
+def _results(op: Op, case: Case, seed: int) -> dict[str, Validation]:
+    """By provider: the tests of one case stand next to each other and share an oracle."""
+    due = [p for p in op.all_providers if DEVICE in p.devices]
+    return {r.provider: r for r in validate_each(op, case, due, device=DEVICE, seed=seed)}
+
+
 @pytest.mark.parametrize(("op", "case", "provider"), _grid())
 def test_provider_is_right(op: Op, case: Case, provider: Provider, seed: int) -> None:
-    result = validate(op, case, provider, device=DEVICE, seed=seed)
+    result = _results(op, case, seed)[provider.name]
     if result.skipped is not None:
         pytest.skip(f"not run: {provider} on {DEVICE}: {result.skipped}")
     assert result.ok, str(result)

@@ -103,8 +103,7 @@ def validate_each(
     trial = _Trial(op, case.on(place.type), place, seed)
     for provider in chosen:
         result = Validation(op.name, case.name, provider.name, str(place), seed)
-        with _dispatch.on_device(place):
-            _try(trial, provider, result)
+        _try(trial, provider, result)
         if result.failures:
             trial = _Trial(op, trial.case, place, seed)
         yield result
@@ -149,10 +148,11 @@ class _Round:
 
 def _try(trial: _Trial, provider: Provider, result: Validation) -> None:
     try:
-        problem = Problem(trial.op, trial.args, trial.place.type, _dispatch.sm_of(trial.place))
-        result.skipped = _dispatch.why_not(provider, problem)
-        if result.skipped is None:
-            _check(trial, provider, result)
+        with _dispatch.on_device(trial.place):
+            problem = Problem(trial.op, trial.args, trial.place.type, _dispatch.sm_of(trial.place))
+            result.skipped = _dispatch.why_not(provider, problem)
+            if result.skipped is None:
+                _check(trial, provider, result)
     except torch.OutOfMemoryError:
         torch.cuda.empty_cache()
         if not result.failures:  # what was found wrong before stays wrong
