@@ -176,9 +176,9 @@ class Machine:
                     self._run(*active)
                 elif self.pending:
                     self.complete_one()
-                elif self.any_parked and self._unpark_all():
-                    continue
-                elif any([again() for again in self.idle]):
+                elif (self.any_parked and self._unpark_all()) or any(
+                    again() for again in self.idle
+                ):
                     continue
                 else:
                     raise self._deadlock()

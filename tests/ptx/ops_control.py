@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tests.ptx.bind import Binder
+from tests.ptx.bind import Binder, Target
 from tests.ptx.errors import Fault
 from tests.ptx.machine import BARRIER, STOP, Active, Handler, Machine, fault
 from tests.ptx.ops import handles
@@ -55,8 +55,7 @@ def _trap(i: Instr, b: Binder) -> Handler:
     return trap
 
 
-@handles("nanosleep", "pmevent", "prefetch", "prefetchu", "discard", "applypriority", "setmaxnreg",
-         "griddepcontrol", "createpolicy.fractional.nothing")  # fmt: skip
+@handles("nanosleep", "pmevent", "prefetch", "prefetchu", "discard", "applypriority")
 def _nothing(i: Instr, b: Binder) -> Handler:
     return lambda s: None
 
@@ -74,6 +73,26 @@ class Barriers:
         m.exits.append(lambda s: self.settle(np.unique(self.cta_of[s.warps])))
         m.reasons.append(self.report)
         self.shadow = shadow
+        self.votes: dict[int, tuple[np.ndarray, np.ndarray, str, Target]] = {}  # by warp
+
+    def vote(self, s: Active, values: np.ndarray, how: str, put: Target) -> None:
+        """What the lanes bring to a reduction, before they arrive, and where its result goes."""
+        for warp in s.warps:
+            row = warp - s.lo
+            self.votes[int(warp)] = (s.mask[row].copy(), values[row].copy(), how, put)
+
+    def _reduce(self, warps: np.ndarray) -> None:
+        votes = {int(w): self.votes.pop(int(w)) for w in warps if int(w) in self.votes}
+        if not votes:
+            return
+        if len(votes) != len(warps) or len({how for *_, how, _ in votes.values()}) > 1:
+            text = "not all threads at a barrier reduce, or not in the same way"
+            raise fault(Fault, self.m, text, warps[0], 0)
+        yes = sum(int((mask & value).sum()) for mask, value, *_ in votes.values())
+        every = sum(int(mask.sum()) for mask, *_ in votes.values())
+        for warp, (mask, _, how, put) in votes.items():
+            result = {"popc": np.uint32(yes), "and": yes == every, "or": yes > 0}[how]
+            put(Active(warp, warp + 1, mask[None]), result)
 
     def arrive(
         self, s: Active, barrier: np.ndarray, count: np.ndarray, pc: int, wait: bool
@@ -122,8 +141,9 @@ class Barriers:
         m.pc[lanes] += 1
         self.waiting[lanes] = -1
         self.arrived[cta, barrier] = 0
+        woken = np.nonzero(lanes.any(axis=1))[0]
+        self._reduce(woken)
         if self.shadow is not None:
-            woken = np.nonzero(lanes.any(axis=1))[0]
             self.shadow.rendezvous(woken, woken, ("bar", cta, barrier))
 
     def report(self) -> str | None:
@@ -153,8 +173,8 @@ def _bar(i: Instr, b: Binder) -> Handler:
 
     def run(s: Active) -> int | None:
         warps = s.warps - s.lo
-        which = _per_warp(ident(s), s, warps)
-        threads = np.zeros(len(warps), np.int64) if count is None else _per_warp(count(s), s, warps)
+        which = per_warp(ident(s), s, warps)
+        threads = np.zeros(len(warps), np.int64) if count is None else per_warp(count(s), s, warps)
         if (which > 15).any():
             raise fault(Fault, b.m, f"barrier {which.max()}; there are 16", warps[0] + s.lo, 0)
         if (threads % 32).any():
@@ -165,7 +185,7 @@ def _bar(i: Instr, b: Binder) -> Handler:
     return run
 
 
-def _per_warp(value: np.ndarray, s: Active, warps: np.ndarray) -> np.ndarray:
+def per_warp(value: np.ndarray, s: Active, warps: np.ndarray) -> np.ndarray:
     """The value that each active warp's first active lane has."""
     if np.ndim(value) == 0:
         return np.full(len(warps), int(value))
