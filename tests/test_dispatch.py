@@ -6,15 +6,20 @@ import subprocess
 import sys
 import textwrap
 import threading
+import warnings
+from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 import aimills_kernels as ak
 from aimills_kernels import _dispatch, _records
 from aimills_kernels._explain import explain_flat
-from aimills_kernels._op import Problem
-from aimills_kernels._registry import get_op
+from aimills_kernels._op import Op, Problem, as_tuple
+from aimills_kernels._registry import OPS, get_op
+from aimills_kernels.ops import _run
 
 H200 = torch.device("cuda")
 
@@ -147,6 +152,83 @@ def test_rejects_the_wrong_architecture() -> None:
     why = _dispatch.why_not(op.provider("triton"), Problem(op, args, "cuda", 70))
     assert why is not None
     assert "sm_70" in why
+
+
+@pytest.fixture
+def through_torch(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the ops that were called by torch's dispatcher, as they are called."""
+    seen: list[str] = []
+    torch_op = _run._torch_op
+
+    def watched(name: str, args: Sequence[Any], out: Any) -> Any:
+        seen.append(name)
+        return torch_op(name, args, out)
+
+    monkeypatch.setattr(_run, "_torch_op", watched)
+    monkeypatch.setattr(_dispatch, "_plans", {})
+    return seen
+
+
+@pytest.mark.parametrize("op", OPS, ids=str)
+def test_a_plain_call_goes_through_torch_once(op: Op, through_torch: list[str], seed: int) -> None:
+    for case in (c for c in op.cases if c.name.startswith("tiny")):
+        args = op.make_inputs(case, "cpu", seed)
+        through_torch.clear()
+        first = as_tuple(_run.run(op.name, args))
+        second = as_tuple(_run.run(op.name, args))
+        assert through_torch == [op.name]
+        for a, b in zip(first, second, strict=True):
+            assert torch.equal(a.view(-1).view(torch.uint8), b.view(-1).view(torch.uint8))
+            assert a is not b
+
+
+def test_what_is_not_plain_goes_through_torch(
+    qkv: tuple[torch.Tensor, ...], through_torch: list[str]
+) -> None:
+    q, k, v = qkv
+
+    class Sub(torch.Tensor):
+        pass
+
+    def goes(q: torch.Tensor) -> bool:
+        """Whether a call does that was made before."""
+        others = (q, q) if isinstance(q, FakeTensor) else (k, v)
+        ak.attention(q, *others)
+        through_torch.clear()
+        ak.attention(q, *others)
+        return bool(through_torch)
+
+    weight = torch.nn.Parameter(q)
+    assert not goes(q)
+    assert goes(torch._neg_view(q))
+    assert goes(q.clone().as_subclass(Sub))
+    with torch.no_grad():
+        assert not goes(weight)
+    assert goes(weight)
+    with warnings.catch_warnings():
+        fake = FakeTensorMode().from_tensor(q)
+        warnings.simplefilter("error")  # as its data pointer is not asked for
+        assert goes(fake)
+    torch.testing.assert_close(ak.attention(torch._neg_view(q), k, v), ak.attention(-q, k, v))
+
+
+def test_a_known_problem_does_not_let_wrong_calls_through(qkv: tuple[torch.Tensor, ...]) -> None:
+    q, k, v = qkv
+    for _ in range(2):
+        ak.attention(q, k, v)
+    for wrong, match in (
+        (q.numpy(), "q must be a tensor, got ndarray"),
+        (None, "q must be a tensor, got NoneType"),
+        ([q], "argument 'q' but instead found type 'list'"),
+        (q.to_sparse(), "q must be a dense, strided tensor"),
+        (q.to("meta"), "all tensors must be on one device"),
+        (q.double(), "q must be f16, bf16 or f32"),
+        (q[0], "q must be"),
+    ):
+        with pytest.raises(ValueError, match=f"attention: .*{match}"):
+            ak.attention(wrong, k, v)  # type: ignore[call-overload]
+    with pytest.raises(ValueError, match=r"attention: .*scale"):
+        ak.attention(q, k, v, scale=[1.0])  # type: ignore[call-overload]
 
 
 def test_plans_are_bounded(qkv: tuple[torch.Tensor, ...], monkeypatch: pytest.MonkeyPatch) -> None:

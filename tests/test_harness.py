@@ -722,9 +722,9 @@ def test_the_short_way_is_taken_by_plain_calls_only() -> None:
     assert call(q.clone().requires_grad_()).requires_grad
     assert torch.equal(torch.vmap(call)(q[None])[0], call(q))
     assert torch.equal(
-        aimills_kernels.attention(q, q, q, causal=1),
-        aimills_kernels.attention(q, q, q, causal=True),
-    )  # an int goes through the schema, which makes it a bool
+        aimills_kernels.attention(q, q, q, scale=1),
+        aimills_kernels.attention(q, q, q, scale=1.0),
+    )  # an int goes through the schema, which makes it a float
 
 
 def test_outputs_of_a_plan_have_the_strides_of_new_tensors() -> None:

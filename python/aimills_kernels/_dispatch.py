@@ -11,7 +11,7 @@ import importlib
 import importlib.util
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache, lru_cache
@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from aimills_kernels import _records
-from aimills_kernels._op import Op, Problem, Provider, as_tuple
+from aimills_kernels._op import Op, Problem, Provider, as_tuple, tensors_of
 
 _MAX_PLANS = 4096
 _ENVIRONMENT = os.environ.get("AIMILLS_PROVIDER", "")  # read once, as plans are kept
@@ -29,7 +29,7 @@ _CHECK_ON_GPU = os.environ.get("AIMILLS_CHECK") == "1"
 _override: ContextVar[dict[str, str]] = ContextVar("aimills_provider_override", default={})  # noqa: B039
 _assumed_sm: ContextVar[int | None] = ContextVar("aimills_assumed_sm", default=None)
 _plans: dict[tuple, Plan] = {}
-PLAIN = frozenset({bool, int, float, str, type(None), torch.dtype})  # arguments that are no tensors
+_empty_like, _gradients = torch.empty_like, torch.is_grad_enabled
 
 
 @dataclass(frozen=True)
@@ -43,17 +43,45 @@ class Choice:
 class Plan:
     """A checked problem: the provider's launch and how to allocate its outputs."""
 
-    __slots__ = ("cuda_index", "device", "launch", "outs", "provider", "templates")
+    __slots__ = (
+        "cuda_index",
+        "device",
+        "launch",
+        "outs",
+        "plain",
+        "provider",
+        "templates",
+        "values",
+    )
 
-    def __init__(self, provider: Provider, launch: Any, outs: tuple[Tensor, ...]):
-        self.provider, self.launch, self.device = provider, launch, outs[0].device
+    def __init__(self, op: Op, provider: Provider, outs: tuple[Tensor, ...], plain: bool):
+        self.provider, self.launch, self.device = provider, load(provider), outs[0].device
         self.cuda_index = self.device.index if self.device.type == "cuda" else None
+        self.values = op.values if self.cuda_index is None or _CHECK_ON_GPU else None
+        self.plain = plain  # all that torch's dispatcher would do is to come here
         self.outs = tuple((tuple(o.shape), o.dtype) for o in outs)
         self.templates = tuple(_template(o) for o in outs)
 
     def allocate(self, skip: int = 0) -> tuple[Tensor, ...]:
         """Fresh outputs, without the first `skip`."""
-        return tuple([torch.empty_like(t) for t in self.templates[skip:]])
+        return tuple([_empty_like(t) for t in self.templates[skip:]])
+
+    def run(
+        self, args: Sequence[Any], outs: tuple[Tensor, ...] | None = None
+    ) -> tuple[Tensor, ...]:
+        """Launch on flat `args`; into `outs` where given, else into fresh outputs."""
+        if self.values is not None and (
+            self.cuda_index is None or not torch.cuda.is_current_stream_capturing()
+        ):
+            self.values(*args)
+        if outs is None:
+            outs = tuple([_empty_like(t) for t in self.templates])
+        if self.cuda_index is None or self.cuda_index == torch.cuda.current_device():
+            self.launch(outs, *args)
+        else:
+            with on_device(self.device):
+                self.launch(outs, *args)
+        return outs
 
 
 def _template(out: Tensor) -> Tensor:
@@ -70,45 +98,13 @@ def _template(out: Tensor) -> Tensor:
 # ---- the call
 
 
-def call(op: Op, args: tuple, outs: tuple[Tensor, ...] | None = None) -> tuple[Tensor, ...]:
-    """Run `op` on flat `args`; into `outs` where given, else into fresh outputs."""
-    plan = plan_for(op, args)
-    if op.values is not None and (plan.cuda_index is None or _checks_gpu()):
-        op.values(*args)
-    if outs is None:
-        outs = plan.allocate()
-    if plan.cuda_index is not None and plan.cuda_index != torch.cuda.current_device():
-        with on_device(plan.device):
-            plan.launch(outs, *args)
-    else:
-        plan.launch(outs, *args)
-    return outs
-
-
 def on_device(device: torch.device) -> contextlib.AbstractContextManager[Any]:
     """Kernels are launched on the current GPU, so it must be that of the tensors."""
     return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
 
 
-def plan_for(op: Op, args: tuple) -> Plan:
-    # Written flat: this loop is half of what a call costs beyond the registration itself.
-    # The environment is read once a plan, so it is no part of the key.
-    parts: list[Any] = []
-    add = parts.append
-    add(op.name)
-    add(_override.get().get(op.name))
-    for a in args:
-        if type(a) in PLAIN:
-            add(a)
-        elif isinstance(a, Tensor):
-            add(a.shape)
-            add(a.stride())
-            add(a.dtype)
-            add(a.get_device())
-            add(a.data_ptr() & 15)
-        else:
-            add(tuple([_key(t) for t in a]))
-    key = tuple(parts)
+def plan_for(op: Op, args: Sequence[Any]) -> Plan:
+    key = _key(op, op.key(*args))
     plan = _plans.get(key)
     if plan is None:
         if len(_plans) >= _MAX_PLANS:
@@ -117,21 +113,34 @@ def plan_for(op: Op, args: tuple) -> Plan:
     return plan
 
 
-def _key(arg: Any) -> Any:
-    """Of one element of a list."""
-    if isinstance(arg, Tensor):
-        return (arg.shape, arg.stride(), arg.dtype, arg.get_device(), arg.data_ptr() & 15)
-    return arg
+def plain_plan(op: Op, args: Sequence[Any]) -> Plan | None:
+    """The plan of an earlier call just like this one, where it needs no more of torch's dispatcher.
+
+    None for everything else: a first call, a gradient, a tensor of another type, what is no tensor
+    or not of the schema's type.
+    """
+    try:
+        plan = _plans.get(_key(op, op.plain_key(*args)))
+    except (AttributeError, RuntimeError, TypeError):  # no tensor, no strides, not hashable
+        return None
+    return plan if plan is not None and plan.plain else None
 
 
-def _make_plan(op: Op, args: tuple) -> Plan:
+def _key(op: Op, problem: tuple | None) -> tuple:
+    """The environment is read once a plan, so it is no part of the key."""
+    return (op.name, _override.get().get(op.name), _gradients(), problem)
+
+
+def _make_plan(op: Op, args: Sequence[Any]) -> Plan:
     device = one_device(op, args)
     outs = as_tuple(op.fake(*args))
     provider = choose(op, args, device, forced_provider(op.name))
-    return Plan(provider, load(provider), outs)
+    gradients = _gradients()
+    plain = all(not (gradients and t.requires_grad) and not t.is_neg() for t in tensors_of(args))
+    return Plan(op, provider, outs, plain)
 
 
-def one_device(op: Op, args: tuple) -> torch.device:
+def one_device(op: Op, args: Sequence[Any]) -> torch.device:
     """The device of all tensors; a ValueError names the first that is elsewhere."""
     first: tuple[str, torch.device] | None = None
     for i in op.tensors:
@@ -152,14 +161,10 @@ def one_device(op: Op, args: tuple) -> torch.device:
     return first[1]
 
 
-def _checks_gpu() -> bool:
-    return _CHECK_ON_GPU and not torch.cuda.is_current_stream_capturing()
-
-
 # ---- the choice
 
 
-def choose(op: Op, args: tuple, device: torch.device, forced: str | None) -> Provider:
+def choose(op: Op, args: Sequence[Any], device: torch.device, forced: str | None) -> Provider:
     problem = Problem(op, args, device.type, sm_of(device))
     if forced:
         provider = op.provider(forced)

@@ -7,16 +7,23 @@ benchmarks, the acceptance stage and `explain` are derived from it; nothing is s
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from types import NoneType
+from typing import Any, get_args, get_origin
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
 from aimills_kernels._tolerance import Tolerance
 
+_TENSOR_KEY = (
+    "({0}.shape, {0}.stride(), {0}.dtype, {0}.device, {0}.data_ptr() & 15, {0}.requires_grad, "
+    "{0}.is_neg())"
+)
+_PLAIN = frozenset({Tensor, Parameter})
 _WIDE = (torch.float16, torch.bfloat16, torch.float32)
 _DRAWN_ON_CPU = 1 << 20  # bytes that an op moves; a CPU draws as many in some 10 ms
 
@@ -77,7 +84,7 @@ class Cost:
 class Problem:
     """What `rejects` sees: the arguments by name, the device type and its capability."""
 
-    def __init__(self, op: Op, args: tuple, device: str, sm: int | None):
+    def __init__(self, op: Op, args: Sequence[Any], device: str, sm: int | None):
         self.op, self.args, self.device, self.sm = op, args, device, sm
 
     def __getattr__(self, key: str) -> Any:
@@ -171,6 +178,59 @@ class Op:
         """Positions of the arguments that hold tensors."""
         kinds = inspect.get_annotations(self.reference, eval_str=True)
         return tuple(i for i, p in enumerate(self.params) if "Tensor" in str(kinds[p]))
+
+    @cached_property
+    def lists(self) -> frozenset[int]:
+        """Positions of the arguments that are lists."""
+        kinds = inspect.get_annotations(self.reference, eval_str=True)
+        return frozenset(i for i, p in enumerate(self.params) if get_origin(kinds[p]) is list)
+
+    @cached_property
+    def optional(self) -> frozenset[int]:
+        """Positions of the tensors that may be None."""
+        kinds = inspect.get_annotations(self.reference, eval_str=True)
+        return frozenset(i for i in self.tensors if NoneType in get_args(kinds[self.params[i]]))
+
+    @cached_property
+    def key(self) -> Callable[..., tuple]:
+        """`key(*args)`: all of the arguments that a plan depends on.
+
+        With the types of scalars, as 1, 1.0 and True are equal; with a wanted gradient and a
+        negative bit, as such calls go through torch. AttributeError, RuntimeError or TypeError
+        where an argument is not of its declared kind.
+        """
+        return eval(f"lambda {', '.join(self.params)}: {self._key_text}")
+
+    @cached_property
+    def plain_key(self) -> Callable[..., tuple | None]:
+        """`key`, or None where a tensor is of a subclass, of which nothing else is then asked."""
+        tests = []
+        for i in self.tensors:
+            p = self.params[i]
+            test = f"type({p}) in _PLAIN"
+            if i in self.lists:
+                test = f"_PLAIN.issuperset(map(type, {p}))"
+            elif i in self.optional:
+                test = f"({p} is None or {test})"
+            tests.append(test)
+        body = f"{self._key_text} if {' and '.join(tests)} else None"
+        return eval(f"lambda {', '.join(self.params)}: {body}", {"_PLAIN": _PLAIN})
+
+    @cached_property
+    def _key_text(self) -> str:
+        """Written out by name: a loop costs 1 us more for five tensors, a quarter of the key."""
+        parts = []
+        for i, p in enumerate(self.params):
+            if i in self.lists:
+                each = _TENSOR_KEY.format("e") if i in self.tensors else "e"
+                parts.append(f"tuple([{each} for e in {p}])")
+            elif i in self.optional:
+                parts.append(f"{p} if {p} is None else {_TENSOR_KEY.format(p)}")
+            elif i in self.tensors:
+                parts.append("*" + _TENSOR_KEY.format(p))
+            else:
+                parts.append(f"type({p}), {p}")
+        return f"({', '.join(parts)},)"
 
     @cached_property
     def all_providers(self) -> tuple[Provider, ...]:

@@ -7,11 +7,17 @@ for the ops with one output. `define/impl` and not `custom_op`: see `docs/adr/00
 
 from __future__ import annotations
 
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch._functorch.utils import (
+    enable_single_level_autograd_function,
+    unwrap_dead_wrappers,
+)
+from torch.autograd import forward_ad
+from torch.autograd.function import _SingleLevelFunction
 
 from aimills_kernels import _dispatch
 from aimills_kernels._op import Op, address_range, as_tuple, describe, tensors_of
@@ -51,7 +57,7 @@ def define(library: torch.library.Library, op: Op) -> None:
     single = len(op.outputs) == 1
 
     def kernel(*args: Any) -> Any:
-        outs = _dispatch.call(op, args)
+        outs = _dispatch.plan_for(op, args).run(args)
         return outs[0] if single else outs
 
     qualified = f"{library.ns}::{op.name}"
@@ -66,6 +72,7 @@ def define(library: torch.library.Library, op: Op) -> None:
     torch.library.register_fake(qualified, fake, lib=library)
     overload = getattr(getattr(torch.ops, library.ns), op.name).default
     library.impl(op.name, _autograd_kernel(op, overload), "Autograd")
+    torch.library.register_vmap(qualified, _vmap_rule(op, overload), lib=library)
     _define_out(library, op)
 
 
@@ -81,7 +88,7 @@ def _define_out(library: torch.library.Library, op: Op) -> None:
         _check_out(op, torch.Size(shape), dtype, plan.device, out)
         direct = out.is_contiguous() and not any(_overlap(out, t) for t in tensors_of(args))
         outs = list(plan.allocate(skip=int(direct)))
-        _dispatch.call(op, args, (out, *outs) if direct else tuple(outs))
+        plan.run(args, (out, *outs) if direct else tuple(outs))
         if not direct:
             out.copy_(outs[0])
 
@@ -121,6 +128,30 @@ def _overlap(out: Tensor, other: Tensor) -> bool:
     return begin < other_end and other_begin < end
 
 
+def _vmap_rule(op: Op, overload: Any) -> Any:
+    """One call for each element of the batch. torch's own fallback does the same, with a warning,
+    and takes no list of tensors."""
+
+    def rule(info: Any, in_dims: tuple, *args: Any) -> tuple[Any, Any]:
+        if info.batch_size == 0:
+            raise ValueError(f"{op.name}: torch.vmap over an empty dimension is not supported")
+        rows = [
+            as_tuple(overload(*map(partial(_element, i), args, in_dims)))
+            for i in range(info.batch_size)
+        ]
+        outs = tuple(map(torch.stack, zip(*rows, strict=True)))
+        return (outs, (0,) * len(outs)) if len(outs) > 1 else (outs[0], 0)
+
+    return rule
+
+
+def _element(i: int, arg: Any, dim: Any) -> Any:
+    """What element `i` of a batch has in place of an argument that has the batch in `dim`."""
+    if isinstance(arg, (list, tuple)) and isinstance(dim, (list, tuple)):
+        return [_element(i, a, d) for a, d in zip(arg, dim, strict=True)]
+    return arg if dim is None else arg.select(dim, i)
+
+
 def _autograd_kernel(op: Op, overload: Any) -> Any:
     """Below autograd where no gradient is asked for, else through an autograd.Function.
 
@@ -130,55 +161,60 @@ def _autograd_kernel(op: Op, overload: Any) -> Any:
     function = _reference_function(op, overload) if op.backward == "reference" else None
 
     def kernel(*args: Any) -> Any:
-        if (
-            function is not None
-            and torch.is_grad_enabled()
-            and any(t.requires_grad for t in tensors_of(args))
-        ):
-            return function.apply(*args)
+        if function is not None:
+            if forward_ad._current_level >= 0:
+                _refuse_tangents(op, args)
+            if torch.is_grad_enabled() and any(t.requires_grad for t in tensors_of(args)):
+                with enable_single_level_autograd_function():
+                    return function.apply(*args)
         with torch._C._AutoDispatchBelowAutograd():
             return overload(*args)
 
     return kernel
 
 
-def _reference_function(op: Op, overload: Any) -> Any:
-    """Gradients by differentiating the reference, which is run again for them."""
+def _refuse_tangents(op: Op, args: tuple) -> None:
+    """Below autograd a tangent would get lost without a word."""
+    if any(forward_ad.unpack_dual(t).tangent is not None for t in tensors_of(args)):
+        raise ValueError(
+            f"{op.name}: has no forward-mode derivative (jvp, jacfwd); use grad, vjp or jacrev"
+        )
 
-    class Function(torch.autograd.Function):
+
+def _reference_function(op: Op, overload: Any) -> Any:
+    """Gradients by differentiating the reference, which is run again for them.
+
+    The kernel at the Autograd key is called once for each functorch level, so this is the Function
+    of a single level; `Function.apply` would enter all levels anew, and fail.
+    """
+
+    class Function(_SingleLevelFunction):
         @staticmethod
-        def forward(*args: Any) -> Any:
-            with torch._C._AutoDispatchBelowAutograd():
+        def forward(ctx: Any, *args: Any) -> Any:
+            ctx.save_for_backward(*[a if isinstance(a, Tensor) else None for a in args])
+            ctx.scalars = [None if isinstance(a, Tensor) else a for a in args]
+            # A Function switches both off, and functorch's outer levels would take no derivative.
+            with (
+                torch._C._AutoDispatchBelowAutograd(),
+                torch.enable_grad(),
+                forward_ad._set_fwd_grad_enabled(True),
+            ):
                 return overload(*args)
 
         @staticmethod
-        def setup_context(ctx: Any, inputs: tuple, output: Any) -> None:
-            ctx.save_for_backward(*[a if isinstance(a, Tensor) else None for a in inputs])
-            ctx.scalars = [None if isinstance(a, Tensor) else a for a in inputs]
-
-        @staticmethod
-        def backward(ctx: Any, *grads: Tensor | None) -> tuple:
-            twice = torch.is_grad_enabled()  # create_graph: the gradients keep their own graph
-            with torch.enable_grad():
-                args = [
-                    s if t is None else t.view_as(t) if twice else t.detach().requires_grad_(need)
-                    for s, t, need in zip(
-                        ctx.scalars, ctx.saved_tensors, ctx.needs_input_grad, strict=True
-                    )
-                ]  # a view each: a tensor passed twice must not gather both gradients
-                outs = as_tuple(op.reference(*args))
-            pairs = [
-                (o, g)
-                for o, g in zip(outs, grads, strict=True)
-                if g is not None and o.requires_grad
-            ]
+        def backward(ctx: Any, *grads: Tensor) -> tuple:
+            saved = unwrap_dead_wrappers(ctx.saved_tensors)  # vjp's pullback outlives its level
+            args = [s if t is None else t for s, t in zip(ctx.scalars, saved, strict=True)]
             wanted = [i for i, need in enumerate(ctx.needs_input_grad) if need]
-            found = torch.autograd.grad(
-                [o for o, _ in pairs], [args[i] for i in wanted], [g for _, g in pairs],
-                create_graph=twice, allow_unused=True,
-            )  # fmt: skip
+
+            def reference(*given: Tensor) -> tuple:
+                for i, t in zip(wanted, given, strict=True):
+                    args[i] = t
+                return as_tuple(op.reference(*args))
+
+            _, pullback = torch.func.vjp(reference, *[args[i] for i in wanted])
             result: list[Tensor | None] = [None] * len(args)
-            for i, g in zip(wanted, found, strict=True):
+            for i, g in zip(wanted, pullback(grads), strict=True):
                 result[i] = g
             return tuple(result)
 

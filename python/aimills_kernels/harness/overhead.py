@@ -15,28 +15,30 @@ from functools import cache, lru_cache, partial
 from typing import Any
 
 import torch
+from torch import Tensor
 
 import aimills_kernels
 from aimills_kernels import _dispatch
-from aimills_kernels._op import Op, as_tuple
+from aimills_kernels._op import Op, map_tensors
 from aimills_kernels._registry import OPS
-from aimills_kernels.harness.timing import summarise
+from aimills_kernels.harness.timing import Timing, summarise
 
 TARGET_US = 5.0
-_CALLS = 200  # a sample
+_CALLS = 20  # a sample: short, so that a pair of them sees one speed of an unsteady clock
 _now = time.thread_time_ns  # CPU time of this thread: other processes do not count
 
 
 def measure(
-    device: str | torch.device = "cpu", *, rounds: int = 40, seed: int = 0
+    device: str | torch.device = "cpu", *, rounds: int = 400, seed: int = 0
 ) -> dict[str, Any]:
     """Host time of a public call and of the no-op op, in interleaved rounds, for each op.
 
-    {"target_us", "rounds", "calls_per_sample", "ops": {name: {"public_us", "noop_us", "values_us",
-    "extra_us", "ok", ...}}}; `extra_us` is the median over rounds of public - noop. The public call
-    is timed without the op's check of tensor contents, which is work on the data and done on a CPU
-    only; `values_us` is what that check adds. An op whose public function takes other arguments
-    than its schema has `skipped` instead.
+    {"target_us", "rounds", "calls_per_sample", "ops": {name: {"public_us", "noop_us", "extra_us",
+    "extra_iqr_us", "ok", ...}}}; `extra_us` is the median over rounds of public - noop. Both
+    allocate their outputs alike. The public call is timed without the op's check of tensor
+    contents, which is work on the data and done on a CPU only; `values_us` is what that check adds,
+    `gradient_us` what it adds that a gradient is wanted. An op whose public function takes other
+    arguments than its schema has `skipped` instead.
     """
     found: dict[str, Any] = {}
     for op in OPS:
@@ -64,24 +66,23 @@ def _compare(calls: dict[str, Callable[[], Any]], rounds: int, seed: int) -> dic
         order.shuffle(turn)
         for name in turn:
             samples[name].append(sample_us(calls[name]))
-    extras = _differences(samples["public"], samples["noop"])
-    public, noop, extra, value = (
-        summarise(s, clock="monotonic", cold=False)
-        for s in (
-            samples["public"],
-            samples["noop"],
-            extras,
-            _differences(samples.get("checked", samples["public"]), samples["public"]),
-        )
-    )
+    extra = _summary(_differences(samples["public"], samples["noop"]))
     return {
-        "public_us": public.median_us,
-        "noop_us": noop.median_us,
-        "values_us": value.median_us,
+        "public_us": _summary(samples["public"]).median_us,
+        "noop_us": _summary(samples["noop"]).median_us,
         "extra_us": extra.median_us,
         "extra_iqr_us": extra.q3_us - extra.q1_us,
         "ok": extra.median_us <= TARGET_US,
+        **{
+            f"{name}_us": _summary(_differences(samples[name], samples["public"])).median_us
+            for name in ("values", "gradient")
+            if name in calls
+        },
     }
+
+
+def _summary(samples: list[float]) -> Timing:
+    return summarise(samples, clock="monotonic", cold=False)
 
 
 def _differences(a: list[float], b: list[float]) -> list[float]:
@@ -103,22 +104,35 @@ def _contestants(op: Op, device: str | torch.device) -> Iterator[dict[str, Calla
     if public is None:
         yield {}
         return
-    public()  # makes the plan
-    plan = _dispatch.plan_for(op, args)
-    launch, plan.launch, values = plan.launch, _nothing, op.values
+    plan = _plan(op, args, public)
     calls: dict[str, Callable[[], Any]] = {
         "public": public,
         "noop": partial(noop_op(op, str(device)), *args),
     }
+    if plan.values is not None:
+        calls["values"] = partial(_checked, public, plan.values, args)
+    plans = [plan]
+    if op.backward:
+        wanting = tuple(map_tensors(_wanting_gradient, a) for a in args)
+        calls["gradient"] = public_call(op, wanting) or public
+        plans.append(_plan(op, wanting, calls["gradient"]))
+    before = [(p.launch, p.values) for p in plans]
     try:
-        # The kernel's closure holds this very op; it is frozen for everyone but this measurement.
-        object.__setattr__(op, "values", None)
-        if values is not None and torch.device(device).type == "cpu":
-            calls["checked"] = partial(_checked, public, values, args)
+        for p in plans:
+            p.launch, p.values = _nothing, None
         yield calls
     finally:
-        plan.launch = launch
-        object.__setattr__(op, "values", values)
+        for p, (launch, values) in zip(plans, before, strict=True):
+            p.launch, p.values = launch, values
+
+
+def _plan(op: Op, args: tuple, public: Callable[[], Any]) -> _dispatch.Plan:
+    public()  # makes it
+    return _dispatch.plan_for(op, args)
+
+
+def _wanting_gradient(t: Tensor) -> Tensor:
+    return t.detach().requires_grad_() if t.dtype in (torch.float32, torch.bfloat16) else t
 
 
 def _checked(public: Callable[[], Any], values: Callable[..., None], args: tuple) -> None:
@@ -151,14 +165,14 @@ def _library() -> torch.library.Library:
 
 @cache
 def noop_op(op: Op, device: str) -> Any:
-    """An op with the schema of `op` that returns fresh outputs of its tiny case."""
+    """An op with the schema of `op` that returns fresh outputs, allocated as its plan does."""
     library, name = _library(), f"{op.name}_{device.replace(':', '')}"
     args = op.make_inputs(op.case("tiny").on(torch.device(device).type), device, 0)
-    shapes = [(tuple(o.shape), o.dtype, o.device) for o in as_tuple(op.fake(*args))]
+    allocate, single = _dispatch.plan_for(op, args).allocate, len(op.outputs) == 1
 
     def kernel(*_: Any) -> Any:
-        outs = tuple([torch.empty(s, dtype=d, device=v) for s, d, v in shapes])
-        return outs if len(outs) > 1 else outs[0]
+        outs = allocate()
+        return outs[0] if single else outs
 
     library.define(name + op.schema)
     library.impl(name, kernel, torch.device(device).type.upper())

@@ -82,10 +82,4 @@ def matmul_fp8(
     arXiv:2412.19437); for a float32 out all of it in float32. Gradients of scale_a, scale_b and
     bias are those of the PyTorch reference, which is run again for them; codes have none.
     """
-    if torch.is_grad_enabled():
-        for name, codes in (("a", a), ("b", b)):
-            if getattr(codes, "requires_grad", False):
-                raise ValueError(
-                    f"matmul_fp8: {name} holds codes, to which no gradient flows; detach it"
-                )
     return run("matmul_fp8", (a, b, scale_a, scale_b, bias, out_dtype), out)
