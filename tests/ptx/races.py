@@ -422,7 +422,8 @@ def _width(instr: Instr) -> int:
 
 
 def cost(kernel: Kernel, positions: int) -> int:
-    """Bytes that a Shadow keeps for each 16 bytes of shared memory, tables of strong accesses not
-    counted in kernels that have none."""
-    tables = 3 if any(_is_strong(i) and _width(i) for i in kernel.code) else 1
+    """Bytes that a Shadow keeps for each 16 bytes of shared memory. Tables of strong accesses are
+    not counted where nothing but mbarriers, which are few, makes them."""
+    flags = (i for i in kernel.code if _is_strong(i) and i.parts[0] != "mbarrier")
+    tables = 3 if any(_width(i) for i in flags) else 1
     return 16 // granule(kernel) * (4 + 2 + 4 * positions * tables)
