@@ -66,7 +66,7 @@ class Binder:
                 self.written[reg.name] = np.zeros(shape, bool)
         return found
 
-    def _check(self, reg: Reg) -> Callable[[Active], None] | None:
+    def check(self, reg: Reg) -> Callable[[Active], None] | None:
         if (self.pc, reg.name) not in self.doubtful:
             return None
         self.array(reg)
@@ -103,7 +103,7 @@ class Binder:
         raise self.unknown(f"{operand} is no source")
 
     def _register(self, reg: Reg, type_: str) -> Source:
-        array, check = self.array(reg), self._check(reg)
+        array, check = self.array(reg), self.check(reg)
         dtype = np.dtype(DTYPE[type_])
         if array.dtype.itemsize == dtype.itemsize:
             view = array.view(dtype)

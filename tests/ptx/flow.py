@@ -49,9 +49,14 @@ def writes(instr: Instr) -> list[Reg]:
 
 
 def reads(instr: Instr) -> list[Reg]:
-    sources = instr.args[1:] if has_result(instr) else instr.args
+    sources = instr.args[1:] if has_result(instr) and not _accumulates(instr) else instr.args
     found = [reg for operand in sources for reg in registers(operand)]
     return [*found, instr.guard[0]] if instr.guard else found
+
+
+def _accumulates(instr: Instr) -> bool:
+    """A wgmma reads its result's registers too, unless scale-d is 0."""
+    return instr.parts[:2] == ("wgmma", "mma_async") and immediate(instr.args[3]) != 0
 
 
 def successors(kernel: Kernel, pc: int) -> list[int]:

@@ -18,7 +18,9 @@ from tests.ptx import (  # noqa: F401  (the ops_ modules register their instruct
     ops_float,
     ops_int,
     ops_matrix,
+    ops_mma,
     ops_warp,
+    ops_wgmma,
     races,
 )
 from tests.ptx.bind import Binder
@@ -87,7 +89,8 @@ def run(
         machine = Machine(entry, shape, batch, seed=seed, budget=budget)
         view = Memory(machine, memory, params, size, local)
         view.shadow = races.Shadow(view) if check else None
-        ops.link(machine, Binder(machine, view, addresses, doubts))
+        binder = Binder(machine, view, addresses, doubts)
+        ops.link(machine, binder, ops_wgmma.watch(binder))
         view.counters = result.counters
         if tracer is not None:
             tracer.attach(machine, view)

@@ -322,7 +322,7 @@ class Machine:
             if s.full and wide == 1:
                 return run(s)
             ready = self._complete(s, pc, wide)
-            if (ready.mask == s.mask).all() and ready.lo == s.lo and ready.hi == s.hi:
+            if ready.sl == s.sl and (ready.mask == s.mask).all():
                 return run(s)
             late = s.mask & ~ready.mask[s.lo - ready.lo : s.hi - ready.lo]
             if late.any():

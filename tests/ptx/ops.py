@@ -33,11 +33,12 @@ def decode(instr: Instr, b: Binder) -> Handler:
     raise b.unknown()
 
 
-def link(m: Machine, b: Binder) -> None:
-    """Fills the machine's code with one function per instruction, and an end."""
+def link(m: Machine, b: Binder, watch: Callable[[int, Handler], Handler]) -> None:
+    """Fills the machine's code with one function per instruction, and an end. `watch` may put
+    checks around the one of (pc, handler)."""
     for pc, instr in enumerate(m.kernel.code):
         b.pc, b.instr = pc, instr
-        run = decode(instr, b)
+        run = watch(pc, decode(instr, b))
         if instr.guard is not None and instr.parts[0] != "bra":
             run = _guarded(m, b, instr, run, pc)
         wide = gate_of(instr)
