@@ -116,7 +116,7 @@ def test_a_report_names_both_sides():
 def test_granule_is_the_smallest_access(body, bytes_):
     kernel = parse(text(body, declare=SHARED)).kernel()
     assert races.granule(kernel) == bytes_
-    assert races.cost(kernel, 4) == 16 // bytes_ * 22
+    assert races.cost(kernel, Shape((1, 1, 1), (128, 1, 1))) == 16 // bytes_ * 22
 
 
 # ---- flags
@@ -155,7 +155,7 @@ KERNEL = parse(
     text(
         """st.shared.u32 [%r1], %r2; ld.shared.u32 %r2, [%r1];
         atom.shared.add.u32 %r3, [%r1], 1; st.relaxed.cta.shared.u32 [%r1], 1;
-        ld.relaxed.cta.shared.u32 %r1, [%r1];""",
+        ld.relaxed.cta.shared.u32 %r1, [%r1]; wgmma.fence.sync.aligned;""",
         threads=64,
     )
 ).kernel()
@@ -335,17 +335,36 @@ def test_a_copy_that_its_warp_waits_for_is_the_warps_write():
 def test_what_an_engine_reads_may_be_read_and_not_written():
     h = Hands()
     first, second = (h.begin(0, write=False) for _ in range(2))
-    other = h.begin(2, write=False)
+    other = h.begin(4, write=False)
     h.read(4)
-    assert "while a copy of warp 0" in racy(h.write, 0)
+    h.sync(0, 4)
+    assert "while a copy of warp 0 of CTA (0, 0, 0), issued" in racy(h.write, 0)
     h.shadow.end(first, warp=0)
     racy(h.write, 0)
     h.shadow.end(second, warp=0)
-    assert "while a copy of warp 1" in racy(h.write, 0)
-    h.shadow.end(other, warp=2)
+    assert "while a copy of warp 0 of CTA (1, 0, 0), issued" in racy(h.write, 0)
+    h.shadow.end(other, warp=4)
     racy(h.write, 0)
     h.sync(0, 2, 4)
     h.write(0)
+
+
+def test_what_an_engine_reads_is_still_read_when_its_warp_reads_too():
+    h = Hands()
+    h.begin(0, write=False)
+    h.read(0)
+    assert "while a copy" in racy(h.write, 0)
+
+
+def test_any_warp_of_a_group_may_tell_that_its_read_is_over():
+    h = Hands()
+    h.shadow.end(h.begin(0, write=False), warp=np.array([0, 2]))
+    h.write(2, 64)
+    h = Hands()
+    h.shadow.end(h.begin(0, write=False), warp=np.array([0, 2]))
+    racy(h.write, 4)
+    h.sync(2, 4)
+    h.write(4)
 
 
 def test_a_read_that_ends_by_an_mbarrier():

@@ -120,7 +120,7 @@ def _shape(
 def _batches(kernel: Kernel, shape: Shape, shared: int, check: bool) -> Iterable[range]:
     """Clusters that run at once, as many as memory allows."""
     threads = shape.warps * 32 * shape.cluster_size
-    shadow = races.cost(kernel, threads // 32) // 16 if check else 0
+    shadow = races.cost(kernel, shape) // 16 if check else 0
     one = threads * (4 * len(kernel.registers)) + (2 + shadow) * shared * shape.cluster_size
     many = max(1, min(_MACHINE_BYTES // max(one, 1), 4096 // max(threads // 32, 1), shape.count))
     return [range(i, min(i + many, shape.count)) for i in range(0, shape.count, many)]

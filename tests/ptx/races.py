@@ -13,6 +13,7 @@ from tests.ptx.errors import MissingFence, Race
 from tests.ptx.parse import WIDTH, Imm, Instr, Kernel
 
 if TYPE_CHECKING:
+    from tests.ptx.machine import Shape
     from tests.ptx.memory import Memory
 
 _NEVER = 1 << 30  # from here on: the numbers of transfers that are under way
@@ -27,24 +28,25 @@ class Transfer:
     """An asynchronous read or write of shared memory that is under way."""
 
     at: np.ndarray  # granules of shared memory
-    warp: int  # that issued it
+    warp: int | np.ndarray  # that issued it; of a write perhaps one for each granule
     write: bool
     proxy: str  # "generic" (cp.async) or "async" (bulk copies, wgmma)
     what: str  # for reports
     pc: int = 0
     number: int = 0
+    left: int = 0  # granules under way
 
 
 class Shadow:
     """Happens-before over the warps of each cluster, by vector clocks.
 
     Time is the number of the access: every call that accesses memory takes the next one. A warp's
-    clock says for every entity (the warps of its cluster and then the mbarriers, in whose name
-    engines write) up to which time that one's accesses are ordered before what the warp does next;
-    its second clock says up to which time they also passed a proxy fence. A granule, the smallest
-    access in the kernel's text, keeps the time and the entity of its last write, and for each warp
-    the time of its last read. What an engine has under way stands there with a time that is later
-    than all clocks, its issuer's too.
+    clock says for every entity up to which time that one's accesses are ordered before what the
+    warp does next; its second clock says up to which time they also passed a proxy fence. Entities
+    are the warps of the cluster, the engines that read for its warpgroups, and the mbarriers, in
+    whose name engines write. A granule, the smallest access in the kernel's text, keeps the time
+    and the entity of its last write, and the time of each one's last read. What an engine has under
+    way stands there with a time that is later than all clocks, its issuer's too.
 
     Accesses that are strong (atom, red, volatile, .relaxed, .acquire, .release) do not race with
     each other. A strong read that acquires, or is followed by a fence, is ordered after what any
@@ -53,9 +55,9 @@ class Shadow:
 
     What it does not see: races between lanes of a warp (but that two of them store different values
     to one place in one instruction, which Memory sees); a race with a write that an ordered one
-    has overwritten, or with all but the last read of an engine that ends by an mbarrier; and
-    what another path through the kernel or other data would do. It looks at order, not at time:
-    a race is found whether or not this run's schedule lets it show.
+    has overwritten, or with an engine's read that a later one of its warpgroup covers; and what
+    another path through the kernel or other data would do. It looks at order, not at time: a race
+    is found whether or not this run's schedule lets it show.
     """
 
     def __init__(self, memory: Memory):
@@ -63,10 +65,12 @@ class Shadow:
         kernel = self.m.kernel
         self.shift = granule(kernel).bit_length() - 1
         self.here = self.m.position_of
-        self.entities = self.m.positions  # and, with the first transfer that ends by one, mbarriers
+        shape = self.m.shape
+        self.readers = self.m.positions + engines(kernel, shape.warps) * shape.cluster_size
+        self.entities = self.readers  # and, with the first transfer that ends by one, mbarriers
         self.clocks = np.zeros((2, self.m.warps, self.entities), np.int32)
         self.clocks[0, np.arange(self.m.warps), self.here] = _ALWAYS
-        self.floor = np.zeros(self.m.warps, np.int32)  # the least of a warp's clock
+        self.floor = np.zeros(self.m.warps, np.int32)  # the least of a warp's clock for writers
         self.now = 0
         self.pcs = array("i", [0])  # of every time
         granules = len(memory.shared) >> self.shift
@@ -76,7 +80,6 @@ class Shadow:
         self.strong = [_is_strong(i) for i in kernel.code]
         self.strong_reads: np.ndarray | None = None
         self.strong_writes: np.ndarray | None = None
-        self.engine_reads: tuple[np.ndarray, np.ndarray] | None = None  # time, entity
         self.transfers: dict[int, Transfer] = {}
         self.started = 0
         self.issuer: dict[int, int] = {}  # the warp behind an engine's write, by its time
@@ -87,7 +90,7 @@ class Shadow:
         self.fences: list[np.ndarray] = []  # clocks at the last fence, clocks its reads saw
 
     def _table(self) -> np.ndarray:
-        return np.zeros((len(self.written), self.m.positions), np.int32)
+        return np.zeros((len(self.written), self.readers), np.int32)
 
     # ---- accesses of the generic proxy, by lanes
 
@@ -104,7 +107,7 @@ class Shadow:
             self._observe(at, lanes[0])
         elif self.strong_writes is not None:
             self._after_all(self.strong_writes, g, w, "write", "read")
-        table.reshape(-1)[g * self.m.positions + self.here[w]] = time
+        table.reshape(-1)[g * self.readers + self.here[w]] = time
 
     def write(self, at: np.ndarray, size: int, lanes: tuple, *, atomic: bool = False) -> None:
         """Lanes write [at, at + size). atomic: with no tearing, as a strong write does."""
@@ -112,22 +115,16 @@ class Shadow:
         self._after_write(g, w, "write")
         self._after_all(self.reads, g, w, "read", "write")
         time = self._tick(self.m.current)
-        here = self.here[w]
         if atomic or self.strong[self.m.current]:
             if self.strong_writes is None:
                 self.strong_writes = self._table()
-            self.strong_writes[g, here] = time
+            self.strong_writes[g, self.here[w]] = time
             self._publish(at, lanes[0])
             if not self.m.kernel.code[self.m.current].op.startswith("st"):
                 self._observe(at, lanes[0])
             return
         self._after_strong(g, w)
-        self.written[g] = time
-        self.writer[g] = here
-        clash = self.writer[g] != here
-        if clash.any():
-            at_ = int(np.argmax(clash))
-            self._race(g[at_], time, int(self.writer[g[at_]]), "write", int(w[at_]), "write")
+        self._claim(g, w, time)
 
     def _granules(self, at: np.ndarray, size: int, w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         g = at >> self.shift
@@ -154,27 +151,21 @@ class Shadow:
                 self._race(g[i], times[i], int(self.writer[g[i]]), "write", _pick(w, i), doing)
 
     def _after_all(self, table: np.ndarray, g: np.ndarray, w, past: str, doing: str) -> None:
-        """What the table holds of the granules, for every warp, is ordered before what w does."""
+        """What the table holds of the granules, by anyone, is ordered before what w does."""
         times = table[g]
-        bad = times > self.clocks[0, w, : self.m.positions]
+        bad = times > self.clocks[0, w, : self.readers]
         if bad.any():
             i, who = (int(v[0]) for v in np.nonzero(bad))
             self._race(g[i], times[i, who], who, past, _pick(w, i), doing)
 
     def _after_strong(self, g: np.ndarray, w: np.ndarray | int) -> None:
-        """What a plain write has to come after besides other plain accesses."""
+        """Strong accesses are ordered before a plain write of w."""
         if self.strong_writes is not None:
             self._after_all(self.strong_writes, g, w, "write", "write")
         if self.strong_reads is not None:
             self._after_all(self.strong_reads, g, w, "read", "write")
-        if self.engine_reads is not None:
-            times, who = (v[g] for v in self.engine_reads)
-            bad = times > self.clocks[0, w, who]
-            if bad.any():
-                i = int(np.argmax(bad))
-                self._race(g[i], times[i], int(who[i]), "read", _pick(w, i), "write")
 
-    def _fenced(self, g: np.ndarray, w: int, doing: str) -> None:
+    def _fenced(self, g: np.ndarray, w: np.ndarray | int, doing: str) -> None:
         """The granules' last writes passed a proxy fence, if by the generic proxy."""
         found = [(self.written[g], self.writer[g])]
         if self.strong_writes is not None:
@@ -187,7 +178,7 @@ class Shadow:
                 first = self._who(int(g[i]), int(times[i]), int(who[i]), "write")
                 raise MissingFence(
                     f"{self._bytes(g[i])}: {first}, {doing} through the async proxy for "
-                    f"{self._now(w)}; no fence.proxy.async lies between"
+                    f"{self._now(_pick(w, i))}; no fence.proxy.async lies between"
                 )
 
     # ---- synchronisation
@@ -249,7 +240,9 @@ class Shadow:
         self._sink(warps)
 
     def _sink(self, warps: np.ndarray) -> None:
-        self.floor[warps] = self.clocks[0, warps].min(axis=1)
+        clocks = self.clocks[0, warps, : self.readers + len(self.slots)]
+        clocks[:, self.m.positions : self.readers] = _ALWAYS
+        self.floor[warps] = clocks.min(axis=1)
 
     # ---- flags: strong accesses that others wait for
 
@@ -278,11 +271,15 @@ class Shadow:
 
     # ---- asynchronous operations
 
-    def begin(self, at: np.ndarray, warp: int, *, write: bool, proxy: str, what: str) -> Transfer:
-        """From now on, and until `end`, the bytes `at` are read or written by an engine."""
+    def begin(
+        self, at: np.ndarray, warp: int | np.ndarray, *, write: bool, proxy: str, what: str
+    ) -> Transfer:
+        """From now on, and until `end`, the bytes `at` are read or written by an engine. For a
+        write there may be several warps, one named for each byte."""
         g = np.asarray(at) >> self.shift
         if self.shift and len(g):  # bytes mostly come in rows
-            g = g[np.concatenate([[True], g[1:] != g[:-1]])]
+            first = np.concatenate([[True], g[1:] != g[:-1]])
+            g, warp = g[first], warp[first] if isinstance(warp, np.ndarray) else warp
         doing = "write" if write else "read"
         self._after_write(g, warp, doing)
         if write:
@@ -293,40 +290,89 @@ class Shadow:
         if proxy == "async":
             self._fenced(g, warp, _DONE[doing])
         self.started += 1
-        made = Transfer(g, warp, write, proxy, what, self.m.current, _NEVER + self.started)
+        made = Transfer(g, warp, write, proxy, what, self.m.current, _NEVER + self.started, len(g))
         self.transfers[made.number] = made
         if write:
-            self.written[g] = made.number
-            self.writer[g] = self.here[warp]
+            self._claim(g, warp, made.number)
         else:
-            self.reads[g, self.here[warp]] = made.number
+            self.reads[g, self._engine(int(warp))] = made.number
         return made
 
-    def end(self, transfer: Transfer, *, key: int | None = None, warp: int | None = None) -> None:
-        """It is done: before whatever follows an `acquire` of the mbarrier `key`'s phase, or before
-        whatever `warp` does next."""
-        t = self.transfers.pop(transfer.number)
-        time = self._tick(t.pc)
-        self.issuer[time] = t.warp
-        who = int(self.here[t.warp] if warp is None else self.here[warp])
+    def _claim(self, g: np.ndarray, w: np.ndarray | int, time: int) -> None:
+        """They write at this time, and no granule for two."""
+        here = self.here[w]
+        self.written[g] = time
+        self.writer[g] = here
+        clash = self.writer[g] != here
+        if clash.any():
+            i = int(np.argmax(clash))
+            self._race(g[i], time, int(self.writer[g[i]]), "write", _pick(w, i), "write")
+
+    def end(
+        self,
+        transfer: Transfer,
+        *,
+        key: int | None = None,
+        warp: int | np.ndarray | None = None,
+        of: np.ndarray | None = None,
+    ) -> None:
+        """It is done: before whatever follows an `acquire` of the mbarrier `key`'s phase, or else
+        before whatever its issuer does next. warp: a read is before what any of these does next.
+        of: of a write that several warps issued, only the part of these."""
+        g = self._over(transfer, of)
+        time = self._tick(transfer.pc)
+        if transfer.write:
+            who = self._end_write(transfer, g, time, key)
+        else:
+            who = self._end_read(transfer, g, time, transfer.warp if key is warp is None else warp)
         if key is not None:
-            who = self._slot(key, t.proxy)
             row = np.zeros_like(self.clocks[:, 0])
             row[0, who] = time
             self._arrive(key, row)
-        if t.write:
-            g = t.at[self.written[t.at] == t.number]
-            self.written[g] = time
-            self.writer[g] = who
-            return
-        column = self.reads[:, self.here[t.warp]]
-        g = t.at[column[t.at] == t.number]
-        column[g] = time if key is None else 0
-        if key is not None:
-            if self.engine_reads is None:
-                self.engine_reads = np.zeros_like(self.written), np.zeros_like(self.writer)
-            self.engine_reads[0][g] = time
-            self.engine_reads[1][g] = who
+
+    def _over(self, t: Transfer, of: np.ndarray | None) -> np.ndarray:
+        """The granules of the part that these warps issued, which is no more under way."""
+        if of is None or np.ndim(t.warp) == 0:
+            del self.transfers[t.number]
+            return t.at
+        part = np.zeros(self.m.warps, bool)
+        part[of] = True
+        part = part[t.warp]
+        t.left -= int(part.sum())
+        if not t.left:
+            del self.transfers[t.number]
+        return t.at[part]
+
+    def _end_write(self, t: Transfer, g: np.ndarray, time: int, key: int | None) -> int:
+        """The entity in whose name it was."""
+        g = g[self.written[g] == t.number]
+        self.written[g] = time
+        if key is None:
+            return -1
+        self.issuer[time] = int(t.warp) if np.ndim(t.warp) == 0 else -1
+        slot = self._slot(key, t.proxy)
+        self.writer[g] = slot
+        return slot
+
+    def _end_read(
+        self, t: Transfer, g: np.ndarray, time: int, warp: int | np.ndarray | None
+    ) -> int:
+        self.issuer[time] = int(t.warp)
+        engine = self._engine(int(t.warp))
+        g = g[self.reads[g, engine] == t.number]
+        if warp is not None and np.ndim(warp) == 0:  # as if it had read itself
+            self.reads[g, engine] = 0
+            self.reads[g, self.here[warp]] = time
+            return engine
+        self.reads[g, engine] = time
+        if warp is not None:
+            self.clocks[0, warp, engine] = time
+        return engine
+
+    def _engine(self, warp: int) -> int:
+        """The column of what reads for this warp."""
+        rank, place = divmod(int(self.here[warp]), self.m.shape.warps)
+        return self.m.positions + rank * -(-self.m.shape.warps // 4) + place // 4
 
     def _slot(self, key: int, proxy: str) -> int:
         """The column of an mbarrier: what engines wrote and report to it. The clusters share it."""
@@ -334,7 +380,7 @@ class Shadow:
         known = self.slots.get((key % span, proxy))
         if known is not None:
             return known
-        slot = self.m.positions + len(self.slots)
+        slot = self.readers + len(self.slots)
         self.slots[key % span, proxy] = slot
         if slot == self.entities:
             self._widen()
@@ -364,10 +410,15 @@ class Shadow:
 
     def _who(self, g: int, time: int, who: int, past: str) -> str:
         """An earlier access."""
-        group = (g << self.shift) // self.memory.row // self.m.shape.cluster_size
-        warp = self.issuer.get(time, who * self.m.n + group)
-        engine = "an engine for " if time in self.issuer else ""
-        return f"{_DONE[past]} by {engine}{self.m.who(warp)} at {self._line(self.pcs[time])}"
+        warp, engine = self._warp(g, who), ""
+        if time in self.issuer:
+            warp, engine = self.issuer[time], "an engine for "
+        by = engine + self.m.who(warp) if warp >= 0 else "an engine"
+        return f"{_DONE[past]} by {by} at {self._line(self.pcs[time])}"
+
+    def _warp(self, g: int, who: int) -> int:
+        """The index of a warp that is entity `who` of its cluster."""
+        return who * self.m.n + (g << self.shift) // self.memory.row // self.m.shape.cluster_size
 
     def _now(self, warp: int) -> str:
         return f"{self.m.who(warp)} at {self._line(self.m.current)}"
@@ -380,8 +431,9 @@ class Shadow:
         second = f"{_DONE[doing]} by {self._now(warp)}"
         if time >= _NEVER:
             t = self.transfers[int(time)]
+            issuer = self._warp(int(g), who) if t.write else int(t.warp)
             raise Race(
-                f"{self._bytes(g)}: {second} while {t.what} of {self.m.who(t.warp)}, issued at "
+                f"{self._bytes(g)}: {second} while {t.what} of {self.m.who(issuer)}, issued at "
                 f"{self._line(t.pc)}, {'writes' if t.write else 'reads'} them"
             )
         first = self._who(int(g), int(time), who, past)
@@ -421,9 +473,15 @@ def _width(instr: Instr) -> int:
     return WIDTH[instr.types[-1]] * next((n for n in (2, 4, 8) if f"v{n}" in parts), 1)
 
 
-def cost(kernel: Kernel, positions: int) -> int:
+def engines(kernel: Kernel, warps: int) -> int:
+    """One for each warpgroup, where something in the kernel may read asynchronously."""
+    return -(-warps // 4) if any(i.has("bulk") or i.has("wgmma") for i in kernel.code) else 0
+
+
+def cost(kernel: Kernel, shape: Shape) -> int:
     """Bytes that a Shadow keeps for each 16 bytes of shared memory. Tables of strong accesses are
     not counted where nothing but mbarriers, which are few, makes them."""
     flags = (i for i in kernel.code if _is_strong(i) and i.parts[0] != "mbarrier")
     tables = 3 if any(_width(i) for i in flags) else 1
-    return 16 // granule(kernel) * (4 + 2 + 4 * positions * tables)
+    readers = (shape.warps + engines(kernel, shape.warps)) * shape.cluster_size
+    return 16 // granule(kernel) * (4 + 2 + 4 * tables * readers)
