@@ -88,6 +88,8 @@ class Binder:
         if isinstance(operand, Reg):
             return self._register(operand, type_)
         if isinstance(operand, Not):
+            if type_ != "pred":
+                raise self.unknown("a ! before what is no predicate")
             inner = self.src(operand.reg, type_)
             return lambda s: ~inner(s)
         if isinstance(operand, Imm):
@@ -126,6 +128,11 @@ class Binder:
             return np.bool_(imm.value != 0)
         width = WIDTH[type_]
         bits = imm.value
+        fits = (
+            imm.kind != "int" if type_ in ("f32", "f64") else imm.kind in ("int", f"f{type_[1:]}")
+        )
+        if not fits or (imm.kind != "int" and type_[0] not in "fb"):
+            raise self.unknown(f"the constant {imm.value:#x} is no {type_}")
         if imm.kind == "f64" and width == 4:
             bits = int(np.float32(np.uint64(bits).view(np.float64)).view(np.uint32))
         elif imm.kind == "f32" and width == 8:
