@@ -27,6 +27,7 @@ from tests.ptx import (  # noqa: F401  (the ops_ modules register their instruct
     ops_warp,
     ops_wgmma,
     races,
+    tma,
 )
 from tests.ptx.bind import Binder
 from tests.ptx.counters import Counters
@@ -197,6 +198,9 @@ class Arguments:
 
     def _value(self, param: Variable, arg: Any) -> bytes:
         found = _view(arg)
+        if isinstance(arg, tma.TensorMap) and found is not None and param.size == 128:
+            _, made, low = self.storages[found[0]]
+            return arg.at(made.base + found[1] - low)
         if found is not None:
             if param.size != 8:
                 raise BadLaunch(f"{param.name} is no pointer, got a tensor")
@@ -231,6 +235,8 @@ class Arguments:
 
 def _view(arg: Any) -> tuple | None:
     """(storage, first byte, end, bytes of the storage, contiguous, byte indices) of a tensor."""
+    if isinstance(arg, tma.TensorMap):
+        arg = arg.data
     if type(arg).__module__.startswith("torch") and hasattr(arg, "untyped_storage"):
         return _torch_view(arg)
     if isinstance(arg, np.ndarray):

@@ -50,8 +50,13 @@ class Mbarriers:
     def cells(self, address: np.ndarray, lanes: tuple) -> np.ndarray:
         return self.memory.shared_index(address, 8, lanes, "an mbarrier") // 8
 
-    def known(self, cells: np.ndarray, lanes: tuple) -> None:
-        """The lanes, or the engine that they start, may use these."""
+    def known(self, address: np.ndarray, lanes: tuple) -> np.ndarray:
+        """The cells of mbarriers that the lanes, or engines that they start, are about to use."""
+        cells = self.cells(address, lanes)
+        self.usable(cells, lanes)
+        return cells
+
+    def usable(self, cells: np.ndarray, lanes: tuple) -> None:
         dead = ~self.live[cells]
         if dead.any():
             at = int(np.argmax(dead))
@@ -102,7 +107,6 @@ class Mbarriers:
         self.memory.written.reshape(-1, 8)[cells] = False
 
     def inval(self, cells: np.ndarray, lanes: tuple) -> None:
-        self.known(cells, lanes)
         waited = np.isin(cells, self.waiting[self.m.alive & (self.m.blocked == PHASE)])
         if waited.any():
             at = int(np.argmax(waited))
@@ -136,7 +140,6 @@ class Mbarriers:
         complete: bool = True,
     ) -> np.ndarray:
         """expect-tx, then arrive-on. Returns each lane's state from before."""
-        self.known(cells, lanes)
         wrong = (count < 1) | (count > LIMIT)
         if wrong.any():
             at = int(np.argmax(wrong))
@@ -180,7 +183,6 @@ class Mbarriers:
         self.pending[cells] -= count
 
     def expect(self, cells: np.ndarray, bytes_: np.ndarray, lanes: tuple) -> None:
-        self.known(cells, lanes)
         for some in waves(cells, None):
             self._add(cells[some], bytes_[some], (lanes[0][some], lanes[1][some]))
 

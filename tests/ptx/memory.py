@@ -7,6 +7,7 @@ Addresses are numbers of our own. A generic address tells its space by its windo
 from __future__ import annotations
 
 import bisect
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -41,6 +42,7 @@ class Allocation:
     size: int
     valid: np.ndarray | None
     writable: bool
+    origin: np.ndarray  # the bytes as the launch found them
     loaded: int = 0
     stored: int = 0
     touched: np.ndarray | None = None  # bytes that were read at least once
@@ -75,7 +77,7 @@ class Global:
             whole = np.zeros(len(held), bool)
             whole[skew : skew + size] = valid
             valid = whole
-        made = Allocation(name, base, held, skew, size, valid, writable)
+        made = Allocation(name, base, held, skew, size, valid, writable, data)
         self.allocations.append(made)
         self.bases.append(base)
         return made
@@ -152,10 +154,14 @@ class Memory:
     def shared_index(self, address: np.ndarray, size: int, lanes: tuple, what: str) -> np.ndarray:
         """Checked indices into `shared` of what is no load or store."""
         self.aligned(address, size, lanes, what)
-        self._check_shared(address, size, lanes, what)
+        self.check_shared(address, size, lanes, what)
         return self.flat(address, lanes[0])
 
-    def _check_shared(self, address: np.ndarray, size: int, s: tuple, what: str) -> None:
+    def cta_alive(self, cta: int) -> bool:
+        group, rank = divmod(cta, self.m.shape.cluster_size)
+        return bool(self.m.alive[(self.group == group) & (self.rank == rank)].any())
+
+    def check_shared(self, address: np.ndarray, size: int, s: tuple, what: str) -> None:
         offset = address.astype(np.int64)
         rank, offset = offset >> RANK, offset & ((1 << RANK) - 1)
         bad = (offset + size > self.shared_size) | (rank > self.m.shape.cluster_size) | (rank < 0)
@@ -166,6 +172,18 @@ class Memory:
                 f"{what} of {size} bytes at {offset[at]} of shared memory, which has "
                 f"{self.shared_size}", s[0][at], s[1][at],
             )  # fmt: skip
+        if rank.any():
+            self._check_others(rank, s)
+
+    def _check_others(self, rank: np.ndarray, s: tuple) -> None:
+        """CTAs whose shared memory others access are there."""
+        size = self.m.shape.cluster_size
+        ctas = self.group[s[0]] * size + rank - 1
+        for cta in np.unique(ctas[rank > 0]):
+            if not self.cta_alive(int(cta)):
+                at = int(np.argmax((ctas == cta) & (rank > 0)))
+                text = f"shared memory of CTA {cta % size} of the cluster, which has exited"
+                raise fault(Fault, self.m, text, s[0][at], s[1][at])
 
     # ---- access by lanes: `address` [k], `lanes` (warp [k], lane [k])
 
@@ -205,10 +223,13 @@ class Memory:
             self._store_global(address, lanes, values)
             return
         base, at = self._place(space, address, lanes, width * count, "a store")
-        if space == "shared":
-            self.write_shared(at, width * count, lanes)
         index = at // width
         view = base.view(_UINT[width])
+        if space == "shared":
+            self.write_shared(
+                at, width * count, lanes,
+                lambda: np.all([view[index + i] == v for i, v in enumerate(values)], axis=0),
+            )  # fmt: skip
         for i, value in enumerate(values):
             view[index + i] = value
             if space == "shared" and self.shadow is not None:
@@ -222,6 +243,35 @@ class Memory:
                 f"two lanes store different values at {int(address[at]):#x} of shared memory",
                 lanes[0][at], lanes[1][at],
             )  # fmt: skip
+
+    def places(
+        self, space: str, address: np.ndarray, lanes: tuple, size: int
+    ) -> Iterator[tuple[str, np.ndarray, np.ndarray, np.ndarray]]:
+        """What lanes are about to read and write at once: (space, its bytes, indices in them [j],
+        which of the lanes [j])."""
+        if not len(address):
+            return
+        if space == "generic":
+            for inside, some in self._spaces(address):
+                picked = (lanes[0][some], lanes[1][some])
+                at = address[some] - np.uint64(WINDOW[inside])
+                for name, raw, index, which in self.places(inside, at, picked, size):
+                    yield name, raw, index, some[which]
+            return
+        self.aligned(address, size, lanes, f"atom.{space}")
+        if space == "global":
+            for where, some in self.globals.split(address, size):
+                index = self._offset(where, some, address, size, lanes, "store")
+                which = np.arange(len(address)) if some is None else some
+                yield space, where.bytes, index, which
+        elif space == "shared":
+            raw, index = self._place(space, address, lanes, size, "an atom")
+            self._initialised(index, size, lanes)
+            self.write_shared(index, size, lanes)
+            yield space, raw, index, np.arange(len(address))
+        else:
+            text = f"an atom in {space} memory"
+            raise fault(OutOfBounds, self.m, text, lanes[0][0], lanes[1][0])
 
     def aligned(self, address: np.ndarray, size: int, lanes: tuple, what: str) -> None:
         bad = (address & np.asarray(size - 1, address.dtype)) != 0
@@ -258,7 +308,7 @@ class Memory:
     ) -> tuple[np.ndarray, np.ndarray]:
         """The bytes behind a space and the index of each access in them."""
         if space == "shared":
-            self._check_shared(address, size, lanes, what)
+            self.check_shared(address, size, lanes, what)
             return self.shared, self.flat(address, lanes[0])
         offset = address.astype(np.int64)
         limit = self.param_size if space == "param" else self.local_size
@@ -340,7 +390,12 @@ class Memory:
 
     def read_shared(self, at: np.ndarray, size: int, lanes: tuple) -> None:
         """Lanes read [at, at + size) of `shared` by the generic proxy."""
-        self._no_mbarrier(at, size, lanes, "a load")
+        self._initialised(at, size, lanes)
+        if self.shadow is not None:
+            self.shadow.read(at, size, lanes)
+
+    def _initialised(self, at: np.ndarray, size: int, lanes: tuple) -> None:
+        self.no_mbarrier(at, size, lanes, "a load")
         seen = self.written[at]
         for byte in range(1, size):
             seen = seen & self.written[at + byte]
@@ -351,18 +406,23 @@ class Memory:
                 f"a load of {size} bytes at {int(at[lane]) % self.row} of shared memory, "
                 "where nothing was written", lanes[0][lane], lanes[1][lane],
             )  # fmt: skip
-        if self.shadow is not None:
-            self.shadow.read(at, size, lanes)
 
-    def write_shared(self, at: np.ndarray, size: int, lanes: tuple) -> None:
-        """Lanes write [at, at + size) of `shared` by the generic proxy."""
-        self._no_mbarrier(at, size, lanes, "a store")
+    def write_shared(
+        self,
+        at: np.ndarray,
+        size: int,
+        lanes: tuple,
+        same: Callable[[], np.ndarray] | None = None,
+    ) -> None:
+        """Lanes write [at, at + size) of `shared` by the generic proxy. same: tells which of them
+        write what is there already."""
+        self.no_mbarrier(at, size, lanes, "a store")
         if self.shadow is not None:
-            self.shadow.write(at, size, lanes)
+            self.shadow.write(at, size, lanes, same=same)
         for byte in range(size):
             self.written[at + byte] = True
 
-    def _no_mbarrier(self, at: np.ndarray, size: int, lanes: tuple, what: str) -> None:
+    def no_mbarrier(self, at: np.ndarray, size: int, lanes: tuple, what: str) -> None:
         if self.opaque is None:
             return
         hit = self.opaque[at] | self.opaque[at + size - 1]

@@ -279,7 +279,7 @@ def _mbarrier_init(i: Instr, b: Binder) -> Handler:
     only(i, b, *_MBARRIER[:-1], "init", "inval")
     table, address = mbarriers(b.memory), shared_address(i, b, i.args[0])
     if i.parts[1] == "inval":
-        return lambda s: table.inval(table.cells(address(s), s.lanes), s.lanes)
+        return lambda s: table.inval(table.known(address(s), s.lanes), s.lanes)
     count = _amount(b, i.args[1])
     return lambda s: table.init(table.cells(address(s), s.lanes), count(s), s.lanes)
 
@@ -290,11 +290,10 @@ def _mbarrier_tx(i: Instr, b: Binder) -> Handler:
     table, address = mbarriers(b.memory), shared_address(i, b, i.args[0])
     bytes_ = _amount(b, i.args[1])
     if i.parts[1] == "expect_tx":
-        return lambda s: table.expect(table.cells(address(s), s.lanes), bytes_(s), s.lanes)
+        return lambda s: table.expect(table.known(address(s), s.lanes), bytes_(s), s.lanes)
 
     def complete(s: Active) -> None:
-        cells = table.cells(address(s), s.lanes)
-        table.known(cells, s.lanes)
+        cells = table.known(address(s), s.lanes)
         for cell, count, warp, lane in zip(cells, bytes_(s), *s.lanes, strict=True):
             table.complete(int(cell), int(count), int(warp), int(lane))
 
@@ -318,7 +317,7 @@ def _mbarrier_arrive(i: Instr, b: Binder) -> Handler:
     }
 
     def arrive(s: Active) -> None:
-        cells, given = table.cells(address(s), s.lanes), amount(s)
+        cells, given = table.known(address(s), s.lanes), amount(s)
         ones, none = np.ones(len(cells), np.int64), np.zeros(len(cells), np.int64)
         count, bytes_ = (ones, given) if expects else (given, none)
         put(s, table.arrive(cells, count, bytes_, s.lanes, **how))
@@ -341,8 +340,7 @@ def _mbarrier_wait(i: Instr, b: Binder) -> Handler:
     blocks = i.parts[1] == "try_wait" or not b.m.shuffled
 
     def wait(s: Active) -> int | None:
-        cells = table.cells(address(s), s.lanes)
-        table.known(cells, s.lanes)
+        cells = table.known(address(s), s.lanes)
         done = (table.flipped if parity else table.passed)(cells, which(s), s.lanes)
         if acquires and done.any():
             table.acquire(cells[done], s.lanes[0][done])

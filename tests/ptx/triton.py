@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
 from aimills_kernels import _dispatch
 from tests.aot import _Target
-from tests.ptx import launch
+from tests.ptx import launch, tma
 from tests.ptx.parse import Kernel, parse
 
 _parsed: dict[str, Kernel] = {}
@@ -60,9 +62,29 @@ def run(compiled: Any, bound: dict[str, Any], grid: Any, **options: Any) -> laun
         kernel = _parsed[ptx] = parse(ptx).kernel(compiled.metadata.name)
     if callable(grid):
         grid = grid(bound)
-    args = [bound[n] for n, type_ in compiled.src.signature.items() if type_ != "constexpr"]
-    args += [None] * (len(kernel.params) - len(args))  # scratch memory, which these don't use
     return launch.run(
-        kernel, args, grid, cluster=(compiled.metadata.num_ctas, 1, 1),
-        shared=compiled.metadata.shared, **options,
+        kernel, _arguments(compiled, bound, grid, kernel), grid,
+        cluster=(compiled.metadata.num_ctas, 1, 1), shared=compiled.metadata.shared, **options,
     )  # fmt: skip
+
+
+def _arguments(compiled: Any, bound: dict[str, Any], grid: Any, kernel: Kernel) -> list[Any]:
+    """What Triton's launcher passes: the kernel's, and scratch memory in global memory."""
+    maps = iter(compiled.metadata.tensordesc_meta or ())
+    args: list[Any] = []
+    for name, type_ in compiled.src.signature.items():
+        if type_.startswith("tensordesc"):
+            args += tma.of_triton(bound[name], next(maps))
+        elif type_ != "constexpr":
+            args.append(bound[name])
+    scratch = compiled.metadata.global_scratch_size * math.prod(grid) * compiled.metadata.num_ctas
+    return [*args, _aligned(scratch), *[None] * (len(kernel.params) - len(args) - 1)]
+
+
+def _aligned(size: int) -> np.ndarray | None:
+    """Zeros at an address that is a multiple of 256; None for none."""
+    if not size:
+        return None
+    raw = np.zeros(size + 256, np.uint8)
+    first = -raw.ctypes.data % 256
+    return raw[first : first + size]
