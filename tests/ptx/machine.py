@@ -20,6 +20,7 @@ from tests.ptx.parse import Instr, Kernel
 LANES = 32
 STOP = -1  # what a handler returns that has moved its lanes itself
 _FAR = np.int32(2**31 - 1)
+_EVERY = np.uint32(0xFFFFFFFF)  # a membermask
 # Why lanes are blocked.
 FREE, BARRIER, PHASE = 0, 1, 2
 
@@ -98,7 +99,10 @@ class Machine:
     ):
         self.kernel, self.shape, self.clusters = kernel, shape, clusters
         self.n = len(clusters)
-        self.positions = shape.cluster_size * shape.warps
+        # wgmma's warpgroups begin at multiples of four in a CTA.
+        whole = 4 if any(i.parts[0] == "wgmma" for i in kernel.code) else 1
+        self.slots = -(-shape.warps // whole) * whole  # of warps in a CTA; the last may be empty
+        self.positions = shape.cluster_size * self.slots
         self.warps = self.positions * self.n
         self.rng = np.random.default_rng(seed)
         self.shuffled = seed is not None
@@ -125,7 +129,7 @@ class Machine:
 
     def _exists(self) -> np.ndarray:
         """Lanes that are threads: the last warp of a CTA may be short."""
-        thread = np.arange(self.shape.warps * LANES).reshape(-1, LANES) < self.shape.threads
+        thread = np.arange(self.slots * LANES).reshape(-1, LANES) < self.shape.threads
         return np.repeat(np.tile(thread, (self.shape.cluster_size, 1)), self.n, axis=0)
 
     @property
@@ -140,12 +144,12 @@ class Machine:
     @property
     def rank_of(self) -> np.ndarray:
         """The CTA's rank in its cluster."""
-        return self.position_of // self.shape.warps
+        return self.position_of // self.slots
 
     @property
     def warp_of(self) -> np.ndarray:
         """The warp's number in its CTA."""
-        return self.position_of % self.shape.warps
+        return self.position_of % self.slots
 
     def cta_of(self) -> np.ndarray:
         """[warps, 3] x, y, z of each warp's CTA in the grid."""
@@ -318,11 +322,29 @@ class Machine:
     ) -> Callable[[Active], int | None]:
         """`run`, for whole warps (`wide` 1) or warpgroups (4) only: others wait until complete."""
 
+        def ready(s: Active) -> Active:
+            return s if s.full and wide == 1 else self._complete(s, pc, wide)
+
+        return self._gated(run, pc, ready)
+
+    def meet(
+        self,
+        run: Callable[[Active], int | None],
+        pc: int,
+        named: Callable[[Active], np.ndarray],
+    ) -> Callable[[Active], int | None]:
+        """`run`, for lanes together with all that their membermask `named` names."""
+        return self._gated(run, pc, lambda s: self._met(s, pc, named))
+
+    def _gated(
+        self,
+        run: Callable[[Active], int | None],
+        pc: int,
+        ready_of: Callable[[Active], Active],
+    ) -> Callable[[Active], int | None]:
         def gated(s: Active) -> int | None:
-            if s.full and wide == 1:
-                return run(s)
-            ready = self._complete(s, pc, wide)
-            if ready.sl == s.sl and (ready.mask == s.mask).all():
+            ready = ready_of(s)
+            if ready is s or (ready.sl == s.sl and (ready.mask == s.mask).all()):
                 return run(s)
             late = s.mask & ~ready.mask[s.lo - ready.lo : s.hi - ready.lo]
             if late.any():
@@ -336,6 +358,24 @@ class Machine:
             return STOP
 
         return gated
+
+    def _met(self, s: Active, pc: int, named: Callable[[Active], np.ndarray]) -> Active:
+        """The lanes at `pc`, also parked ones, whose mask names none that still has to come: all
+        it names are there with the same mask, or have exited."""
+        value = named(s)
+        if s.full and (value == _EVERY).all():
+            return s
+        here = s.mask | (self.parked[s.sl] & (self.pc[s.sl] == pc))
+        value = np.broadcast_to(named(Active(s.lo, s.hi, here)), here.shape)
+        member = (value[:, :, None] >> np.arange(LANES, dtype=np.uint32) & np.uint32(1)) != 0
+        outside = s.mask & ~member.diagonal(axis1=1, axis2=2)
+        if outside.any():
+            warp, lane = (int(v[0]) for v in np.nonzero(outside))
+            text = f"the membermask {value[warp, lane]:#x} does not name the lane itself"
+            raise fault(Fault, self, text, warp + s.lo, lane)
+        agreed = here[:, None, :] & (value[:, None, :] == value[:, :, None])
+        missing = member & self.alive[s.sl][:, None, :] & ~agreed
+        return Active(s.lo, s.hi, here & ~missing.any(axis=2))
 
     def _complete(self, s: Active, pc: int, wide: int) -> Active:
         """The lanes at `pc`, also parked ones, of the warps or warpgroups that are all there."""

@@ -50,7 +50,9 @@ def gate_of(instr: Instr) -> int:
     """How many warps have to stand at an instruction before it runs: 0 for a part of one."""
     if instr.parts[0] == "wgmma":
         return 4
-    return 1 if instr.has("aligned") or instr.op.startswith("bar.") else 0
+    if instr.parts[0] in ("bar", "barrier") and instr.parts[1] not in ("cluster", "warp"):
+        return 1  # a warp's threads wait for each other first, with or without .aligned
+    return 1 if instr.has("aligned") else 0
 
 
 def _guarded(m: Machine, b: Binder, instr: Instr, run: Handler, pc: int) -> Handler:
