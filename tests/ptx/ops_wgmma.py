@@ -85,20 +85,10 @@ class Warpgroups:
             _compute(one, done)
             one.flying &= ~done
             if self.shadow is not None:
-                for k in np.nonzero(done)[0]:
-                    self._ordered(one.reads[k], int(one.groups[k]))
+                # Over for any of the four warps: one of them may tell the operands' producer.
+                for k, warps in zip(np.nonzero(done)[0], self.warps(one.groups[done]), strict=True):
+                    self.shadow.end(one.reads[k], warp=warps)
         self.products = [p for p in self.products if p.flying.any()]
-
-    def _ordered(self, transfer: Transfer, group: int) -> None:
-        """The reads are over for any of the four warps: one of them may tell the others' producer
-        so. As if each had seen a phase of an mbarrier, behind the CTA's last byte."""
-        memory, warps = self.shadow.memory, self.warps(np.array([group]))[0]
-        warp = int(warps[0])
-        cta = memory.group[warp] * self.m.shape.cluster_size + memory.rank[warp]
-        key = int((cta + 1) * memory.row - 1 - self.m.warp_of[warp] // 4)
-        self.shadow.end(transfer, key=key)
-        self.shadow.flip(key)
-        self.shadow.acquire(key, warps)
 
     def under_way(self, warps: np.ndarray) -> Iterator[tuple[Product, np.ndarray]]:
         """Products of these warps' groups, and which [i] of theirs."""

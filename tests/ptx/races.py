@@ -78,6 +78,9 @@ class Shadow:
         self.writer = np.zeros(granules, np.int16)
         self.reads = self._table()
         self.strong = [_is_strong(i) for i in kernel.code]
+        # By the ISA cp.async writes through the generic proxy, so a wgmma that reads it needs a
+        # proxy fence. Neither Triton nor CUTLASS (sm90_mma_multistage_gmma_ss) has one there.
+        self.copies = {pc for pc, i in enumerate(kernel.code) if i.has("cp") and not i.has("bulk")}
         self.strong_reads: np.ndarray | None = None
         self.strong_writes: np.ndarray | None = None
         self.transfers: dict[int, Transfer] = {}
@@ -173,6 +176,8 @@ class Shadow:
             found.append((latest.max(axis=1), latest.argmax(axis=1)))
         for times, who in found:
             bad = times > self.clocks[1, w, who]
+            if self.copies and bad.any() and self.m.kernel.code[self.m.current].has("wgmma"):
+                bad &= [self.pcs[t] not in self.copies for t in times]
             if bad.any():
                 i = int(np.argmax(bad))
                 first = self._who(int(g[i]), int(times[i]), int(who[i]), "write")
@@ -371,7 +376,7 @@ class Shadow:
 
     def _engine(self, warp: int) -> int:
         """The column of what reads for this warp."""
-        rank, place = divmod(int(self.here[warp]), self.m.shape.warps)
+        rank, place = divmod(int(self.here[warp]), self.m.slots)
         return self.m.positions + rank * -(-self.m.shape.warps // 4) + place // 4
 
     def _slot(self, key: int, proxy: str) -> int:
