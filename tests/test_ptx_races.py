@@ -44,6 +44,7 @@ CLEAN = {
     "broadcast": f"{INIT} ld.shared.u32 %r8, [sm];",
     "own": f"{STORE} ld.shared.u32 %r8, [%r2]; {STORE}",
     "same value": "@%p0 st.shared.u32 [sm], 7;",
+    "same value, several warps": "st.shared.u32 [sm], 7;",
     "other bytes": f"{INIT} st.shared.u16 [%r2], 1; ld.shared.u16 %rs1, [%r3+2];",
 }
 RACY = {
@@ -55,8 +56,6 @@ RACY = {
     f"{LOAD}",
     "write after arrive": f"{INIT} @!%p0 bra W; bar.arrive 1, 64; {STORE} bra E;"
     "W: setp.lt.u32 %p1, %r1, 96; @%p1 bra E; bar.sync 1, 64; ld.shared.u32 %r8, [%r3]; E:",
-    "one word, several warps": "mov.u32 %r9, %laneid; setp.eq.u32 %p1, %r9, 0;"
-    "@%p1 st.shared.u32 [sm], 7;",
     "overlap": f"{INIT} st.shared.u16 [%r2], 1; ld.shared.u16 %rs1, [%r3];",
 }
 
@@ -72,6 +71,13 @@ def test_a_race_is_found_in_every_order(body):
     for seed in (None, *range(6)):
         with pytest.raises(Race, match="nothing orders the two"):
             go(body, seed=seed)
+
+
+def test_warps_store_different_values_to_one_word():
+    first = "mov.u32 %r9, %laneid; setp.eq.u32 %p1, %r9, 0;"
+    for seed in range(6):
+        with pytest.raises(Race, match=r"nothing orders the two|store different values"):
+            go(f"{first} @%p1 st.shared.u32 [sm], %r1;", seed=seed)
 
 
 def test_two_lanes_of_one_store_disagree():
@@ -148,7 +154,7 @@ def test_a_plain_flag_is_a_race():
         flag("st.shared.u32 [sm+1024], 1;", "ld.shared.u32 %r10, [sm+1024];")
 
 
-# ---- the shadow by hand: two CTAs of two warps in each of two clusters; a warp's index is
+# ---- the shadow by hand: two CTAs of four warps in each of two clusters; a warp's index is
 # 2 * (place in the cluster) + cluster
 
 KERNEL = parse(
@@ -156,7 +162,7 @@ KERNEL = parse(
         """st.shared.u32 [%r1], %r2; ld.shared.u32 %r2, [%r1];
         atom.shared.add.u32 %r3, [%r1], 1; st.relaxed.cta.shared.u32 [%r1], 1;
         ld.relaxed.cta.shared.u32 %r1, [%r1]; wgmma.fence.sync.aligned;""",
-        threads=64,
+        threads=128,
     )
 ).kernel()
 STORES, LOADS, ADDS, STORES_STRONG, LOADS_STRONG = range(5)
@@ -168,7 +174,7 @@ class Hands:
     """Calls as the instructions make them."""
 
     def __init__(self) -> None:
-        shape = Shape((4, 1, 1), (64, 1, 1), (2, 1, 1))
+        shape = Shape((4, 1, 1), (128, 1, 1), (2, 1, 1))
         self.m = Machine(KERNEL, shape, range(2))
         self.memory = Memory(self.m, Global(), b"", 1024, 0)
         self.shadow = Shadow(self.memory)
@@ -214,8 +220,8 @@ def racy(call, *args, **kw) -> str:
 def test_clusters_and_ctas_have_their_own_memory():
     h = Hands()
     for cta in range(4):  # by cluster, then rank
-        h.write(cta // 2 + 4 * (cta % 2), h.memory.row * cta)
-    h.read(4, h.memory.row)
+        h.write(cta // 2 + 8 * (cta % 2), h.memory.row * cta)
+    h.read(8, h.memory.row)
     h.read(1, h.memory.row * 2)
     says = racy(h.read, 0, h.memory.row)
     assert "of rank 1: written by warp 0 of CTA (1, 0, 0)" in says
@@ -233,9 +239,9 @@ def test_an_mbarrier_orders_arrivals_before_waits():
     racy(h.read, 2)
     h.shadow.acquire(BARRIER, np.array([2]))
     h.read(2)
-    h.pass_on(2, 4)  # of the other CTA, and through warp 2
-    h.read(4)
-    racy(h.read, 6)
+    h.pass_on(2, 8)  # of the other CTA, and through warp 2
+    h.read(8)
+    racy(h.read, 10)
 
 
 def test_what_follows_an_arrival_is_not_ordered_by_it():
@@ -251,14 +257,14 @@ def test_atomics_race_with_plain_accesses_only():
     h = Hands()
     h.write(0, how=ADDS)
     h.write(2, how=ADDS)
-    h.read(4, how=LOADS_STRONG)
-    h.write(4, how=STORES_STRONG)
-    assert "atom.shared.add" in racy(h.read, 6)
+    h.read(8, how=LOADS_STRONG)
+    h.write(8, how=STORES_STRONG)
+    assert "atom.shared.add" in racy(h.read, 10)
     racy(h.write, 0)
-    h.sync(0, 2, 4, 6)
-    h.read(6)
+    h.sync(0, 2, 8, 10)
+    h.read(10)
     racy(h.write, 0, how=ADDS)
-    h.sync(0, 6)
+    h.sync(0, 10)
     h.write(0, how=ADDS)
 
 
@@ -335,17 +341,17 @@ def test_a_copy_that_its_warp_waits_for_is_the_warps_write():
 def test_what_an_engine_reads_may_be_read_and_not_written():
     h = Hands()
     first, second = (h.begin(0, write=False) for _ in range(2))
-    other = h.begin(4, write=False)
-    h.read(4)
-    h.sync(0, 4)
+    other = h.begin(8, write=False)
+    h.read(8)
+    h.sync(0, 8)
     assert "while a copy of warp 0 of CTA (0, 0, 0), issued" in racy(h.write, 0)
     h.shadow.end(first, warp=0)
     racy(h.write, 0)
     h.shadow.end(second, warp=0)
     assert "while a copy of warp 0 of CTA (1, 0, 0), issued" in racy(h.write, 0)
-    h.shadow.end(other, warp=4)
+    h.shadow.end(other, warp=8)
     racy(h.write, 0)
-    h.sync(0, 2, 4)
+    h.sync(0, 2, 8)
     h.write(0)
 
 
@@ -362,9 +368,9 @@ def test_any_warp_of_a_group_may_tell_that_its_read_is_over():
     h.write(2, 64)
     h = Hands()
     h.shadow.end(h.begin(0, write=False), warp=np.array([0, 2]))
-    racy(h.write, 4)
-    h.sync(2, 4)
-    h.write(4)
+    racy(h.write, 8)
+    h.sync(2, 8)
+    h.write(8)
 
 
 def test_a_read_that_ends_by_an_mbarrier():
@@ -384,7 +390,7 @@ def test_many_mbarriers_have_a_clock_each():
         place = np.array([4 * i]), 4, (np.array([2 * (i % 2)]), np.array([0]))
         h.shadow.read(*place)
         with pytest.raises(Race):
-            h.shadow.read(*place[:2], (np.array([4]), np.array([0])))
+            h.shadow.read(*place[:2], (np.array([8]), np.array([0])))
 
 
 # ---- proxies

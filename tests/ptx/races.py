@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -48,10 +48,11 @@ class Shadow:
     and the entity of its last write, and the time of each one's last read. What an engine has under
     way stands there with a time that is later than all clocks, its issuer's too.
 
-    Accesses that are strong (atom, red, volatile, .relaxed, .acquire, .release) do not race with
-    each other. A strong read that acquires, or is followed by a fence, is ordered after what any
-    strong write to its address that releases, or follows a fence, is ordered after; which of the
-    writes it read is not looked at.
+    Stores of one value do not race with each other: compilers let several warps store what they all
+    have. Nor do strong accesses (atom, red, volatile, .relaxed, .acquire, .release). A strong read
+    that acquires, or is followed by a fence, is ordered after what any strong write to its address
+    that releases, or follows a fence, is ordered after; which of the writes it read is not looked
+    at.
 
     What it does not see: races between lanes of a warp (but that two of them store different values
     to one place in one instruction, which Memory sees); a race with a write that an ordered one
@@ -80,7 +81,7 @@ class Shadow:
         self.strong = [_is_strong(i) for i in kernel.code]
         # By the ISA cp.async writes through the generic proxy, so a wgmma that reads it needs a
         # proxy fence. Neither Triton nor CUTLASS (sm90_mma_multistage_gmma_ss) has one there.
-        self.copies = {pc for pc, i in enumerate(kernel.code) if i.has("cp") and not i.has("bulk")}
+        self.copies = np.array([i.has("cp") and not i.has("bulk") for i in kernel.code])
         self.strong_reads: np.ndarray | None = None
         self.strong_writes: np.ndarray | None = None
         self.transfers: dict[int, Transfer] = {}
@@ -112,10 +113,19 @@ class Shadow:
             self._after_all(self.strong_writes, g, w, "write", "read")
         table.reshape(-1)[g * self.readers + self.here[w]] = time
 
-    def write(self, at: np.ndarray, size: int, lanes: tuple, *, atomic: bool = False) -> None:
-        """Lanes write [at, at + size). atomic: with no tearing, as a strong write does."""
+    def write(
+        self,
+        at: np.ndarray,
+        size: int,
+        lanes: tuple,
+        *,
+        atomic: bool = False,
+        same: Callable[[], np.ndarray] | None = None,
+    ) -> None:
+        """Lanes write [at, at + size). atomic: with no tearing, as a strong write does. same: tells
+        which [k] write what is there already. That lanes of one write differ, Memory sees."""
         g, w = self._granules(at, size, lanes[0])
-        self._after_write(g, w, "write")
+        self._after_write(g, w, "write", same)
         self._after_all(self.reads, g, w, "read", "write")
         time = self._tick(self.m.current)
         if atomic or self.strong[self.m.current]:
@@ -127,7 +137,8 @@ class Shadow:
                 self._observe(at, lanes[0])
             return
         self._after_strong(g, w)
-        self._claim(g, w, time)
+        self.written[g] = time
+        self.writer[g] = self.here[w]
 
     def _granules(self, at: np.ndarray, size: int, w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         g = at >> self.shift
@@ -143,12 +154,21 @@ class Shadow:
 
     # ---- checks: w is an array like g, or one warp
 
-    def _after_write(self, g: np.ndarray, w: np.ndarray | int, doing: str) -> None:
+    def _after_write(
+        self,
+        g: np.ndarray,
+        w: np.ndarray | int,
+        doing: str,
+        same: Callable[[], np.ndarray] | None = None,
+    ) -> None:
         """The granules' last writes are ordered before what w does."""
         times = self.written[g]
         late = times > self.floor[w]
         if late.any():
             bad = late & (times > self.clocks[0, w, self.writer[g]])
+            if same is not None and bad.any():
+                kept = same()
+                bad &= (times >= _NEVER) | ~np.repeat(kept, len(g) // len(kept))
             if bad.any():
                 i = int(np.argmax(bad))
                 self._race(g[i], times[i], int(self.writer[g[i]]), "write", _pick(w, i), doing)
@@ -176,8 +196,8 @@ class Shadow:
             found.append((latest.max(axis=1), latest.argmax(axis=1)))
         for times, who in found:
             bad = times > self.clocks[1, w, who]
-            if self.copies and bad.any() and self.m.kernel.code[self.m.current].has("wgmma"):
-                bad &= [self.pcs[t] not in self.copies for t in times]
+            if self.m.kernel.code[self.m.current].has("wgmma") and bad.any():
+                bad &= ~self.copies[np.frombuffer(self.pcs, np.intc)[times]]
             if bad.any():
                 i = int(np.argmax(bad))
                 first = self._who(int(g[i]), int(times[i]), int(who[i]), "write")
@@ -298,17 +318,16 @@ class Shadow:
         made = Transfer(g, warp, write, proxy, what, self.m.current, _NEVER + self.started, len(g))
         self.transfers[made.number] = made
         if write:
-            self._claim(g, warp, made.number)
+            self.written[g] = made.number
+            self.writer[g] = self.here[warp]
+            self._alone(g, warp, made.number)
         else:
             self.reads[g, self._engine(int(warp))] = made.number
         return made
 
-    def _claim(self, g: np.ndarray, w: np.ndarray | int, time: int) -> None:
-        """They write at this time, and no granule for two."""
-        here = self.here[w]
-        self.written[g] = time
-        self.writer[g] = here
-        clash = self.writer[g] != here
+    def _alone(self, g: np.ndarray, w: np.ndarray | int, time: int) -> None:
+        """No two of these warps write one granule."""
+        clash = self.writer[g] != self.here[w]
         if clash.any():
             i = int(np.argmax(clash))
             self._race(g[i], time, int(self.writer[g[i]]), "write", _pick(w, i), "write")
