@@ -10,24 +10,30 @@ from torch import Tensor
 from aimills_kernels.kernels.video import nvrtc
 from aimills_kernels.kernels.video.problem import packed
 from tests.ptx import launch
-from tests.ptx.parse import Kernel, parse
+from tests.ptx.parse import Kernel, Module, parse
 
 OPTIONS: dict[str, Any] = {}  # what launch.run takes: seed, budget, check
 RESULTS: list[launch.Result] = []
 
 
-@cache
-def video_kernel() -> Kernel:
+def compiled(code: str, *options: str) -> Module:
     from cupy.cuda import nvrtc as compiler
 
-    code = (nvrtc.sources() / nvrtc.SOURCE).read_text()
-    program = compiler.createProgram(code, "video.cu", [], [])
+    program = compiler.createProgram(code, "kernel.cu", [], [])
     try:
-        compiler.compileProgram(program, (*nvrtc.options(), "-arch=compute_90a"))
+        compiler.compileProgram(program, (*options, "-arch=compute_90a"))
         text = compiler.getPTX(program)
+    except compiler.NVRTCError:
+        raise AssertionError(compiler.getProgramLog(program)) from None
     finally:
         compiler.destroyProgram(program)
-    return parse(text.decode() if isinstance(text, bytes) else text).kernel(nvrtc.KERNEL)
+    return parse(text.decode() if isinstance(text, bytes) else text)
+
+
+@cache
+def video_kernel() -> Kernel:
+    code = (nvrtc.sources() / nvrtc.SOURCE).read_text()
+    return compiled(code, *nvrtc.options()).kernel(nvrtc.KERNEL)
 
 
 def video_to_tensor(outs: tuple[Tensor, ...], *args: Any) -> None:

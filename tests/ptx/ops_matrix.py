@@ -7,6 +7,7 @@ import numpy as np
 from tests.ptx.bind import Binder
 from tests.ptx.machine import Active, Handler
 from tests.ptx.ops import handles
+from tests.ptx.ops_mma import whole_warps
 from tests.ptx.parse import Instr, Vec
 
 _LANE = np.arange(32)
@@ -16,6 +17,8 @@ def _matrices(i: Instr, b: Binder) -> int:
     known = ("sync", "aligned", "m8n8", "x1", "x2", "x4", "trans", "shared", "shared::cta", "b16")
     if any(p not in known for p in i.parts[1:]) or not i.has("m8n8") or not i.has("b16"):
         raise b.unknown()
+    if not i.has("shared") and not i.has("shared::cta"):
+        raise b.unknown("a generic address")
     return next(int(p[1]) for p in i.parts if p in ("x1", "x2", "x4"))
 
 
@@ -39,6 +42,7 @@ def _ldmatrix(i: Instr, b: Binder) -> Handler:
     address = b.address(i.args[1], "shared")
 
     def load(s: Active) -> None:
+        whole_warps(b, s)
         rows = address(s).reshape(-1, 32)
         memory.aligned(rows[:, : 8 * count].reshape(-1), 16, _first(s, 8 * count), "ldmatrix")
         for matrix, put in enumerate(puts):
@@ -63,6 +67,7 @@ def _stmatrix(i: Instr, b: Binder) -> Handler:
     address = b.address(i.args[0], "shared")
 
     def store(s: Active) -> None:
+        whole_warps(b, s)
         rows = address(s).reshape(-1, 32)
         memory.aligned(rows[:, : 8 * count].reshape(-1), 16, _first(s, 8 * count), "stmatrix")
         for matrix, get in enumerate(gets):

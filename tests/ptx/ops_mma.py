@@ -65,7 +65,7 @@ def whole_warps(b: Binder, s: Active) -> None:
     if not s.full and partly.any():
         warp = int(np.argmax(partly))
         lane = int(np.argmin(s.mask[warp]))
-        raise fault(Fault, b.m, "a lane is missing in a warp's matrix product", warp + s.lo, lane)
+        raise fault(Fault, b.m, "a lane of the warp is missing", warp + s.lo, lane)
 
 
 @handles("mma.sync")
