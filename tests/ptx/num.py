@@ -194,10 +194,12 @@ def narrow(value: Any, type_: str, mode: str = "rn", satfinite: bool = False) ->
 def _table(type_: str) -> np.ndarray:
     byte = np.arange(256, dtype=U32)
     if type_ == "e5m2":
-        return (byte.astype(U16) << U16(8)).view(np.float16).astype(F32)
+        value = (byte.astype(U16) << U16(8)).view(np.float16).astype(F32)
+        return np.where(np.isnan(value), NAN32, value)
     value = ((byte & U32(0x7F)) << U32(20)).view(F32) * F32(2.0**120)
-    value[[0x7F, 0xFF]] = np.nan
-    return np.where(byte & U32(0x80), -value, value)
+    value = np.where(byte & U32(0x80), -value, value)
+    value[[0x7F, 0xFF]] = NAN32
+    return value
 
 
 FP8 = {"e4m3": _table("e4m3"), "e5m2": _table("e5m2")}

@@ -49,10 +49,10 @@ def _test(b: Binder, word: str, type_: str) -> Test:
 
 
 def _sources(b: Binder, first: Operand, second: Operand, type_: str, ftz: bool) -> list[Source]:
-    if type_ not in _FLOATS:
-        return [b.src(a, type_) for a in (first, second)]
     if ftz and type_ not in ("f32", "f16", "f16x2"):
         raise b.unknown(f".ftz of {type_}")
+    if type_ not in _FLOATS:
+        return [b.src(a, type_) for a in (first, second)]
     gets = [numbers(b, a, type_) for a in (first, second)]
     return [_flushed(get, type_.removesuffix("x2")) for get in gets] if ftz else gets
 

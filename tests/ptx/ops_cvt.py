@@ -15,6 +15,7 @@ from tests.ptx.ops import handles
 from tests.ptx.parse import Instr
 
 _INTEGRAL = {"rni": "rn", "rzi": "rz", "rmi": "rm", "rpi": "rp"}
+_FLOAT = ("rn", "rz", "rm", "rp")
 _EXACT = {("f16", "f32"), ("f16", "f64"), ("bf16", "f32"), ("bf16", "f64"), ("f32", "f64")}
 _TYPE = r"([us](?:8|16|32|64)|bf16|f16|f32|f64)"
 _END = r"(?:\.relu)?(?:\.satfinite)?|\.satfinite\.relu"  # in either order
@@ -86,7 +87,7 @@ def _packed(i: Instr, b: Binder) -> Handler:
     """The first source goes to the upper half."""
     found = form(
         i, b, rf"cvt\.(rn|rz)(?:{_END})\.((?:f16|bf16)x2)\.(f32)",
-        r"cvt\.(rn)\.satfinite(?:\.relu)?\.((?:e4m3|e5m2)x2)\.(f32|f16x2)",
+        r"cvt\.(rn)(?:\.satfinite(?:\.relu)?|\.relu\.satfinite)\.((?:e4m3|e5m2)x2)\.(f32|f16x2)",
         r"cvt\.(rn)(?:\.relu)?\.(f16x2)\.((?:e4m3|e5m2)x2)",
     )  # fmt: skip
     mode, to, from_ = found.groups()
@@ -172,7 +173,7 @@ def _to_integer(i: Instr, b: Binder, to: str, from_: str, mode: str | None) -> H
 
 
 def _from_integer(i: Instr, b: Binder, to: str, from_: str, mode: str | None) -> Handler:
-    if mode not in ("rn", "rz", "rm", "rp"):
+    if mode not in _FLOAT:
         raise b.unknown("an integer is rounded to a float by .rn, .rz, .rm or .rp")
     if to == "bf16" and i.has("sat"):
         raise b.unknown(".sat does not apply to bf16")
@@ -198,9 +199,13 @@ def _from_integer(i: Instr, b: Binder, to: str, from_: str, mode: str | None) ->
 
 
 def _floats(i: Instr, b: Binder, to: str, from_: str, mode: str | None) -> Handler:
-    exact, same = (from_, to) in _EXACT, from_ == to
-    wanted = mode is None if exact else mode is None or mode in _INTEGRAL
-    if not (wanted if exact or same else mode in ("rn", "rz", "rm", "rp")):
+    if (from_, to) in _EXACT:
+        known = mode is None or (from_ == "bf16" and mode in _FLOAT)
+    elif from_ == to:
+        known = mode is None or mode in _INTEGRAL
+    else:
+        known = mode in _FLOAT
+    if not known:
         raise b.unknown(f"{'.' + mode if mode else 'no rounding'} from {from_} to {to}")
     if "bf16" in to and i.has("sat"):
         raise b.unknown(".sat does not apply to bf16")

@@ -22,8 +22,9 @@ _PACKED = {"u16x2": np.uint16, "s16x2": np.int16}
 
 def _floats(i: Instr, b: Binder) -> Handler | None:
     """Opcodes that floats share ("add", "min") go to the float module."""
-    if any(t in _FLOAT for t in i.types):
-        return TABLE[f"float {i.parts[0]}"](i, b)
+    other = TABLE.get(f"float {i.parts[0]}")
+    if other is not None and any(t in _FLOAT for t in i.types):
+        return other(i, b)
     return None
 
 
