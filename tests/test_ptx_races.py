@@ -7,9 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
-from tests.ptx import launch, races
-from tests.ptx.errors import MissingFence, Race
+from aimills_kernels import _dispatch
+from aimills_kernels._op import as_tuple
+from aimills_kernels._registry import get_op
+from tests.ptx import launch, races, triton
+from tests.ptx.errors import MissingFence, Race, Uninitialised
 from tests.ptx.machine import Machine, Shape
 from tests.ptx.memory import Global, Memory
 from tests.ptx.parse import parse
@@ -123,6 +127,63 @@ def test_granule_is_the_smallest_access(body, bytes_):
     kernel = parse(text(body, declare=SHARED)).kernel()
     assert races.granule(kernel) == bytes_
     assert races.cost(kernel, Shape((1, 1, 1), (128, 1, 1))) == 16 // bytes_ * 22
+
+
+# ---- what compilers make
+
+COPY = """ld.param.u64 %rd1, [p0]; cvt.u64.u32 %rd2, %r6; add.s64 %rd1, %rd1, %rd2;
+cp.async.ca.shared.global [%r2], [%rd1], 4; cp.async.commit_group; {wait} {sync} {load}"""
+
+
+def copied(wait: str = "", sync: str = "", load: str = LOAD) -> None:
+    body = PLACES + INIT + COPY.format(wait=wait, sync=sync, load=load)
+    for seed in range(3):
+        run(
+            body, [("u64", np.arange(128, dtype=np.uint32))], threads=128, declare=SHARED, seed=seed
+        )
+
+
+def test_what_cp_async_brings_is_waited_for_and_passed_on():
+    wait, own = "cp.async.wait_group 0;", "ld.shared.u32 %r8, [%r2];"
+    copied(wait, SYNC)
+    copied(wait, load=own)
+    with pytest.raises(Race, match=r"while a cp\.async of warp"):
+        copied(sync=SYNC)
+    with pytest.raises(Race, match=r"while a cp\.async of warp"):
+        copied("cp.async.wait_group 1;", load=own)
+    with pytest.raises(Race, match=r"cp\.async.*nothing orders the two"):
+        copied(wait)
+
+
+def needed(text: str, keep: str) -> list[str]:
+    """The module without one of its barriers or waits, for each of them."""
+    found = re.finditer(rf"(?:{keep})[^;]*;", text)
+    return [text[: m.start()] + " " * len(m[0]) + text[m.end() :] for m in found]
+
+
+def test_barriers_of_a_compiled_kernel_are_needed(monkeypatch):
+    op, case = get_op("quantize_fp8"), "tiny"
+    provider = next(p for p in op.providers if p.interpret)
+    case = op.case(case).on("cpu")
+    args = op.make_inputs(case, "cpu", 0)
+    seen: list[str] = []
+    monkeypatch.setattr(triton, "_parsed", {})
+    monkeypatch.setattr(triton, "parse", lambda text: seen.append(text) or parse(text))
+
+    def launched() -> None:
+        fake = as_tuple(op.fake(*op.make_inputs(case, "meta", 0)))
+        outs = tuple(torch.empty_like(f, device="cpu") for f in fake)
+        with triton.executing(90):
+            _dispatch.load(provider)(outs, *args)
+
+    launched()
+    cut = needed(seen[0], "bar.sync")
+    assert cut
+    for text_ in cut:
+        monkeypatch.setattr(triton, "_parsed", {})
+        monkeypatch.setattr(triton, "parse", lambda _, text_=text_: parse(text_))
+        with pytest.raises((Race, Uninitialised)):
+            launched()
 
 
 # ---- flags
@@ -336,6 +397,28 @@ def test_a_copy_that_its_warp_waits_for_is_the_warps_write():
     h.read(2)
     with pytest.raises(MissingFence):
         h.begin(0, write=False)
+
+
+def test_one_copy_of_several_warps_ends_for_each():
+    h = Hands()
+    warps = np.where(TILE < 96, 0, 2)
+    copy = h.shadow.begin(TILE, warps, write=True, proxy="generic", what="a copy")
+    assert "while a copy of warp 1" in racy(h.read, 0, 96)
+    h.shadow.end(copy, of=np.array([2]))
+    h.read(2, 96)
+    assert "written by warp 1 of CTA (0, 0, 0)" in racy(h.read, 0, 96)
+    assert "while a copy of warp 0" in racy(h.read, 0)
+    h.shadow.end(copy, of=np.array([0]), key=BARRIER)
+    h.shadow.flip(BARRIER)
+    h.shadow.acquire(BARRIER, np.array([0]))
+    h.read(0)
+    racy(h.read, 0, 96)
+    assert not h.shadow.transfers
+
+
+def test_two_warps_copy_into_one_place():
+    says = racy(Hands().begin, np.arange(64) % 2 * 2, write=True, at=np.full(64, 64))
+    assert "while a copy of warp" in says
 
 
 def test_what_an_engine_reads_may_be_read_and_not_written():

@@ -54,14 +54,13 @@ class Copy:
         self.left, self.due = s.mask.copy(), s.mask.copy()  # to land; to be waited for
         self.group = group.copy()
         self.source, self.wanted, self.index = (self._spread(s, v) for v in (source, wanted, index))
-        self.transfers: dict[int, Transfer] = {}
+        self.flying = s.mask.any(axis=1)  # warps
         if memory.shadow is not None:
-            bytes_ = index[:, None] + np.arange(size)
-            for warp in s.warps:
-                self.transfers[int(warp)] = memory.shadow.begin(
-                    bytes_[s.lanes[0] == warp].reshape(-1), int(warp), write=True, proxy="generic",
-                    what="a cp.async",
-                )  # fmt: skip
+            step = np.arange(0, size, 1 << memory.shadow.shift)
+            self.transfer = memory.shadow.begin(
+                (index[:, None] + step).reshape(-1), np.repeat(s.lanes[0], len(step)), write=True,
+                proxy="generic", what="a cp.async",
+            )  # fmt: skip
 
     @staticmethod
     def _spread(s: Active, value: np.ndarray) -> np.ndarray:
@@ -106,15 +105,16 @@ class Copy:
     def done(self, mask: np.ndarray, keys: np.ndarray | None = None) -> None:
         """These lanes' data has been waited for, or by the mbarriers `keys` [warps, 32] will be."""
         self.due &= ~mask
-        shadow = self.memory.shadow
-        for row in np.nonzero(mask.any(axis=1) & ~self.due.any(axis=1))[0]:
-            transfer = self.transfers.pop(int(row) + self.lo, None)
-            if transfer is None or shadow is None:
-                continue
-            if keys is None:
-                shadow.end(transfer, warp=transfer.warp)
-            else:
-                shadow.end(transfer, key=int(keys[row].max()))
+        over = self.flying & ~self.due.any(axis=1)
+        self.flying &= ~over
+        shadow, warps = self.memory.shadow, np.nonzero(over)[0] + self.lo
+        if shadow is None or not len(warps):
+            return
+        if keys is None:
+            shadow.end(self.transfer, of=warps)
+            return
+        for key, warp in zip(keys[over].max(axis=1), warps, strict=True):
+            shadow.end(self.transfer, key=int(key), of=np.array([warp]))
 
 
 class Copies:

@@ -240,6 +240,10 @@ class Shadow:
         clock[np.arange(len(warps)), self.here[warps]] = self.now
         self.clocks[1, warps] = np.maximum(self.clocks[1, warps], clock)
 
+    def known_to_all(self, at: np.ndarray) -> None:
+        """All of the cluster come after the last writes of the granules at these bytes."""
+        self.written[np.asarray(at) >> self.shift] = 0
+
     def fence(self, warps: np.ndarray) -> None:
         """fence.acq_rel or stronger."""
         if not self.fences:
@@ -299,12 +303,11 @@ class Shadow:
     def begin(
         self, at: np.ndarray, warp: int | np.ndarray, *, write: bool, proxy: str, what: str
     ) -> Transfer:
-        """From now on, and until `end`, the bytes `at` are read or written by an engine. For a
-        write there may be several warps, one named for each byte."""
+        """From now on, and until `end`, the bytes `at` (one of each granule will do) are read or
+        written by an engine. For a write there may be several warps, one named for each byte."""
         g = np.asarray(at) >> self.shift
-        if self.shift and len(g):  # bytes mostly come in rows
-            first = np.concatenate([[True], g[1:] != g[:-1]])
-            g, warp = g[first], warp[first] if isinstance(warp, np.ndarray) else warp
+        if self.shift and len(g) and np.ndim(warp) == 0:  # bytes mostly come in rows
+            g = g[np.concatenate([[True], g[1:] != g[:-1]])]
         doing = "write" if write else "read"
         self._after_write(g, warp, doing)
         if write:
