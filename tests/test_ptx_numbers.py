@@ -58,11 +58,10 @@ def hard(n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     c = c.astype(np.float32)
     bits = patterns(3 * n, np.float32).reshape(3, n)
     edges = np.repeat(F32_EDGES, 8), np.resize(np.roll(F32_EDGES, 5), 8 * len(F32_EDGES))
-    return (
-        np.concatenate([a, bits[0], edges[0]]),
-        np.concatenate([b, bits[1], edges[1]]),
-        np.concatenate([c, bits[2], np.roll(edges[0], 29)]),
-    )
+    edges = *edges, np.roll(edges[0], 29)
+    parts = zip((a, b, c), bits, edges, strict=True)
+    first, second, third = (np.concatenate(p).astype(np.float32) for p in parts)
+    return first, second, third
 
 
 MODES = ("rn", "rz", "rm", "rp")
@@ -90,6 +89,21 @@ def test_f32_is_rounded_once(op, mode):
             assert row[0] == FORMATS["f32"].round(value, mode), [float(v) for v in row]
             seen += 1
     assert seen > 500
+
+
+@pytest.mark.parametrize("exponent", [0, -149])
+def test_fma_beside_the_middle(exponent):
+    """Each sum is 2^-46 of half a unit off the middle between two f32, normal or subnormal: in f64
+    it is the middle. No lane here is any other case, which might make all of them right."""
+    r = rng()
+    tail = r.integers(1, 40, 300) * 2.0**-23
+    unit = r.integers(64, 1000, 300) + (2**23 if exponent == 0 else 0)
+    c = np.ldexp(r.choice([-1.0, 1.0], 300) * unit, exponent).astype(np.float32)
+    a = np.ldexp(1 + tail, exponent // 2 - 1).astype(np.float32)
+    b = np.ldexp(1 - tail, exponent - exponent // 2).astype(np.float32)
+    got = each("fma.rn.f32 d, a, b, c;", np.float32, a, b, c).tolist()
+    wanted = [x * y + z for x, y, z in zip(reals(a), reals(b), reals(c), strict=True)]
+    assert got == [FORMATS["f32"].round(v, "rn") for v in wanted]
 
 
 @pytest.mark.parametrize("op", ["add", "sub", "mul", "fma", "div", "rcp", "sqrt"])
