@@ -143,9 +143,18 @@ def test_a_hole_between_the_rows_of_a_view_is_out_of_bounds():
         ("ld.shared.u32 %r2, [sm+64];", errors.OutOfBounds, "at 64 of shared memory, which has 64"),
         ("st.shared.u32 [sm+2], %r1;", errors.Misaligned, "no multiple of 4"),
         ("ld.u32 %r2, [%rd3+128];", errors.OutOfBounds, "bytes into argument 0"),
-        ("mov.u32 %r2, %r9;", errors.Uninitialised, "%r9 is read and was never written"),
+        ("mov.u32 %r2, %r9;", errors.Uninitialised, "%r2 is used here and holds what was never"),
         ("setp.lt.u32 %p1, %r1, 9; @%p1 mov.u32 %r9, 1; mov.u32 %r2, %r9;",
-         errors.Uninitialised, "%r9.*lane 9"),
+         errors.Uninitialised, "%r2.*lane 9"),
+        ("setp.lt.u32 %p1, %r9, 9; @%p1 mov.u32 %r2, 1;", errors.Uninitialised, "%p1 is used"),
+        ("setp.lt.u32 %p1, %r9, 9; @%p1 bra L; L: mov.u32 %r2, 1;",
+         errors.Uninitialised, "%p1 is used"),
+        ("ld.global.u32 %r2, [%rd9];", errors.Uninitialised, "%rd9 is used"),
+        ("and.b32 %r2, %r9, 255;", errors.Uninitialised, "%r2"),
+        ("and.b32 %r8, %r9, 255; shr.u32 %r2, %r8, 7;", errors.Uninitialised, "%r2"),
+        ("prmt.b32 %r2, %r9, %r1, 0x7650;", errors.Uninitialised, "%r2"),
+        ("add.u32 %r8, %r9, 1; and.b32 %r2, %r8, 1;", errors.Uninitialised, "%r2"),
+        ("shfl.sync.idx.b32 %r2, %r9, 0, 31, -1;", errors.Uninitialised, "%r2"),
         ("div.u32 %r2, %r1, %r1;", errors.Fault, "division by zero.*lane 0"),
         ("trap;", errors.Fault, "a trap"),
     ],
@@ -163,6 +172,29 @@ def test_the_same_without_the_fault_passes():
         "@%p1 mov.u32 %r2, %r9;"
     )
     assert out.tolist() == [1] * 9 + [0xAAAAAAAA] * 23
+
+
+NINE = "setp.lt.u32 %p1, %r1, 9; @%p1 mov.u32 %r9, 7;"  # in lanes 0 to 8
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        (f"{NINE} shfl.sync.idx.b32 %r2, %r9, 3, 31, -1;", [7] * 32),
+        (f"{NINE} selp.b32 %r2, %r9, 5, %p1;", [7] * 9 + [5] * 23),
+        (f"{NINE} and.b32 %r8, %r9, 0x00FF00FF; prmt.b32 %r2, %r8, 0, 0x4141;", [0] * 32),
+        (f"{NINE} and.b32 %r8, %r9, 255; shr.u32 %r2, %r8, 8;", [0] * 32),
+        (f"{NINE} or.b32 %r8, %r9, -1; mov.u32 %r2, %r8;", [0xFFFFFFFF] * 32),
+        (
+            f"{NINE} add.u32 %r8, %r9, 1; @!%p1 mov.u32 %r8, 2; mov.u32 %r2, %r8;",
+            [8] * 9 + [2] * 23,
+        ),
+        (f"{NINE} st.shared.u32 [sm], %r9; mov.u32 %r2, 1;", [1] * 32),
+    ],
+)
+def test_an_undefined_value_that_does_not_matter_is_no_fault(body, expected):
+    options = dict(declare=SHARED, shared=64, check=False)
+    assert stored(body, **options).tolist() == expected
 
 
 def test_generic_addresses_find_their_space():

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tests.ptx.errors import Uninitialised, Unknown
-from tests.ptx.machine import Active, Machine, fault
+from tests.ptx.errors import Unknown
+from tests.ptx.machine import Active, Machine
 from tests.ptx.memory import GLOBAL, PARAM, Memory
 from tests.ptx.parse import WIDTH, Imm, Instr, Mem, Not, Operand, Reg, Sink, Special, Sym, Vec
+
+if TYPE_CHECKING:
+    from tests.ptx.undefined import Undefined
 
 DTYPE = {
     "b8": np.uint8, "u8": np.uint8, "s8": np.int8, "e4m3": np.uint8, "e5m2": np.uint8,
@@ -35,14 +38,11 @@ class Binder:
         machine: Machine,
         memory: Memory,
         addresses: dict[str, int],
-        doubtful: set[tuple[int, str]],
     ):
         self.m, self.memory, self.addresses = machine, memory, addresses
         self.pc = 0
         self.instr: Instr = machine.kernel.code[0]
-        self.doubtful = doubtful  # (pc, register) that may be read before it is written
-        self.watched = {name for _, name in doubtful}
-        self.written: dict[str, np.ndarray] = {}
+        self.undefined: Undefined | None = None
 
     def unknown(self, why: str = "this executor does not know the instruction") -> Unknown:
         return Unknown(why, self.instr)
@@ -62,24 +62,11 @@ class Binder:
                 dtype = np.dtype(_UINT[WIDTH[reg.type]])
                 found = np.full(shape, _POISON[dtype.itemsize], dtype)
             self.m.registers[reg.name] = found
-            if reg.name in self.watched:
-                self.written[reg.name] = np.zeros(shape, bool)
         return found
 
     def check(self, reg: Reg) -> Callable[[Active], None] | None:
-        if (self.pc, reg.name) not in self.doubtful:
-            return None
-        self.array(reg)
-        written = self.written[reg.name]
-
-        def check(s: Active) -> None:
-            bad = s.mask & ~written[s.sl]
-            if bad.any():
-                warp, lane = (int(i[0]) for i in np.nonzero(bad))
-                text = f"register {reg.name} is read and was never written"
-                raise fault(Uninitialised, self.m, text, warp + s.lo, lane)
-
-        return check
+        """Raises where the register holds what nothing wrote; None where it can't."""
+        return None if self.undefined is None else self.undefined.check(reg)
 
     # ---- sources
 
@@ -105,7 +92,7 @@ class Binder:
         raise self.unknown(f"{operand} is no source")
 
     def _register(self, reg: Reg, type_: str) -> Source:
-        array, check = self.array(reg), self.check(reg)
+        array = self.array(reg)
         dtype = np.dtype(DTYPE[type_])
         if array.dtype.itemsize == dtype.itemsize:
             view = array.view(dtype)
@@ -114,12 +101,17 @@ class Binder:
             view = array.view(dtype).reshape(*array.shape, step)[..., 0]
         else:
             raise self.unknown(f"register {reg.name} is narrower than {type_}")
+        return lambda s: view[s.sl]
+
+    def condition(self, reg: Reg) -> Source:
+        """A predicate that decides who goes on."""
+        source, check = self.src(reg, "pred"), self.check(reg)
         if check is None:
-            return lambda s: view[s.sl]
+            return source
 
         def get(s: Active) -> np.ndarray:
             check(s)
-            return view[s.sl]
+            return source(s)
 
         return get
 
@@ -183,16 +175,7 @@ class Binder:
         if not isinstance(operand, Reg):
             raise self.unknown(f"{operand} is no destination")
         array = self.array(operand)
-        written = self.written.get(operand.name)
-        put = _writer(array, type_)
-        if written is None:
-            return put
-
-        def watched(s: Active, value: Any) -> None:
-            put(s, value)
-            written[s.sl] |= s.mask
-
-        return watched
+        return _writer(array, type_)
 
     def _unpacked(self, vec: Vec, type_: str) -> Target:
         width = WIDTH[type_] // len(vec.items)

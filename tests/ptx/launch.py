@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,10 +32,11 @@ from tests.ptx import (  # noqa: F401  (the ops_ modules register their instruct
 from tests.ptx.bind import Binder
 from tests.ptx.counters import Counters
 from tests.ptx.errors import BadLaunch
-from tests.ptx.machine import Machine, Shape, check_shape
+from tests.ptx.machine import Handler, Machine, Shape, check_shape
 from tests.ptx.memory import Allocation, Global, Memory
 from tests.ptx.parse import Kernel, Variable, parse
 from tests.ptx.trace import Tracer
+from tests.ptx.undefined import Undefined
 
 SHARED_LIMIT = 227 * 1024
 _MACHINE_BYTES = 400 << 20  # registers and shared memory of the clusters that run at once
@@ -95,8 +96,9 @@ def run(
         machine = Machine(entry, shape, batch, seed=seed, budget=budget)
         view = Memory(machine, memory, params, size, local)
         view.shadow = races.Shadow(view) if check else None
-        binder = Binder(machine, view, addresses, doubts)
-        ops.link(machine, binder, ops_wgmma.watch(binder))
+        binder = Binder(machine, view, addresses)
+        binder.undefined = Undefined(binder, doubts) if doubts else None
+        ops.link(machine, binder, _watch(binder))
         view.counters = result.counters
         if tracer is not None:
             tracer.attach(machine, view)
@@ -105,6 +107,14 @@ def run(
         budget = machine.budget
     held.give_back()
     return result
+
+
+def _watch(b: Binder) -> Callable[[int, Handler], Handler]:
+    """What stands around each instruction: who touches a wgmma's registers, what is undefined."""
+    wgmma, undefined = ops_wgmma.watch(b), b.undefined
+    if undefined is None:
+        return wgmma
+    return lambda pc, run: undefined.wrap(pc, wgmma(pc, run))
 
 
 def _shape(

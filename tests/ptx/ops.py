@@ -58,7 +58,7 @@ def gate_of(instr: Instr) -> int:
 def _guarded(m: Machine, b: Binder, instr: Instr, run: Handler, pc: int) -> Handler:
     assert instr.guard is not None
     reg, negated = instr.guard
-    source = b.src(reg, "pred")
+    source = b.condition(reg)
 
     def guarded(s: Active) -> int | None:
         wanted = source(s)

@@ -19,7 +19,7 @@ def _bra(i: Instr, b: Binder) -> Handler:
     target = m.kernel.labels[label.name]
     if i.guard is None:
         return lambda s: target
-    source, negated = b.src(i.guard[0], "pred"), i.guard[1]
+    source, negated = b.condition(i.guard[0]), i.guard[1]
 
     def branch(s: Active) -> int | None:
         wanted = source(s)

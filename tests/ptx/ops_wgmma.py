@@ -213,7 +213,6 @@ def _mma_async(i: Instr, b: Binder) -> Handler:
         raise b.unknown(f"{len(sums)} registers for the accumulator")
     held = [b.array(r) for r in sums]  # type: ignore[arg-type]
     doubts = [check for r in sums if (check := b.check(r))]  # type: ignore[arg-type]
-    marks = [b.written[r.name] for r in sums if r.name in b.written]  # type: ignore[union-attr]
     scale = b.src(i.args[3], "pred")
     left = _left(i, b, form)
     right = _Shared(i.args[2], b, Matrix(b.memory, "B", form.n, form.b_major))
@@ -227,8 +226,6 @@ def _mma_async(i: Instr, b: Binder) -> Handler:
         adds = np.broadcast_to(scale(s), s.mask.shape)
         for check in doubts:
             check(s.only(adds))
-        for mark in marks:
-            mark[s.sl] |= s.mask
         keep = _uniform(b, adds, warps - s.lo, "scale-d")
         p, a_reads = left(s, warps)
         q, b_reads = right(s, warps)

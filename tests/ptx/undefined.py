@@ -1,0 +1,256 @@
+"""Values that nothing wrote: followed, bit by bit, until they matter.
+
+Compilers read registers that were never written, and rightly: a masked load leaves its lanes alone,
+a shuffle takes them along, and a select drops them. So such a read is no fault. It is one when the
+value becomes an address, a predicate of control flow, or a result in global memory. What is stored
+to shared memory or goes into a matrix product counts as defined: a fault there can go unseen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from tests.ptx import flow
+from tests.ptx.bind import Binder, Source
+from tests.ptx.errors import Uninitialised
+from tests.ptx.machine import Active, Handler, fault
+from tests.ptx.ops import decode
+from tests.ptx.parse import WIDTH, Imm, Instr, Kernel, Mem, Operand, Reg
+
+# Instructions that move bits: run on the undefined bits themselves. The operands named here say how
+# to move, and keep their values.
+_MOVES: dict[str, tuple[int, ...]] = {
+    "mov": (), "prmt": (3,), "shfl": (2, 3, 4), "shl": (2,), "shr": (2,), "selp": (3,),
+    "bfe": (2, 3), "shf": (3,),
+}  # fmt: skip
+# Their result counts as defined.
+_DEFINES = ("ld", "ldu", "ldmatrix", "atom", "mma", "wgmma", "cp", "mbarrier", "mapa")
+# All that they read has to be defined.
+_EFFECTS = ("bar", "barrier", "mbarrier", "red", "atom", "cp", "tensormap", "setmaxnreg", "mapa")
+
+
+def spread(kernel: Kernel, doubts: set[tuple[int, str]]) -> set[str]:
+    """The registers that may ever hold what nothing wrote."""
+    found = {name for _, name in doubts}
+    grew = bool(found)
+    while grew:
+        grew = False
+        for instr in kernel.code:
+            if instr.parts[0] in _DEFINES or found.isdisjoint(r.name for r in flow.reads(instr)):
+                continue
+            new = {r.name for r in flow.writes(instr)} - found
+            grew = grew or bool(new)
+            found |= new
+    return found
+
+
+class Undefined:
+    """The undefined bits of those registers, as arrays like the registers' own."""
+
+    def __init__(self, b: Binder, doubts: set[tuple[int, str]]):
+        self.b, self.names = b, spread(b.m.kernel, doubts)
+        self.bits: dict[str, np.ndarray] = {}
+
+    def array(self, reg: Reg) -> np.ndarray:
+        found = self.bits.get(reg.name)
+        if found is None:
+            like = self.b.array(reg)
+            found = np.full_like(like, True if like.dtype == bool else np.iinfo(like.dtype).max)
+            self.bits[reg.name] = found
+        return found
+
+    def check(self, reg: Reg, width: int | None = None) -> Callable[[Active], None] | None:
+        """Raises where the register's low `width` bytes hold undefined bits; None if they can't."""
+        if reg.name not in self.names:
+            return None
+        bits = self.array(reg)
+        if width is not None and width < bits.itemsize and bits.dtype != bool:
+            bits = bits.view(f"u{width}").reshape(*bits.shape, -1)[..., 0]
+
+        def check(s: Active) -> None:
+            bad = s.mask & (bits[s.sl] != 0)
+            if bad.any():
+                warp, lane = (int(i[0]) for i in np.nonzero(bad))
+                text = f"register {reg.name} is used here and holds what was never written"
+                raise fault(Uninitialised, self.b.m, text, warp + s.lo, lane)
+
+        return check
+
+    # ---- instructions
+
+    def wrap(self, pc: int, run: Handler) -> Handler:
+        """`run`, with its checks before and the undefined bits of its results after."""
+        instr = self.b.m.kernel.code[pc]
+        read = [r for r in flow.reads(instr) if r.name in self.names]
+        made = [r for r in flow.writes(instr) if r.name in self.names]
+        if not read and not made:
+            return run
+        checks = [c for c in (self.check(r, w) for r, w in _sinks(instr)) if c]
+        follow = self._follow(instr, read, made) if made else None
+
+        def followed(s: Active) -> int | None:
+            for check in checks:
+                check(s)
+            if follow is None:
+                return run(s)
+            late = follow(s)  # before the sources may be overwritten
+            after = run(s)
+            late(s)
+            return after
+
+        return followed
+
+    def _follow(
+        self, instr: Instr, read: list[Reg], made: list[Reg]
+    ) -> Callable[[Active], Callable[[Active], None]]:
+        if instr.parts[0] in _DEFINES or not read:
+            return self._set(made, lambda s: None)
+        if _moves(instr):
+            return self._moved(instr)
+        if instr.parts[0] in ("and", "or") and instr.types[-1] != "pred":
+            return self._masked(instr)
+        if instr.parts[0] in ("xor", "not") or instr.types[-1:] == ("pred",):
+            return self._joined(instr)
+        sources = [self.array(r) for r in read]
+        whole = instr.parts[0] in ("redux", "vote", "match", "elect")
+
+        def any_(s: Active) -> np.ndarray:
+            found = np.zeros(s.mask.shape, bool)
+            for bits in sources:
+                found |= (bits[s.sl] != 0) & s.mask
+            return np.broadcast_to(found.any(axis=1)[:, None], found.shape) if whole else found
+
+        return self._set(made, any_)
+
+    def _set(
+        self, made: list[Reg], find: Callable[[Active], np.ndarray | None]
+    ) -> Callable[[Active], Callable[[Active], None]]:
+        """All bits of the results undefined where `find` says so, and defined elsewhere."""
+        arrays = [self.array(r) for r in made]
+
+        def follow(s: Active) -> Callable[[Active], None]:
+            found = find(s)
+
+            def late(s: Active) -> None:
+                for bits in arrays:
+                    ones = bits.dtype.type(True if bits.dtype == bool else np.iinfo(bits.dtype).max)
+                    value = bits.dtype.type(0) if found is None else np.where(found, ones, 0)
+                    np.copyto(bits[s.sl], np.asarray(value).astype(bits.dtype), where=s.mask)
+
+            return late
+
+        return follow
+
+    def _moved(self, instr: Instr) -> Callable[[Active], Callable[[Active], None]]:
+        keep = _MOVES.get(instr.parts[0], ())
+        shadow = _Bits(self, [instr.args[i] for i in keep if i < len(instr.args)])
+        run = decode(instr, shadow)
+        how = [
+            (self.array(r), self.array(d))
+            for i in keep
+            if i < len(instr.args)
+            for r in flow.registers(instr.args[i])
+            if r.name in self.names
+            for d in flow.writes(instr)
+        ]
+
+        def follow(s: Active) -> Callable[[Active], None]:
+            lost = [(d, (k[s.sl] != 0) & s.mask) for k, d in how]
+            run(s)
+
+            def late(s: Active) -> None:
+                for bits, where in lost:
+                    ones = True if bits.dtype == bool else np.iinfo(bits.dtype).max
+                    bits[s.sl][where] = ones
+
+            return late
+
+        return follow
+
+    def _pair(self, instr: Instr) -> tuple[list[Source], list[Source]]:
+        """Values and undefined bits of the sources."""
+        shadow = _Bits(self, [])
+        type_ = instr.types[-1]
+        return (
+            [self.b.src(a, type_) for a in instr.args[1:]],
+            [shadow.src(a, type_) for a in instr.args[1:]],
+        )
+
+    def _masked(self, instr: Instr) -> Callable[[Active], Callable[[Active], None]]:
+        """A defined 0 decides an `and`, a defined 1 an `or`."""
+        (x, y), (u, v) = self._pair(instr)
+        put = _Bits(self, []).dst(instr.args[0], instr.types[-1])
+        flip = instr.parts[0] == "or"
+
+        def follow(s: Active) -> Callable[[Active], None]:
+            a, b, p, q = x(s), y(s), u(s), v(s)
+            if flip:
+                a, b = ~a, ~b
+            found = (p | q) & (a | p) & (b | q)
+            return lambda s: put(s, found)
+
+        return follow
+
+    def _joined(self, instr: Instr) -> Callable[[Active], Callable[[Active], None]]:
+        _, undefined = self._pair(instr)
+        put = _Bits(self, []).dst(instr.args[0], instr.types[-1])
+
+        def follow(s: Active) -> Callable[[Active], None]:
+            found: Any = undefined[0](s)
+            for more in undefined[1:]:
+                found = found | more(s)
+            return lambda s: put(s, found)
+
+        return follow
+
+
+def _moves(instr: Instr) -> bool:
+    if instr.parts[0] == "cvt":
+        return len(instr.parts) == 3 and not any("f" in t or "m" in t for t in instr.types)
+    if instr.parts[0] in ("shr", "bfe"):  # the signed ones copy a bit
+        return instr.types[-1][0] != "s"
+    return instr.parts[0] in _MOVES
+
+
+def _sinks(instr: Instr) -> list[tuple[Reg, int | None]]:
+    """Registers that have to be defined, and how many of their bytes."""
+    found: list[tuple[Reg, int | None]] = []
+    for operand in instr.args:
+        if isinstance(operand, Mem):
+            found += [(r, None) for r in flow.registers(operand)]
+    if instr.parts[0] == "st" and not {"shared", "shared::cta", "local"} & set(instr.parts):
+        width = WIDTH[instr.types[-1]]
+        found += [(r, width) for r in flow.registers(instr.args[1])]
+    if instr.parts[0] in _EFFECTS:
+        written = {r.name for r in flow.writes(instr)}
+        found += [(r, None) for r in flow.reads(instr) if r.name not in written]
+    return found
+
+
+def _zero(type_: str) -> Imm:
+    return Imm(0, type_) if type_ in ("f32", "f64") else Imm(0)
+
+
+class _Bits(Binder):
+    """Binds an instruction to the undefined bits of its operands instead of to their values."""
+
+    def __init__(self, undefined: Undefined, keep: list[Operand]):
+        b = undefined.b
+        super().__init__(b.m, b.memory, b.addresses)
+        self.pc, self.instr = b.pc, b.instr
+        self.undefined_, self.keep = undefined, [id(k) for k in keep]
+
+    def array(self, reg: Reg) -> np.ndarray:
+        return self.undefined_.array(reg)
+
+    def src(self, operand: Operand, type_: str) -> Source:
+        if id(operand) in self.keep:
+            return self.undefined_.b.src(operand, type_)
+        if isinstance(operand, Reg) and operand.name not in self.undefined_.names:
+            return super().src(_zero(type_), type_)
+        if not isinstance(operand, Reg) and not list(flow.registers(operand)):
+            return super().src(_zero(type_), type_)
+        return super().src(operand, type_)
