@@ -36,6 +36,7 @@ class Mbarriers:
         self.count, self.pending, self.tx, self.phase, self.owner = np.zeros((5, cells), np.int64)
         self.fenced = np.zeros(cells, bool)  # other CTAs may use it: see `fence`
         self.fresh: list[np.ndarray] = []  # cells of which `fenced` is not yet set
+        self.told: list[np.ndarray] = []  # cells that a fence.mbarrier_init has released
         self.waiting = np.full(
             (self.m.warps, 32), -1, np.int64
         )  # the cell a blocked lane waits for
@@ -117,14 +118,27 @@ class Mbarriers:
         self.live[cells] = False
         self.memory.opaque.reshape(-1, 8)[cells] = False
 
-    def fence(self, warps: np.ndarray) -> None:
-        """What these warps have initialised, others of the cluster may use once they know of it."""
+    def fence(self, warps: np.ndarray, *, init: bool = False) -> None:
+        """What these warps have initialised, others of the cluster may use once they know of it.
+        init: a fence.mbarrier_init, after which a relaxed barrier.cluster tells them."""
         if not self.fresh:
             return
         cells = np.unique(np.concatenate(self.fresh))
         own = np.isin(self.owner[cells], warps)
         self.fenced[cells[own]] = True
         self.fresh = [cells[~own]] if not own.all() else []
+        if init:
+            self.told.append(cells[own])
+
+    def cluster_met(self, group: int) -> None:
+        """The cluster's barrier opened."""
+        if not self.told or self.memory.shadow is None:
+            return
+        cells = np.concatenate(self.told)
+        mine = self.cta(cells) // self.m.shape.cluster_size == group
+        for half in (0, 4):
+            self.memory.shadow.known_to_all(cells[mine] * 8 + half)
+        self.told = [cells[~mine]]
 
     # ---- counts
 

@@ -18,7 +18,7 @@ _HALVES = ("f16", "f16x2", "bf16", "bf16x2")
 _TYPES = {
     "and": ("b32", "b64"), "or": ("b32", "b64"), "xor": ("b32", "b64"), "exch": ("b32", "b64"),
     "cas": ("b16", "b32", "b64"), "inc": ("u32",), "dec": ("u32",),
-    "add": ("u32", "s32", "u64", "s64", "f32", "f64", *_HALVES),
+    "add": ("u32", "s32", "u64", "f32", "f64", *_HALVES),
     "min": ("u32", "s32", "u64", "s64", *_HALVES), "max": ("u32", "s32", "u64", "s64", *_HALVES),
 }  # fmt: skip
 _UINT = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from tests.ptx.bind import DTYPE, Binder
@@ -9,10 +11,21 @@ from tests.ptx.forms import form, simple
 from tests.ptx.machine import Active, Handler
 from tests.ptx.memory import WINDOW
 from tests.ptx.ops import handles
-from tests.ptx.parse import WIDTH, Instr, Sym, Vec
+from tests.ptx.ops_sync import only, own_cta
+from tests.ptx.parse import WIDTH, Instr, Operand, Sym, Vec
 
 _UINT = {1: "b8", 2: "b16", 4: "b32", 8: "b64"}
 _SPACES = ("global", "shared", "shared::cta", "shared::cluster", "local", "param", "const")
+# Words that order an access are races.py's business, and those about caches are hints.
+_EVICT = ("evict_normal", "evict_unchanged", "evict_first", "evict_last")
+_ACCESS = (
+    "weak", "relaxed", "volatile", "mmio", "cta", "cluster", "gpu", "sys", "v2", "v4", *_SPACES,
+    "L1::no_allocate", *(f"{n}::{e}" for n in ("L1", "L2") for e in _EVICT), "L2::cache_hint",
+)  # fmt: skip
+_LOADS = (
+    "ld", "ldu", "acquire", "nc", "ca", "cg", "cs", "lu", "cv", "L2::64B", "L2::128B", "L2::256B",
+)  # fmt: skip
+_STORES = ("st", "release", "wb", "cg", "cs", "wt")
 
 
 def space_of(i: Instr) -> str:
@@ -28,10 +41,25 @@ def _mov(i: Instr, b: Binder) -> Handler:
 
 
 def _elements(i: Instr, b: Binder) -> tuple[str, int]:
+    only(i, b, *(_LOADS if i.parts[0] != "st" else _STORES), *_ACCESS, *WIDTH)
     type_ = i.types[-1]
     if type_ == "b128":
         raise b.unknown()
-    return type_, 4 if i.has("v4") else 2 if i.has("v2") else 8 if i.has("v8") else 1
+    return type_, 4 if i.has("v4") else 2 if i.has("v2") else 1
+
+
+def _address(i: Instr, b: Binder, operand: Operand) -> Callable[[Active], np.ndarray]:
+    """Of a load or store. In .shared without ::cluster it is in the CTA's own memory."""
+    get = b.address(operand, space_of(i))
+    if b.m.shape.cluster_size == 1 or not (i.has("shared") or i.has("shared::cta")):
+        return get
+
+    def own(s: Active) -> np.ndarray:
+        at = get(s)
+        own_cta(b.memory, at, s.lanes)
+        return at
+
+    return own
 
 
 @handles("ld", "ldu")
@@ -42,7 +70,7 @@ def _ld(i: Instr, b: Binder) -> Handler:
     items = operand.items if isinstance(operand, Vec) else (operand,)
     if len(items) != count:
         raise b.unknown(f"{count} elements, but {len(items)} registers")
-    address = b.address(i.args[1], space)
+    address = _address(i, b, i.args[1])
     puts = [b.scatter(item, type_) for item in items]
     dtype = DTYPE[type_]
 
@@ -62,7 +90,7 @@ def _st(i: Instr, b: Binder) -> Handler:
     items = operand.items if isinstance(operand, Vec) else (operand,)
     if len(items) != count:
         raise b.unknown(f"{count} elements, but {len(items)} registers")
-    address = b.address(i.args[0], space)
+    address = _address(i, b, i.args[0])
     gets = [b.gather(b.src(item, _UINT[WIDTH[type_]])) for item in items]
 
     def store(s: Active) -> None:
@@ -91,5 +119,6 @@ def _isspacep(i: Instr, b: Binder) -> Handler:
     space = space_of(i)
     put, get = b.dst(i.args[0], "pred"), b.src(i.args[1], "u64")
     low = WINDOW[space]
-    high = low + (1 << 40) if low else WINDOW["shared"]
+    span = 24 if i.has("shared") or i.has("shared::cta") else 40  # other CTAs' lies above RANK
+    high = low + (1 << span) if low else WINDOW["shared"]
     return lambda s: put(s, (get(s) >= np.uint64(low)) & (get(s) < np.uint64(high)))

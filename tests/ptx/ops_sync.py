@@ -8,13 +8,12 @@ import numpy as np
 
 from tests.ptx.bind import Binder
 from tests.ptx.errors import Fault, OutOfBounds
-from tests.ptx.machine import BARRIER, STOP, Active, Handler, Machine, fault
+from tests.ptx.machine import BARRIER, STOP, Active, Handler, fault
 from tests.ptx.mbarrier import LIMIT, mbarriers
 from tests.ptx.memory import LOCAL, RANK, SHARED, Memory
 from tests.ptx.ops import handles
 from tests.ptx.ops_control import barriers, per_warp
 from tests.ptx.parse import WIDTH, Imm, Instr, Operand, Reg, Sink
-from tests.ptx.races import Shadow
 
 _SCOPES = ("cta", "cluster", "gpu", "sys")
 _SHARED = ("shared", "shared::cta", "shared::cluster")
@@ -102,7 +101,7 @@ def _fence_init(i: Instr, b: Binder) -> Handler:
     if i.parts[2:] != ("release", "cluster"):
         raise b.unknown()
     table = mbarriers(b.memory)
-    return lambda s: table.fence(s.warps)
+    return lambda s: table.fence(s.warps, init=True)
 
 
 @handles("fence.proxy.async")
@@ -181,8 +180,9 @@ _AWAY, _ARRIVED, _OPEN = 0, 1, 2
 class ClusterBarrier:
     """The barrier that each cluster has: threads arrive, then wait."""
 
-    def __init__(self, m: Machine, shadow: Shadow | None):
-        self.m, self.shadow = m, shadow
+    def __init__(self, memory: Memory):
+        self.m, self.shadow, self.mbarriers = memory.m, memory.shadow, mbarriers(memory)
+        m = self.m
         self.state = np.zeros((m.warps, 32), np.uint8)
         self.waiting = np.zeros((m.warps, 32), bool)
         m.exits.append(lambda s: self.settle(np.unique(m.group_of[s.warps])))
@@ -232,6 +232,7 @@ class ClusterBarrier:
                 continue
             self.state[came] = _OPEN
             m.blocked[came & self.waiting] = 0
+            self.mbarriers.cluster_met(int(group))
             if self.shadow is not None:
                 self.shadow.flip(("cluster", int(group)))
 
@@ -248,7 +249,7 @@ def _barrier_cluster(i: Instr, b: Binder) -> Handler:
     strong = ("release", "relaxed") if arrives else ("acquire",)
     only(i, b, "barrier", "cluster", "arrive", "wait", "aligned", *strong)
     if not hasattr(memory, "cluster_barrier"):
-        memory.cluster_barrier = ClusterBarrier(b.m, memory.shadow)  # type: ignore[attr-defined]
+        memory.cluster_barrier = ClusterBarrier(memory)  # type: ignore[attr-defined]
     barrier: ClusterBarrier = memory.cluster_barrier  # type: ignore[attr-defined]
     if not arrives:
         return lambda s: barrier.wait(s, pc, acquire=True)

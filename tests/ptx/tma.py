@@ -25,7 +25,7 @@ from tests.ptx.ops_atomic import combiner
 from tests.ptx.ops_sync import only, shared_address
 from tests.ptx.parse import Imm, Instr, Mem, Operand
 
-# Element types by their number in PTX and in CUtensorMapDataType, with their bytes.
+# Element types: number in tensormap.replace (the driver has another order) and bytes.
 TYPES = {
     "u8": (0, 1), "u16": (1, 2), "u32": (2, 4), "s32": (3, 4), "u64": (4, 8), "s64": (5, 8),
     "f16": (6, 2), "f32": (7, 4), "f64": (9, 8), "bf16": (10, 2), "tf32": (11, 4),
@@ -199,7 +199,7 @@ def encode(
     return TensorMap(data, tile)
 
 
-# triton/tools: TMA_DTYPE_DEVICE_TO_HOST of Triton's launcher
+# Triton numbers them as PTX does.
 _TYPE_OF_TRITON = {n: name for n, (name, _) in _BY_NUMBER.items() if n < 11}
 
 
