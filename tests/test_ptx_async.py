@@ -17,7 +17,12 @@ import triton
 import triton.language as tl
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
-from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, mbarrier
+from triton.experimental.gluon.language.nvidia.hopper import (
+    fence_async_shared,
+    mbarrier,
+    warpgroup_mma,
+    warpgroup_mma_wait,
+)
 from triton.experimental.gluon.language.nvidia.hopper import tma as gltma
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
@@ -319,6 +324,55 @@ def test_a_map_with_another_swizzle_changes_the_data(edited):
         add_one[(1,)](x, y, 64, 64, 64, 64)
     assert torch.equal(y[0], x[0] + 1)
     assert not torch.equal(y, x + 1)
+
+
+@gluon.jit
+def matmul(a, b, c, K, BM: gl.constexpr, BN: gl.constexpr, BK: gl.constexpr, S: gl.constexpr):
+    row, column = gl.program_id(0) * BM, gl.program_id(1) * BN
+    left = gl.allocate_shared_memory(a.dtype, [S] + a.block_type.shape, a.layout)  # noqa: RUF005 (Gluon has no unpacking)
+    right = gl.allocate_shared_memory(b.dtype, [S] + b.block_type.shape, b.layout)  # noqa: RUF005 (Gluon has no unpacking)
+    bars = gl.allocate_shared_memory(gl.int64, [S, 1], mbarrier.MBarrierLayout())
+    for s in gl.static_range(S):
+        mbarrier.init(bars.index(s), count=1)
+    fence_async_shared()
+    for s in gl.static_range(S - 1):
+        mbarrier.expect(bars.index(s), a.block_type.nbytes + b.block_type.nbytes)
+        gltma.async_copy_global_to_shared(a, [row, s * BK], bars.index(s), left.index(s))
+        gltma.async_copy_global_to_shared(b, [s * BK, column], bars.index(s), right.index(s))
+    layout: gl.constexpr = gl.NVMMADistributedLayout(
+        version=[3, 0], warps_per_cta=[4, 1], instr_shape=[16, BN, 16]
+    )
+    total = gl.zeros([BM, BN], gl.float32, layout)
+    for k in range(K // BK):
+        now, then = k % S, k + S - 1
+        mbarrier.wait(bars.index(now), (k // S) & 1)
+        total = warpgroup_mma(left.index(now), right.index(now), total, is_async=True)
+        total = warpgroup_mma_wait(num_outstanding=0, deps=(total,))
+        if then < K // BK:
+            free = then % S
+            mbarrier.expect(bars.index(free), a.block_type.nbytes + b.block_type.nbytes)
+            gltma.async_copy_global_to_shared(
+                a, [row, then * BK], bars.index(free), left.index(free)
+            )
+            gltma.async_copy_global_to_shared(
+                b, [then * BK, column], bars.index(free), right.index(free)
+            )
+    out = gl.allocate_shared_memory(c.dtype, c.block_type.shape, c.layout)
+    out.store(total.to(c.dtype))
+    fence_async_shared()
+    gltma.async_copy_shared_to_global(c, [row, column], out)
+    gltma.store_wait(0)
+
+
+@pytest.mark.parametrize("depth", [32, 64])
+def test_wgmma_reads_the_tiles_that_tma_wrote(depth):
+    """Rows of 64 and 128 bytes, in as many bytes of swizzle; the last tiles stand out."""
+    a, b = torch.randn(100, 256).bfloat16(), torch.randn(256, 136).bfloat16()
+    c = torch.zeros(100, 136).bfloat16()
+    blocks = ((a, [64, depth], depth * 2), (b, [depth, 64], 128), (c, [64, 64], 128))
+    with executing(seed=depth):
+        matmul[(2, 3)](*(descriptor(*block) for block in blocks), 256, 64, 64, depth, 3)
+    torch.testing.assert_close(c.float(), a.float() @ b.float(), rtol=1e-2, atol=1e-2)
 
 
 # ---- mbarrier, in small
