@@ -116,6 +116,8 @@ class Machine:
         self.parked = np.zeros((self.warps, LANES), bool)
         self.any_parked = False
         self.leaders = set(kernel.labels.values())
+        self.at = np.zeros(self.warps, np.int32)  # where the first ready lane of each warp stands
+        self.stale = (0, self.warps)  # warps whose `at` is not known
         self.current = 0  # the instruction in hand, for who keeps notes
         self.pending: list[
             Callable[[], None]
@@ -194,11 +196,22 @@ class Machine:
         index = int(self.rng.integers(len(self.pending))) if self.shuffled else 0
         self.pending.pop(index)()
 
-    def _choose(self) -> tuple[Active, int] | None:
-        ready = self.alive & (self.blocked == FREE)
-        if self.any_parked:
-            ready &= ~self.parked
-        at = np.where(ready, self.pc, _FAR).min(axis=1).reshape(self.positions, self.n)
+    def touch(self, lo: int = 0, hi: int | None = None) -> None:
+        """Lanes of these warps moved, or may go on, or no longer."""
+        hi = self.warps if hi is None else hi
+        self.stale = (min(lo, self.stale[0]), max(hi, self.stale[1]))
+
+    def _ready(self, lo: int, hi: int) -> np.ndarray:
+        ready = self.alive[lo:hi] & (self.blocked[lo:hi] == FREE)
+        return ready & ~self.parked[lo:hi] if self.any_parked else ready
+
+    def _choose(self) -> tuple[Active, int, int] | None:
+        """Lanes that go on together, where they stand, and where the others of their warps do."""
+        lo, hi = self.stale
+        if lo < hi:
+            self.at[lo:hi] = np.where(self._ready(lo, hi), self.pc[lo:hi], _FAR).min(axis=1)
+            self.stale = (self.warps, 0)
+        at = self.at.reshape(self.positions, self.n)
         able = at != _FAR
         places = np.nonzero(able.any(axis=1))[0]
         if not len(places):
@@ -206,11 +219,13 @@ class Machine:
         place = int(self.rng.choice(places)) if self.shuffled else int(places[0])
         groups = np.nonzero(able[place])[0]
         pc = int(at[place, groups[0]] if not self.shuffled else at[place, self.rng.choice(groups)])
-        same = (at == pc).any(axis=1)
-        first, last = self._extent(place, same)
+        first, last = self._extent(place, (at == pc).any(axis=1))
         lo, hi = first * self.n, last * self.n
-        mask = ready[lo:hi] & (self.pc[lo:hi] == pc)
-        return Active(lo, hi, mask), pc
+        ready = self._ready(lo, hi) & (self.at[lo:hi] == pc)[:, None]
+        mask = ready & (self.pc[lo:hi] == pc)
+        rest = ready & ~mask
+        limit = int(self.pc[lo:hi][rest].min()) if rest.any() else int(_FAR)
+        return Active(lo, hi, mask), pc, limit
 
     def _extent(self, place: int, same: np.ndarray) -> tuple[int, int]:
         """How many of the warps that stand there go on together: all, or a random stretch."""
@@ -227,8 +242,8 @@ class Machine:
             last += 1
         return first, last + 1
 
-    def _run(self, s: Active, pc: int) -> None:
-        """Runs lanes from `pc` until they stop, or meet others, or their turn is over."""
+    def _run(self, s: Active, pc: int, limit: int) -> None:
+        """Runs lanes from `pc` until they stop, or reach `limit`, or their turn is over."""
         start, warps = pc, len(s.warps)
         quantum = int(self.rng.geometric(0.1)) if self.shuffled else 1 << 30
         code, leaders = self.code, self.leaders
@@ -240,7 +255,7 @@ class Machine:
                     self.trace(s, pc)
                 if after is None:
                     pc += 1
-                    if pc in leaders and not s.full:
+                    if pc >= limit and pc in leaders:
                         self.pc[s.sl][s.mask] = pc
                         break
                     continue
@@ -249,7 +264,7 @@ class Machine:
                 if after == STOP:
                     return
                 quantum -= 1
-                if quantum <= 0 or not s.full:
+                if quantum <= 0 or pc >= limit:
                     self.pc[s.sl][s.mask] = pc
                     break
             self._count(start, pc, warps)
@@ -258,6 +273,8 @@ class Machine:
                 raise type(error)(str(error), self.kernel.code[pc]) from None
             raise
         finally:
+            wide = self.n * 4  # a gate may have moved the whole warpgroup
+            self.touch(s.lo // wide * wide, min(-(-s.hi // wide) * wide, self.warps))
             if self.any_parked:
                 self._unpark(s)
 
@@ -289,6 +306,7 @@ class Machine:
         some = shaped[:, groups]
         some[some == why] = FREE
         shaped[:, groups] = some
+        self.touch()
 
     def park(self, s: Active, pc: int) -> None:
         """The lanes wait at `pc` for others of their warp or warpgroup."""
@@ -305,6 +323,7 @@ class Machine:
         wide = self.n * 4
         lo, hi = s.lo // wide * wide, -(-s.hi // wide) * wide
         self.parked[lo:hi] = False
+        self.touch(lo, min(hi, self.warps))
         self.any_parked = bool(self.parked.any())
 
     def _unpark_all(self) -> bool:
@@ -315,6 +334,7 @@ class Machine:
         self._parked_state = state
         self.parked[:] = False
         self.any_parked = False
+        self.touch()
         return True
 
     def gate(
@@ -396,6 +416,7 @@ class Machine:
     def finish(self, s: Active) -> None:
         """The lanes exit."""
         self.alive[s.sl][s.mask] = False
+        self.touch(s.lo, s.hi)
         for tell in self.exits:
             tell(s)
 

@@ -139,6 +139,7 @@ class Barriers:
         lanes = (self.waiting == barrier) & mine[:, None]
         m.blocked[lanes] = 0
         m.pc[lanes] += 1
+        m.touch()
         self.waiting[lanes] = -1
         self.arrived[cta, barrier] = 0
         woken = np.nonzero(lanes.any(axis=1))[0]

@@ -232,6 +232,7 @@ class ClusterBarrier:
                 continue
             self.state[came] = _OPEN
             m.blocked[came & self.waiting] = 0
+            m.touch()
             self.mbarriers.cluster_met(int(group))
             if self.shadow is not None:
                 self.shadow.flip(("cluster", int(group)))
