@@ -1,7 +1,7 @@
 """Every own GPU kernel, compiled for sm_90a and run on the PTX executor, held against the oracle.
 
-Unlike Triton's interpreter this runs what the compiler made: its bounds, barriers, shared memory and
-tensor core instructions. It shows no speed.
+Unlike Triton's interpreter this runs what the compiler made: its bounds, barriers, shared memory
+and tensor core instructions. It shows no speed.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from aimills_kernels._op import Case, Op, Provider
 from aimills_kernels._registry import OPS
 from aimills_kernels._validate import validate
 from aimills_kernels.kernels.video import op as video
-from tests.ptx import cuda
 from tests.ptx.triton import executing
 
 pytestmark = pytest.mark.ptx
