@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
 from tests.ptx import errors, launch
+from tests.ptx.ops import TABLE
 from tests.ptx.parse import Imm, Mem, Pair, Reg, Vec, parse
 from tests.ptx.snippet import run, text
 
@@ -288,3 +292,11 @@ def test_many_ctas_run_together():
     expected[5] = 0
     assert (out == expected).all()
     assert done.executed[0] == 600  # warps
+
+
+def test_the_readme_lists_every_instruction():
+    readme = (Path(__file__).parent / "ptx" / "README.md").read_text()
+    rows = readme.split("## Instructions")[1].split("\n## ")[0]
+    listed = set(re.findall(r"[a-z][\w.:]*", rows))
+    known = {name.removeprefix("float ") for name in TABLE}
+    assert known <= listed, sorted(known - listed)
