@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from aimills_kernels._dispatch import load
-from aimills_kernels._op import Op, Provider, map_tensors
+from aimills_kernels._op import Op, Provider, map_tensors, span, tensors_of
 from aimills_kernels._registry import get_op
 
 _calls = itertools.count()
@@ -76,6 +76,19 @@ def writes_beyond_the_output(op: str, outs: tuple[Tensor, ...], args: tuple) -> 
     outs[0].as_strided((1,), (1,), end).copy_(torch.ones(1))
 
 
+def writes_beyond_an_input(op: str, outs: tuple[Tensor, ...], args: tuple) -> None:
+    _right(op, outs, args)
+    first = _first_tensor(args)
+    end = first.storage_offset() + span(first)
+    first.as_strided((1,), (1,), end).zero_()
+
+
+def writes_before_an_input(op: str, outs: tuple[Tensor, ...], args: tuple) -> None:
+    _right(op, outs, args)
+    first = _first_tensor(args)
+    first.as_strided((1,), (1,), first.storage_offset() - 1).zero_()
+
+
 def reads_beyond_an_input(op: str, outs: tuple[Tensor, ...], args: tuple) -> None:
     """Takes the tensors one element late: the last element comes from behind the end."""
     late = [
@@ -103,6 +116,16 @@ def keeps_the_larger(op: str, outs: tuple[Tensor, ...], args: tuple) -> None:
         out.copy_(torch.maximum(out.double(), old).to(out.dtype))
 
 
+def writes_between_rows(op: str, outs: tuple[Tensor, ...], args: tuple) -> None:
+    """Clears what lies between the first and the last element of an input and is not its own."""
+    _right(op, outs, args)
+    for t in tensors_of(args):
+        gap = torch.ones(span(t), dtype=torch.bool)
+        gap.as_strided(t.shape, t.stride()).fill_(False)
+        reach = t.as_strided((span(t),), (1,), t.storage_offset()).view(torch.uint8)
+        reach[gap.repeat_interleave(t.element_size())] = 0
+
+
 class CompilationError(Exception):
     """Derived from Exception alone, as Triton's is."""
 
@@ -121,6 +144,8 @@ FAULTS: dict[str, Callable[..., None]] = {
         cached_by_pointer,
         overwrites_an_input,
         writes_beyond_the_output,
+        writes_beyond_an_input,
+        writes_before_an_input,
         reads_beyond_an_input,
         differs_from_run_to_run,
         raises,
@@ -128,6 +153,9 @@ FAULTS: dict[str, Callable[..., None]] = {
         keeps_the_larger,
     )
 }
+
+
+GAPS = {"writes_between_rows": writes_between_rows}  # only some layouts have any
 
 
 def plant(op: str, fault: str, *, first: bool = True) -> Op:
@@ -143,4 +171,4 @@ def plant(op: str, fault: str, *, first: bool = True) -> Op:
 
 def launcher(name: str) -> Any:
     op, _, fault = name.partition(".")
-    return lambda outs, *args: FAULTS[fault](op, outs, args)
+    return lambda outs, *args: (FAULTS | GAPS)[fault](op, outs, args)

@@ -23,6 +23,8 @@ SAYS = {
     "stale_output": "differs from run to run",
     "overwrites_an_input": "an input was written to",
     "writes_beyond_the_output": "written outside of the output",
+    "writes_beyond_an_input": "written beyond an input",
+    "writes_before_an_input": "written beyond an input",
     "differs_from_run_to_run": "differs from run to run",
     "raises": "illegal memory access",
     "fails_to_compile": "CompilationError: at 12:3",
@@ -58,6 +60,16 @@ def test_the_next_provider_is_not_blamed(fault: str, case: str, seed: int) -> No
     op = plant("attention", fault)
     found = list(validate_each(op, case, ["planted", "reference"], device="cpu", seed=seed))
     assert [r.ok for r in found] == [False, True], [str(r) for r in found]
+
+
+@pytest.mark.parametrize(
+    ("op", "case"), [("matmul_fp8", "sliced"), ("quantize_fp8", "sliced"), ("attention", "packed"),
+                     ("video_to_tensor", "pitched")],
+)  # fmt: skip
+def test_writes_into_the_gaps_of_an_input_are_caught(op: str, case: str, seed: int) -> None:
+    planted = plant(op, "writes_between_rows")
+    result = validate(planted, case, "planted", device="cpu", seed=seed)
+    assert any("into its gaps" in said for said in result.failures), str(result)
 
 
 @pytest.mark.parametrize("op", OPS, ids=str)

@@ -1,8 +1,8 @@
 """validate(): is this provider right on this case?
 
 The check that every test, benchmark and acceptance stage stands on. It is made to be hard to fool:
-outputs are poisoned and fenced, inputs are fenced and compared afterwards, fresh data is put under
-the same pointers, and the result is held against the reference in float64.
+outputs are poisoned and fenced, inputs are fenced and compared with their fences afterwards, fresh
+data is put under the same pointers, and the result is held against the reference in float64.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ _POISON_BYTES = (0xFF, 0x42, 0x7F)
 _POISON_BYTE = _POISON_BYTES[0]
 NO_MEMORY = "the device has too little memory for it"
 _FENCED_SPAN = 1 << 28  # elements; a longer (sparse) tensor is used as it is
+# The buffer with its fences, the output inside it, and its number of elements.
+_Output = tuple[Tensor, Tensor, int]
 
 
 @dataclass
@@ -71,10 +73,10 @@ def validate(
     """Check one provider on one case against the reference in float64.
 
     Two rounds with different data under the same pointers; in each the outputs start as NaN inside
-    a fence, must lie within the op's tolerance afterwards, and the fence and the inputs must be
-    untouched. The second round is run twice and must agree bit for bit. A provider that can't run
-    the case on this device is reported as `skipped`, as is a case for which the device has too
-    little memory; an exception of the provider is a failure.
+    a fence and must lie within the op's tolerance afterwards. The fences, the inputs and the gaps
+    between their rows must be untouched. The second round is run twice and must agree bit for bit.
+    A provider that can't run the case on this device is reported as `skipped`, as is a case for
+    which the device has too little memory; an exception of the provider is a failure.
     """
     (result,) = validate_each(op, case, [provider], device=device, seed=seed)
     return result
@@ -126,11 +128,31 @@ class _Trial:
         return _Round(self.op, self.args), _Round(self.op, second)
 
 
+class Fenced:
+    """A copy of a tensor with its strides, in a buffer of poison: what is read beyond it shows as
+    NaN, what is written beyond it or into its gaps shows in `whole`.
+
+    A tensor with too long a span for that is `whole` itself, in the copy without its gaps.
+    """
+
+    def __init__(self, source: Tensor, *, copy: bool = False):
+        length = span(source)
+        if length == 0 or length > _FENCED_SPAN:
+            self.tensor = self.whole = source.clone() if copy else source
+            return
+        shift = source.storage_offset() % 16  # keeps an odd alignment odd
+        self.whole = source.new_empty(length + 2 * FENCE + 16)
+        _bytes(self.whole).fill_(_POISON_BYTE)
+        self.tensor = self.whole.as_strided(source.shape, source.stride(), FENCE + shift)
+        _overwrite(self.tensor, source)
+
+
 class _Round:
     """The data of one round, kept apart from what providers are given, and what it should give."""
 
     def __init__(self, op: Op, args: tuple):
-        self.op, self.args = op, tuple(map_tensors(lambda t: t.clone(), a) for a in args)
+        self.op, self.held = op, [Fenced(t, copy=True) for t in tensors_of(args)]
+        self.args = _in_place_of(args, self.held)
 
     @cached_property
     def oracle(self) -> tuple:
@@ -141,9 +163,23 @@ class _Round:
         """What the reference gives in the op's dtypes."""
         return as_tuple(self.op.reference(*self.args))
 
-    def put_into(self, args: tuple) -> None:
-        for into, source in zip(tensors_of(args), tensors_of(self.args), strict=True):
-            _overwrite(into, source)
+    def put_into(self, given: list[Fenced]) -> None:
+        for into, source in zip(given, self.held, strict=True):
+            _overwrite(into.whole, source.whole)
+
+    def changed(self, given: list[Fenced]) -> Iterator[str]:
+        """What was written to that only belongs to the caller."""
+        for old, new in zip(self.held, given, strict=True):
+            if not _same_bits(old.tensor, new.tensor):
+                yield f"an input was written to ({_shape(new.tensor)})"
+            elif not _same_bits(old.whole, new.whole):
+                yield f"written beyond an input or into its gaps ({_shape(new.tensor)})"
+
+
+def _in_place_of(args: tuple, held: list[Fenced]) -> tuple:
+    """The arguments with these tensors in place of their own."""
+    left = iter(held)
+    return tuple(map_tensors(lambda _: next(left).tensor, a) for a in args)
 
 
 def _try(trial: _Trial, provider: Provider, result: Validation) -> None:
@@ -184,45 +220,45 @@ def _usable(device: str | torch.device) -> torch.device:
 
 def _check(trial: _Trial, provider: Provider, result: Validation) -> None:
     launch = _dispatch.load(provider)
-    fenced = tuple(map_tensors(_fenced, a) for a in trial.args)
-    outs = [_poisoned(o) for o in as_tuple(trial.op.fake(*fenced))]
+    given = [Fenced(t) for t in tensors_of(trial.args)]
+    args = _in_place_of(trial.args, given)
+    outs = [_poisoned(o) for o in as_tuple(trial.op.fake(*args))]
     for round_, poison, label in zip(
         trial.rounds, _POISON_BYTES[:2], ("round 1", "round 2"), strict=True
     ):
-        round_.put_into(fenced)
-        _run(launch, fenced, round_, outs, result, label, poison)
+        round_.put_into(given)
+        _run(launch, args, outs, poison)
+        result.failures += [f"{label}: {w}" for w in _trespasses(round_, given, outs, poison)]
         _judge(trial.op, round_, [o for _, o, _ in outs], result)
     first = [o.clone() for _, o, _ in outs]
-    _run(launch, fenced, trial.rounds[1], outs, result, "repeat", _POISON_BYTES[2])
+    poison = _POISON_BYTES[2]
+    _run(launch, args, outs, poison)
+    result.failures += [f"repeat: {w}" for w in _trespasses(trial.rounds[1], given, outs, poison)]
     for name, a, (_, b, _) in zip(trial.op.outputs, first, outs, strict=True):
         if not _same_bits(a, b):
             result.failures.append(f"{name} differs from run to run on the same inputs")
 
 
-def _run(
-    launch: Callable[..., None],
-    args: tuple,
-    given: _Round,
-    outs: list,
-    result: Validation,
-    label: str,
-    poison: int,
-) -> None:
-    """One launch on poisoned outputs, with the checks of everything it must leave alone."""
+def _run(launch: Callable[..., None], args: tuple, outs: list[_Output], poison: int) -> None:
+    """One launch on poisoned outputs."""
     for buffer, _, _ in outs:
         _bytes(buffer).fill_(poison)
     launch(tuple(o for _, o, _ in outs), *args)
     if outs[0][1].device.type == "cuda":
         torch.cuda.synchronize(outs[0][1].device)
-    for old, new in zip(tensors_of(given.args), tensors_of(args), strict=True):
-        if not _same_bits(old, new):
-            result.failures.append(f"{label}: an input was written to ({_shape(new)})")
+
+
+def _trespasses(
+    round_: _Round, given: list[Fenced], outs: list[_Output], poison: int
+) -> Iterator[str]:
+    """Everything that a launch must leave alone and did not."""
+    yield from round_.changed(given)
     for buffer, out, count in outs:
         fence = _bytes(buffer)
         edge = FENCE * out.element_size()
         inner = count * out.element_size()
         if not bool((fence[:edge] == poison).all() & (fence[edge + inner :] == poison).all()):
-            result.failures.append(f"{label}: written outside of the output ({_shape(out)})")
+            yield f"written outside of the output ({_shape(out)})"
 
 
 def _judge(op: Op, given: _Round, outs: list[Tensor], result: Validation) -> None:
@@ -242,19 +278,6 @@ def _judge(op: Op, given: _Round, outs: list[Tensor], result: Validation) -> Non
             result.failures.append(f"{name}: {judgement.text}")
 
 
-def _fenced(t: Tensor) -> Tensor:
-    """A copy with the same strides, amid poison: what is read beyond the tensor shows as NaN."""
-    length = span(t)
-    if length > _FENCED_SPAN or length == 0:
-        return t
-    shift = t.storage_offset() % 16  # keeps an odd alignment odd
-    buffer = torch.empty(length + 2 * FENCE + 16, dtype=t.dtype, device=t.device)
-    _bytes(buffer).fill_(_POISON_BYTE)
-    copy = buffer.as_strided(t.shape, t.stride(), FENCE + shift)
-    _overwrite(copy, t)
-    return copy
-
-
 def _overwrite(into: Tensor, source: Tensor) -> None:
     """copy_ that also takes expanded tensors, whose elements share memory."""
     for dim, stride in enumerate(into.stride()):
@@ -263,8 +286,7 @@ def _overwrite(into: Tensor, source: Tensor) -> None:
     into.copy_(source)
 
 
-def _poisoned(like: Tensor) -> tuple[Tensor, Tensor, int]:
-    """(buffer with fences, the output inside it, its number of elements)."""
+def _poisoned(like: Tensor) -> _Output:
     count = like.numel()
     buffer = torch.empty(count + 2 * FENCE, dtype=like.dtype, device=like.device)
     return buffer, buffer[FENCE : FENCE + count].view(like.shape), count

@@ -77,8 +77,7 @@ def _sets(size: int, cache_bytes: int, device: torch.device) -> int:
 
 
 def _own(t: Tensor) -> Tensor:
-    copy = _validate._fenced(t)
-    return t.clone() if copy is t else copy
+    return _validate.Fenced(t, copy=True).tensor
 
 
 class Contestant:
