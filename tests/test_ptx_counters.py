@@ -10,9 +10,10 @@ from aimills_kernels import _dispatch
 from aimills_kernels._op import as_tuple
 from aimills_kernels._registry import get_op
 from tests.ptx import __main__ as command
-from tests.ptx import counters
+from tests.ptx import counters, estimate
 from tests.ptx.counters import bank_cycles
-from tests.ptx.snippet import run
+from tests.ptx.parse import Instr, parse
+from tests.ptx.snippet import run, text
 from tests.ptx.trace import Tracer, Watch, first_difference
 from tests.ptx.triton import executing
 
@@ -66,6 +67,39 @@ def test_quantization_loads_each_value_once(case):
     assert loaded == args[0].nbytes
 
 
+def _instr(op: str, a: str) -> Instr:
+    sums = ", ".join(["%f1"] * 128)
+    return parse(text(f"{op} {{{sums}}}, {a}, %rd2, 1, 1, 1, 0, 0;")).kernel().code[0]
+
+
+@pytest.mark.parametrize(
+    ("types", "a", "cycles", "operands"),
+    [
+        ("k16.f32.bf16.bf16", "%rd1", 128, (64 + 256) * 16 * 2),  # known of Hopper: 128 cycles
+        ("k16.f32.f16.f16", "{%r1, %r2, %r3, %r4}", 128, 256 * 16 * 2),
+        ("k32.f32.e4m3.e4m3", "%rd1", 128, (64 + 256) * 32),
+        ("k8.f32.tf32.tf32", "%rd1", 128, (64 + 256) * 8 * 4),
+    ],
+)
+def test_a_warpgroup_product_costs_what_the_tensor_cores_take(types, a, cycles, operands):
+    instr = _instr(f"wgmma.mma_async.sync.aligned.m64n256{types}", a)
+    assert estimate.tensor_cycles(instr, 4) == cycles
+    assert estimate.operand_bytes(instr, 4) == operands
+
+
+def test_an_estimate_of_a_copy_is_bound_by_memory():
+    data = torch.zeros(4096)
+    body = """ld.param.u64 %rd1, [p0]; mov.u32 %r1, %tid.x; mov.u32 %r2, %ctaid.x;
+    mad.lo.u32 %r3, %r2, 128, %r1; mul.wide.u32 %rd2, %r3, 4; add.s64 %rd3, %rd1, %rd2;
+    ld.global.f32 %f1, [%rd3]; st.global.f32 [%rd3], %f1;"""
+    done = run(body, [("u64", data)], threads=128, grid=[32], count=True)
+    found = estimate.cycles([done], sms=1)
+    assert found["device"] == pytest.approx(2 * 4 * 4096 / (4800 / 1.83))
+    assert found["issue"] == 9 * 128 / 4
+    assert found["tensor"] == 0
+    assert estimate.text([done]).splitlines()[1].split() == ["device", "12.5", "100%"]
+
+
 # ---- for a person
 
 
@@ -97,10 +131,10 @@ def test_a_watch_names_who_changes_a_place():
     assert "0:8 0x00 -> 0x21" in change
 
 
-@pytest.mark.parametrize("text", ["shared", "shared:x", "nowhere:0", ""])
-def test_a_watch_that_is_none(text):
+@pytest.mark.parametrize("words", ["shared", "shared:x", "nowhere:0", ""])
+def test_a_watch_that_is_none(words):
     with pytest.raises(ValueError, match="--watch"):
-        Watch.parse(text)
+        Watch.parse(words)
 
 
 def test_the_first_difference_is_a_sentence():

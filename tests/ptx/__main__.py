@@ -12,7 +12,7 @@ import torch
 from aimills_kernels import _dispatch
 from aimills_kernels._op import Case, Op, as_tuple
 from aimills_kernels._registry import OPS, get_op
-from tests.ptx import counters, cuda, launch
+from tests.ptx import counters, cuda, estimate, launch
 from tests.ptx.errors import PtxError
 from tests.ptx.trace import Tracer, Watch, first_difference
 from tests.ptx.triton import executing
@@ -70,6 +70,7 @@ def _run(op: Op, case: Case, args: argparse.Namespace) -> int:
     took = time.perf_counter() - began
     for result in done:
         _report(result)
+    print(estimate.text(done))
     needed = op.cost(case)
     print(f"the op's least: {needed.bytes:.0f} bytes, {needed.flops:.0f} operations")
     print(f"{took:.1f} s, compilation included")
@@ -110,6 +111,8 @@ def _report(result: launch.Result) -> None:
     if found.shared_least:
         ratio = found.shared_cycles / found.shared_least
         print(f"  shared memory: {found.shared_cycles} cycles, {ratio:.2f} x the least")
+    if result.cubin is not None:
+        print(f"  machine code: {estimate.machine_code(result.cubin)}")
     for held in result.memory.allocations:
         if held.loaded or held.stored:
             print(f"  {held.name}: {held.size} bytes, loaded {held.loaded}, stored {held.stored}")

@@ -50,6 +50,7 @@ class Result:
     executed: np.ndarray  # warps that issued each instruction of kernel.code
     memory: Global
     counters: Counters | None = None
+    cubin: bytes | None = None  # the machine code, where it was made too
 
 
 def run(

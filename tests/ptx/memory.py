@@ -45,7 +45,6 @@ class Allocation:
     origin: np.ndarray  # the bytes as the launch found them
     loaded: int = 0
     stored: int = 0
-    touched: np.ndarray | None = None  # bytes that were read at least once
 
 
 @dataclass

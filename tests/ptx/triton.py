@@ -62,10 +62,12 @@ def run(compiled: Any, bound: dict[str, Any], grid: Any, **options: Any) -> laun
         kernel = _parsed[ptx] = parse(ptx).kernel(compiled.metadata.name)
     if callable(grid):
         grid = grid(bound)
-    return launch.run(
+    result = launch.run(
         kernel, _arguments(compiled, bound, grid, kernel), grid,
         cluster=(compiled.metadata.num_ctas, 1, 1), shared=compiled.metadata.shared, **options,
     )  # fmt: skip
+    result.cubin = compiled.asm["cubin"]
+    return result
 
 
 def _arguments(compiled: Any, bound: dict[str, Any], grid: Any, kernel: Kernel) -> list[Any]:
