@@ -62,6 +62,7 @@ def test_scopes_keep_their_registers_and_labels():
         (text("add.u32 %r1, %r2, ?;"), r"can't read '\?'.*line 11: add.u32"),
         (text("ld.global.u32 %r1, [%rd1;"), r"expected \].*line 11"),
         (text("bra NOWHERE;"), "NOWHERE is no label.*line 11: bra NOWHERE"),
+        (text("brx.idx %r1, T;"), "T is no label.*line 11: brx.idx"),
         (text("frobnicate.u32 %r1, %r2;"), "does not know.*line 11: frobnicate.u32"),
         (text("add.rn.u32 %r1, %r2, %r3;"), "does not know.*add.rn.u32"),
         (text("mov.u32 %r1, %undeclared;"), "%undeclared is not known"),
@@ -208,6 +209,21 @@ def test_generic_addresses_find_their_space():
 
 
 # ---- control flow
+
+SWITCH = """and.b32 %r3, %r1, 3; setp.gt.u32 %p1, %r1, 27; mov.u32 %r2, 9;
+T: .branchtargets A, B, C;
+@!%p1 brx.idx %r3, T;
+bra END; A: mov.u32 %r2, 0; bra END; B: mov.u32 %r2, 1; bra END; C: mov.u32 %r2, 2; END:
+"""
+
+
+def test_lanes_branch_by_a_table():
+    chosen = SWITCH.replace("and.b32 %r3, %r1, 3", "rem.u32 %r3, %r1, 3")
+    want = [t % 3 if t <= 27 else 9 for t in range(32)]
+    assert stored(chosen).tolist() == want
+    with pytest.raises(errors.Fault, match=r"branch 3 of 3, by lane 3.*brx\.idx"):
+        stored(SWITCH)
+
 
 DIVERGED = """mov.u32 %r2, 0; setp.lt.u32 %p1, %r1, 7; @%p1 bra A;
 mov.u32 %r3, %r1; L: add.u32 %r2, %r2, 2; sub.u32 %r3, %r3, 1; setp.ne.u32 %p2, %r3, 0; @%p2 bra L;

@@ -68,6 +68,11 @@ def successors(kernel: Kernel, pc: int) -> list[int]:
         assert isinstance(label, Sym)
         to = [kernel.labels[label.name]]
         return [*to, pc + 1] if instr.guard else to
+    if instr.parts[0] == "brx":
+        table = instr.args[1]
+        assert isinstance(table, Sym)
+        to = [kernel.labels[name] for name in kernel.tables[table.name]]
+        return [*to, pc + 1] if instr.guard else to
     return [pc + 1]
 
 

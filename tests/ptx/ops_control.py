@@ -35,6 +35,30 @@ def _bra(i: Instr, b: Binder) -> Handler:
     return branch
 
 
+@handles("brx.idx")
+def _brx(i: Instr, b: Binder) -> Handler:
+    index, m, table = b.gather(b.src(i.args[0], "u32")), b.m, i.args[1]
+    assert isinstance(table, Sym)
+    targets = [m.kernel.labels[name] for name in m.kernel.tables[table.name]]
+
+    def branch(s: Active) -> int | None:
+        wanted, (warps, lanes) = index(s), s.lanes
+        if (wanted >= len(targets)).any():
+            at = int(np.argmax(wanted >= len(targets)))
+            text = f"branch {wanted[at]} of {len(targets)}"
+            raise fault(Fault, m, text, warps[at], lanes[at])
+        taken = np.unique(wanted)
+        if len(taken) == 1:
+            return targets[int(taken[0])]
+        for one in taken:
+            mask = np.zeros_like(s.mask)
+            mask[warps[wanted == one] - s.lo, lanes[wanted == one]] = True
+            m.move(Active(s.lo, s.hi, mask), targets[int(one)])
+        return STOP
+
+    return branch
+
+
 @handles("ret", "exit")
 def _exit(i: Instr, b: Binder) -> Handler:
     m = b.m

@@ -125,6 +125,7 @@ class Kernel:
     params: list[Variable]
     code: list[Instr] = field(default_factory=list)
     labels: dict[str, int] = field(default_factory=dict)  # to an index of `code`
+    tables: dict[str, list[str]] = field(default_factory=dict)  # .branchtargets: labels
     registers: dict[str, Reg] = field(default_factory=dict)
     variables: dict[str, Variable] = field(default_factory=dict)
     block: tuple[int, int, int] | None = None  # .reqntid
@@ -323,11 +324,9 @@ class _Reader:
             else:
                 kernel.code.append(self.instruction(kernel, scopes))
         for instr in kernel.code:
-            label = instr.args[0] if instr.parts[0] == "bra" and instr.args else None
-            if instr.parts[0] == "bra" and (
-                not isinstance(label, Sym) or label.name not in kernel.labels
-            ):
-                raise Malformed(f"{_said(label)} is no label", instr)
+            for label in _labels(instr, kernel):
+                if not isinstance(label, Sym) or label.name not in kernel.labels:
+                    raise Malformed(f"{_said(label)} is no label", instr)
 
     def labels_ahead(self) -> dict[str, str]:
         """The labels of the scope that starts here: a branch may name one before it comes."""
@@ -346,6 +345,10 @@ class _Reader:
             self.variable(kernel.variables, which)
             return
         text = self.until(";")
+        if which == "branchtargets":
+            name, _ = kernel.labels.popitem()
+            listed = (label.strip() for label in text.split(","))
+            kernel.tables[name] = [scopes[-1].get(label, label) for label in listed]
         if which != "reg":
             return
         found = re.match(r"\.(\w+)\s+(.*)$", text, re.S)
@@ -378,6 +381,18 @@ class _Reader:
             raise self.fail(f"the guard {guard[2]} is no register")  # type: ignore[index]
         parts = tuple(op[0].split("."))
         return Instr(op[0], parts, args, who, line, text)  # type: ignore[arg-type]
+
+
+def _labels(instr: Instr, kernel: Kernel) -> list[Operand | None]:
+    """Where a branch may go."""
+    if instr.parts[0] == "bra":
+        return [instr.args[0] if instr.args else None]
+    if instr.parts[0] != "brx":
+        return []
+    table = instr.args[1] if len(instr.args) == 2 else None
+    if not isinstance(table, Sym) or table.name not in kernel.tables:
+        return [table]
+    return [Sym(name) for name in kernel.tables[table.name]]
 
 
 def _said(operand: Operand | None) -> str:

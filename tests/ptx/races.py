@@ -82,6 +82,8 @@ class Shadow:
         # By the ISA cp.async writes through the generic proxy, so a wgmma that reads it needs a
         # proxy fence. Neither Triton nor CUTLASS (sm90_mma_multistage_gmma_ss) has one there.
         self.copies = np.array([i.has("cp") and not i.has("bulk") for i in kernel.code])
+        # Triton lets TMA write where an mbarrier was; its end leaves nothing that could come late.
+        self.ends = np.array([i.parts[:2] == ("mbarrier", "inval") for i in kernel.code])
         self.strong_reads: np.ndarray | None = None
         self.strong_writes: np.ndarray | None = None
         self.transfers: dict[int, Transfer] = {}
@@ -196,6 +198,8 @@ class Shadow:
             found.append((latest.max(axis=1), latest.argmax(axis=1)))
         for times, who in found:
             bad = times > self.clocks[1, w, who]
+            if bad.any():
+                bad &= ~self.ends[np.frombuffer(self.pcs, np.intc)[times]]
             if self.m.kernel.code[self.m.current].has("wgmma") and bad.any():
                 bad &= ~self.copies[np.frombuffer(self.pcs, np.intc)[times]]
             if bad.any():
