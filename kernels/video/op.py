@@ -14,10 +14,8 @@ from aimills_kernels.kernels.video.problem import OPTIONS, extension_error, fast
 
 DTYPES = {"bf16": torch.bfloat16, "f16": torch.float16, "f32": torch.float32}
 MAX_SIZE = 1 << 24  # of a side: positions on both axes stay within 64-bit integers
-_CLIP = {
-    "mean": [0.48145466, 0.4578275, 0.40821073],
-    "std": [0.26862954, 0.26130258, 0.27577711],
-}
+CLIP_MEAN = [0.48145466, 0.4578275, 0.40821073]
+CLIP_STD = [0.26862954, 0.26130258, 0.27577711]
 _KR_KB = {"bt601": (0.299, 0.114), "bt709": (0.2126, 0.0722)}
 
 
@@ -238,8 +236,8 @@ def inputs(case: Case, generator: torch.Generator) -> dict[str, Any]:
         "width": case.w,
         "interpolation": case.get("interpolation", "bicubic"),
         "antialias": True,
-        "mean": case.get("mean", _CLIP["mean"]),
-        "std": case.get("std", _CLIP["std"]),
+        "mean": case.get("mean", CLIP_MEAN),
+        "std": case.get("std", CLIP_STD),
         "dtype": DTYPES[case.one_of("dtype", *DTYPES)],
     }
 
@@ -276,14 +274,8 @@ def cost(case: Case) -> Cost:
 
 
 def _level_size(args: tuple) -> Tensor:
-    std = torch.tensor(args[PARAMS.index("std")], dtype=torch.float64, device=args[0][0].device)
+    std = torch.tensor(args[video_to_tensor.params.index("std")], dtype=torch.float64, device=args[0][0].device)
     return (1 / (255 * std.abs())).view(3, 1, 1)
-
-
-PARAMS = (
-    "planes", "color_space", "color_range", "chroma_location", "chroma_upsampling", "height",
-    "width", "interpolation", "antialias", "mean", "std", "dtype",
-)  # fmt: skip
 
 
 # ---- the declaration
