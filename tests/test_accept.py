@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import sys
 from collections.abc import Callable, Iterator
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 
+import aimills_kernels
 from aimills_kernels import _dispatch, _records, _registry, video_io
 from aimills_kernels._op import Case, Op, Provider
 from aimills_kernels._validate import NO_MEMORY, validate_each
@@ -376,7 +378,7 @@ def test_main_job_runs_on_a_decoded_clip(tmp_path: Path) -> None:
     rows = [c for c in rows if c["stage"] == "real input"]
     assert [c["dims"]["F"] for c in rows] == [2, 1, 2, 1]
     assert all(c["status"] == "right" and c["dims"]["pitch"] > 160 for c in rows)
-    assert all(c["swscale_levels"] < 3 for c in rows if c["dims"]["F"] == 1)
+    assert all(c["swscale_levels"] < 0.01 for c in rows if c["dims"]["F"] == 1)
     assert report["clip"]["pitch"] > report["clip"]["width"]
 
 
@@ -417,6 +419,23 @@ _rgb24 = video_io.rgb24
 
 def _rgb24_of_tags(frame: video_io.Frame) -> torch.Tensor:
     return _rgb24(dataclasses.replace(frame, color_space="bt709", color_range="limited"))
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"chroma_location": "center"}, {"chroma_upsampling": "nearest"}], ids=str
+)
+def test_swscale_check_sees_misplaced_chroma(
+    wrong: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where kernel and reference agree on another place than the stream means."""
+    misplaced = functools.partial(aimills_kernels.video_to_tensor, **wrong)
+    monkeypatch.setattr(aimills_kernels, "video_to_tensor", misplaced)
+    session = _session(*_registry.OPS)
+    session.stage("video", "A decoded video", real_input.run)
+    assert session.stages[0].status == "wrong"
+    failures = [f for c in session.checks for f in c["failures"]]
+    assert failures
+    assert all("FFmpeg's swscale" in f for f in failures)
 
 
 @pytest.mark.parametrize("fault", ["off_by_one_row", "nan_in_the_tail", "overwrites_an_input"])

@@ -3,10 +3,13 @@ kernel's logic on the host, planted faults, threads and forks."""
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import signal
 from dataclasses import replace
+from fractions import Fraction
+from math import floor
 from typing import Any
 
 import pytest
@@ -230,35 +233,125 @@ def test_whole_op_agrees_with_pillow(size, interpolation):
 
 @pytest.mark.parametrize("space", ["bt601", "bt709"])
 @pytest.mark.parametrize("range_", ["limited", "full"])
-@pytest.mark.parametrize("upsampling", ["nearest", "linear"])
-def test_colour_agrees_with_swscale(space, range_, upsampling):
-    """Within one level of FFmpeg's accurate paths; its linear chroma is centred on both axes."""
-    av = pytest.importorskip("av")
-    reformatter = pytest.importorskip("av.video.reformatter")
-    args = op.make_inputs(Case("c", F=1, H=64, W=96, h=64, w=96, space=space, range=range_,
-                               location="center", upsampling=upsampling), "cpu", 0)  # fmt: skip
+@pytest.mark.parametrize("chroma", ["nearest", "left", "center"])
+def test_colour_agrees_with_swscale(space, range_, chroma):
+    """Within one level of FFmpeg's accurate paths, on noise."""
+    case = Case("c", F=1, H=64, W=96, h=64, w=96, space=space, range=range_,
+                location="left" if chroma == "nearest" else chroma,
+                upsampling="nearest" if chroma == "nearest" else "linear")  # fmt: skip
+    args = op.make_inputs(case, "cpu", 0)
     y, uv = args[0]
     if range_ == "limited":
         y, uv = (16 + y.int() * 219 // 255).byte(), (16 + uv.int() * 224 // 255).byte()
         args = ([y, uv], *args[1:])
-    frame = av.VideoFrame(96, 64, "nv12")
-    for plane, source in zip(frame.planes, (y[0], uv[0].flatten(1)), strict=True):
+    method = "neighbor" if chroma == "nearest" else "bilinear+full_chroma_inp"
+    want = swscale(
+        y[0], uv[0],
+        f"flags={method}+accurate_rnd+full_chroma_int:in_color_matrix={space}:out_range=pc"
+        f":in_range={'tv' if range_ == 'limited' else 'pc'}"
+        f":in_h_chr_pos={0 if chroma == 'left' else 128}:in_v_chr_pos=128",
+    )  # fmt: skip
+    assert float((float_levels(args)[0] - want).abs().max()) <= 1
+
+
+def swscale(y: Tensor, uv: Tensor, options: str) -> Tensor:
+    """[3, H, W] u8 as FFmpeg makes it from NV12."""
+    av = pytest.importorskip("av")
+    height, width = y.shape
+    frame, graph = av.VideoFrame(width, height, "nv12"), av.filter.Graph()
+    for plane, source in zip(frame.planes, (y, uv.flatten(1)), strict=True):
         rows = torch.zeros(plane.height, plane.line_size, dtype=torch.uint8)
         rows[:, : source.shape[1]] = source
         plane.update(rows.numpy().tobytes())
-    method = "POINT" if upsampling == "nearest" else "BILINEAR"
-    flags = 0x40000 | 0x2000 | (0x10 if method == "POINT" else 0x2 | 0x4000)
-    color = getattr(reformatter.Colorspace, "ITU601" if space == "bt601" else "ITU709")
-    source_range = getattr(reformatter.ColorRange, "MPEG" if range_ == "limited" else "JPEG")
-    rgb = frame.reformat(
-        format="gbrp", src_colorspace=color, dst_colorspace=color, interpolation=flags,
-        src_color_range=source_range, dst_color_range=reformatter.ColorRange.JPEG,
-    )  # fmt: skip
-    want = torch.stack([
-        torch.frombuffer(bytearray(p), dtype=torch.uint8).view(p.height, p.line_size)[:, :96]
+    graph.link_nodes(
+        graph.add_buffer(width=width, height=height, format="nv12", time_base=Fraction(1, 25)),
+        graph.add("scale", options), graph.add("format", "gbrp"), graph.add("buffersink"),
+    ).configure()  # fmt: skip
+    graph.push(frame)
+    rgb = graph.pull()
+    return torch.stack([
+        torch.frombuffer(bytearray(p), dtype=torch.uint8).view(p.height, p.line_size)[:, :width]
         for p in (rgb.planes[2], rgb.planes[0], rgb.planes[1])
     ])  # fmt: skip
-    assert float((float_levels(args)[0] - want).abs().max()) <= 1
+
+
+# ---- the siting of chroma, by its definition
+
+
+def launch_reference(outs: tuple[Tensor, ...], *args: Any) -> None:
+    outs[0].copy_(op.reference(*args))
+
+
+def launch_public(outs: tuple[Tensor, ...], *args: Any) -> None:
+    """All that is default left to the default: chroma at "left", among others."""
+    location = {} if args[3] == "left" else {"chroma_location": args[3]}
+    outs[0].copy_(ak.video_to_tensor(args[0], dtype=torch.float32, **location))
+
+
+LAUNCHES = ["reference", "public", "baseline", "emulated"]
+
+
+def colour(launch: str, y: list, uv: list, location: str) -> list:
+    """[3][H][W] levels of one frame: BT.709, limited range, linear chroma, no resize."""
+    planes = [torch.tensor([p], dtype=torch.uint8) for p in (y, uv)]
+    out = torch.full((1, 3, len(y), len(y[0])), float("nan"))
+    globals()[f"launch_{launch}"](
+        (out,), planes, "bt709", "limited", location, "linear", len(y), len(y[0]), "bicubic", True,
+        [0.0] * 3, [1.0] * 3, torch.float32,
+    )  # fmt: skip
+    return (out[0] * 255).round().int().tolist()
+
+
+def exact_level(y: int, u: Fraction, v: Fraction) -> list[int]:
+    """R, G, B by ITU-R BT.709-6 (items 3.2 and 3.4), limited range."""
+    kr, kb = Fraction("0.2126"), Fraction("0.0722")
+    luma, blue, red = Fraction(y - 16, 219), (u - 128) / 224, (v - 128) / 224
+    r, b = luma + 2 * (1 - kr) * red, luma + 2 * (1 - kb) * blue
+    g = (luma - kr * r - kb * b) / (1 - kr - kb)
+    return [clip(round(255 * c), 255) for c in (r, g, b)]
+
+
+def clip(value: int, highest: int) -> int:
+    return min(max(value, 0), highest)
+
+
+@pytest.mark.parametrize("launch", LAUNCHES)
+@pytest.mark.parametrize(
+    ("location", "chroma"),
+    [
+        ("left", [100, 120, 140, 145, 150, 150]),
+        ("center", [100, 110, 130, Fraction(285, 2), Fraction(295, 2), 150]),
+    ],
+)
+def test_chroma_between_columns(location, chroma, launch):
+    """Two rows of one value each, so that only the columns matter; the last sample repeats."""
+    uv = [[[s, 228 - s] for s in (100, 140, 150)]]
+    want = [exact_level(126, Fraction(c), Fraction(228 - c)) for c in chroma]
+    got = colour(launch, [[126] * 6] * 2, uv, location)
+    assert [list(pixel) for pixel in zip(*(plane[0] for plane in got), strict=True)] == want
+
+
+@pytest.mark.parametrize("launch", LAUNCHES)
+@pytest.mark.parametrize("location", ["left", "center"])
+def test_chroma_is_linear_between_its_places(location, launch):
+    """Chroma row i lies at luma row 2 i + 1/2; column j at 2 j for "left", 2 j + 1/2 else."""
+    height, width, rng = 7, 9, random.Random(0)
+    y = [[rng.randint(90, 160) for _ in range(width)] for _ in range(height)]
+    uv = [[[rng.randint(100, 156) for _ in "uv"] for _ in range(5)] for _ in range(4)]
+    left = 0 if location == "left" else Fraction(1, 2)
+
+    def chroma(row: int, col: int, part: int) -> Fraction:
+        down, across = (row - Fraction(1, 2)) / 2, (col - left) / Fraction(2)
+        return sum(
+            (1 - abs(down - i)) * (1 - abs(across - j)) * uv[clip(i, 3)][clip(j, 4)][part]
+            for i in (floor(down), floor(down) + 1)
+            for j in (floor(across), floor(across) + 1)
+        )
+
+    got = colour(launch, y, uv, location)
+    for row, col in itertools.product(range(height), range(width)):
+        want = exact_level(y[row][col], chroma(row, col, 0), chroma(row, col, 1))
+        assert [plane[row][col] for plane in got] == want, (row, col)
 
 
 @pytest.mark.parametrize(
