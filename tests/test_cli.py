@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import torch
 
 from aimills_kernels import _dispatch, _records, _registry
 from aimills_kernels._op import Op
-from aimills_kernels._validate import Validation
+from aimills_kernels._validate import NO_MEMORY, Validation
 from aimills_kernels.cli import _choose, _ui, look, main
 from aimills_kernels.cli import validate as validate_command
 from aimills_kernels.cli._parser import build_parser
@@ -407,39 +408,70 @@ def test_validate_catches_a_wrong_provider(
 # ---- records
 
 
-def _results(op: Op, failures: list[str]) -> list[Validation]:
+GPU = "cuda:0"
+
+
+def _results(op: Op, failures: list[str], device: str = GPU) -> list[Validation]:
+    """Of every case, one of which the provider does not take."""
+    rejected = Validation(op.name, "dims", "triton", device, 0, skipped="it can't")
     made = [
-        Validation(op.name, case, "triton", "cuda:0", 0, failures=list(failures))
-        for case in ("tiny", "ragged")
+        Validation(op.name, case.name, "triton", device, 0, failures=list(failures))
+        for case in op.cases
+        if case.name != "dims"
     ]
-    return [*made, Validation(op.name, "dims", "triton", "cuda:0", 0, skipped="it can't")]
+    return [*made, rejected]
 
 
-def test_records_follow_what_was_right(
+@pytest.fixture
+def record(
     attention: Op, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+) -> Any:
+    """What `validate` says of records after these results, on a machine with that many GPUs."""
     monkeypatch.setattr(_dispatch, "sm_of", lambda device: 90)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a GPU")
     monkeypatch.setattr(_records, "_all", _records._all.__wrapped__, raising=True)
     monkeypatch.setattr(_records._all, "cache_clear", lambda: None, raising=False)
-    place, triton = (torch.device("cuda", 0),), attention.provider("triton")
-    whole = build_parser().parse_args(["validate"])
-    part = build_parser().parse_args(["validate", "--case", "tiny"])
 
-    def record(options: Any, failures: list[str]) -> str:
+    def ask(found: list[Validation], *words: str, gpus: int = 1) -> str:
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+        options = build_parser().parse_args(["validate", *words])
         mine = {attention.name: attention.all_providers}
-        found = _results(attention, failures)
-        validate_command._record((attention,), mine, place, found, options)
-        return capsys.readouterr().out
+        validate_command._record((attention,), mine, found, options)
+        return " ".join(capsys.readouterr().out.split())
 
-    assert "no record is written: --case" in record(part, [])
+    return ask
+
+
+def test_records_follow_what_was_right(attention: Op, record: Any) -> None:
+    triton = attention.provider("triton")
+    right, wrong = _results(attention, []), _results(attention, ["out: NaN"])
+    assert "no record is written: --case" in record(right, "--case", "tiny")
     assert _records.missing(attention, triton, 90) is not None
-    assert "attention triton on sm_90: recorded as correct" in record(whole, [])
+    assert "attention triton on sm_90: recorded as correct" in record(right)
     assert _records.missing(attention, triton, 90) is None
-    assert "withdrawn: it is wrong" in record(whole, ["out: NaN"])
+    assert "withdrawn: it is wrong" in record(wrong)
     assert _records.missing(attention, triton, 90) is not None
     kept = json.loads(_records.cache_file().read_text())["records"]
     assert [r["provider"] for r in kept] == ["triton"]
+
+
+def test_a_record_takes_every_case_on_every_gpu(attention: Op, record: Any) -> None:
+    right = _results(attention, [])
+    short = [replace(r, skipped=NO_MEMORY, gap=True) for r in right[1:]]
+    some = "attention triton on sm_90: no record"
+    for found, gpus, why in (
+        ([right[0], *short], 1, f"tiny-f16 on {GPU}: {NO_MEMORY}"),
+        (right[:3], 1, f"plain on {GPU} was not checked"),
+        (right, 2, "tiny on cuda:1 was not checked"),
+        ([*right, *_results(attention, [], "cuda:1")[:-2]], 2, "on cuda:1 was not checked"),
+        ([replace(r, skipped="it can't") for r in right], 1, f"it takes no case on {GPU}"),
+    ):
+        assert f"{some}: " in (said := record(found, gpus=gpus)), said
+        assert why in said
+    assert not _records.cache_file().exists()
+    both = [*right, *_results(attention, [], "cuda:1")]
+    assert "recorded as correct" in record(both, gpus=2)
+    assert "withdrawn" in record(_results(attention, ["out: NaN"]), gpus=2)
 
 
 # ---- bench

@@ -23,7 +23,7 @@ import torch
 from aimills_kernels import _dispatch, _records
 from aimills_kernels._op import Case, Cost, Op
 from aimills_kernels._registry import OPS, get_op
-from aimills_kernels._validate import validate, validate_each
+from aimills_kernels._validate import NO_MEMORY, validate, validate_each
 from aimills_kernels.harness import (
     _contest,
     _node,
@@ -425,6 +425,7 @@ def test_a_node_leaves_complete_files_and_records(node: Any, capsys: Any) -> Non
     assert {(v["provider"], v["case"]) for v in lines} >= {("planted", "tiny"), ("sdpa", "tiny")}
     (made,) = read(out / "records.json")["records"]
     assert (made["op"], made["provider"], made["sm"]) == ("attention", "planted", 90)
+    assert (made["gpus"], made["cases"]) == (["CPU"], ["llama3-8b-decode", "tiny"])
     assert read(_records.cache_file())["records"] == [made]
     assert row_of(bench.load(out / "bench-0.json"), "planted")["median_us"] > 0
     assert {r["op"] for r in bench.load(out / "bench-0.json")["rows"]} == {
@@ -544,6 +545,18 @@ def test_a_provider_whose_time_ran_out_half_way_has_no_record(
     assert code == gpu.INCOMPLETE
     assert json.loads((out / "validation.jsonl").read_text().splitlines()[0])["ok"]
     assert read(out / "records.json")["records"] == []
+
+
+def test_a_case_without_memory_leaves_no_record(node: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def short(op: Op, case: Case, *rest: Any, **more: Any) -> Any:
+        for result in validate_each(op, case, *rest, **more):
+            yield result if case.name == "tiny" else replace(result, skipped=NO_MEMORY, gap=True)
+
+    monkeypatch.setattr(gpu, "validate_each", short)
+    code, out = node("none")
+    assert code == gpu.INCOMPLETE
+    assert read(out / "records.json")["records"] == []
+    assert read(_records.cache_file())["records"] == []
 
 
 def test_nothing_is_blamed_on_those_after_an_illegal_access(

@@ -1,8 +1,9 @@
 """Records of correctness: what lets a GPU kernel of our own serve unasked.
 
-A record says that one provider passed every case on one compute capability, for one state of its
-sources and one Triton minor version. Committed records ship as `records.json`; those that
-`aimills-kernels validate` makes on this machine are kept in the user's cache.
+A record says that one provider was right on every case that it takes, on every GPU of one compute
+capability in a machine, for one state of its sources and one Triton minor version. Committed
+records ship as `records.json`; those that `aimills-kernels validate` makes on this machine are kept
+in the user's cache.
 """
 
 from __future__ import annotations
@@ -12,12 +13,19 @@ import importlib.util
 import json
 import os
 import tempfile
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
 from functools import cache, lru_cache
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import torch
 
 from aimills_kernels._op import Op, Provider
+
+if TYPE_CHECKING:
+    from aimills_kernels._validate import Validation
 
 UNPROVEN = "no record"
 _PACKAGE = Path(__file__).parent
@@ -44,6 +52,39 @@ def key(op: Op, provider: Provider, sm: int | None) -> dict[str, Any]:
         "sm": sm,
         "sources": source_hash(provider),
         "triton": _triton_minor() if provider.interpret else "",
+    }
+
+
+def conclude(
+    op: Op, provider: Provider, sm: int | None, gpus: Mapping[str, str], found: Iterable[Validation]
+) -> dict[str, Any] | str:
+    """What a run says of `provider` on capability `sm`: a record, a denial, or why neither.
+
+    gpus   all of this capability in the machine, by device: their names
+    found  the run's validations; those of other providers and devices are left aside
+    """
+    mine = [v for v in found if (v.op, v.provider) == (op.name, provider.name) and v.device in gpus]
+    for v in mine:
+        if v.failures:
+            return denial(op, provider, sm, str(v))
+    for gpu in gpus:
+        of = {v.case: v for v in mine if v.device == gpu}
+        for case in op.cases:
+            if case.name not in of:
+                return f"{case} on {gpu} was not checked"
+            if of[case.name].gap:
+                return f"{case} on {gpu}: {of[case.name].skipped}"
+        if not any(v.ok for v in of.values()):
+            return f"it takes no case on {gpu}"
+    right = [v for v in mine if v.ok]
+    return {
+        **key(op, provider, sm),
+        "made": datetime.now(UTC).isoformat(timespec="seconds"),
+        "gpus": sorted(set(gpus.values())),
+        "cases": sorted({v.case for v in right}),
+        "seed": right[0].seed,
+        "worst_error_used": round(max(v.used for v in right), 4),
+        "torch": torch.__version__,
     }
 
 

@@ -33,7 +33,8 @@ _Output = tuple[Tensor, Tensor, int]
 
 @dataclass
 class Validation:
-    """The outcome: `ok`, or `failures`; `skipped` says why the provider can't run here."""
+    """The outcome: `ok`, or `failures`, or why it was `skipped`: the provider can't run the case
+    here, or it was not given the chance, which is a `gap`."""
 
     op: str
     case: str
@@ -43,6 +44,7 @@ class Validation:
     judgements: dict[str, Judgement] = field(default_factory=dict)
     failures: list[str] = field(default_factory=list)
     skipped: str | None = None
+    gap: bool = False
 
     @property
     def ok(self) -> bool:
@@ -192,7 +194,7 @@ def _try(trial: _Trial, provider: Provider, result: Validation) -> None:
     except torch.OutOfMemoryError:
         torch.cuda.empty_cache()
         if not result.failures:  # what was found wrong before stays wrong
-            result.skipped = NO_MEMORY
+            result.skipped, result.gap = NO_MEMORY, True
             result.judgements.clear()
     except Exception as error:  # whatever a kernel or its compiler raises
         result.failures.append(f"{type(error).__name__}: {error}")

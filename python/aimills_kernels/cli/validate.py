@@ -5,14 +5,13 @@ from __future__ import annotations
 from argparse import Namespace
 from collections import Counter
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 import torch
 
 from aimills_kernels import _dispatch, _records
 from aimills_kernels._op import Op, Provider
-from aimills_kernels._validate import Validation, validate
+from aimills_kernels._validate import Validation, validate_each
 from aimills_kernels.accept.check import status_of
 from aimills_kernels.cli import _choose, _ui
 from aimills_kernels.cli._errors import INCOMPLETE, OK, WRONG
@@ -26,21 +25,17 @@ def run(options: Namespace) -> int:
     cases = _choose.cases(chosen, options.case)
     providers = _choose.providers(chosen, options.provider)
     places = _choose.devices(options.device)
-    plan = [
-        (op, case, provider, place)
-        for place in places
-        for op in chosen
-        for provider in providers[op.name]
-        for case in cases[op.name]
-    ]
-    results = []
-    with _ui.progress("validate", len(plan)) as step:
-        for op, case, provider, place in plan:
-            results.append(validate(op, case, provider, device=place, seed=options.seed))
-            step(f"{op} {case} {provider}")
+    plan = [(place, op, case) for place in places for op in chosen for case in cases[op.name]]
+    results: list[Validation] = []
+    with _ui.progress("validate", sum(len(providers[op.name]) for _, op, _ in plan)) as step:
+        for place, op, case in plan:
+            asked = providers[op.name]
+            for result in validate_each(op, case, asked, device=place, seed=options.seed):
+                results.append(result)
+                step(f"{op} {case} {result.provider}")
     _show(results, options)
     if any(place.type == "cuda" for place in places):
-        _record(chosen, providers, places, results, options)
+        _record(chosen, providers, results, options)
     return _verdict(results)
 
 
@@ -105,7 +100,6 @@ def _detail(r: Validation) -> str:
 def _record(
     chosen: Sequence[Op],
     providers: dict[str, tuple[Provider, ...]],
-    places: Sequence[torch.device],
     results: Sequence[Validation],
     options: Namespace,
 ) -> None:
@@ -113,41 +107,36 @@ def _record(
         _ui.say("no record is written: --case checks a part of the cases")
         return
     records = []
-    for op in chosen:
-        for provider in providers[op.name]:
-            if not provider.vendor:
-                mine = [r for r in results if (r.op, r.provider) == (op.name, provider.name)]
-                records += _by_capability(op, provider, places, mine)
-    if not records:
-        _ui.say("no record is written: no kernel of ours ran here")
-        return
-    path = _records.add(records)
-    for record in records:
-        outcome = "withdrawn: it is wrong" if "wrong" in record else "recorded as correct"
-        name = f"{record['op']} {record['provider']} on sm_{record['sm']}"
-        _ui.say(f"{name}: {outcome}", _ui.style_of("wrong" if "wrong" in record else "right"))
-    _ui.say(f"records: {path}")
+    own = [
+        (op, provider)
+        for op in chosen
+        for provider in providers[op.name]
+        if not provider.vendor and "cuda" in provider.devices
+    ]
+    for op, provider in own:
+        for sm, gpus in _by_capability().items():
+            made = _records.conclude(op, provider, sm, gpus, results)
+            _say(f"{op} {provider} on sm_{sm}", made)
+            records += [] if isinstance(made, str) else [made]
+    if records:
+        _ui.say(f"records: {_records.add(records)}")
+    else:
+        _ui.say("no record is written")
 
 
-def _by_capability(
-    op: Op, provider: Provider, places: Sequence[torch.device], results: Sequence[Validation]
-) -> list[dict[str, Any]]:
-    """One record for each capability; one wrong GPU denies it to all of its kind."""
-    found = []
-    for sm in sorted({_dispatch.sm_of(place) or 0 for place in places}):
-        here = {str(place) for place in places if _dispatch.sm_of(place) == sm}
-        ran = [r for r in results if r.device in here and r.skipped is None]
-        wrong = [r for r in ran if not r.ok]
-        if wrong:
-            found.append(_records.denial(op, provider, sm, str(wrong[0])))
-        elif ran:
-            facts = {
-                "created": datetime.now(UTC).isoformat(timespec="seconds"),
-                "device": torch.cuda.get_device_name(ran[0].device),
-                "torch": torch.__version__,
-                "cases": len({r.case for r in ran}),
-                "used": max(r.used for r in ran),
-                "seed": ran[0].seed,
-            }
-            found.append({**_records.key(op, provider, sm), **facts})
+def _say(name: str, made: dict[str, Any] | str) -> None:
+    if isinstance(made, str):
+        _ui.say(f"{name}: no record: {made}", _ui.style_of("not run"))
+    elif "wrong" in made:
+        _ui.say(f"{name}: withdrawn: it is wrong", _ui.style_of("wrong"))
+    else:
+        _ui.say(f"{name}: recorded as correct", _ui.style_of("right"))
+
+
+def _by_capability() -> dict[int, dict[str, str]]:
+    """The GPUs of this machine, those that --device leaves out too: their names by device."""
+    found: dict[int, dict[str, str]] = {}
+    for place in (torch.device("cuda", i) for i in range(torch.cuda.device_count())):
+        of = found.setdefault(_dispatch.sm_of(place) or 0, {})
+        of[str(place)] = torch.cuda.get_device_name(place)
     return found

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from aimills_kernels._records import write_whole
-from aimills_kernels._validate import NO_MEMORY, Validation
+from aimills_kernels._validate import Validation
 from aimills_kernels.harness import bench, env
 
 OK, WRONG, INCOMPLETE, NO_GPU = 0, 1, 2, 3
@@ -56,16 +56,12 @@ class State:
         if result.failures:
             self.wrong.append(str(result))
             self.look_after(device, what)
-        elif result.skipped is not None and self.is_gap(result, device):
-            self.not_run.append((what, result.skipped))
+        elif result.gap:
+            self.not_run.append((what, str(result.skipped)))
         with (self.out / "validation.jsonl").open("a") as journal:
             journal.write(json.dumps(_line(result)) + "\n")
             journal.flush()
             os.fsync(journal.fileno())
-
-    def is_gap(self, result: Validation, device: torch.device) -> bool:
-        """Whether it was skipped though the provider takes the case."""
-        return result.skipped in (NO_MEMORY, LATE) or result.skipped == self.lost.get(device, "")
 
     # ---- files
 

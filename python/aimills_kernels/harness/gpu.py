@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -103,10 +102,9 @@ def _validate_case(state: State, device: torch.device, op: Op, case: Case) -> No
             if state.barred(device):
                 break
     for provider in left:
-        why = state.barred(device)
-        state.enter(
-            Validation(op.name, case.name, provider.name, str(device), 0, skipped=why), device
-        )
+        missed = Validation(op.name, case.name, provider.name, str(device), 0, gap=True)
+        missed.skipped = state.barred(device)
+        state.enter(missed, device)
 
 
 def _keep(state: State, op: Op, found: list[dict[str, Any]]) -> None:
@@ -119,30 +117,13 @@ def _keep(state: State, op: Op, found: list[dict[str, Any]]) -> None:
 
 
 def _proven(state: State, op: Op) -> Iterator[dict[str, Any]]:
-    """Records for our own providers that were right on every case they took, on every GPU of a
-    compute capability; one that was wrong is denied, whatever an older record says."""
-    now = datetime.now(UTC).isoformat(timespec="seconds")
+    """Records of our own providers, and denials."""
     for sm in sorted({_dispatch.sm_of(g) or 0 for g in state.gpus}):
-        gpus = [g for g in state.gpus if _dispatch.sm_of(g) == sm]
-        here = {str(g) for g in gpus}
-        unseen = {LATE, *(state.lost[g] for g in gpus if g in state.lost)}
+        gpus = {str(g): name_of(g) for g in state.gpus if _dispatch.sm_of(g) == sm}
         for provider in (p for p in op.providers if not p.vendor):
-            mine = [
-                v for v in state.verdicts
-                if (v.op, v.provider) == (op.name, provider.name) and v.device in here
-            ]  # fmt: skip
-            ran = [v for v in mine if v.skipped is None]
-            if wrong := [v for v in ran if not v.ok]:
-                yield _records.denial(op, provider, sm, str(wrong[0]))
-            elif {v.device for v in ran} == here and not any(v.skipped in unseen for v in mine):
-                yield {
-                    **_records.key(op, provider, sm),
-                    "made": now,
-                    "gpus": sorted({name_of(g) for g in gpus}),
-                    "cases": sorted({v.case for v in ran}),
-                    "worst_error_used": round(max(v.used for v in ran), 4),
-                    "torch": torch.__version__,
-                }
+            made = _records.conclude(op, provider, sm, gpus, state.verdicts)
+            if not isinstance(made, str):
+                yield made
 
 
 # ---- times
