@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import importlib.util
 import io
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
@@ -70,8 +71,13 @@ def decode(
     """The frames of a video file, or of one in memory; the first `limit` of them.
 
     VideoError for what is empty, truncated, damaged or no 8-bit 4:2:0 video: the whole of it is
-    decoded, whatever the limit. `expect` is the number of frames where the container has none.
+    decoded, whatever the limit. `expect` is the number of frames where the container has none: a
+    stream that states no length, such as H.264 or MPEG-TS, is whole without its last frames too.
     """
+    if limit is not None:
+        _check_count("limit", limit, 0)
+    if expect is not None:
+        _check_count("expect", expect, 1)
     name, data = _open(source)
     av = _av()
     frames: list[Frame] = []
@@ -85,6 +91,8 @@ def decode(
             stream.codec_context.options = {"err_detect": "explode"}
             stream.codec_context.thread_count = 1
             announced = expect or stream.frames
+            if "matroska" in container.format.name and _cut_short(source):
+                raise VideoError(f"{name} is truncated: its last part is longer than the file")
             for frame in container.decode(stream):
                 if frame.is_corrupt:
                     raise VideoError(f"{name} is damaged or truncated at frame {seen}")
@@ -102,7 +110,15 @@ def decode(
     return frames
 
 
+def _check_count(name: str, value: Any, least: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ValueError(f"{name} must be a whole number from {least} on, got {value!r}")
+
+
 def _open(source: Path | str | bytes) -> tuple[str, io.BytesIO | str]:
+    if not isinstance(source, (bytes, str, os.PathLike)):
+        kind = type(source).__name__
+        raise ValueError(f"source must be a path, or the video itself as bytes, got {kind}")
     if isinstance(source, bytes):
         if not source:
             raise VideoError("the video is empty (0 bytes)")
@@ -116,6 +132,49 @@ def _open(source: Path | str | bytes) -> tuple[str, io.BytesIO | str]:
     if not first:
         raise VideoError(f"the video {str(path)!r} is empty (0 bytes)")
     return f"the video {str(path)!r}", str(path)
+
+
+# ---- Matroska: FFmpeg takes a file that breaks off for one that ends
+
+
+_SEGMENT = 0x18538067  # RFC 9559, section 5.1: all but the file's header
+
+
+def _cut_short(source: Path | str | bytes) -> bool:
+    """Whether a Matroska file ends within an element. Live recordings have elements of unknown
+    size; what these hold is looked at instead."""
+    with io.BytesIO(source) if isinstance(source, bytes) else Path(source).open("rb") as file:
+        end = file.seek(0, io.SEEK_END)
+        at = 0
+        while at < end:
+            file.seek(at)
+            name = _vint(file, marked=True)
+            size = _vint(file)
+            if name is None or size is None:
+                return file.tell() >= end
+            at = file.tell() + max(size, 0)
+            if name == _SEGMENT and size >= 0:
+                break  # anything may follow
+    return at > end
+
+
+def _vint(file: BinaryIO, *, marked: bool = False) -> int | None:
+    """RFC 8794, section 4: leading zeros tell the length, and a one follows, which belongs to an
+    element's name. -1 for a size that isn't known; None where there is none."""
+    first = file.read(1)
+    if not first or not first[0]:
+        return None
+    rest = 8 - first[0].bit_length()
+    data = first + file.read(rest)
+    if len(data) <= rest:
+        return None
+    value, marker = int.from_bytes(data), 1 << 7 * (rest + 1)
+    if marked:
+        return value
+    return -1 if value == 2 * marker - 1 else value - marker
+
+
+# ---- planes
 
 
 def _frame(name: str, frame: Any) -> Frame:
@@ -180,7 +239,13 @@ def encode_h264(
 
     The planes may be wider than `width`, an even number: what lies to the right is cropped by the
     stream's own header. A decoder then keeps the whole line, so its pitch is longer than the width.
+    Height and lines are even, and all frames have one size.
     """
+    if not isinstance(width, int) or isinstance(width, bool) or width < 2 or width % 2:
+        raise ValueError(f"width must be an even number from 2 on, got {width!r}")
+    _check_count("rate", rate, 1)
+    if not isinstance(frames, Iterable):
+        raise ValueError(f"frames must be an iterable of planes, got {type(frames).__name__}")
     av = _av()
     from av.bitstream import BitStreamFilterContext
 
@@ -188,10 +253,15 @@ def encode_h264(
     crop = stream = None
     with av.open(out, "w", format="h264") as container:
         for index, planes in enumerate(frames):
-            height, coded = planes[0].shape
+            _check_planes(f"frames[{index}]", planes, width)
             if stream is None:
+                height, coded = planes[0].shape
                 stream = _stream(container, coded, height, rate)
                 crop = BitStreamFilterContext(f"h264_metadata=crop_right={coded - width}", stream)
+            elif planes[0].shape != (height, coded):
+                raise ValueError(
+                    f"frames[{index}] must be as large as the first, {coded} x {height}"
+                )
             frame = av.VideoFrame(coded, height, "yuv420p")
             for plane, values in zip(frame.planes, planes, strict=True):
                 _plane(plane).copy_(values)
@@ -202,6 +272,18 @@ def encode_h264(
         _mux(container, crop, stream.encode(None))
         _mux(container, crop, [None])
     return out.getvalue()
+
+
+def _check_planes(name: str, planes: Any, width: int) -> None:
+    three = isinstance(planes, (tuple, list)) and len(planes) == 3
+    if not three or any(not isinstance(p, Tensor) or p.dtype != torch.uint8 for p in planes):
+        raise ValueError(f"{name} must be three uint8 tensors: y, u, v")
+    y, *chroma = (tuple(p.shape) for p in planes)
+    if len(y) != 2 or y[0] < 2 or y[0] % 2 or y[1] % 2 or y[1] < width:
+        raise ValueError(f"{name} must have y [H, W], both even and W at least {width}, got {y}")
+    half = (y[0] // 2, y[1] // 2)
+    if chroma != [half, half]:
+        raise ValueError(f"{name} must have u and v of shape {half}, got {chroma[0]}, {chroma[1]}")
 
 
 def _stream(container: Any, width: int, height: int, rate: int) -> Any:
