@@ -12,7 +12,9 @@ from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, vjp
 from torch.utils._pytree import tree_leaves
 
 import aimills_kernels as ak
-from aimills_kernels._registry import get_op
+from aimills_kernels._op import Op
+from aimills_kernels._registry import OPS, get_op
+from aimills_kernels._validate import validate_each
 
 SCALE = 8**-0.5
 
@@ -141,3 +143,38 @@ def test_vmap_over_several_outputs(seed: int) -> None:
     want = ak.quantize_fp8(x, "row")
     assert torch.equal(codes.view(torch.uint8), want[0].view(torch.uint8))
     assert torch.equal(scale, want[1])
+
+
+@pytest.mark.parametrize("provider", ["sdpa", "reference"])
+def test_autocast_changes_nothing(provider: str, seed: int) -> None:
+    """Not what is computed, nor its gradient, eager or compiled, into `out` or not."""
+
+    def call(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return ak.attention(q, k, v, causal=True)
+
+    def loss(*qkv: Tensor) -> Tensor:
+        return call(*qkv).square().sum()
+
+    qkv, compiled = _qkv(seed), torch.compile(call, backend="aot_eager")
+    taken = [t.clone().requires_grad_() for t in qkv]
+    out = torch.empty_like(qkv[0])
+    with ak.use_provider("attention", provider):
+        want, slopes = call(*qkv), torch.autograd.grad(loss(*taken), taken)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            for got in (call(*qkv), call(*qkv), compiled(*qkv)):
+                assert torch.equal(got, want)
+            ak.attention(*qkv, causal=True, out=out)
+            for got, slope in zip(torch.autograd.grad(loss(*taken), taken), slopes, strict=True):
+                assert torch.equal(got, slope)
+            for got, slope in zip(grad(loss, ALL)(*qkv), slopes, strict=True):
+                assert torch.equal(got, slope)
+    assert torch.equal(out, want)
+
+
+@pytest.mark.parametrize("op", OPS, ids=str)
+def test_autocast_does_not_change_a_verdict(op: Op, seed: int) -> None:
+    plain = list(validate_each(op, "ragged", device="cpu", seed=seed))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert [str(r) for r in validate_each(op, "ragged", device="cpu", seed=seed)] == [
+            str(r) for r in plain
+        ]

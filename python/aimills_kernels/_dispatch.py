@@ -30,6 +30,9 @@ _override: ContextVar[dict[str, str]] = ContextVar("aimills_provider_override", 
 _assumed_sm: ContextVar[int | None] = ContextVar("aimills_assumed_sm", default=None)
 _plans: dict[tuple, Plan] = {}
 _empty_like, _gradients = torch.empty_like, torch.is_grad_enabled
+_AUTOCAST = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCPU) | torch._C.DispatchKeySet(
+    torch._C.DispatchKey.AutocastCUDA
+)
 
 
 @dataclass(frozen=True)
@@ -101,6 +104,11 @@ def _template(out: Tensor) -> Tensor:
 def on_device(device: torch.device) -> contextlib.AbstractContextManager[Any]:
     """Kernels are launched on the current GPU, so it must be that of the tensors."""
     return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
+
+
+def without_autocast() -> contextlib.AbstractContextManager[Any]:
+    """What a launch or the reference computes follows from its inputs, not from who calls."""
+    return torch._C._ExcludeDispatchKeyGuard(_AUTOCAST)
 
 
 def plan_for(op: Op, args: Sequence[Any]) -> Plan:

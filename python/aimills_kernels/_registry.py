@@ -72,6 +72,7 @@ def define(library: torch.library.Library, op: Op) -> None:
     torch.library.register_fake(qualified, fake, lib=library)
     overload = getattr(getattr(torch.ops, library.ns), op.name).default
     library.impl(op.name, _autograd_kernel(op, overload), "Autograd")
+    _leave_autocast(library, op.name, overload)
     torch.library.register_vmap(qualified, _vmap_rule(op, overload), lib=library)
     _define_out(library, op)
 
@@ -109,6 +110,18 @@ def _define_out(library: torch.library.Library, op: Op) -> None:
             overload(*args, out=out)
 
     library.impl(name, autograd, "Autograd")
+    _leave_autocast(library, name, overload)
+
+
+def _leave_autocast(library: torch.library.Library, name: str, overload: Any) -> None:
+    """Within torch.autocast the op runs as it does outside."""
+
+    def kernel(*args: Any, **kwargs: Any) -> Any:
+        with _dispatch.without_autocast():
+            return overload(*args, **kwargs)
+
+    for key in ("AutocastCPU", "AutocastCUDA"):
+        library.impl(name, kernel, key)
 
 
 def _check_out(
@@ -212,9 +225,11 @@ def _reference_function(op: Op, overload: Any) -> Any:
                     args[i] = t
                 return as_tuple(op.reference(*args))
 
-            _, pullback = torch.func.vjp(reference, *[args[i] for i in wanted])
+            with _dispatch.without_autocast():
+                _, pullback = torch.func.vjp(reference, *[args[i] for i in wanted])
+                found = pullback(grads)
             result: list[Tensor | None] = [None] * len(args)
-            for i, g in zip(wanted, pullback(grads), strict=True):
+            for i, g in zip(wanted, found, strict=True):
                 result[i] = g
             return tuple(result)
 

@@ -186,7 +186,7 @@ def _in_place_of(args: tuple, held: list[Fenced]) -> tuple:
 
 def _try(trial: _Trial, provider: Provider, result: Validation) -> None:
     try:
-        with _dispatch.on_device(trial.place):
+        with _dispatch.on_device(trial.place), _dispatch.without_autocast():
             problem = Problem(trial.op, trial.args, trial.place.type, _dispatch.sm_of(trial.place))
             result.skipped = _dispatch.why_not(provider, problem)
             if result.skipped is None:

@@ -75,7 +75,8 @@ def _named(name: str, error: RuntimeError) -> Exception:
 
 def _watch() -> Callable[[], bool]:
     """Makes the test whether something watches or transforms ops: dispatch and function modes (fake
-    tensors, make_fx, explain), functorch, forward-mode derivatives, jit tracing, the profiler.
+    tensors, make_fx, explain), functorch, forward-mode derivatives, jit tracing, the profiler,
+    autocast.
 
     Where this torch lacks one of the probes, every call counts as watched.
     """
@@ -87,6 +88,7 @@ def _watch() -> Callable[[], bool]:
         pre_dispatch = torch._C.DispatchKey.PreDispatch
         tracing = torch._C._get_tracing_state
         profiling = torch._C._autograd._profiler_enabled
+        autocast = torch._C._is_any_autocast_enabled
     except AttributeError:
         return lambda: True
     return lambda: (
@@ -97,6 +99,7 @@ def _watch() -> Callable[[], bool]:
         or tls_includes(pre_dispatch)
         or tracing() is not None
         or profiling()
+        or autocast()
     )
 
 

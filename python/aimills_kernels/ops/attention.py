@@ -55,8 +55,9 @@ def attention(
 
     Accumulates in float32. Gradients of q, k and v are those of the PyTorch reference, which is run
     again for them and needs memory for B * H * M * N scores; there are none in forward mode (jvp,
-    jacfwd). torch.vmap makes one call for each element of the batch. Formula: Vaswani et al.,
-    arXiv:1706.03762; the blockwise form: Dao et al., arXiv:2205.14135.
+    jacfwd). torch.vmap makes one call for each element of the batch; torch.autocast changes
+    nothing. Formula: Vaswani et al., arXiv:1706.03762; the blockwise form: Dao et al.,
+    arXiv:2205.14135.
     """
     if type(causal) is not bool or type(return_lse) is not bool:
         check_bools("attention", causal=causal, return_lse=return_lse)

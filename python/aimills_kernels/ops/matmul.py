@@ -38,7 +38,8 @@ def quantize_fp8(
         ValueError: a dtype, a granularity or a 0-dim x that does not fit; the message names the
             argument.
 
-    Carries no gradient: rounding has none. Format: Micikevicius et al., arXiv:2209.05433.
+    Carries no gradient: rounding has none. torch.autocast changes nothing. Format: Micikevicius et
+    al., arXiv:2209.05433.
     """
     return run("quantize_fp8", (x, granularity, dtype))
 
@@ -81,5 +82,6 @@ def matmul_fp8(
     Sums each block of K in the tensor cores and the blocks in float32 (Liu et al., DeepSeek-V3,
     arXiv:2412.19437); for a float32 out all of it in float32. Gradients of scale_a, scale_b and
     bias are those of the PyTorch reference, which is run again for them; codes have none.
+    torch.autocast changes nothing.
     """
     return run("matmul_fp8", (a, b, scale_a, scale_b, bias, out_dtype), out)

@@ -61,8 +61,9 @@ def video_to_tensor(
     Raises:
         ValueError: planes, sizes, options or devices do not fit; the message names the argument.
 
-    torch.vmap makes one call for each element of the batch; frames are the faster way. Filter
-    weights: Pillow's `precompute_coeffs` (Resample.c), with exact integer positions.
+    torch.vmap makes one call for each element of the batch; frames are the faster way.
+    torch.autocast changes nothing. Filter weights: Pillow's `precompute_coeffs` (Resample.c), with
+    exact integer positions.
     """
     tensors = isinstance(planes, (tuple, list)) and all(isinstance(p, Tensor) for p in planes)
     if not tensors or not planes:
