@@ -8,7 +8,7 @@ SHELL := /bin/bash
 BEGUN := $(shell date +%s)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup accept test test-full bench lint gpu clean
+.PHONY: help setup accept test test-full bench lint lock gpu clean
 
 CXX_FILES = find csrc -name '*.cpp' -o -name '*.h' -o -name '*.inl' -o -name '*.cu' -o -name '*.cuh'
 
@@ -27,6 +27,7 @@ help:
 	@echo 'make test-full  the long tests, which make test leaves out'
 	@echo 'make bench      time against peers'
 	@echo 'make lint       ruff, clang-format, mypy, codespell'
+	@echo 'make lock       write the resources of the compiled Triton kernels anew, for review'
 	@echo 'make gpu OUT=d  build, validate and benchmark on this GPU node, records in folder d'
 	@echo 'make clean      remove .venv, builds and caches'
 	@echo
@@ -59,6 +60,9 @@ lint: setup
 	$(CXX_FILES) | xargs -r .venv/bin/clang-format --dry-run -Werror
 	.venv/bin/mypy
 	.venv/bin/codespell .
+
+lock: setup
+	AIMILLS_UPDATE_RESOURCES=1 $(PY) -m pytest tests/test_aot.py -m "not full" $(ARGS)
 
 gpu:
 	@test -n "$(OUT)" || { echo 'make gpu: name the folder for the records, OUT=<folder>' >&2; exit 3; }

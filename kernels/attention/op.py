@@ -274,13 +274,10 @@ attention = Op(
     outputs=("out", "lse"),
     backward="reference",
     providers=(
-        Provider(
+        Provider.triton(
             "triton",
             "aimills_kernels.kernels.attention.triton_fwd:launch",
-            sm=(80, 90, 100, 120),
-            interpret=True,
-            needs=("triton",),
-            sources=("kernels/attention/config.py", "kernels/triton_common.py"),
+            sources=("kernels/attention/config.py",),
         ),
         Provider(
             "sdpa",

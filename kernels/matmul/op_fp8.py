@@ -350,15 +350,10 @@ matmul_fp8 = Op(
     values=values,
     backward="reference",
     providers=(
-        Provider(
+        Provider.triton(
             "triton",
             "aimills_kernels.kernels.matmul.triton_fp8:launch",
-            sm=(80, 90, 100, 120),
-            interpret=True,
-            needs=("triton",),
-            sources=(
-                "kernels/matmul/config.py", "kernels/hardware.py", "kernels/triton_common.py",
-            ),
+            sources=("kernels/matmul/config.py", "kernels/hardware.py"),
         ),
         Provider(
             "scaled_mm",

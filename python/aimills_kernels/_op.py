@@ -6,6 +6,7 @@ benchmarks, the acceptance stage and `explain` are derived from it; nothing is s
 
 from __future__ import annotations
 
+import importlib
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -118,8 +119,29 @@ class Provider:
     needs: tuple[str, ...] = ()  # importable packages without which it can't run
     sources: tuple[str, ...] = ()  # further files that its record depends on, package-relative
 
+    @classmethod
+    def triton(cls, name: str, target: str, *, sources: tuple[str, ...] = ()) -> Provider:
+        """A Triton kernel. What it can't do, a function `rejects` beside its `launch` says."""
+        return cls(
+            name, target, sm=(80, 90, 100, 120), rejects=_beside(target), interpret=True,
+            needs=("triton",), sources=(*sources, "kernels/triton_common.py"),
+        )  # fmt: skip
+
     def __repr__(self) -> str:
         return self.name
+
+
+def _beside(target: str) -> Callable[[Problem], str | None]:
+    """The function `rejects` of the target's module, which is imported when it is asked."""
+
+    def rejects(problem: Problem) -> str | None:
+        try:
+            module = importlib.import_module(target.partition(":")[0])
+        except ImportError as error:
+            return f"its file can't be imported: {error}"
+        return getattr(module, "rejects", _accepts)(problem)
+
+    return rejects
 
 
 @dataclass(frozen=True)
