@@ -262,12 +262,13 @@ class Mbarriers:
 
     def flipped(self, cells: np.ndarray, parity: np.ndarray, lanes: tuple) -> np.ndarray:
         """Whether the last phase of this parity has completed."""
-        wrong = parity > 1
+        # Triton extends a bit's sign; ptxas shifts all but the lowest bit out.
+        wrong = (parity > 1) & (parity != 0xFFFFFFFF)
         if wrong.any():
             at = int(np.argmax(wrong))
             text = f"a phase's parity is 0 or 1, not {parity[at]}"
             raise fault(Fault, self.m, text, lanes[0][at], lanes[1][at])
-        return (self.phase[cells] & 1) != parity
+        return (self.phase[cells] & 1) != (parity & 1)
 
     def acquire(self, cells: np.ndarray, warps: np.ndarray) -> None:
         if self.memory.shadow is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,8 @@ _parsed: dict[str, Kernel] = {}
 def executing(sm: int = 90, **options: Any) -> Iterator[list[launch.Result]]:
     """Inside, `kernel[grid](...)` on CPU tensors compiles for `sm` and runs its PTX here.
 
-    options: what launch.run takes (seed, budget, check). Yields the results, a launch each.
+    options: what `run` takes (edit) and launch.run (seed, budget, check). Yields the results, a
+    launch each.
     """
     done: list[launch.Result] = []
     original = JITFunction.run
@@ -54,9 +55,16 @@ def _bound(function: JITFunction, args: tuple, kw: dict[str, Any]) -> dict[str, 
     return bound
 
 
-def run(compiled: Any, bound: dict[str, Any], grid: Any, **options: Any) -> launch.Result:
-    """Runs a compiled Triton kernel with its arguments by name."""
-    ptx = compiled.asm["ptx"]
+def run(
+    compiled: Any,
+    bound: dict[str, Any],
+    grid: Any,
+    *,
+    edit: Callable[[str], str] | None = None,
+    **options: Any,
+) -> launch.Result:
+    """Runs a compiled Triton kernel with its arguments by name. edit: changes its PTX before."""
+    ptx = compiled.asm["ptx"] if edit is None else edit(compiled.asm["ptx"])
     kernel = _parsed.get(ptx)
     if kernel is None:
         kernel = _parsed[ptx] = parse(ptx).kernel(compiled.metadata.name)
