@@ -51,8 +51,16 @@ def test_explain_takes_the_function_and_meta_tensors() -> None:
 def test_explain_refuses_what_the_op_refuses(qkv: tuple[torch.Tensor, ...]) -> None:
     with pytest.raises(ValueError, match="head dim of q"):
         ak.explain("attention", qkv[0], qkv[1][..., :8], qkv[2])
-    with pytest.raises(ValueError, match="unknown op 'attenton'"):
-        ak.explain("attenton", *qkv)
+    for unknown in ("attenton", None, 3, len):
+        with pytest.raises(ValueError, match="unknown op"):
+            ak.explain(unknown, *qkv)  # type: ignore[arg-type]
+    op = get_op("matmul_fp8")
+    a, b, scale_a, scale_b, *_ = op.make_inputs(op.case("tiny"), "cpu", 0)
+    with pytest.raises(ValueError, match="scale_b must be finite"):
+        ak.explain("matmul_fp8", a, b, scale_a, scale_b * float("nan"))
+    with FakeTensorMode() as mode:
+        fakes = [mode.from_tensor(t) for t in (a, b, scale_a, scale_b)]
+        assert ak.explain("matmul_fp8", *fakes).provider is not None
 
 
 def test_use_provider_decides_and_refuses(qkv: tuple[torch.Tensor, ...]) -> None:
@@ -219,16 +227,64 @@ def test_a_known_problem_does_not_let_wrong_calls_through(qkv: tuple[torch.Tenso
     for wrong, match in (
         (q.numpy(), "q must be a tensor, got ndarray"),
         (None, "q must be a tensor, got NoneType"),
-        ([q], "argument 'q' but instead found type 'list'"),
-        (q.to_sparse(), "q must be a dense, strided tensor"),
+        ([q], "q must be a tensor, got list"),
+        ([1, 2], "q must be a tensor, got list"),
+        (q.to_sparse(), r"q must be a dense, strided tensor, got a torch\.sparse_coo one"),
+        (_nested(q, torch.strided), "q must be a dense, strided tensor, got a nested one"),
+        (_nested(q, torch.jagged), "q must be a dense, strided tensor, got a nested one"),
+        (_quantized(q), "q must be a dense, strided tensor, got a quantized one"),
         (q.to("meta"), "all tensors must be on one device"),
         (q.double(), "q must be f16, bf16 or f32"),
         (q[0], "q must be"),
     ):
         with pytest.raises(ValueError, match=f"attention: .*{match}"):
             ak.attention(wrong, k, v)  # type: ignore[call-overload]
+    for out in ([q], q.to_sparse(), _nested(q, torch.strided), _quantized(q)):
+        with pytest.raises(ValueError, match=r"attention: out must be a (dense, strided )?tensor"):
+            ak.attention(q, k, v, out=out)  # type: ignore[call-overload]
     with pytest.raises(ValueError, match=r"attention: .*scale"):
         ak.attention(q, k, v, scale=[1.0])  # type: ignore[call-overload]
+    with pytest.raises(ValueError, match=r"scale must fit a 64-bit float, got 10+\.\.\.$"):
+        ak.attention(q, k, v, scale=10**400)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (
+            {"size": (2**70, 1)},
+            r"size must be .* from 1 to 16777216, got \(1180591620717411303424, 1",
+        ),
+        ({"size": (4, -(2**63))}, "size must be .* from 1 to 16777216, got"),
+        ({"size": (0, 4)}, r"size must be .*, got \(0, 4\)"),
+        ({"size": "x" * 999}, r"size must be .*, got 'x+\.\.\.$"),
+        ({"mean": [10**400] * 3}, r"mean must be three numbers, got \[10+\.\.\.$"),
+        ({"std": [10**5000] * 3}, "std must be three numbers, got a value of type list"),
+        ({"color_space": "x" * 999}, r"color_space must be bt601 or bt709, got 'x+\.\.\.$"),
+    ],
+)
+def test_what_is_too_large_is_named_in_short(options: dict[str, Any], says: str) -> None:
+    planes = torch.zeros(1, 4, 4, dtype=torch.uint8), torch.zeros(1, 2, 2, 2, dtype=torch.uint8)
+    with pytest.raises(ValueError, match=f"video_to_tensor: {says}"):
+        ak.video_to_tensor(planes, **options)
+
+
+def test_nested_planes_are_refused() -> None:
+    y, uv = torch.zeros(1, 4, 4), torch.zeros(1, 2, 2, 2)
+    with pytest.raises(ValueError, match="planes must be a dense, strided tensor, got a nested"):
+        ak.video_to_tensor((_nested(y, torch.strided), uv))
+
+
+def _nested(t: torch.Tensor, layout: torch.layout) -> torch.Tensor:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch calls them a prototype
+        return torch.nested.nested_tensor(list(t), layout=layout)
+
+
+def _quantized(t: torch.Tensor) -> torch.Tensor:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch calls them deprecated
+        return torch.quantize_per_tensor(t, 0.1, 0, torch.qint8)
 
 
 def test_plans_are_bounded(qkv: tuple[torch.Tensor, ...], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,8 @@ Without a GPU the Triton providers are left out here: tests/interpret runs them.
 
 from __future__ import annotations
 
+import itertools
+import operator
 from functools import lru_cache, partial
 from typing import Any
 from unittest import mock
@@ -13,8 +15,8 @@ import pytest
 import torch
 
 from aimills_kernels import _dispatch
-from aimills_kernels._op import Case, Invalid, Op, Provider, as_tuple
-from aimills_kernels._registry import OPS, torch_op
+from aimills_kernels._op import Case, Invalid, Op, Provider, as_tuple, span
+from aimills_kernels._registry import OPS, overlaps_itself, torch_op
 from aimills_kernels._validate import Validation, validate_each
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -180,3 +182,23 @@ def test_out_of_the_wrong_kind_is_refused(op: Op, seed: int) -> None:
     for bad in (want.new_empty((*want.shape, 1)), torch.empty_like(want, dtype=torch.int64)):
         with pytest.raises(ValueError, match="out must be"):
             torch_op(f"{op.name}_out")(*args, out=bad)
+    for strides in ([0] * want.dim(), [1] * want.dim(), [*want.stride()[:-2], 1, 1]):
+        bad = torch.empty(span(want), dtype=want.dtype).as_strided(want.shape, strides)
+        with pytest.raises(ValueError, match="out must not overlap itself"):
+            torch_op(f"{op.name}_out")(*args, out=bad)
+
+
+def test_what_overlaps_itself() -> None:
+    """No layout that overlaps is taken, and none that torch makes is refused."""
+    for shape in itertools.product((0, 1, 2, 3), repeat=3):
+        for strides in itertools.product((0, 1, 2, 3, 4, 6, 9), repeat=3):
+            t = torch.empty(99).as_strided(shape, strides)
+            places = {
+                sum(map(operator.mul, at, strides)) for at in itertools.product(*map(range, shape))
+            }
+            assert len(places) == t.numel() or overlaps_itself(t), (shape, strides)
+        base = torch.empty(shape)
+        for order in itertools.permutations(range(3)):
+            moved = base.permute(order)
+            for t in (moved, moved[1:, ..., ::2], moved[..., None], torch.empty_like(moved)):
+                assert not overlaps_itself(t)

@@ -137,6 +137,13 @@ def test_vmap_over_planes_and_options(seed: int) -> None:
         torch.vmap(call, in_dims=(0, -1))(y[:0], uv[..., :0])
 
 
+def test_vmap_takes_no_out(seed: int) -> None:
+    (q, _, _), outs = _qkv(seed, 3), torch.empty(3, 1, 4, 2, 8)
+    for out_dim, out in ((0, outs), (None, outs[0])):
+        with pytest.raises(ValueError, match=r"attention: out= can't be used under torch\.vmap"):
+            torch.vmap(lambda q, o: ak.attention(q, q, q, out=o), (0, out_dim))(q, out)
+
+
 def test_vmap_over_several_outputs(seed: int) -> None:
     x = torch.randn(3, 4, 5, generator=torch.Generator().manual_seed(seed))
     codes, scale = torch.vmap(lambda x: ak.quantize_fp8(x, "row"))(x)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from aimills_kernels._op import Case, Cost, Invalid, Op, Provider, describe
 from aimills_kernels._tolerance import Codes, Ratio
+from aimills_kernels._words import shown
 
 DTYPES = {"bf16": torch.bfloat16, "f16": torch.float16, "f32": torch.float32}
 GRANULARITIES = ("tensor", "row")
@@ -45,7 +46,7 @@ def fake(x: Tensor, granularity: str, dtype: torch.dtype) -> tuple[Tensor, Tenso
         raise ValueError(f"quantize_fp8: x must be f16, bf16 or f32, got {describe(x)}")
     if granularity not in GRANULARITIES:
         raise ValueError(
-            f"quantize_fp8: granularity must be 'tensor' or 'row', got {granularity!r}"
+            f"quantize_fp8: granularity must be 'tensor' or 'row', got {shown(granularity)}"
         )
     if dtype == torch.float8_e5m2:
         raise ValueError("quantize_fp8: dtype float8_e5m2 is not there yet, only float8_e4m3fn")

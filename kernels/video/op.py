@@ -10,6 +10,7 @@ from torch import Tensor
 
 from aimills_kernels._op import Case, Cost, Invalid, Op, Problem, Provider, describe
 from aimills_kernels._tolerance import Levels
+from aimills_kernels._words import shown
 from aimills_kernels.kernels.video.problem import OPTIONS, extension_error, fast_strides
 
 DTYPES = {"bf16": torch.bfloat16, "f16": torch.float16, "f32": torch.float32}
@@ -147,7 +148,7 @@ def fake(
         ("interpolation", interpolation),
     ):
         if value not in OPTIONS[name]:
-            raise _error(f"{name} must be {' or '.join(OPTIONS[name])}, got {value!r}")
+            raise _error(f"{name} must be {' or '.join(OPTIONS[name])}, got {shown(value)}")
     for name, side in (("height", height), ("width", width)):
         if not 1 <= side <= MAX_SIZE:
             raise _error(f"{name} must be 1 to {MAX_SIZE}, got {side}")

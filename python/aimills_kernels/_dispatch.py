@@ -11,7 +11,7 @@ import importlib
 import importlib.util
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache, lru_cache
@@ -60,7 +60,7 @@ class Plan:
     def __init__(self, op: Op, provider: Provider, outs: tuple[Tensor, ...], plain: bool):
         self.provider, self.launch, self.device = provider, load(provider), outs[0].device
         self.cuda_index = self.device.index if self.device.type == "cuda" else None
-        self.values = op.values if self.cuda_index is None or _CHECK_ON_GPU else None
+        self.values = value_check(op, self.device)
         self.plain = plain  # all that torch's dispatcher would do is to come here
         self.outs = tuple((tuple(o.shape), o.dtype) for o in outs)
         self.templates = tuple(_template(o) for o in outs)
@@ -85,6 +85,12 @@ class Plan:
             with on_device(self.device):
                 self.launch(outs, *args)
         return outs
+
+
+def value_check(op: Op, device: torch.device) -> Callable[..., None] | None:
+    """The op's check of tensor contents, where it is made."""
+    made = device.type == "cpu" or (device.type == "cuda" and _CHECK_ON_GPU)
+    return op.values if made else None
 
 
 def _template(out: Tensor) -> Tensor:

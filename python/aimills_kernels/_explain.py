@@ -10,7 +10,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from aimills_kernels import _dispatch
-from aimills_kernels._op import Op, Problem, describe
+from aimills_kernels._op import PLAIN, Op, Problem, describe, tensors_of
 from aimills_kernels._registry import get_op
 
 
@@ -43,15 +43,18 @@ def explain(op: str | Callable[..., Any], *args: Any, **kwargs: Any) -> Explanat
     Nothing is computed, so meta tensors do; they stand for a GPU's where there is one, else for a
     CPU's. ValueError for a call that the op would refuse.
     """
-    name = op if isinstance(op, str) else op.__name__
-    declared = get_op(name)
-    return explain_flat(declared, flat_arguments(name, *args, **kwargs))
+    declared = get_op(getattr(op, "__name__", op))
+    return explain_flat(declared, flat_arguments(declared.name, *args, **kwargs))
 
 
 def explain_flat(op: Op, args: tuple, device: torch.device | None = None) -> Explanation:
     """`explain` for flat arguments; `device` stands in for that of meta tensors."""
-    device = device or _stand_in(_dispatch.one_device(op, args))
+    own = _dispatch.one_device(op, args)
+    device = device or _stand_in(own)
     op.fake(*args)
+    values = _dispatch.value_check(op, own)
+    if values is not None and all(type(t) in PLAIN for t in tensors_of(args)):
+        values(*args)
     problem = Problem(op, args, device.type, _dispatch.sm_of(device))
     forced = _dispatch.forced_provider(op.name)
     rows, taken = [], False

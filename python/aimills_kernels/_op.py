@@ -24,7 +24,7 @@ _TENSOR_KEY = (
     "({0}.shape, {0}.stride(), {0}.dtype, {0}.device, {0}.data_ptr() & 15, {0}.requires_grad, "
     "{0}.is_neg())"
 )
-_PLAIN = frozenset({Tensor, Parameter})
+PLAIN = frozenset({Tensor, Parameter})
 _WIDE = (torch.float16, torch.bfloat16, torch.float32)
 _DRAWN_ON_CPU = 1 << 20  # bytes that an op moves; a CPU draws as many in some 10 ms
 
@@ -181,7 +181,6 @@ class Op:
     providers: tuple[Provider, ...]
     values: Callable[..., None] | None = None
     backward: str | None = None
-    mutates: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ("out",)
 
     def __hash__(self) -> int:
@@ -193,7 +192,7 @@ class Op:
 
     @cached_property
     def schema(self) -> str:
-        return torch.library.infer_schema(self.reference, mutates_args=self.mutates)
+        return torch.library.infer_schema(self.reference, mutates_args=())
 
     @cached_property
     def tensors(self) -> tuple[int, ...]:
@@ -229,14 +228,14 @@ class Op:
         tests = []
         for i in self.tensors:
             p = self.params[i]
-            test = f"type({p}) in _PLAIN"
+            test = f"type({p}) in PLAIN"
             if i in self.lists:
-                test = f"_PLAIN.issuperset(map(type, {p}))"
+                test = f"PLAIN.issuperset(map(type, {p}))"
             elif i in self.optional:
                 test = f"({p} is None or {test})"
             tests.append(test)
         body = f"{self._key_text} if {' and '.join(tests)} else None"
-        return eval(f"lambda {', '.join(self.params)}: {body}", {"_PLAIN": _PLAIN})
+        return eval(f"lambda {', '.join(self.params)}: {body}", {"PLAIN": PLAIN})
 
     @cached_property
     def _key_text(self) -> str:

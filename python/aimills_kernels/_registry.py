@@ -21,6 +21,7 @@ from torch.autograd.function import _SingleLevelFunction
 
 from aimills_kernels import _dispatch
 from aimills_kernels._op import Op, address_range, as_tuple, describe, tensors_of
+from aimills_kernels._words import shown
 from aimills_kernels.kernels.attention.op import attention
 from aimills_kernels.kernels.matmul.op_fp8 import matmul_fp8
 from aimills_kernels.kernels.matmul.op_quantize import quantize_fp8
@@ -29,11 +30,11 @@ from aimills_kernels.kernels.video.op import video_to_tensor
 OPS: tuple[Op, ...] = (attention, matmul_fp8, quantize_fp8, video_to_tensor)
 
 
-def get_op(name: str) -> Op:
+def get_op(name: Any) -> Op:
     for op in OPS:
         if op.name == name:
             return op
-    raise ValueError(f"unknown op {name!r}; the ops are: {', '.join(op.name for op in OPS)}")
+    raise ValueError(f"unknown op {shown(name)}; the ops are: {', '.join(op.name for op in OPS)}")
 
 
 @lru_cache(maxsize=1)
@@ -109,7 +110,11 @@ def _define_out(library: torch.library.Library, op: Op) -> None:
         with torch._C._AutoDispatchBelowAutograd():
             overload(*args, out=out)
 
+    def refuse(*args: Any, out: Tensor) -> None:
+        raise ValueError(f"{op.name}: out= can't be used under torch.vmap")
+
     library.impl(name, autograd, "Autograd")
+    library.impl(name, refuse, "FuncTorchBatched")
     _leave_autocast(library, name, overload)
 
 
@@ -127,11 +132,27 @@ def _leave_autocast(library: torch.library.Library, name: str, overload: Any) ->
 def _check_out(
     op: Op, shape: torch.Size, dtype: torch.dtype, device: torch.device, out: Tensor
 ) -> None:
-    if any(n > 1 and s == 0 for n, s in zip(out.shape, out.stride(), strict=True)):
-        raise ValueError(f"{op.name}: out must not be expanded: its elements share memory")
+    if overlaps_itself(out):
+        raise ValueError(
+            f"{op.name}: out must not overlap itself: each stride must pass the reach of all "
+            f"smaller ones, got {tuple(out.stride())} for {tuple(out.shape)}"
+        )
     if out.shape != shape or out.dtype != dtype or out.device != device:
         wanted = f"{str(dtype).removeprefix('torch.')}{list(shape)} on {device}"
         raise ValueError(f"{op.name}: out must be {wanted}, got {describe(out)} on {out.device}")
+
+
+def overlaps_itself(t: Tensor) -> bool:
+    """Whether elements may share memory. A few layouts that don't, in which strides interleave, are
+    taken for such that do."""
+    if 0 in t.shape:
+        return False
+    reach = 0
+    for stride, n in sorted(zip(t.stride(), t.shape, strict=True)):
+        if n > 1 and stride <= reach:
+            return True
+        reach += (n - 1) * stride
+    return False
 
 
 def _overlap(out: Tensor, other: Tensor) -> bool:

@@ -6,9 +6,11 @@ from typing import Any
 
 from torch import SymBool
 
+from aimills_kernels._words import shown
+
 
 def check_bools(op: str, **flags: Any) -> None:
     """A ValueError for the first that is no bool; torch would take 2, or None, for one."""
     for name, value in flags.items():
         if not isinstance(value, (bool, SymBool)):
-            raise ValueError(f"{op}: {name} must be True or False, got {value!r}")
+            raise ValueError(f"{op}: {name} must be True or False, got {shown(value)}")

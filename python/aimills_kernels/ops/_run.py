@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch.autograd import forward_ad
 from aimills_kernels._dispatch import one_device, plain_plan
 from aimills_kernels._op import Op
 from aimills_kernels._registry import OPS, torch_op
+from aimills_kernels._words import shown
 
 _OVERLOADS = {
     name: torch_op(name) for op in OPS for name in (op.name, f"{op.name}_out")
@@ -33,11 +35,11 @@ def run(name: str, args: Sequence[Any], out: Tensor | None = None) -> Any:
     if out is None and not _watched() and (plan := plain_plan(op, args)) is not None:
         outs = plan.run(args)
         return outs if len(outs) > 1 else outs[0]
-    _check_tensors(op, args)
+    _check_tensors(op, args, out)
     try:
         return _torch_op(name, args, out)
     except RuntimeError as error:
-        raise _named(name, error) from error
+        raise _named(op, args, error) from error
 
 
 def _torch_op(name: str, args: Sequence[Any], out: Tensor | None) -> Any:
@@ -47,30 +49,42 @@ def _torch_op(name: str, args: Sequence[Any], out: Tensor | None) -> Any:
     return out
 
 
-def _check_tensors(op: Op, args: Sequence[Any]) -> None:
+def _check_tensors(op: Op, args: Sequence[Any], out: Tensor | None) -> None:
     """What torch would say in its own way, or for a meta tensor not at all."""
     for i in op.tensors:
         if args[i] is None and i in op.optional:
             continue
-        for t in args[i] if isinstance(args[i], list) else (args[i],):
-            if not isinstance(t, Tensor):
-                raise ValueError(
-                    f"{op.name}: {op.params[i]} must be a tensor, got {type(t).__name__}"
-                )
-            if t.layout is not torch.strided or t.is_nested:
-                raise ValueError(f"{op.name}: {op.params[i]} must be a dense, strided tensor")
+        for t in args[i] if i in op.lists else (args[i],):
+            _check_tensor(op, op.params[i], t)
+    if out is not None:
+        _check_tensor(op, "out", out)
     for p, a in zip(op.params, args, strict=True):
         if "dtype" in p and not isinstance(a, torch.dtype):
-            raise ValueError(f"{op.name}: {p} must be a torch.dtype, got {a!r}")
+            raise ValueError(f"{op.name}: {p} must be a torch.dtype, got {shown(a)}")
     one_device(op, args)
 
 
-def _named(name: str, error: RuntimeError) -> Exception:
+def _check_tensor(op: Op, name: str, t: Any) -> None:
+    if not isinstance(t, Tensor):
+        raise ValueError(f"{op.name}: {name} must be a tensor, got {type(t).__name__}")
+    if t.is_nested or t.is_quantized or t.layout is not torch.strided:
+        kind = "nested" if t.is_nested else "quantized" if t.is_quantized else t.layout
+        raise ValueError(f"{op.name}: {name} must be a dense, strided tensor, got a {kind} one")
+
+
+_TOO_LARGE = re.compile(r"type '(int|float)' for argument '(\w+)' but instead found type 'int'")
+
+
+def _named(op: Op, args: Sequence[Any], error: RuntimeError) -> Exception:
     """torch's complaint about an argument of a wrong type as the ValueError it is here."""
     first = str(error).partition("\n")[0]
     if "Expected a value of type" not in first:
         return error
-    return ValueError(f"{name}: {first.partition('() ')[2]}")
+    if found := _TOO_LARGE.search(first):
+        kind, name = found.groups()
+        value = shown(args[op.params.index(name)])
+        return ValueError(f"{op.name}: {name} must fit a 64-bit {kind}, got {value}")
+    return ValueError(f"{op.name}: {first.partition('() ')[2]}")
 
 
 def _watch() -> Callable[[], bool]:

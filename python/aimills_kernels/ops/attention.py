@@ -62,7 +62,8 @@ def attention(
     if type(causal) is not bool or type(return_lse) is not bool:
         check_bools("attention", causal=causal, return_lse=return_lse)
     if scale is None:
-        scale = q.shape[-1] ** -0.5 if isinstance(q, Tensor) and q.dim() and q.shape[-1] else 1.0
+        known = isinstance(q, Tensor) and not q.is_nested and q.dim() and q.shape[-1]
+        scale = q.shape[-1] ** -0.5 if known else 1.0
     elif type(scale) is bool:
         raise ValueError(f"attention: scale must be a number, got {scale}")
     if out is not None:

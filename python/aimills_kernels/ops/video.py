@@ -5,10 +5,13 @@ from __future__ import annotations
 import contextlib
 import operator
 from collections.abc import Mapping, Sequence, Set
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from aimills_kernels._words import shown
+from aimills_kernels.kernels.video.op import MAX_SIZE
 from aimills_kernels.ops._flags import check_bools
 from aimills_kernels.ops._run import run
 
@@ -71,7 +74,8 @@ def video_to_tensor(
     if type(antialias) is not bool:
         check_bools("video_to_tensor", antialias=antialias)
     if size is None:
-        height, width = planes[0].shape[-2:] if planes and planes[0].dim() == 3 else (1, 1)
+        y = planes[0]
+        height, width = y.shape[-2:] if y.dim() == 3 and not y.is_nested else (1, 1)
     else:
         height, width = _two(size)
     args = (
@@ -84,12 +88,22 @@ def video_to_tensor(
 def _two(size: Sequence[int]) -> tuple[int, int]:
     if isinstance(size, (tuple, list, torch.Size)) and len(size) == 2:
         height, width = size
-        if type(height) is int and type(width) is int:
-            return height, width  # 1 us less than by the rule below
-        if not isinstance(height, bool) and not isinstance(width, bool):
-            with contextlib.suppress(TypeError):
-                return operator.index(height), operator.index(width)
-    raise ValueError(f"video_to_tensor: size must be (height, width), two integers, got {size!r}")
+        if type(height) is not int or type(width) is not int:  # the rest takes 1 us
+            height, width = _whole(height), _whole(width)
+        if 1 <= height <= MAX_SIZE and 1 <= width <= MAX_SIZE:
+            return height, width
+    raise ValueError(
+        f"video_to_tensor: size must be (height, width), two integers from 1 to {MAX_SIZE}, "
+        f"got {shown(size)}"
+    )
+
+
+def _whole(side: Any) -> int:
+    """0, which no side may be, for what is no integer."""
+    if not isinstance(side, bool):
+        with contextlib.suppress(TypeError):
+            return operator.index(side)
+    return 0
 
 
 def _three(name: str, values: Sequence[float] | None, default: float) -> list[float]:
@@ -103,4 +117,6 @@ def _three(name: str, values: Sequence[float] | None, default: float) -> list[fl
             raise TypeError
         return [float(v) for v in found]
     except (TypeError, ValueError, OverflowError):
-        raise ValueError(f"video_to_tensor: {name} must be three numbers, got {values!r}") from None
+        raise ValueError(
+            f"video_to_tensor: {name} must be three numbers, got {shown(values)}"
+        ) from None

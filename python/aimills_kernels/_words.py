@@ -1,0 +1,25 @@
+"""How messages show a value that was given, and name what was meant by a misspelt word."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import Any
+
+_LONGEST = 80
+
+
+def shown(value: Any) -> str:
+    """`repr` on one line, cut short."""
+    try:
+        text = " ".join(repr(value).split())
+    except Exception:  # an int of over 4300 digits has none
+        text = f"a value of type {type(value).__name__}"
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
+
+
+def near(name: Any, known: Iterable[str]) -> str:
+    """The known names that look like `name`, and where all of them are."""
+    close = difflib.get_close_matches(str(name), sorted(set(known)), n=5)
+    meant = f"close to it: {', '.join(close)}; " if close else ""
+    return f"{meant}`aimills-kernels ops` lists all"
