@@ -1,10 +1,17 @@
-"""Problems drawn by hypothesis."""
+"""Problems drawn by hypothesis, one strategy for each op."""
 
 from __future__ import annotations
 
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
 from aimills_kernels._op import Case
+
+_dtypes = st.sampled_from(["f16", "bf16", "f32"])
+
+
+def few(examples: int) -> settings:
+    return settings(max_examples=examples, deadline=None, suppress_health_check=list(HealthCheck))
 
 
 @st.composite
@@ -14,13 +21,61 @@ def attention_cases(draw: st.DrawFn) -> Case:
     case = {
         "B": draw(st.integers(0, 3)), "M": draw(lengths), "N": draw(lengths),
         "H": groups * repeats, "G": groups, "D": draw(dims), "Dv": draw(dims),
-        "dtype": draw(st.sampled_from(["f16", "bf16", "f32"])),
-        "causal": draw(st.booleans()), "lse": draw(st.booleans()),
+        "dtype": draw(_dtypes), "causal": draw(st.booleans()), "lse": draw(st.booleans()),
         "layout": draw(st.sampled_from(["contiguous", "packed", "heads_first"])),
     }  # fmt: skip
     if case["layout"] == "packed":  # one tensor holds all three
         case |= {"N": case["M"], "Dv": case["D"]}
     return Case("drawn", **case)
+
+
+@st.composite
+def matmul_cases(draw: st.DrawFn) -> Case:
+    sides, scales = st.integers(0, 90), st.sampled_from(["row", "tensor", "one"])
+    return Case(
+        "drawn", M=draw(sides), N=draw(sides), K=draw(st.integers(0, 300)),
+        scale_a=draw(scales), scale_b=draw(scales), bias=draw(st.none() | _dtypes),
+        out=draw(_dtypes),
+        layout=draw(st.sampled_from(["contiguous", "transposed", "sliced", "expanded"])),
+    )  # fmt: skip
+
+
+@st.composite
+def quantize_cases(draw: st.DrawFn) -> Case:
+    lead = draw(st.lists(st.integers(0, 6), max_size=3))
+    layouts = ["contiguous", "sliced", "permuted"] if lead else ["contiguous", "sliced"]
+    return Case(
+        "drawn", shape=(*lead, draw(st.integers(0, 300))),
+        granularity=draw(st.sampled_from(["tensor", "row"])), dtype=draw(_dtypes),
+        layout=draw(st.sampled_from(layouts)),
+    )  # fmt: skip
+
+
+@st.composite
+def video_cases(draw: st.DrawFn) -> Case:
+    sources, sizes = (
+        st.integers(1, 9) | st.integers(1, 200),
+        st.integers(1, 9) | st.integers(1, 150),
+    )
+    return Case(
+        "drawn", F=draw(st.integers(0, 3)), H=draw(sources), W=draw(sources), h=draw(sizes),
+        w=draw(sizes), dtype=draw(_dtypes),
+        interpolation=draw(st.sampled_from(["bilinear", "bicubic"])),
+        space=draw(st.sampled_from(["bt601", "bt709"])),
+        range=draw(st.sampled_from(["limited", "full"])),
+        location=draw(st.sampled_from(["left", "center"])),
+        upsampling=draw(st.sampled_from(["linear", "nearest"])),
+        fill=draw(st.sampled_from(["noise", "impulses", "rows", "saturated"])),
+        layout=draw(st.sampled_from(["tight", "pitched", "strided"])),
+    )  # fmt: skip
+
+
+CASES = {
+    "attention": attention_cases(),
+    "matmul_fp8": matmul_cases(),
+    "quantize_fp8": quantize_cases(),
+    "video_to_tensor": video_cases(),
+}
 
 
 def seeds() -> st.SearchStrategy[int]:

@@ -7,14 +7,10 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
 
 import aimills_kernels as ak
-from aimills_kernels._op import Case
 from aimills_kernels._registry import get_op
-from aimills_kernels._validate import validate_each
 from aimills_kernels.kernels.attention.op import visible_pairs
-from tests.drawn import attention_cases, seeds
 
 
 def _by_hand(q: np.ndarray, k: np.ndarray, v: np.ndarray, causal: bool, scale: float):
@@ -149,12 +145,3 @@ def test_default_scale(seed: int) -> None:
 def test_visible_pairs_counts_the_mask() -> None:
     for M, N in itertools.product(range(7), range(7)):
         assert visible_pairs(M, N) == int(torch.ones(M, N).tril(N - M).sum())
-
-
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
-@given(case=attention_cases(), seed=seeds())
-def test_drawn_shapes_and_strides(case: Case, seed: int) -> None:
-    results = list(validate_each("attention", case, device="cpu", seed=seed))
-    for result in results:
-        assert result.ok or result.skipped, f"{case.describe()}: {result}"
-    assert any(result.ok for result in results)

@@ -8,12 +8,13 @@ loads; what the compiler makes is checked in test_aot.py.
 from __future__ import annotations
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
+from hypothesis import strategies as st
 
 from aimills_kernels._op import Case, Op, Provider
-from aimills_kernels._registry import OPS, get_op
-from aimills_kernels._validate import validate
-from tests.drawn import attention_cases, seeds
+from aimills_kernels._registry import OPS
+from aimills_kernels._validate import validate, validate_each
+from tests.drawn import CASES, few, seeds
 from tests.interpret import only_in_the_interpreter
 
 pytestmark = only_in_the_interpreter
@@ -52,10 +53,11 @@ def test_kernel_is_right(op: Op, case: Case, provider: Provider, seed: int) -> N
     check(op, case, provider, seed)
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
-@given(case=attention_cases(), seed=seeds())
-def test_drawn_shapes_and_strides(case: Case, seed: int) -> None:
-    result = validate(
-        "attention", case, get_op("attention").provider("triton"), device="cpu", seed=seed
-    )
-    assert result.ok, f"{case.describe()}: {result}"
+@pytest.mark.parametrize("op", [o for o in OPS if any(p.interpret for p in o.providers)], ids=str)
+@few(10)
+@given(data=st.data(), seed=seeds())
+def test_drawn_shapes_and_strides(op: Op, data: st.DataObject, seed: int) -> None:
+    case = data.draw(CASES[op.name])
+    triton = [p for p in op.providers if p.interpret]
+    for result in validate_each(op, case, triton, device="cpu", seed=seed):
+        assert result.ok or result.skipped, f"{case.describe()}: {result}"
