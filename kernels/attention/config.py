@@ -13,11 +13,14 @@ class Config:
     num_stages: int
 
 
-def select_config(m: int, dim: int, itemsize: int, sm: int) -> Config:
+def select_config(m: int, dim: int, itemsize: int, sm: int, aligned: bool = True) -> Config:
     """Tiles for `m` queries a sequence, a padded head dim and an element size in bytes.
 
+    `aligned`: rows start at multiples of 16 elements, so that a load takes 16 bytes at once.
     Not tuned on a GPU yet: chosen so that ptxas reports no spill on any architecture.
     """
+    if not aligned:
+        return _unaligned(m, dim, itemsize, sm)
     if itemsize == 4:  # no tensor cores in full float32: registers hold the tiles
         return Config(16, 16, 8, 2) if m <= 16 else Config(32, 16, 8, 1 if dim > 128 else 2)
     if m <= 16:
@@ -30,3 +33,14 @@ def select_config(m: int, dim: int, itemsize: int, sm: int) -> Config:
     if dim > 64:
         return Config(128 if m > 64 else 64, 64 if blackwell else 32, 8, 2)
     return Config(128, 64, 8, 2) if m > 64 else Config(64, 64, 4, 2)
+
+
+def _unaligned(m: int, dim: int, itemsize: int, sm: int) -> Config:
+    """Element-wise loads keep an address a register each: the tiles above would spill."""
+    if itemsize == 4:
+        return Config(16, 16, 8, 1)
+    if m <= 16:
+        return Config(16, 32, 8, 2)
+    if dim > 128:
+        return Config(32, 32, 8, 1)
+    return Config(64 if sm >= 90 else 32, 32, 8, 2)

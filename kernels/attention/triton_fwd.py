@@ -144,7 +144,10 @@ def launch(
     if out.numel() == 0:
         return
     block_d, block_dv = max(16, triton.next_power_of_2(D)), max(16, triton.next_power_of_2(Dv))
-    config = select_config(M, max(block_d, block_dv), q.element_size(), sm_of(q.device) or 90)
+    config = select_config(
+        M, max(block_d, block_dv), q.element_size(), sm_of(q.device) or 90,
+        aligned=all(_aligned(t) for t in (q, k, v)),
+    )  # fmt: skip
     _attention_fwd_kernel[(triton.cdiv(M, config.block_m) * B * H,)](
         out, lse, q, k, v, *q.stride(), *k.stride(), *v.stride(),
         scale, M, N, H, H // G,
@@ -152,3 +155,10 @@ def launch(
         BLOCK_M=config.block_m, BLOCK_N=config.block_n, CAUSAL=causal, LSE=return_lse,
         num_warps=config.num_warps, num_stages=config.num_stages,
     )  # fmt: skip
+
+
+def _aligned(t: torch.Tensor) -> bool:
+    """Whether Triton sees that each row starts at a multiple of 16 bytes: it knows of an address or
+    a stride only whether 16 divides it."""
+    *rows, last = t.stride()
+    return last == 1 and t.data_ptr() % 16 == 0 and all(step % 16 == 0 for step in rows)
