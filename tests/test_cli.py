@@ -110,7 +110,14 @@ def test_every_command_names_a_function_that_exists() -> None:
         ("frobnicate", "invalid choice: 'frobnicate'"),
         ("validate attenton", "unknown op 'attenton'; the ops are: attention"),
         ("validate attention --provider cudnn", "unknown provider 'cudnn'"),
-        ("validate attention --case huge", "unknown case 'huge'"),
+        (
+            "validate attention --case huge",
+            "unknown case 'huge' of attention; `aimills-kernels ops`",
+        ),
+        (
+            "bench --case rows-identify",
+            "close to it: rows-identity, identity; `aimills-kernels ops`",
+        ),
         ("validate attention --device tpu", "unknown device 'tpu'"),
         ("validate attention --device cuda:x", "unknown device 'cuda:x'"),
         ("validate attention --seed -1", "'-1' is not a whole number"),
@@ -121,7 +128,7 @@ def test_every_command_names_a_function_that_exists() -> None:
         ("accept --exclude tetris", "--exclude: unknown 'tetris'; there are: video-decode, bench"),
         ("accept --video /no/such.mp4", "the video '/no/such.mp4' can't be read: No such file"),
         ("explain attention", "one of the arguments --shape --case is required"),
-        ("explain attention --case huge", "has no case 'huge'"),
+        ("explain attention --case decod", "has no case 'decod'; close to it: decode"),
         ("explain attention --shape B", "'B' should be <name>=<value>"),
         ("explain attention --shape B=1", "--shape lacks M, N, H, G, D; attention takes B, M"),
         ("explain attention --shape Z=1", "--shape: unknown 'Z'"),
@@ -379,6 +386,35 @@ def test_validate_is_green_and_counts(capsys: pytest.CaptureFixture[str]) -> Non
     said = capsys.readouterr().out
     assert "6 checks: 3 right, 3 not run" in said or "6 checks: 3 not run, 3 right" in said
     assert "not run: attention triton, 2 cases: it runs on cuda" in said
+
+
+def test_validate_that_was_short_of_memory_is_incomplete(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a provider does not take counts for nothing; what it would have taken does."""
+    made = {
+        p: Validation("attention", "tiny", p, "cpu", 0) for p in ("triton", "sdpa", "reference")
+    }
+    made["triton"].skipped = "it runs on cuda"
+    monkeypatch.setattr(validate_command, "validate_each", lambda *_, **__: iter(made.values()))
+    command = ["validate", "attention", "--case", "tiny", "--device", "cpu"]
+    assert main(command) == 0
+    made["sdpa"].skipped, made["sdpa"].gap = NO_MEMORY, True
+    assert main(command) == 2
+    assert "1 check that could have run did not" in capsys.readouterr().out
+    made["reference"].failures.append("out: NaN")
+    assert main(command) == 1
+
+
+@pytest.mark.parametrize("columns", ["1", "5", "20"])
+def test_narrow_tables_keep_their_words(
+    columns: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    assert main(["ops"]) == 0
+    said = capsys.readouterr().out
+    for op in _registry.OPS:
+        assert all(provider.name in said for provider in op.all_providers)
 
 
 def test_validate_that_checks_nothing_is_no_success(capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import textwrap
@@ -152,6 +153,18 @@ def test_a_damaged_record_file_is_said_and_not_used(
     _records.cache_file().write_text('{"records": [')
     with pytest.warns(UserWarning, match="is no record file"):
         assert _records._read(_records.cache_file()) == []
+
+
+def test_entries_that_lack_what_a_record_has_are_said_and_not_used(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: object
+) -> None:
+    monkeypatch.setenv("AIMILLS_CACHE", str(tmp_path))
+    op = get_op("attention")
+    whole = _records.key(op, op.provider("triton"), 90)
+    damaged = ({"op": "attention"}, {**whole, "sm": "90"}, {**whole, "op": []}, 3)
+    _records.cache_file().write_text(json.dumps({"records": [*damaged, whole]}))
+    with pytest.warns(UserWarning, match="4 entries are no records and are not used"):
+        assert _records._read(_records.cache_file()) == [whole]
 
 
 def test_rejects_the_wrong_architecture() -> None:

@@ -56,7 +56,8 @@ def test_it_times_the_path_that_is_named(folder: Path) -> None:
     [
         (["-p", "no:benchmark"], "needs pytest-benchmark: pip install pytest-benchmark"),
         (["-n", "2"], "without -n"),
-        (["--benchmark-disable"], "contradict"),
+        (["--benchmark-disable"], "--benchmark-disable contradict"),
+        (["--benchmark-skip"], "--benchmark-skip contradict"),
     ],
 )
 def test_what_it_cannot_do_is_said(folder: Path, args: list[str], says: str) -> None:

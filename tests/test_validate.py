@@ -104,10 +104,27 @@ def test_a_dropped_key_shows(seed: int) -> None:
 def test_unknown_names_are_said() -> None:
     with pytest.raises(ValueError, match="unknown op"):
         validate("atention", "tiny", "reference")
-    with pytest.raises(ValueError, match="no case 'huge-er'; it has: tiny"):
-        validate("attention", "huge-er", "reference")
+    with pytest.raises(ValueError, match=r"no case 'ragged-f3'; close to it: ragged-f32, .* all"):
+        validate("attention", "ragged-f3", "reference")
+    with pytest.raises(ValueError, match="no case None; `aimills-kernels ops` lists all"):
+        validate("attention", None, "reference")  # type: ignore[arg-type]
+    for op, case, provider in ((None, None, None), ("attention", "tiny", None), (3, "tiny", "")):
+        with pytest.raises(ValueError, match=r"unknown op|no provider"):
+            validate(op, case, provider)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="no provider"):
         validate("attention", "tiny", "cutlass")
+
+
+@pytest.mark.parametrize("seed", ["a", None, 1.5, True, -1, 2**80])
+def test_a_seed_that_is_none_is_refused(seed: Any) -> None:
+    with pytest.raises(ValueError, match=r"seed must be a whole number from 0 to 2\^62, got"):
+        validate("attention", "tiny-f16", "reference", seed=seed)
+
+
+@pytest.mark.parametrize("device", [None, 1.5, "tpu", "meta", 2**70])
+def test_a_device_that_is_none_is_refused(device: Any) -> None:
+    with pytest.raises(ValueError, match="device must be 'auto', 'cpu' or 'cuda', got"):
+        validate("attention", "tiny-f16", "reference", device=device)
 
 
 def test_a_provider_that_can_t_run_is_skipped_not_passed() -> None:

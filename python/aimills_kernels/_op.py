@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from aimills_kernels._tolerance import Tolerance
+from aimills_kernels._words import near, shown
 
 _TENSOR_KEY = (
     "({0}.shape, {0}.stride(), {0}.dtype, {0}.device, {0}.data_ptr() & 15, {0}.requires_grad, "
@@ -262,15 +263,14 @@ class Op:
             if provider.name == name:
                 return provider
         known = ", ".join(p.name for p in self.all_providers)
-        raise ValueError(f"{self.name} has no provider {name!r}; it has: {known}")
+        raise ValueError(f"{self.name} has no provider {shown(name)}; it has: {known}")
 
     def case(self, name: str) -> Case:
         for case in self.cases:
             if case.name == name:
                 return case
-        raise ValueError(
-            f"{self.name} has no case {name!r}; it has: {', '.join(c.name for c in self.cases)}"
-        )
+        known = near(name, (c.name for c in self.cases))
+        raise ValueError(f"{self.name} has no case {shown(name)}; {known}")
 
     def flat(self, named: Mapping[str, Any]) -> tuple:
         """Arguments in schema order. The flat schema has no defaults: torch would strip them."""

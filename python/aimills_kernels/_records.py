@@ -13,6 +13,7 @@ import importlib.util
 import json
 import os
 import tempfile
+import warnings
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from functools import cache, lru_cache
@@ -148,15 +149,21 @@ def _all() -> tuple[dict[str, Any], ...]:
 
 def _read(path: Path) -> list[dict[str, Any]]:
     try:
-        found = json.loads(path.read_text())
-        return [r for r in found["records"] if isinstance(r, dict)]
+        entries = list(json.loads(path.read_text())["records"])
     except FileNotFoundError:
         return []
     except (OSError, ValueError, KeyError, TypeError):
-        import warnings
-
         warnings.warn(f"{path} is no record file and is not used", stacklevel=2)
         return []
+    found = [r for r in entries if _is_record(r)]
+    if wrong := len(entries) - len(found):
+        warnings.warn(f"{path}: {wrong} entries are no records and are not used", stacklevel=2)
+    return found
+
+
+def _is_record(entry: Any) -> bool:
+    kinds = {"op": str, "provider": str, "sm": int}
+    return isinstance(entry, dict) and all(isinstance(entry.get(k), t) for k, t in kinds.items())
 
 
 def add(records: list[dict[str, Any]]) -> Path:

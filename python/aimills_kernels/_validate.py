@@ -19,6 +19,7 @@ from aimills_kernels import _dispatch
 from aimills_kernels._op import Case, Op, Problem, Provider, as_tuple, map_tensors, span, tensors_of
 from aimills_kernels._registry import get_op
 from aimills_kernels._tolerance import Judgement
+from aimills_kernels._words import shown
 
 FENCE = 512  # elements of poison on each side of a tensor
 # One for each launch: NaN in every float dtype (-1 as an integer), an ordinary number (48.6 as f32,
@@ -97,13 +98,15 @@ def validate_each(
     Inputs are drawn and the oracle is computed once for all of them. Each provider works on copies
     of its own, and after one that was wrong, which may have written anywhere, both are made anew.
     """
-    op = get_op(op) if isinstance(op, str) else op
-    case = op.case(case) if isinstance(case, str) else case
+    op = op if isinstance(op, Op) else get_op(op)
+    case = case if isinstance(case, Case) else op.case(case)
     chosen = [
-        op.provider(p) if isinstance(p, str) else p
+        p if isinstance(p, Provider) else op.provider(p)
         for p in (op.all_providers if providers is None else providers)
     ]
     place = _usable(pick_device(device))
+    if type(seed) is not int or not 0 <= seed < 2**62:
+        raise ValueError(f"validate: seed must be a whole number from 0 to 2^62, got {shown(seed)}")
     trial = _Trial(op, case.on(place.type), place, seed)
     for provider in chosen:
         result = Validation(op.name, case.name, provider.name, str(place), seed)
@@ -209,15 +212,17 @@ def pick_device(device: str | torch.device) -> str | torch.device:
 def _usable(device: str | torch.device) -> torch.device:
     try:
         place = torch.device(device)
-    except RuntimeError:
-        raise ValueError(
-            f"validate: device must be 'auto', 'cpu' or 'cuda', got {device!r}"
-        ) from None
+    except (RuntimeError, TypeError, ValueError, OverflowError):
+        raise _no_device(device) from None
     if place.type == "cuda" and not torch.cuda.is_available():
         raise ValueError("validate: no CUDA device is usable here; ask for device='cpu'")
     if place.type not in ("cpu", "cuda"):
-        raise ValueError(f"validate: device must be auto, cpu or cuda, got {device!r}")
+        raise _no_device(device)
     return place
+
+
+def _no_device(device: Any) -> ValueError:
+    return ValueError(f"validate: device must be 'auto', 'cpu' or 'cuda', got {shown(device)}")
 
 
 def _check(trial: _Trial, provider: Provider, result: Validation) -> None:

@@ -20,6 +20,6 @@ def shown(value: Any) -> str:
 
 def near(name: Any, known: Iterable[str]) -> str:
     """The known names that look like `name`, and where all of them are."""
-    close = difflib.get_close_matches(str(name), sorted(set(known)), n=5)
+    close = difflib.get_close_matches(name, sorted(set(known)), 5) if isinstance(name, str) else []
     meant = f"close to it: {', '.join(close)}; " if close else ""
     return f"{meant}`aimills-kernels ops` lists all"

@@ -33,8 +33,9 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError(f"{_FLAG} needs pytest-benchmark: pip install pytest-benchmark")
     if getattr(config.option, "dist", "no") != "no":
         raise pytest.UsageError(f"{_FLAG} times one thing at a time: run it without -n and --dist")
-    if config.option.benchmark_disable:
-        raise pytest.UsageError(f"{_FLAG} and --benchmark-disable contradict each other")
+    for other in ("disable", "skip"):
+        if getattr(config.option, f"benchmark_{other}"):
+            raise pytest.UsageError(f"{_FLAG} and --benchmark-{other} contradict each other")
     config.option.benchmark_only = True
     if config.args_source is not pytest.Config.ArgsSource.ARGS:
         folder = config.rootpath / "bench"

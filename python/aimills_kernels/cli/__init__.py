@@ -1,7 +1,7 @@
 """The command line: `aimills-kernels`, also `python -m aimills_kernels`.
 
-Exit codes: 0 all is well, 1 something is wrong, 2 something did not run, 3 wrong use, 130 stopped
-by Ctrl-C, 141 left by the reader of its output. A user sees one sentence and no traceback;
+Exit codes: 0 all is well, 1 something is wrong, 2 what could have run did not, 3 wrong use, 130
+stopped by Ctrl-C, 141 left by the reader of its output. A user sees one sentence and no traceback;
 AIMILLS_DEBUG=1 shows the traceback too. The parser imports neither torch nor rich.
 """
 

@@ -9,6 +9,7 @@ import torch
 
 from aimills_kernels import _dispatch, _registry
 from aimills_kernels._op import Case, Op, Provider
+from aimills_kernels._words import near
 from aimills_kernels.cli._errors import UsageError
 
 _PCI = Path("/sys/bus/pci/devices")
@@ -44,9 +45,7 @@ def _known(kind: str, names: Sequence[str], known: set[str], chosen: Sequence[Op
     for name in names:
         if name not in known:
             of = ", ".join(op.name for op in chosen)
-            raise UsageError(
-                f"unknown {kind} {name!r}; of {of} there are: {', '.join(sorted(known))}"
-            )
+            raise UsageError(f"unknown {kind} {name!r} of {of}; {near(name, known)}")
 
 
 def devices(text: str) -> tuple[torch.device, ...]:

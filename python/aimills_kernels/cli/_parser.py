@@ -10,7 +10,7 @@ from aimills_kernels._version import __version__
 from aimills_kernels.cli._errors import UsageError
 
 _DEVICE = "auto (every GPU, else the CPU), cpu, cuda or cuda:<index>"
-_EXITS = "exit codes: 0 all is well, 1 something is wrong, 2 something did not run, 3 wrong use"
+_EXITS = "exit codes: 0 all is well, 1 something wrong, 2 what could have run did not, 3 wrong use"
 
 
 class _Parser(argparse.ArgumentParser):
@@ -88,6 +88,9 @@ def _validate(commands: Any) -> None:
         "validate",
         "validate:run",
         "check providers against the reference in float64; on a GPU, record what is right",
+        epilog="exit codes: 0 every check that ran is right, 1 one is wrong, 2 nothing ran or a "
+        "check found too little memory, 3 wrong use. What a provider does not take (this device, "
+        "the case, a package that isn't here) is listed as not run and changes none of them.",
     )
     _chosen(made)
     made.add_argument("-v", "--verbose", action="store_true", help="one row for each check")

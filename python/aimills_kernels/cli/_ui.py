@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+_NARROWEST = 80  # columns; below that rich leaves out letters, then whole columns
 Step = Callable[..., None]  # (text), which advances by one, or (text, done, total)
 _STYLES = {
     "right": "green", "passed": "green", "accepted": "bold green", "serves": "green",
@@ -67,6 +68,7 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> 
         )
     for row in texts:
         made.add_row(*[text(cell, style=style_of(cell)) for cell in row])
+    console.width = max(console.width, _NARROWEST)
     console.print(made)
 
 

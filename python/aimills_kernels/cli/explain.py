@@ -27,7 +27,7 @@ def run(options: Namespace) -> int:
         found = explain_flat(op, args, device)
     _show(found)
     if left_out:
-        _ui.say(f"as the op's cases have it: {', '.join(left_out)}", "dim")
+        _ui.say(f"not given in --shape, so at the op's defaults: {', '.join(left_out)}", "dim")
     return OK if found.provider else INCOMPLETE
 
 

@@ -48,6 +48,9 @@ def _verdict(results: Sequence[Validation]) -> int:
     if not counts["right"]:
         _ui.say("nothing was checked", _ui.style_of("not run"))
         return INCOMPLETE
+    if gaps := sum(r.gap for r in results):
+        _ui.say(f"{gaps} check{'s' * (gaps > 1)} that could have run did not", "yellow")
+        return INCOMPLETE
     return OK
 
 
