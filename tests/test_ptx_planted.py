@@ -62,7 +62,7 @@ def warpgroups(**options) -> None:
 
 
 # Which of several faults shows first may depend on the order of warps; then there is a choice.
-EARLY = "were not all written|written by an engine|while a tensor copy|a cp.async"
+EARLY = "were not all written|(written|read) by an engine|while a (tensor copy|cp.async|wgmma)"
 WAIT = r"mbarrier\.try_wait[^;]*;\s*@!complete bra[^;]*;"
 PARITY = r"(try_wait\.parity\S+ complete, \[%r\d+\], )%r\d+"
 EXPECT = r"(expect_tx\S+ _, \[%r\d+\], )8192"
@@ -75,7 +75,7 @@ FAULTS = {
         Planted("no __syncthreads before a tile is read", op(r"bar\.sync"), "", 1, Fault,
                 EARLY + "|nothing orders the two"),
         Planted("no __syncthreads before a tile is overwritten", op(r"bar\.sync"), "", 2, Race,
-                "while a wgmma|read by an engine"),
+                EARLY),
         Planted("no wgmma.wait_group in the loop", op(r"wgmma\.wait_group\S*"), "", 0, Race,
                 "while a wgmma"),
         Planted("no wgmma.wait_group at the end", op(r"wgmma\.wait_group\S*"), "", 1, Fault,
@@ -130,15 +130,16 @@ FAULTS = {
         Planted("no arrival at the empty barrier", op(r"mbarrier\.arrive\.shared::cta\S*"), "", 0,
                 Deadlock, "1 arrivals and 0 bytes are missing"),
         Planted("the empty barrier opens for one warpgroup", r"(mbarrier\.init\S+ \[%r\d+\], )2",
-                r"\g<1>1", None, Fault, EARLY + "|waits for phase|while a wgmma|arrivals at the"),
+                r"\g<1>1", None, Fault, EARLY + "|waits for phase|arrivals at the"),
         Planted("the empty barrier waits for three", r"(mbarrier\.init\S+ \[%r\d+\], )2",
                 r"\g<1>3", None, Deadlock, "1 arrivals and 0 bytes are missing"),
-        Planted("the producer does not wait", WAIT, "", -1, Fault, "which waits for 0"),
+        Planted("the producer does not wait", WAIT, "", -1, Fault,
+                EARLY + "|which waits for 0"),
         Planted("a consumer does not wait", WAIT, "", 1, Fault, EARLY),
         Planted("the first slots are waited for", PARITY, r"\g<1>0", -1, Deadlock,
                 "waits for phase 0"),
         Planted("an early arrival at the empty barrier", op(r"wgmma\.wait_group\S*"), "", 1, Race,
-                "a wgmma of|read by an engine"),
+                EARLY),
         Planted("scores before their wait", op(r"wgmma\.wait_group\S*"), "", 0, Fault,
                 "is touched while the wgmma"),
         Planted("shares without a wgmma.fence", op(r"wgmma\.fence\S*"), "", 1, MissingFence,
