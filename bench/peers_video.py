@@ -18,7 +18,7 @@ from aimills_kernels.kernels.video.op import rgb_levels
 
 
 def opencv_torch(*args: Any) -> Tensor:
-    """OpenCV's NV12 to RGB, torch's u8 antialiased resize (fixed point), normalise."""
+    """OpenCV's NV12 to RGB (BT.601, limited range, nearest chroma), torch's u8 resize."""
     rgb = torch.stack([torch.from_numpy(frame) for frame in _opencv_rgb(args)])
     height, width, interpolation = args[5:8]
     resized = F.interpolate(
@@ -36,7 +36,7 @@ def torch_float(*args: Any) -> Tensor:
 
 
 def pillow(*args: Any) -> Tensor:
-    """OpenCV's NV12 to RGB, Pillow's resize, normalise: the way of most data loaders."""
+    """OpenCV's NV12 to RGB (BT.601, limited range, nearest chroma), Pillow's resize."""
     import numpy as np
     from PIL import Image
 

@@ -127,7 +127,8 @@ def test_a_peer_is_judged_but_not_gated(tmp_path: Path) -> None:
     folder = peers_folder(
         tmp_path,
         "from aimills_kernels.kernels.attention.op import reference\n"
-        "def off(*args):\n    out, lse = reference(*args)\n    return out * 1.5, lse\n"
+        "def off(*args):\n    'Half as much again.'\n    out, lse = reference(*args)\n"
+        "    return out * 1.5, lse\n"
         "def broken(*args):\n    raise NotImplementedError('no such shape')\n"
         "PEERS = {'good': reference, 'off': off, 'broken': broken}\n",
     )
@@ -141,6 +142,10 @@ def test_a_peer_is_judged_but_not_gated(tmp_path: Path) -> None:
     assert off["failure"] is None
     assert "error" in off["note"]
     assert off["error_used"] > 1
+    assert off["differing"] > 0.9
+    assert off["apart"].startswith("against float64: out: ")
+    assert off["about"] == "Half as much again."
+    assert good["apart"] is good["differing"] is None
     assert "no such shape" in broken["skipped"]
     assert [line[7] for line in bench.table(record) if line[2] == "off"] != ["-"]
 

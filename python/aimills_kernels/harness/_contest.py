@@ -178,6 +178,23 @@ class OfPeer(Contestant):
     def launch(self, args: tuple) -> None:
         self._result = as_tuple(self._function(*args))
 
+    @property
+    def about(self) -> str | None:
+        """What it computes, in its own words."""
+        return (self._function.__doc__ or "").strip().partition("\n")[0] or None
+
+    def differing(self) -> float:
+        """The share of values that are not the reference's, beyond the rounding of their dtype."""
+        _, reference = self.stage.expected(0)
+        off = total = 0
+        for got, want in zip(self.outputs(), reference, strict=False):
+            if got.shape != want.shape or not want.dtype.is_floating_point:
+                continue
+            step = torch.finfo(want.dtype).eps
+            close = torch.isclose(got.float(), want.float(), rtol=step, atol=0.0, equal_nan=True)
+            off, total = off + int((~close).sum()), total + close.numel()
+        return off / total if total else 0.0
+
     def try_out(self) -> tuple[float, list[str]]:
         """One call on the first inputs, before any timing. What it raises is the caller's."""
         self.launch(self.sets[0])

@@ -11,8 +11,8 @@ from aimills_kernels._op import Case, Cost, Op
 from aimills_kernels.harness.ceilings import peak_tflops
 from aimills_kernels.harness.timing import Timing
 
-_ABOVE = 1.10  # beyond a ceiling by more than this is no rounding and no boost clock
-_FEW = 5
+ABOVE = 1.10  # beyond a ceiling by more than this is no rounding and no boost clock
+ENOUGH = 5  # samples, below which times are not compared
 COLUMNS = (
     "op", "case", "provider", "median", "±iqr", "rate", "of roofline", "against peer", "error used",
 )  # fmt: skip
@@ -34,6 +34,7 @@ def blank(op: Op, case: Case, name: str, place: Place, peer: bool) -> dict[str, 
         "op": op.name,
         "case": case.name,
         "dims": dict(case.dims),
+        "scaled": scaled(op, case),
         "provider": name,
         "peer": peer,
         "device": place.device,
@@ -41,7 +42,14 @@ def blank(op: Op, case: Case, name: str, place: Place, peer: bool) -> dict[str, 
     row |= dict.fromkeys(("clock", "cold", "median_us", "q1_us", "q3_us", "min_us", "noise"))
     row |= {"n": 0, "samples_us": [], "flops": cost.flops, "bytes": cost.bytes, "unit": cost.unit}
     row |= dict.fromkeys(("tflops", "gbps", "sol", "sol_spec", "sol_bound", "error_used"))
-    return row | {"validated": False, **dict.fromkeys(("failure", "skipped", "suspect", "note"))}
+    row |= {"validated": False, **dict.fromkeys(("failure", "skipped", "suspect", "note"))}
+    return row | dict.fromkeys(("about", "apart", "differing"))
+
+
+def scaled(op: Op, case: Case) -> dict[str, Any]:
+    """The dims that are smaller on this device, as they are declared."""
+    full = next((c.dims for c in op.cases if c.name == case.name), {})
+    return {k: full[k] for k, v in case.dims.items() if k in full and full[k] != v}
 
 
 def share(used: float) -> float | None:
@@ -83,31 +91,31 @@ def _faster_than_hardware(cost: Cost, time_us: float, place: Place) -> str | Non
     that are still in a cache when the clock stops are honest."""
     spec = place.ceilings.get("spec")
     floor, bound = floor_us(cost, spec)
-    if floor is None or floor <= _ABOVE * time_us:
+    if floor is None or floor <= ABOVE * time_us:
         return None
     if bound == "bytes" and cost.bytes < 4 * place.cache_bytes:
         by_flops, _ = floor_us(Cost(cost.flops, 0, cost.unit), spec)
-        if by_flops is None or by_flops <= _ABOVE * time_us:
+        if by_flops is None or by_flops <= ABOVE * time_us:
             return None
     return f"faster than the hardware: {time_us:.3g} us, its specification allows {floor:.3g} us"
 
 
 def _suspicion(row: dict[str, Any], timing: Timing) -> str | None:
     found = []
-    if row["sol"] is not None and row["sol"] > _ABOVE:
+    if row["sol"] is not None and row["sol"] > ABOVE:
         why = "; data served from a cache?" if row["sol_bound"] == "bytes" else ""
         found.append(f"{row['sol']:.2f} times the measured ceiling of {row['sol_bound']}{why}")
     if timing.exposed:
         found.append(f"{timing.exposed} of {timing.n} samples hold launch time")
-    if timing.n < _FEW:
-        found.append(f"only {timing.n} samples")
+    if timing.n < ENOUGH:
+        found.append(f"only {timing.n} sample{'s' * (timing.n > 1)}")
     return "; ".join(found) or None
 
 
 def table(record: dict[str, Any]) -> list[list[str]]:
     """The record as rows of text under `COLUMNS`."""
     rows = record["rows"]
-    return [_line(row, fastest_peer(row, rows)) for row in rows]
+    return [_line(row, ahead(row, rows)) for row in rows]
 
 
 def fastest_peer(row: dict[str, Any], rows: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
@@ -123,17 +131,25 @@ def fastest_peer(row: dict[str, Any], rows: Sequence[dict[str, Any]]) -> dict[st
     return min(peers, key=lambda peer: peer["median_us"], default=None)
 
 
-def _line(row: dict[str, Any], peer: dict[str, Any] | None) -> list[str]:
+def ahead(row: dict[str, Any], rows: Sequence[dict[str, Any]]) -> float | None:
+    """The time of the fastest peer over that of this one; None where either is of few samples."""
+    peer = fastest_peer(row, rows)
+    if peer is None or not row["median_us"] or min(row["n"], peer["n"]) < ENOUGH:
+        return None
+    return peer["median_us"] / row["median_us"]
+
+
+def _line(row: dict[str, Any], ratio: float | None) -> list[str]:
     head = [row["op"], row["case"], row["provider"]]
     if row["median_us"] is None:
         why = f"WRONG: {row['failure']}" if row["failure"] else f"not run: {row['skipped']}"
         return [*head, why, "", "", "", "", _percent(row["error_used"])]
-    against = f"x{peer['median_us'] / row['median_us']:.2f}" if peer else "-"
+    against = f"x{ratio:.2f}" if ratio is not None else "-"
     used = _percent(row["error_used"]) if row["validated"] else "beyond"
     return [
         *head,
         time_text(row["median_us"]),
-        f"±{row['noise'] / 2:.1%}" if row["n"] > 1 else "one sample",
+        f"±{row['noise'] / 2:.1%}" if row["n"] >= ENOUGH else f"n = {row['n']}",
         rate_text(row),
         _percent(row["sol"]),
         against,

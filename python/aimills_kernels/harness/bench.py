@@ -43,6 +43,7 @@ class _Run:
     providers: frozenset[str] | None
     with_peers: bool
     folder: Path | None
+    least: int
     done: int = 0
     rows: list[dict[str, Any]] = field(default_factory=list)
 
@@ -67,13 +68,15 @@ def run(
     peers: bool = True,
     peers_folder: Path | None = None,
     measured: dict[str, Any] | None = None,
+    least: int = 1,
 ) -> dict[str, Any]:
     """Validate and time, and return the record.
 
     Named `cases` are taken whatever their tags, else those with `tag`. Each case gets an equal
-    part of what is left of `budget_s`; a case that finds nothing left is a row with `skipped`. The
-    ceilings come first and take some 2 s more, unless `measured` hands over those that this
-    process measured before.
+    part of what is left of `budget_s`, but time for `least` samples of each contestant in any case;
+    a case that finds nothing left is a row with `skipped`. The ceilings come first and take some
+    2 s more, unless `measured` hands over those that this process measured before.
+
     `progress(label, done, total)` is called before each step and once at the end. Raises
     ValueError for an unknown op, case or provider.
     """
@@ -96,6 +99,7 @@ def run(
         frozenset(providers) if providers is not None else None,
         peers,
         peers_folder,
+        least,
         done=1,
     )
     with _dispatch.on_device(place):
@@ -227,6 +231,8 @@ def _ready_peers(
             continue
         row |= {"error_used": _rows.share(used), "validated": not wrong}
         row["note"] = "; ".join(wrong) or None
+        if wrong:
+            row |= {"apart": row["note"], "about": peer.about, "differing": peer.differing()}
         ready.append(peer)
     return ready
 
@@ -247,6 +253,7 @@ def _time(
         rotate=lambda name, round_: by_name[name].rotate(round_),
         seed=state.seed,
         timer=state.timer,
+        least=state.least,
     )
     cost = op.cost(case)
     for contestant in contestants:

@@ -71,13 +71,19 @@ def spec(name: str | None) -> dict[str, float] | None:
 
 def peak_tflops(ceilings: dict[str, Any] | None, unit: str) -> float | None:
     """The fastest known rate for an op of arithmetic `unit`: in that or in a wider one."""
-    if ceilings is None:
-        return None
+    serving = serving_unit(ceilings, unit)
+    return (ceilings or {}).get(f"gemm_{serving}_tflops")
+
+
+def serving_unit(ceilings: dict[str, Any] | None, unit: str) -> str | None:
+    """The arithmetic of that rate. A GEMM in `unit` itself is no ceiling where another is faster:
+    a CPU without instructions for bf16 is so."""
     wider = UNITS[: UNITS.index(unit) + 1] if unit in UNITS else (unit,)
     if unit == "int8":
         wider = ("f32", "f16", "int8")
-    rates = [ceilings.get(f"gemm_{u}_tflops") for u in wider]
-    return max((r for r in rates if r), default=None)
+    rates = {u: (ceilings or {}).get(f"gemm_{u}_tflops") for u in wider}
+    known = {u: rate for u, rate in rates.items() if rate}
+    return max(known, key=lambda u: known[u], default=None)
 
 
 def _sustained_us(timer: Timer, call: Callable[[], Any], seconds: float) -> list[float]:

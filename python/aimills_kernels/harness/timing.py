@@ -193,6 +193,7 @@ def time_interleaved(
     budget_s: float,
     min_rounds: int = 5,
     max_rounds: int = 100,
+    least: int = 1,
     rotate: Callable[[str, int], None] | None = None,
     seed: int = 0,
     timer: Timer | None = None,
@@ -201,8 +202,8 @@ def time_interleaved(
 
     `rotate(name, round)` runs before each sample, outside of the time taken: there a contestant
     goes on to its next inputs. The budget is shared: a contestant that used its part sits out once
-    it has `min_rounds` samples. A second after twice the budget the run ends, after one round at
-    the least.
+    it has `min_rounds` samples. A second after twice the budget the run ends, after `least` rounds
+    all the same.
     """
     timer = timer or timer_for(device)
     begin = _now()
@@ -214,7 +215,7 @@ def time_interleaved(
     for round_ in range(max_rounds):
         over = (_now() - begin) / 1e9 >= 2 * budget_s + _GRACE_S
         turn = [x for x in lanes if x.spent_s < share or len(x.samples) < min_rounds]
-        if not turn or (over and round_):
+        if not turn or (over and round_ >= least):
             break
         order.shuffle(turn)
         for lane in turn:
