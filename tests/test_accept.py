@@ -17,7 +17,7 @@ import aimills_kernels
 from aimills_kernels import _dispatch, _records, _registry, video_io
 from aimills_kernels._op import Case, Op, Provider
 from aimills_kernels._validate import NO_MEMORY, validate_each
-from aimills_kernels.accept import correctness, page, real_input, run, verdict
+from aimills_kernels.accept import correctness, page, real_input, run, shapes, verdict
 from aimills_kernels.accept.picture import moving_picture, to_420
 from aimills_kernels.accept.session import NotRun, Session, Settings
 from aimills_kernels.cli import main
@@ -38,11 +38,11 @@ def _bench_stub(**more: Any) -> Callable[..., dict[str, Any]]:
     """In place of `bench.run`: one row for each op that it is asked for."""
     row = dict.fromkeys(
         ("median_us", "q1_us", "q3_us", "noise", "sol", "sol_spec", "sol_bound", "error_used",
-         "failure", "skipped", "suspect", "note"),
+         "failure", "skipped", "suspect", "note", "about", "apart", "differing"),
     )  # fmt: skip
-    row |= {"case": "tiny", "dims": {"B": 1}, "provider": "sdpa", "peer": True, "device": "cpu",
-            "validated": True, "n": 9, "median_us": 5.0, "q1_us": 4.0, "q3_us": 6.0, "sol": 0.5,
-            "sol_bound": "bytes"}  # fmt: skip
+    row |= {"case": "tiny", "dims": {"B": 1}, "scaled": {}, "provider": "sdpa", "peer": True,
+            "device": "cpu", "validated": True, "n": 9, "median_us": 5.0, "q1_us": 4.0,
+            "q3_us": 6.0, "sol": 0.5, "sol_bound": "bytes", "unit": "f16", "flops": 9}  # fmt: skip
 
     def run(*, ops: list[Op], **options: Any) -> dict[str, Any]:
         rows = [{**row, **more, "op": op.name} for op in ops]
@@ -176,10 +176,21 @@ def test_accepted_without_pyav_where_it_is_excluded(
     code, report = accepted(tmp_path, "--exclude", "video-decode,bench")
     assert code == 0
     assert report["excluded"] == ["bench", "video-decode"]
+    assert report["headline"] == "accepted without bench, video-decode (CPU, not pod hardware)"
+    assert '<h1 class="open">' in (tmp_path / "report.html").read_text()
     assert "what was excluded by name: bench, video-decode" in report["not_checked"]
     assert {n["what"] for n in report["not_run"] if n["reason"] == "excluded by name"} == {
         "video-decode", "bench",
     }  # fmt: skip
+
+
+def test_headline_counts_what_it_does_not_name() -> None:
+    names = frozenset(f"op{i}" for i in range(9))
+    session = _session(exclude=names)
+    session.checks.append({"status": "right"})
+    assert verdict.conclude(session).headline == (
+        "accepted without op0, op1, op2, op3, op4, op5 and 3 more (CPU, not pod hardware)"
+    )
 
 
 def test_nothing_right_is_never_accepted(tmp_path: Path) -> None:
@@ -295,6 +306,73 @@ def test_seed_and_progress_reach_the_checks(tmp_path: Path) -> None:
     _, data = run.accept(settings, tmp_path, told=lambda stage: told.append(stage.name))
     assert told == ["environment", "correctness", "video", "shapes", "bench"]
     assert {c["seed"] for c in data["validations"]} == {41}
+
+
+# ---- shapes
+
+
+@pytest.mark.parametrize(
+    "op", [op for op in _registry.OPS if op.name != "video_to_tensor"], ids=str
+)
+def test_shapes_are_called_through_the_public_function(
+    op: Op, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    called: list[str] = []
+    public = getattr(aimills_kernels, op.name)
+
+    def seen(*args: Any, **options: Any) -> Any:
+        called.append(op.name)
+        return public(*args, **options)
+
+    monkeypatch.setattr(aimills_kernels, op.name, seen)
+    monkeypatch.setattr(_registry, "OPS", (op,))
+    cases = [few(op, case.name) for case in (op.cases[0], op.cases[4])]
+    session = _session(*cases)
+    session.stage("shapes", "Shapes of real models", shapes.run)
+    assert [c["failures"] for c in session.checks if c["failures"]] == []
+    assert len(called) == len(session.checks) >= 2
+    assert {c["status"] for c in session.checks} == {"right"}
+
+
+def test_scaled_shapes_are_counted_and_told() -> None:
+    op = _registry.get_op("attention")
+    tiny = op.case("tiny")
+    case = Case("real", tags={"accept"}, cpu={"M": 3}, **tiny.dims)
+    session = _session(dataclasses.replace(op, cases=(case,)))
+    session.stage("shapes", "Shapes of real models", shapes.run)
+    (stage,) = session.stages
+    assert stage.status == "passed"
+    assert "scaled down" in stage.summary
+    assert all(c["dims"]["M"] == 3 for c in session.checks)
+    assert all(c["scaled"] == {"M": tiny.dims["M"]} for c in session.checks)
+
+
+# ---- times
+
+
+def test_one_case_is_timed_where_no_kernel_of_ours_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: dict[str, list[str]] = {}
+
+    def run(*, ops: list[Op], tag: str, **options: Any) -> dict[str, Any]:
+        asked.update({op.name: [c.name for c in op.cases if tag in c.tags] for op in ops})
+        return _bench_stub()(ops=ops)
+
+    monkeypatch.setattr(bench, "run", run)
+    monkeypatch.setattr(_registry, "OPS", tuple(_two_for_acceptance(op) for op in _registry.OPS))
+    code, report = accepted(tmp_path, "--exclude", "video-decode")
+    assert code == 0
+    assert {name: len(cases) for name, cases in asked.items()} == {
+        "attention": 1, "video_to_tensor": 2,
+    }  # fmt: skip
+    (left,) = [n for n in report["not_run"] if n["what"] == "attention, a further case timed"]
+    assert left["count"] == 1
+
+
+def _two_for_acceptance(op: Op) -> Op:
+    cases = [Case(c.name, tags={"accept"}, **c.dims) for c in op.cases]
+    return dataclasses.replace(op, cases=tuple(cases))
 
 
 # ---- video

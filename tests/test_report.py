@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import struct
+import time
 import zlib
 from html.parser import HTMLParser
 from typing import Any
@@ -19,14 +20,15 @@ from aimills_kernels.accept.check import judged
 from aimills_kernels.accept.report import SCHEMA, build
 from aimills_kernels.accept.session import NotRun, Session, Settings, Stage
 from aimills_kernels.accept.verdict import Verdict, conclude
-from aimills_kernels.harness import _rows
+from aimills_kernels.harness import _rows, timing
 
 HOSTILE = "<script>alert(\"1\")</script> & 'q' </style> \u2028 %s {0} <img src=x onerror=y>"
 _VOID = {"meta", "img", "br"}
 
 
 def _row(**more: Any) -> dict[str, Any]:
-    row = {"op": "attention", "case": "prefill", "dims": {"B": 1}, "provider": "ours",
+    row = {"op": "attention", "case": "prefill", "dims": {"B": 1}, "scaled": {}, "provider": "ours",
+           "unit": "f16", "flops": 9.0, "about": None, "apart": None, "differing": None,
            "peer": False, "device": "cpu", "median_us": 50.0, "q1_us": 45.0, "q3_us": 60.0, "n": 9,
            "sol": 0.4, "sol_bound": "bytes", "validated": True, "failure": None, "skipped": None,
            "suspect": None}  # fmt: skip
@@ -35,9 +37,9 @@ def _row(**more: Any) -> dict[str, Any]:
 
 def _check(**more: Any) -> dict[str, Any]:
     row = {"stage": "correctness", "op": "attention", "case": "tiny", "dims": {"B": 1},
-           "provider": "ours", "own": True, "device": "cpu", "seed": 0, "status": "right",
-           "used": 0.5, "outputs": {"out": {"used": 0.5, "error": 1e-3, "bound": 2e-3,
-           "text": "max error"}}, "failures": [], "skipped": None}  # fmt: skip
+           "scaled": {}, "provider": "ours", "own": True, "device": "cpu", "seed": 0,
+           "status": "right", "used": 0.5, "outputs": {"out": {"used": 0.5, "error": 1e-3,
+           "bound": 2e-3, "text": "max error"}}, "failures": [], "skipped": None}  # fmt: skip
     return row | more
 
 
@@ -49,7 +51,8 @@ def _report(text: str = "plain") -> tuple[Session, dict[str, Any]]:
         Stage("b", text, "failed", 1.0, "", text),
     ]
     session.checks = [
-        _check(op=text, case=text, provider=text, dims={text: text}),
+        _check(op=text, case=text, provider=text, dims={text: text}, scaled={text: text}),
+        _check(op=text, stage="model shapes", dims={text: 1}, scaled={text: 2}),
         _check(op=text, case=text, status="wrong", used=None, failures=[text], own=False),
         _check(op=text, status="not run", used=None, outputs={}, skipped=text),
     ]
@@ -57,7 +60,17 @@ def _report(text: str = "plain") -> tuple[Session, dict[str, Any]]:
     rows = [
         _row(op=text, case=text, provider=text, suspect=text, dims={text: text}),
         _row(op=text, case=text, provider="reference", peer=True, median_us=5e6, q3_us=6e6),
-        _row(op=text, case=text, provider="other", peer=True, validated=False, sol=1.7),
+        _row(
+            op=text,
+            case=text,
+            provider="other",
+            peer=True,
+            validated=False,
+            sol=1.7,
+            about=text,
+            apart=text,
+            differing=0.9,
+        ),
         _row(median_us=None, q1_us=None, q3_us=None, sol=None, skipped=text),
         _row(median_us=None, q1_us=None, q3_us=None, sol=None, failure=text),
     ]
@@ -140,6 +153,7 @@ def test_first_line_is_the_verdict_and_then_what_was_not_checked() -> None:
     words = [t.strip() for t in _read(_page()).text if t.strip()]
     body = words.index("rejected")
     assert words[body + 1] == "(CPU, not pod hardware)"
+    assert "of a tolerance used at most" not in words, "of those that are right, beside wrong ones"
     assert words.index("Not checked:") < words.index("Stages")
 
 
@@ -179,7 +193,7 @@ def test_times_are_sorted_cut_off_and_held_against_the_fastest_peer() -> None:
 
 def test_against_peer_means_the_same_everywhere() -> None:
     """A less exact peer counts, the reference does not: in the bench table, chart and headline."""
-    rest = {"noise": 0.1, "error_used": 0.5, "unit": "f16", "gbps": 1.0, "tflops": 1.0}
+    rest = {"noise": 0.1, "error_used": 0.5, "gbps": 1.0, "tflops": 1.0}
     rows = [
         _row(provider="reference", peer=True, median_us=10.0, **rest),
         _row(provider="vendor", peer=True, median_us=200.0, **rest),
@@ -190,10 +204,82 @@ def test_against_peer_means_the_same_everywhere() -> None:
     assert table["ours"] == "x2.00"
     assert table["coarse"] == "x2.00"
     assert "× 2<" in charts.times(rows)
-    assert page._best_ratio(rows) == ("× 2.0", "the fastest peer at best: attention prefill")
-    assert page._best_ratio([*rows[:2], rows[2] | {"n": 1}, rows[3]]) is None
+    best = "the fastest peer (coarse, less exact) at best: attention prefill, n = 9"
+    assert page._best_ratio(rows) == ("× 2.0", best)
     assert _rows.table({"rows": [rows[0], rows[3]]})[1][7] == "-"
     assert "×" not in charts.times([rows[0], rows[3]])
+
+
+@pytest.mark.parametrize("few", ["ours", "vendor"])
+def test_few_samples_are_not_compared(few: str) -> None:
+    rest = {"noise": 0.1, "error_used": 0.5, "gbps": 1.0, "tflops": 1.0}
+    rows = [_row(**rest), _row(provider="vendor", peer=True, median_us=100.0, q3_us=110.0, **rest)]
+    made = charts.times(rows)
+    assert made.count("n = 9  ") == 2
+    assert "× 2<" in made
+    rows = [r | {"n": _rows.ENOUGH - 1} if r["provider"] == few else r for r in rows]
+    made = charts.times(rows)
+    assert made.count(f"n = {_rows.ENOUGH - 1}  ") == 1
+    assert "×" not in made
+    assert made.count('class="whisker"') == 3  # of one row, with its two ends
+    assert page._best_ratio(rows) is None
+    assert {line[7] for line in _rows.table({"rows": rows})} == {"-"}
+
+
+@pytest.mark.parametrize("least", [1, 5])
+def test_no_budget_is_too_short_for_the_least_samples(
+    least: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(timing, "_GRACE_S", 0.0)
+    calls = {"a": lambda: time.sleep(0.02), "b": lambda: time.sleep(0.01)}
+    found = timing.time_interleaved(calls, "cpu", budget_s=0.001, least=least)
+    assert {t.n for t in found.values()} == {least}
+
+
+@pytest.mark.parametrize(
+    ("differing", "says", "note"),
+    [(0.979, "computes something else: 97 % of", "another result"),
+     (0.0002, "is less exact: &lt; 1 % of", "less exact")],
+)  # fmt: skip
+def test_a_peer_with_another_result_is_measured(differing: float, says: str, note: str) -> None:
+    peer = _row(provider="cv", peer=True, validated=False, differing=differing,
+                apart="136 levels off at most", about="OpenCV's, in BT.601.")  # fmt: skip
+    made = charts.times([_row(), peer])
+    assert f"n = 9  {note}" in made
+    assert f"cv {says} the values differ from the reference&#x27;s; 136 levels" in made
+    assert "It is OpenCV&#x27;s, in BT.601." in made
+
+
+def test_a_ceiling_is_the_best_arithmetic_and_says_so() -> None:
+    slow = {"copy_gbps": 9.0, "gemm_f32_tflops": 0.144, "gemm_f16_tflops": 0.0014}
+    rows = [_row(), _row(unit="fp8"), _row(unit="f32")]
+    text = page._ceilings({"ceilings": slow, "rows": rows})
+    assert "GEMM f32 0.144 TFLOP/s" in text
+    assert "GEMM f16" not in text
+    assert "no ceiling of its own for f16, so that of f32 (its GEMM reached 0.0014 TFLOP/s)" in text
+    assert "no ceiling of its own for fp8, so that of f32 (its GEMM was not measured)" in text
+    native = slow | {"gemm_f16_tflops": 2.0}
+    assert page._ceilings({"ceilings": native, "rows": rows[:1]}) == (
+        "copy 9 GB/s, GEMM f16 2 TFLOP/s"
+    )
+
+
+def test_what_is_beyond_a_ceiling_has_none() -> None:
+    made = charts.roofline([_row(sol=1.7)])
+    assert ">no ceiling<" in made
+    assert "memory: 1.7 times it" in made
+    assert ">170 %<" not in made
+
+
+def test_dims_that_were_scaled_down_say_from_what() -> None:
+    call = _check(stage="model shapes", dims={"N": 96, "K": 512, "shape": "(64, 8)", "B": 1},
+                  scaled={"N": 6144, "K": 4096, "shape": "(512, 8)"})  # fmt: skip
+    assert charts.dims_text(call["dims"], call["scaled"]) == (
+        "N 96 of 6144 (1/64)  K 512 of 4096 (1/8)  shape (64, 8) of (512, 8)  B 1"
+    )
+    _, data = _report()
+    text = "".join(_read(page.render(data | {"validations": [call]})).text)
+    assert "N 96 of 6144 (1/64)" in text.partition("Shapes of real models")[2]
 
 
 def test_a_picture_out_of_proportion_says_so() -> None:

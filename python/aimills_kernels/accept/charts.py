@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from aimills_kernels.accept._html import Html, el, join
-from aimills_kernels.harness._rows import fastest_peer
+from aimills_kernels.harness._rows import ABOVE, ENOUGH, ahead
 
 Row = dict[str, Any]
 _TOP = 1.25  # share of the tolerance at the right edge of the strip
@@ -77,8 +77,11 @@ def _time_group(op: str, case: str, rows: list[Row]) -> Html:
     rows = sorted(rows, key=lambda r: r["median_us"])
     most = 1.02 * max(r["q3_us"] for r in rows)
     scale = min(most, _CUT * rows[0]["median_us"])
-    head = el("h4", op, el("small", f"{case}  ·  {dims_text(rows[0]['dims'])}"))
-    return el("div", head, *[_time_row(r, scale, rows) for r in rows], cls="group")
+    dims = dims_text(rows[0]["dims"], rows[0]["scaled"])
+    head = el("h4", op, el("small", f"{case}  ·  {dims}"))
+    apart = [el("p", _apart(r), cls="apart") for r in rows if r["apart"]]
+    made = [_time_row(r, scale, rows) for r in rows]
+    return el("div", head, *made, *apart, cls="group timed")
 
 
 def _time_row(row: Row, scale: float, rows: list[Row]) -> Html:
@@ -89,6 +92,8 @@ def _time_row(row: Row, scale: float, rows: list[Row]) -> Html:
     if median > 1:
         gap = el("line", x1="97%", x2="97.8%", y1="92%", y2="8%", cls="cut")
         picture = _svg(label, bar, gap)
+    elif row["n"] < ENOUGH:
+        picture = _svg(label, bar)
     else:
         picture = _svg(
             label,
@@ -96,24 +101,45 @@ def _time_row(row: Row, scale: float, rows: list[Row]) -> Html:
             el("line", x1=_at(low), x2=_at(high), y1="50%", y2="50%", cls="whisker"),
             *[_line(_at(end), "whisker", "32%", "68%") for end in (low, high) if end <= 1],
         )
-    return _row(
-        row["provider"], picture, time_text(row["median_us"]), _against(row, rows), kind(row)
-    )
+    note = join([f"n = {row['n']}", "  ", _against(row, rows)])
+    return _row(row["provider"], picture, time_text(row["median_us"]), note, kind(row))
 
 
 def _against(row: Row, rows: list[Row]) -> Html | str:
-    """Ours against the fastest peer; a peer that is less exact says so."""
+    """Ours against the fastest peer; a peer with another result says so."""
     if row["peer"]:
-        return "" if row["validated"] else "less exact"
-    peer = fastest_peer(row, rows)
-    if peer is None:
-        return ""
-    ratio = peer["median_us"] / row["median_us"]
-    return el("b", f"× {ratio:.3g}")
+        return "" if row["validated"] else other_result(row)
+    ratio = ahead(row, rows)
+    return "" if ratio is None else el("b", f"× {ratio:.3g}")
 
 
-def dims_text(dims: dict[str, Any]) -> str:
-    return "  ".join(f"{k} {v}" for k, v in dims.items())
+def other_result(row: Row) -> str:
+    """Most values beyond their dtype's rounding are no matter of exactness."""
+    return "another result" if (row["differing"] or 0) > 0.5 else "less exact"
+
+
+def _apart(row: Row) -> str:
+    """How far a peer's result is from the reference's, as measured."""
+    what = "computes something else" if other_result(row) == "another result" else "is less exact"
+    about = f" It is {row['about']}" if row["about"] else ""
+    return (
+        f"{row['provider']} {what}: {percent(row['differing'])} of the values differ from the "
+        f"reference's; {row['apart']}.{about}"
+    )
+
+
+def dims_text(dims: dict[str, Any], scaled: dict[str, Any]) -> str:
+    """`scaled` holds the declared values of those that were made smaller."""
+    return "  ".join(_dim_text(k, v, scaled.get(k)) for k, v in dims.items())
+
+
+def _dim_text(name: str, value: Any, full: Any) -> str:
+    return f"{name} {value}" if full is None else f"{name} {value} of {full}{_factor(value, full)}"
+
+
+def _factor(value: Any, full: Any) -> str:
+    numbers = isinstance(value, int) and isinstance(full, int) and value > 0
+    return f" (1/{full / value:.3g})" if numbers else ""
 
 
 # ---- share of the roofline
@@ -139,9 +165,10 @@ def _roof_row(row: Row) -> Html:
         _line("100%", "limit"),
         el("rect", x="0", y=4, width=_at(share), height=_HEIGHT - 8, cls=f"bar {kind(row)}"),
     )
-    note = f"{bound}, beyond the ceiling" if share > 1 else bound
     label = join([row["case"], " ", el("small", row["provider"])])
-    return _row(label, picture, percent(share), note, kind(row))
+    if share > ABOVE:
+        return _row(label, picture, "no ceiling", f"{bound}: {share:.2g} times it", kind(row))
+    return _row(label, picture, percent(share), bound, kind(row))
 
 
 # ---- error against tolerance

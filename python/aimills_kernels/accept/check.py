@@ -9,6 +9,7 @@ from aimills_kernels import _dispatch
 from aimills_kernels._op import Case, Op, Provider
 from aimills_kernels._tolerance import Judgement
 from aimills_kernels._validate import Validation
+from aimills_kernels.harness import _rows
 
 RIGHT, WRONG, NOT_RUN = "right", "wrong", "not run"
 
@@ -25,6 +26,7 @@ def row(op: Op, case: Case, provider: Provider, result: Validation) -> dict[str,
         "op": op.name,
         "case": case.name,
         "dims": dims(case),
+        "scaled": scaled(op, case),
         "provider": provider.name,
         "own": not provider.vendor,
         "device": result.device,
@@ -53,9 +55,16 @@ def finite(value: float) -> float | None:
 
 
 def dims(case: Case) -> dict[str, Any]:
-    return {
-        k: v if isinstance(v, (bool, int, float, str)) else str(v) for k, v in case.dims.items()
-    }
+    return _plain(case.dims)
+
+
+def scaled(op: Op, case: Case) -> dict[str, Any]:
+    """The dims that are smaller on this device, as they are declared."""
+    return _plain(_rows.scaled(op, case))
+
+
+def _plain(found: dict[str, Any]) -> dict[str, Any]:
+    return {k: v if isinstance(v, (bool, int, float, str)) else str(v) for k, v in found.items()}
 
 
 def missing_package(provider: Provider) -> str | None:

@@ -8,9 +8,10 @@ from typing import Any
 
 from torch import Tensor
 
-from aimills_kernels.accept import charts, png, tables
+from aimills_kernels.accept import charts, png, shapes, tables
 from aimills_kernels.accept._html import Html, el, join
-from aimills_kernels.harness._rows import fastest_peer
+from aimills_kernels.harness._rows import ENOUGH, ahead, fastest_peer
+from aimills_kernels.harness.ceilings import serving_unit
 
 _STYLE = Path(__file__).with_name("style.css")
 # The page states that it loads nothing, and a browser holds it to that.
@@ -42,6 +43,8 @@ def _sections(data: dict[str, Any], pictures: Sequence[tuple[str, Tensor]]) -> l
     ]
     if pictures:
         found.append(_real_input(data, pictures))
+    if calls := [c for c in data["validations"] if c["stage"] == shapes.STAGE]:
+        found.append(_section("Shapes of real models", _SHAPES, tables.shapes(calls)))
     if any(r["median_us"] is not None for r in bench):
         found.append(_times(data, bench))
     if any(r["sol"] is not None for r in bench):
@@ -64,10 +67,8 @@ def _section(title: str, text: Any, *children: Html) -> Html:
 
 
 def _head(data: dict[str, Any]) -> Html:
-    word, _, where = data["headline"].partition(" (")
-    parts: list[Any] = [el("b", word)]
-    if where:
-        parts += [" ", el("span", f"({where}")]
+    word = data["verdict"]
+    parts = [el("b", word), el("span", data["headline"].removeprefix(word))]
     facts = [
         "aimills-kernels " + data["version"],
         data["created"].replace("T", " ").replace("+00:00", " UTC"),
@@ -75,7 +76,8 @@ def _head(data: dict[str, Any]) -> Html:
         f"seed {data['seed']}",
         *data["devices"],
     ]
-    made = [el("h1", *parts, cls=_ROUND[data["verdict"]])]
+    whole = word != "accepted" or not data["excluded"]
+    made = [el("h1", *parts, cls=_ROUND[word] if whole else "open")]
     if data["reasons"]:
         made.append(el("ul", *[el("li", r) for r in data["reasons"]], cls="reasons"))
     made.append(
@@ -87,15 +89,17 @@ def _head(data: dict[str, Any]) -> Html:
 
 def _figures(data: dict[str, Any], bench: list[dict[str, Any]]) -> Html:
     checks = data["validations"]
-    counts = {s: sum(c["status"] == s for c in checks) for s in ("right", "wrong")}
+    right = sum(c["status"] == "right" for c in checks)
+    wrong = sum(c["status"] == "wrong" for c in checks) + sum(bool(r["failure"]) for r in bench)
     used = [c["used"] for c in checks if c["status"] == "right" and c["used"] is not None]
     gaps = sum(n["count"] for n in data["not_run"] if n["gap"])
     found = [
-        (str(counts["right"]), "checks right"),
-        (str(counts["wrong"]), "wrong"),
+        (str(right), "checks right"),
+        (str(wrong), "wrong"),
         (str(gaps), f"gap{'s' * (gaps != 1)}: due, and not run"),
-        (charts.percent(max(used, default=None)), "of a tolerance used at most"),
     ]
+    if not wrong:
+        found.append((charts.percent(max(used, default=None)), "of a tolerance used at most"))
     if data["clip"]:
         found.append((f"{data['clip']['frames']}", f"frames of {data['clip']['height']}p decoded"))
     if best := _best_ratio(bench):
@@ -104,21 +108,23 @@ def _figures(data: dict[str, Any], bench: list[dict[str, Any]]) -> Html:
     return el("dl", *items, cls="figures")
 
 
-ENOUGH = 5  # samples, below which a time makes no headline
-
-
 def _best_ratio(bench: list[dict[str, Any]]) -> tuple[str, str] | None:
     """The most that one of ours is ahead of the fastest peer, said with its case."""
-    pairs = [(row, fastest_peer(row, bench)) for row in bench if row["median_us"]]
-    ratios = [
-        (peer["median_us"] / row["median_us"], row)
-        for row, peer in pairs
-        if peer and not row["peer"] and min(row["n"], peer["n"]) >= ENOUGH
-    ]
-    if not ratios:
+    best = max(
+        (row for row in bench if not row["peer"] and ahead(row, bench)),
+        key=lambda row: ahead(row, bench) or 0.0,
+        default=None,
+    )
+    if best is None or (peer := fastest_peer(best, bench)) is None:
         return None
-    ratio, row = max(ratios, key=lambda found: found[0])
-    return f"× {ratio:.1f}", f"the fastest peer at best: {row['op']} {row['case']}"
+    least = min(best["n"], peer["n"])
+    than = peer["provider"] if peer["validated"] else _with_its_result(peer)
+    text = f"the fastest peer ({than}) at best: {best['op']} {best['case']}, n = {least}"
+    return f"× {ahead(best, bench):.1f}", text
+
+
+def _with_its_result(peer: dict[str, Any]) -> str:
+    return f"{peer['provider']}, {charts.other_result(peer)}"
 
 
 # ---- pictures
@@ -167,10 +173,11 @@ def _legend(*more: Html) -> Html:
 
 def _times(data: dict[str, Any], bench: list[dict[str, Any]]) -> Html:
     text = (
-        f"Median time of a call on {_devices(data)}; whiskers are quartiles, and each case has its "
-        "own scale; a bar with a gap is cut off. × is our speed over that of the fastest peer, "
-        "even where that one is less exact; the reference counts as none. No verdict is drawn from "
-        "a time."
+        f"Median time of n calls on {_devices(data)}; whiskers are quartiles, and each case has "
+        "its own scale; a bar with a gap is cut off. × is our speed over that of the fastest peer, "
+        "even where that one is less exact or computes something else; the reference counts as "
+        f"none. Below {ENOUGH} samples nothing is compared, and no quartile drawn. No verdict is "
+        "drawn from a time."
     )
     return _section("Time against peers", text, _legend(), charts.times(bench), _suspects(bench))
 
@@ -192,19 +199,31 @@ def _roofline(data: dict[str, Any], bench: list[dict[str, Any]]) -> Html:
     text = [
         "The least time that the op's work needs at the ceilings measured in this run, over the "
         "time taken. Ceilings: ",
-        "; ".join(dict.fromkeys(_ceilings(record["ceilings"]) for record in data["bench"])),
+        "; ".join(dict.fromkeys(map(_ceilings, data["bench"]))),
         ".",
     ]
     return _section("Share of the roofline", join(text), _legend(), charts.roofline(bench))
 
 
-def _ceilings(found: dict[str, Any]) -> str:
+def _ceilings(record: dict[str, Any]) -> str:
+    """The copy, and the rate for each arithmetic that the ops of the record use."""
+    found = record["ceilings"]
     parts = [f"copy {found['copy_gbps']:.3g} GB/s"] if found.get("copy_gbps") else []
-    for key, value in found.items():
-        if key.startswith("gemm_") and isinstance(value, (int, float)):
-            unit = key.removeprefix("gemm_").removesuffix("_tflops")
-            parts.append(f"GEMM {unit} {value:.3g} T{'OP' if unit == 'int8' else 'FLOP'}/s")
+    used = dict.fromkeys(r["unit"] for r in record["rows"] if r["sol"] is not None and r["flops"])
+    serving = {unit: serving_unit(found, unit) for unit in used}
+    for unit in dict.fromkeys(serving.values()):
+        if unit is not None:
+            parts.append(f"GEMM {unit} {_rate(found, unit)}")
+    for unit, other in serving.items():
+        if other not in (unit, None):
+            own = f"gemm_{unit}_tflops" in found
+            why = f"reached {_rate(found, unit)}" if own else "was not measured"
+            parts.append(f"no ceiling of its own for {unit}, so that of {other} (its GEMM {why})")
     return ", ".join(parts)
+
+
+def _rate(ceilings: dict[str, Any], unit: str) -> str:
+    return f"{ceilings[f'gemm_{unit}_tflops']:.3g} T{'OP' if unit == 'int8' else 'FLOP'}/s"
 
 
 def _tolerance(data: dict[str, Any]) -> Html:
@@ -224,6 +243,11 @@ _NOT_RUN = (
     "path not on a problem that it does not take. These are counted here with their reasons, and "
     "so is what the time did not suffice for or what was excluded by name. A gap is something "
     "else: a check that acceptance needs and did not get. It keeps a machine from being accepted."
+)
+
+_SHAPES = (
+    "Each case was called through the public function. A CPU runs most of them with smaller dims: "
+    'what follows "of" is the model\'s own, and in brackets how much is left of it.'
 )
 
 _CHECKS = (

@@ -141,7 +141,7 @@ def _video_check(
             if session.settings.video is None:
                 _against_swscale(row, frame, got[0], size)
 
-    check_calls(session, op, case, device, args, call, expected, extra)
+    check_calls(session, op, case, device, args, call, expected, extra, stage="real input")
 
 
 def _levels(out: Tensor) -> Tensor:

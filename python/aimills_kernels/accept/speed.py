@@ -10,6 +10,9 @@ import torch
 
 from aimills_kernels._op import Op
 from aimills_kernels.accept.session import BENCH, Excluded, NotRun, Session, Settings
+from aimills_kernels.harness._rows import ENOUGH
+
+TAG = "accept"  # of the cases that are timed
 
 
 def run(session: Session) -> str:
@@ -22,11 +25,13 @@ def run(session: Session) -> str:
             (_without_excluded(op, settings) for op in settings.ops if not settings.leaves_out(op)),
             key=lambda op: not _has_own(op, device),
         )
+        ops = [op if _has_own(op, device) else _one_case(session, op, device) for op in ops]
         found = _bench(session, ops, device, settings.budget_s)
         # Each op gets its turn, also where the first ones used up the time.
         late = [op for op in ops if op.name not in _heard(found["rows"])]
         found["rows"] = [r for r in found["rows"] if r["op"] not in {op.name for op in late}]
-        again = [_bench(session, [op], device, settings.budget_s / len(ops)) for op in late]
+        share, ceilings = settings.budget_s / len(ops), found["ceilings"]
+        again = [_bench(session, [op], device, share, ceilings) for op in late]
         session.benches += [found, *again]
         _note(session, ops, [r for record in (found, *again) for r in record["rows"]], str(device))
     timed = sum(r["median_us"] is not None for b in session.benches for r in b["rows"])
@@ -34,19 +39,25 @@ def run(session: Session) -> str:
 
 
 def _bench(
-    session: Session, ops: list[Op], device: torch.device, budget_s: float
+    session: Session,
+    ops: list[Op],
+    device: torch.device,
+    budget_s: float,
+    measured: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     from aimills_kernels.harness import bench
 
     with session.progress(f"bench on {device}", None) as step:
         return bench.run(
             ops=ops,
-            tag="accept",
+            tag=TAG,
             device=str(device),
             budget_s=budget_s,
             progress=step,
             seed=session.settings.seed,
             peers=True,
+            measured=measured,
+            least=ENOUGH,
         )
 
 
@@ -68,10 +79,20 @@ def _has_own(op: Op, device: torch.device) -> bool:
     return any(not p.vendor and device.type in p.devices for p in op.providers)
 
 
+def _one_case(session: Session, op: Op, device: torch.device) -> Op:
+    """Where no kernel of ours runs, one case is enough, and the others get more samples."""
+    cases = [case for case in op.cases if TAG in case.tags]
+    if len(cases) > 1:
+        reason = "no kernel of ours runs there, so one case is timed"
+        what = f"{op.name}, a further case timed"
+        session.skip(NotRun("", what, reason, str(device), count=len(cases) - 1))
+    return dataclasses.replace(op, cases=tuple(cases[:1]))
+
+
 def _note(session: Session, ops: list[Op], rows: list[dict[str, Any]], device: str) -> None:
     heard = _heard(rows)
     for op in ops:
-        if op.name not in heard and any("accept" in case.tags for case in op.cases):
+        if op.name not in heard and any(TAG in case.tags for case in op.cases):
             session.skip(NotRun(BENCH, f"{op.name}, timed", "no time was taken", device, gap=True))
     for row in rows:
         if row["skipped"]:

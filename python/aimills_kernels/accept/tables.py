@@ -56,6 +56,17 @@ def not_run(data: dict[str, Any]) -> Html:
     return table(("what", "device", ">times", "a gap", "why"), rows, "wide-last")
 
 
+def shapes(calls: Sequence[dict[str, Any]]) -> Html:
+    rows = [
+        (
+            c["op"], join([c["case"], el("small", f"{c['provider']} on {c['device']}")]),
+            status(c["status"]), dims_text(c["dims"], c["scaled"]),
+        )
+        for c in calls
+    ]  # fmt: skip
+    return table(("op", "case", "outcome", "dims as run"), rows, "wide-last")
+
+
 def checks(data: dict[str, Any]) -> Html:
     """Every check, folded by op; open where something is wrong."""
     made = []
@@ -73,7 +84,7 @@ def checks(data: dict[str, Any]) -> Html:
 
 
 def _check(c: dict[str, Any]) -> tuple:
-    case = join([c["case"], el("small", dims_text(c["dims"]))])
+    case = join([c["case"], el("small", dims_text(c["dims"], c["scaled"]))])
     figures = "; ".join(c["failures"]) or "; ".join(
         f"{name}: {o['text']}" for name, o in c["outputs"].items()
     )

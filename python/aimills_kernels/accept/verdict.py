@@ -11,6 +11,7 @@ from aimills_kernels.accept.session import FAILED, WRONG, Session
 
 ACCEPTED, REJECTED, INCOMPLETE = 0, 1, 2
 _WORDS = {ACCEPTED: "accepted", REJECTED: "rejected", INCOMPLETE: "incomplete"}
+_NAMED = 6  # exclusions in the headline
 _LATER = (
     "a sustained load: temperature, power, clocks and throttling over hours",
     "energy per operation",
@@ -39,9 +40,10 @@ def conclude(session: Session) -> Verdict:
     if not right and not wrong:
         open_.append("nothing was found right: no check ran")
     code = REJECTED if wrong else INCOMPLETE if open_ else ACCEPTED
+    without = _without(session) if code == ACCEPTED else ""
     return Verdict(
         code,
-        f"{_WORDS[code]} ({where(session.settings.devices)})",
+        f"{_WORDS[code]}{without} ({where(session.settings.devices)})",
         tuple(wrong + open_),
         tuple(not_checked(session)),
     )
@@ -85,6 +87,14 @@ def not_checked(session: Session) -> list[str]:
 
 def _gpu_only(provider: object) -> bool:
     return not provider.vendor and "cpu" not in provider.devices  # type: ignore[attr-defined]
+
+
+def _without(session: Session) -> str:
+    names = sorted(session.settings.exclude)
+    if not names:
+        return ""
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return f" without {', '.join(names[:_NAMED])}{more}"
 
 
 def _excluded(session: Session) -> list[str]:
