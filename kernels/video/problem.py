@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import warnings
 from functools import lru_cache
 from typing import Any
 
@@ -69,9 +70,11 @@ def extension() -> Any:
 
 @lru_cache(maxsize=1)
 def extension_error() -> str | None:
-    """Why the extension can't be used; None where it can."""
+    """Why the extension can't be used, with a warning; None where it can."""
     try:
         extension()
     except ImportError as error:
-        return f"the extension can't be imported: {error}"
+        reason = f"the extension can't be imported: {error}"
+        warnings.warn(f"video_to_tensor: {reason}; what serves is far slower", stacklevel=2)
+        return reason
     return None
