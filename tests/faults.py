@@ -155,7 +155,33 @@ FAULTS: dict[str, Callable[..., None]] = {
 }
 
 
-GAPS = {"writes_between_rows": writes_between_rows}  # only some layouts have any
+def last_codes_off_by_one(op: str, outs: tuple[Tensor, ...], args: tuple) -> None:
+    _right(op, outs, args)
+    _bytes(outs[0])[-2:] ^= 1
+
+
+def last_elements_a_level_off(op: str, outs: tuple[Tensor, ...], args: tuple) -> None:
+    _right(op, outs, args)
+    _, std, _ = args[-3:]
+    outs[0].view(-1)[-2:] += 1 / (255 * std[-1])
+
+
+def rounds_before_the_bias(op: str, outs: tuple[Tensor, ...], args: tuple) -> None:
+    *factors, bias, dtype = args
+    _right(op, outs, (*factors, None, dtype))
+    outs[0].add_(bias)
+
+
+# What some layouts or ops alone can show.
+SPECIAL_FAULTS: dict[str, Callable[..., None]] = {
+    f.__name__: f
+    for f in (
+        writes_between_rows,
+        last_codes_off_by_one,
+        last_elements_a_level_off,
+        rounds_before_the_bias,
+    )
+}
 
 
 def plant(op: str, fault: str, *, first: bool = True) -> Op:
@@ -171,4 +197,4 @@ def plant(op: str, fault: str, *, first: bool = True) -> Op:
 
 def launcher(name: str) -> Any:
     op, _, fault = name.partition(".")
-    return lambda outs, *args: (FAULTS | GAPS)[fault](op, outs, args)
+    return lambda outs, *args: (FAULTS | SPECIAL_FAULTS)[fault](op, outs, args)

@@ -7,7 +7,6 @@ import itertools
 import os
 import random
 import signal
-from dataclasses import replace
 from fractions import Fraction
 from math import floor
 from typing import Any
@@ -107,17 +106,13 @@ def random_case(rng: random.Random) -> Case:
         location=rng.choice(["left", "center"]),
         upsampling=rng.choice(["linear", "linear", "nearest"]),
         dtype=rng.choice(["f32", "f16", "bf16"]),
-        # Not "rows": there one tie that falls the other way is a whole row of misses.
-        fill=rng.choice(["noise", "impulses", "saturated"]),
+        fill=rng.choice(["noise", "impulses", "rows", "saturated"]),
         layout=rng.choice(["tight", "pitched"]),
     )  # fmt: skip
 
 
 def check_random(name: str, seeds: range) -> None:
-    """Each within one level. Misses are counted over all seeds: near a tie one picture alone may
-    have a whole row of them, and so may the reference."""
     launch = globals().get(f"launch_{name}")
-    missed = own = total = 0
     for seed in seeds:
         rng = random.Random(seed)
         case = random_case(rng)
@@ -128,14 +123,8 @@ def check_random(name: str, seeds: range) -> None:
         else:
             launch((out,), *args)
         (oracle,), reference = op.oracle(args), op.reference(*args)
-        lenient = replace(op.tolerance[0], share=1.0)
-        verdict = lenient.judge(out, oracle, reference, args)
+        verdict = op.tolerance[0].judge(out, oracle, reference, args)
         assert verdict.ok, f"seed {seed}: {case.describe()}: {verdict.text}"
-        level = op.tolerance[0].unit(args).abs() / 2
-        missed += int(((out - oracle).abs() > level).sum())
-        own += int(((reference - oracle).abs() > level).sum())
-        total += out.numel()
-    assert missed <= 2 * own + 1e-5 * total, f"{missed} of {total} missed, {own} by reference"
 
 
 def run_cpu(out: Tensor, args: tuple, threads: int) -> None:
