@@ -90,6 +90,9 @@ FAULTS = [
             "", 0, Deadlock, "128 arrivals and 0 bytes are missing"),
     Planted("a multicast to one CTA of two", r"(multicast::cluster[^;]*, )%rs\d+(, %rd\d+;)",
             r"\g<1>1\2", 0, Fault, EARLY + "|bytes are missing|arrivals and"),
+    Planted("a CTA that exits before the other's arrivals came", r"mbarrier\.try_wait\S+ P1, "
+            r"\[%r\d+\], %r\d+, %r1118;\s*@P1 bra DONE;\s*bra\s+LAB_WAIT;", "", None, Fault,
+            "whose last thread exits|which has exited"),
     Planted("another swizzle in wgmma's descriptors", "4611686293305360384",
             "-9223371761976803328", None, Fault, "64-byte swizzle"),
 ]  # fmt: skip

@@ -13,7 +13,7 @@ from aimills_kernels import _dispatch
 from aimills_kernels._op import as_tuple
 from aimills_kernels._registry import get_op
 from tests.ptx import launch, races, triton
-from tests.ptx.errors import MissingFence, Race, Uninitialised
+from tests.ptx.errors import Fault, MissingFence, Race, Uninitialised
 from tests.ptx.machine import Machine, Shape
 from tests.ptx.memory import Global, Memory
 from tests.ptx.parse import parse
@@ -213,6 +213,21 @@ def test_a_flag_without_release_orders_nothing(word):
 def test_a_plain_flag_is_a_race():
     with pytest.raises(Race, match="0x400 to 0x403"):
         flag("st.shared.u32 [sm+1024], 1;", "ld.shared.u32 %r10, [sm+1024];")
+
+
+# ---- the shared memory of another CTA
+
+MEET = "barrier.cluster.arrive.aligned; barrier.cluster.wait.aligned;"
+VISIT = f"""mov.u32 %r9, %cluster_ctarank; xor.b32 %r9, %r9, 1; {STORE} {MEET}
+mapa.shared::cluster.u32 %r10, %r3, %r9; ld.shared::cluster.u32 %r8, [%r10];"""
+
+
+@pytest.mark.parametrize("seed", [None, 0, 1, 2, 3])
+def test_a_cta_stays_until_others_have_read_its_memory(seed):
+    there = dict(threads=64, grid=(4,), cluster=(2,), seed=seed)
+    go(VISIT + MEET, **there)
+    with pytest.raises(Fault, match=r"whose last thread exits: accessed by|which has exited"):
+        go(VISIT, **there)
 
 
 # ---- the shadow by hand: two CTAs of four warps in each of two clusters; a warp's index is

@@ -13,7 +13,7 @@ from tests.ptx.errors import MissingFence, Race
 from tests.ptx.parse import WIDTH, Imm, Instr, Kernel
 
 if TYPE_CHECKING:
-    from tests.ptx.machine import Shape
+    from tests.ptx.machine import Active, Shape
     from tests.ptx.memory import Memory
 
 _NEVER = 1 << 30  # from here on: the numbers of transfers that are under way
@@ -84,6 +84,11 @@ class Shadow:
         self.copies = np.array([i.has("cp") and not i.has("bulk") for i in kernel.code])
         # Triton lets TMA write where an mbarrier was; its end leaves nothing that could come late.
         self.ends = np.array([i.parts[:2] == ("mbarrier", "inval") for i in kernel.code])
+        # When each warp last accessed another CTA's memory, which has to be there until then.
+        self.visits: np.ndarray | None = None
+        if shape.cluster_size > 1:
+            self.visits = np.zeros((self.m.n * shape.cluster_size, self.readers), np.int32)
+            self.m.exits.append(self._leave)
         self.strong_reads: np.ndarray | None = None
         self.strong_writes: np.ndarray | None = None
         self.transfers: dict[int, Transfer] = {}
@@ -105,6 +110,7 @@ class Shadow:
         g, w = self._granules(at, size, lanes[0])
         self._after_write(g, w, "read")
         time = self._tick(self.m.current)
+        self._visit(at, lanes[0], time)
         table = self.reads
         if self.strong[self.m.current]:
             if self.strong_reads is None:
@@ -130,6 +136,7 @@ class Shadow:
         self._after_write(g, w, "write", same)
         self._after_all(self.reads, g, w, "read", "write")
         time = self._tick(self.m.current)
+        self._visit(at, lanes[0], time)
         if atomic or self.strong[self.m.current]:
             if self.strong_writes is None:
                 self.strong_writes = self._table()
@@ -153,6 +160,32 @@ class Shadow:
         self.now += 1
         self.pcs.append(pc)
         return self.now
+
+    def _visit(self, at: np.ndarray, w: np.ndarray, time: int) -> None:
+        if self.visits is None or self.m.kernel.code[self.m.current].has("bulk"):
+            return  # a copy's target is waited for there
+        cta = at // self.memory.row
+        far = cta != self.memory.cta_of_warp(w)
+        if far.any():
+            self.visits[cta[far], self.here[w[far]]] = time
+
+    def _leave(self, s: Active) -> None:
+        """Where a CTA ends, all accesses of others to its memory are ordered before that."""
+        assert self.visits is not None
+        for cta in np.unique(self.memory.cta_of_warp(s.warps)):
+            if self.memory.cta_alive(int(cta)):
+                continue
+            mine = self.memory.cta_of_warp(np.arange(self.m.warps)) == cta
+            known = self.clocks[0, mine, : self.readers].max(axis=0)
+            late = self.visits[cta] > known
+            if late.any():
+                who, g = int(np.argmax(late)), int(cta) * self.memory.row >> self.shift
+                time = int(self.visits[cta, who])
+                raise Race(
+                    f"shared memory of rank {cta % self.m.shape.cluster_size} of the cluster, whose"
+                    f" last thread exits: accessed by {self.m.who(self._warp(g, who))} at"
+                    f" {self._line(self.pcs[time])}; nothing orders the two"
+                )
 
     # ---- checks: w is an array like g, or one warp
 
