@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
     if hasattr(config.option, "benchmark_only") and not config.option.benchmark_only:
         config.option.benchmark_disable = True

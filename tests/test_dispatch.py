@@ -329,7 +329,7 @@ def test_import_is_light_and_quiet() -> None:
 
 
 def test_a_missing_extension_is_said_once() -> None:
-    """By a warning, as the reference takes 30 to 60 times as long; by `explain` and by `env` too."""
+    """By a warning, as the reference takes 30 to 60 times as long; by `explain` and `env` too."""
     code = textwrap.dedent(
         """
         import sys, warnings

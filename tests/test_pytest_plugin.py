@@ -51,6 +51,15 @@ def test_it_times_the_path_that_is_named(folder: Path) -> None:
     assert "test_timed" not in run.stdout
 
 
+def test_it_goes_with_the_conftest_of_our_benchmarks(folder: Path) -> None:
+    ours = Path(__file__).parent.parent / "bench" / "conftest.py"
+    (folder / "bench" / "conftest.py").write_text(ours.read_text())
+    for paths in ([], ["bench/test_bench.py"]):
+        run = _pytest(folder, "--benchmark", *paths, "--benchmark-json=times.json")
+        assert run.returncode == 0, run.stdout + run.stderr
+        assert json.loads((folder / "times.json").read_text())["benchmarks"][0]["stats"]
+
+
 @pytest.mark.parametrize(
     ("args", "says"),
     [

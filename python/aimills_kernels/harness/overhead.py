@@ -24,12 +24,13 @@ from aimills_kernels._registry import OPS
 from aimills_kernels.harness.timing import Timing, summarise
 
 TARGET_US = 5.0
+ROUNDS = 400
 _CALLS = 20  # a sample: short, so that a pair of them sees one speed of an unsteady clock
 _now = time.thread_time_ns  # CPU time of this thread: other processes do not count
 
 
 def measure(
-    device: str | torch.device = "cpu", *, rounds: int = 400, seed: int = 0
+    device: str | torch.device = "cpu", *, rounds: int = ROUNDS, seed: int = 0
 ) -> dict[str, Any]:
     """Host time of a public call and of the no-op op, in interleaved rounds, for each op.
 
@@ -42,8 +43,8 @@ def measure(
     """
     found: dict[str, Any] = {}
     for op in OPS:
-        with _contestants(op, device) as calls:
-            found[op.name] = _compare(calls, rounds, seed) if calls else {"skipped": _OTHER}
+        with contestants(op, device) as calls:
+            found[op.name] = compare(calls, rounds, seed) if calls else {"skipped": _OTHER}
     return {
         "device": str(device),
         "target_us": TARGET_US,
@@ -56,7 +57,10 @@ def measure(
 _OTHER = "its public function takes other arguments than the schema"
 
 
-def _compare(calls: dict[str, Callable[[], Any]], rounds: int, seed: int) -> dict[str, Any]:
+def compare(
+    calls: dict[str, Callable[[], Any]], rounds: int = ROUNDS, seed: int = 0
+) -> dict[str, Any]:
+    """The row of one op: medians over rounds in which every call has a sample."""
     order = random.Random(seed)
     samples: dict[str, list[float]] = {name: [] for name in calls}
     for call in calls.values():
@@ -97,7 +101,7 @@ def sample_us(call: Callable[[], Any], calls: int = _CALLS) -> float:
 
 
 @contextmanager
-def _contestants(op: Op, device: str | torch.device) -> Iterator[dict[str, Callable[[], Any]]]:
+def contestants(op: Op, device: str | torch.device) -> Iterator[dict[str, Callable[[], Any]]]:
     """The public function with a provider that does nothing, and the no-op op."""
     args = op.make_inputs(op.case("tiny").on(torch.device(device).type), device, 0)
     public = public_call(op, args)
