@@ -44,7 +44,8 @@ def _sections(data: dict[str, Any], pictures: Sequence[tuple[str, Tensor]]) -> l
     if pictures:
         found.append(_real_input(data, pictures))
     if calls := [c for c in data["validations"] if c["stage"] == shapes.STAGE]:
-        found.append(_section("Shapes of real models", _SHAPES, tables.shapes(calls)))
+        text = _SHAPES + _SCALED * any(c["scaled"] for c in calls)
+        found.append(_section("Shapes of real models", text, tables.shapes(calls)))
     if any(r["median_us"] is not None for r in bench):
         found.append(_times(data, bench))
     if any(r["sol"] is not None for r in bench):
@@ -245,9 +246,10 @@ _NOT_RUN = (
     "else: a check that acceptance needs and did not get. It keeps a machine from being accepted."
 )
 
-_SHAPES = (
-    "Each case was called through the public function. A CPU runs most of them with smaller dims: "
-    'what follows "of" is the model\'s own, and in brackets how much is left of it.'
+_SHAPES = "Each case was called through the public function."
+_SCALED = (
+    " A CPU runs most of them with smaller dims: what follows 'of' is the model's own, and in "
+    "brackets how much is left of it."
 )
 
 _CHECKS = (
