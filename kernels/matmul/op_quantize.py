@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from aimills_kernels._op import Case, Cost, Invalid, Op, Provider, describe
+from aimills_kernels._op import Case, Cost, Invalid, Op, Problem, Provider, describe
 from aimills_kernels._tolerance import Exact
 from aimills_kernels._words import shown
+from aimills_kernels.kernels.matmul.config import MAX_LEADING, leading_dims
 
 DTYPES = {"bf16": torch.bfloat16, "f16": torch.float16, "f32": torch.float32}
 GRANULARITIES = ("tensor", "row")
@@ -123,6 +124,13 @@ def _product(shape: tuple[int, ...]) -> int:
     return total
 
 
+def _triton_rejects(p: Problem) -> str | None:
+    found = len(leading_dims(p.x.shape, p.x.stride())[0])
+    if found > MAX_LEADING:
+        return f"the dims of x before the last merge into {found}, the kernel takes {MAX_LEADING}"
+    return None
+
+
 def _pair(name: str, shape: tuple[int, ...], **dims: Any) -> tuple[Case, Case]:
     tags = dims.pop("tags", {"interpret"})
     return (
@@ -193,6 +201,7 @@ quantize_fp8 = Op(
         Provider.triton(
             "triton",
             "aimills_kernels.kernels.matmul.triton_quantize:launch",
+            rejects=_triton_rejects,
             sources=("kernels/matmul/config.py", "kernels/hardware.py"),
         ),
     ),

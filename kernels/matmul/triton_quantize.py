@@ -14,7 +14,6 @@ import triton
 import triton.language as tl
 
 from aimills_kernels._dispatch import interpreting, sm_of
-from aimills_kernels._op import Problem
 from aimills_kernels.kernels.matmul.config import (
     MAX_LEADING,
     leading_dims,
@@ -131,13 +130,6 @@ def _tensor_codes_kernel(
 def _tensor_scale_kernel(amax_ptr):
     scale = _scale(tl.load(amax_ptr))
     tl.store(amax_ptr, scale.to(tl.int32, bitcast=True))
-
-
-def rejects(p: Problem) -> str | None:
-    found = len(leading_dims(p.x.shape, p.x.stride())[0])
-    if found > MAX_LEADING:
-        return f"the dims of x before the last merge into {found}, the kernel takes {MAX_LEADING}"
-    return None
 
 
 def launch(

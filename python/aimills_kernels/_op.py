@@ -121,11 +121,20 @@ class Provider:
     sources: tuple[str, ...] = ()  # further files that its record depends on, package-relative
 
     @classmethod
-    def triton(cls, name: str, target: str, *, sources: tuple[str, ...] = ()) -> Provider:
-        """A Triton kernel. What it can't do, a function `rejects` beside its `launch` says."""
+    def triton(
+        cls,
+        name: str,
+        target: str,
+        *,
+        rejects: Callable[[Problem], str | None] = _accepts,
+        limits: bool = False,
+        sources: tuple[str, ...] = (),
+    ) -> Provider:
+        """A Triton kernel. What it can't do, `rejects` says or, with `limits`, the function of that
+        name beside its `launch`: then a choice on a GPU imports Triton, and so does `explain`."""
         return cls(
-            name, target, sm=(80, 90, 100, 120), rejects=_beside(target), interpret=True,
-            needs=("triton",), sources=(*sources, "kernels/triton_common.py"),
+            name, target, sm=(80, 90, 100, 120), rejects=_beside(target) if limits else rejects,
+            interpret=True, needs=("triton",), sources=(*sources, "kernels/triton_common.py"),
         )  # fmt: skip
 
     def __repr__(self) -> str:
@@ -140,7 +149,7 @@ def _beside(target: str) -> Callable[[Problem], str | None]:
             module = importlib.import_module(target.partition(":")[0])
         except ImportError as error:
             return f"its file can't be imported: {error}"
-        return getattr(module, "rejects", _accepts)(problem)
+        return module.rejects(problem)
 
     return rejects
 
