@@ -332,9 +332,9 @@ def scale_of_the_whole_tensor(outs: tuple[Tensor, Tensor], x: Tensor, *rest: Any
         ("matmul_fp8", "one-row", last_product_dropped, "out: max error"),
         ("matmul_fp8", "onehot", last_product_dropped, "out: max error"),
         ("matmul_fp8", "deep", coarse_sum, "out: max error"),
-        ("quantize_fp8", "tiny", truncating_cast, "x_q: 1 codes away"),
-        ("quantize_fp8", "ties", truncating_cast, "x_q: 1 codes away"),
-        ("quantize_fp8", "tiny", scale_of_the_whole_tensor, "scale: max error"),
+        ("quantize_fp8", "tiny", truncating_cast, "x_q: bits differ"),
+        ("quantize_fp8", "ties", truncating_cast, "x_q: bits differ"),
+        ("quantize_fp8", "tiny", scale_of_the_whole_tensor, "scale: bits differ"),
     ],
 )
 def test_planted_fault_is_seen(op: str, case: str, fault: Any, text: str, seed: int) -> None:
