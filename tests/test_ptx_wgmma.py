@@ -217,7 +217,7 @@ def test_warpgroups_of_an_uneven_cta_in_a_cluster():
         ("aligned 0;", "aligned 1;", errors.Fault, "%f1 is touched.*st.global"),
         ("wgmma.commit_group.sync.aligned;", "", errors.Fault, "no wait_group covers it"),
         ("// WAIT", "exit;", errors.Fault, "an exit while the wgmma"),
-        ("// WAIT", _OTHER, errors.Uninitialised, "%f5 is read"),
+        ("// WAIT", _OTHER, errors.Uninitialised, "%f5 is used here and holds what was never"),
         ("fence.proxy.async;", "", errors.MissingFence, "no fence.proxy.async"),
         ("bar.sync 0;", "", errors.Race, "nothing orders|wgmma"),
         ("// WAIT", "st.shared.b32 [sm], 0;", errors.Race, "wgmma"),
