@@ -185,6 +185,24 @@ def test_ratio_counts_specials_and_scale() -> None:
         assert not Ratio().judge(torch.tensor(wrong), oracle, rounded, ()).ok
 
 
+def test_ratio_counts_one_rounding_at_the_largest_value() -> None:
+    """Though the reference happened to be exact: half a step is 2^-7 between 2 and 4, twice that
+    is allowed. Where all is 0 nothing is."""
+    oracle = torch.tensor([[3.0] * 64 + [0.0] * 64], dtype=torch.float64)
+    rounded = oracle.bfloat16()
+    got = rounded.clone()
+    got[0, 0] += 2**-6
+    assert not Ratio().judge(got, oracle, rounded, ()).ok, "the root mean square is held too"
+    noisy = rounded.clone()
+    noisy[0, 1:64:2] += 2**-6  # the reference's own root mean square, at exact values elsewhere
+    assert Ratio().judge(got, oracle, noisy, ()).ok
+    got[0, 0] += 2**-5
+    assert not Ratio().judge(got, oracle, rounded, ()).ok
+    zero = torch.zeros(4, dtype=torch.float64)
+    tiny = torch.full((4,), 1e-30, dtype=torch.bfloat16)
+    assert not Ratio().judge(tiny, zero, zero.bfloat16(), ()).ok
+
+
 @pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float32, torch.int64])
 def test_exact_sees_one_bit_of_one_element(dtype: torch.dtype) -> None:
     want = torch.arange(9).to(dtype)

@@ -102,7 +102,9 @@ def inputs(case: Case, generator: torch.Generator) -> dict[str, Any]:
     q, k, v = normal(B, M, H, D), normal(B, N, G, D), normal(B, N, G, Dv)
     if fill == "magnitudes":
         q *= 2.0 ** whole(-12, 4, B, M, H, 1)
-        v *= 2.0 ** whole(-12, 12, B, N, 1, 1)
+        # Of one sign: where large values cancel, any kernel that rounds its weights to bf16 is
+        # further off than the end's rounding, by which the tolerance goes.
+        v = v.abs() * 2.0 ** whole(-12, 12, B, N, 1, 1)
     if fill == "onehot":
         # Query i points at one key with a weight near 1, and every key's value is its own.
         code = normal(N, D).sign() if N else normal(0, D)
