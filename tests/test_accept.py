@@ -22,6 +22,7 @@ from aimills_kernels.accept.picture import moving_picture, to_420
 from aimills_kernels.accept.session import NotRun, Session, Settings
 from aimills_kernels.cli import main
 from aimills_kernels.harness import bench, env
+from aimills_kernels.harness.record import SCHEMA, blank
 from tests import faults
 
 CPU = torch.device("cpu")
@@ -36,17 +37,14 @@ def few(op: Op, *names: str) -> Op:
 
 def _bench_stub(**more: Any) -> Callable[..., dict[str, Any]]:
     """In place of `bench.run`: one row for each op that it is asked for."""
-    row = dict.fromkeys(
-        ("median_us", "q1_us", "q3_us", "noise", "sol", "sol_spec", "sol_bound", "error_used",
-         "failure", "skipped", "suspect", "note", "about", "apart", "differing"),
+    row = blank(
+        case="tiny", dims={"B": 1}, provider="sdpa", peer=True, device="cpu", validated=True, n=9,
+        median_us=5.0, q1_us=4.0, q3_us=6.0, sol=0.5, sol_bound="bytes", unit="f16", flops=9,
     )  # fmt: skip
-    row |= {"case": "tiny", "dims": {"B": 1}, "scaled": {}, "provider": "sdpa", "peer": True,
-            "device": "cpu", "validated": True, "n": 9, "median_us": 5.0, "q1_us": 4.0,
-            "q3_us": 6.0, "sol": 0.5, "sol_bound": "bytes", "unit": "f16", "flops": 9}  # fmt: skip
 
     def run(*, ops: list[Op], **options: Any) -> dict[str, Any]:
         rows = [{**row, **more, "op": op.name} for op in ops]
-        return {"schema": 1, "kind": "bench", "created": "", "environment": {},
+        return {"schema": SCHEMA, "kind": "bench", "created": "", "environment": {},
                 "ceilings": {"copy_gbps": 9.0}, "rows": rows}  # fmt: skip
 
     return run

@@ -22,6 +22,7 @@ from aimills_kernels.cli import _choose, _ui, look, main
 from aimills_kernels.cli import validate as validate_command
 from aimills_kernels.cli._parser import build_parser
 from aimills_kernels.harness import bench
+from aimills_kernels.harness.record import SCHEMA, blank
 from tests import faults
 
 COMMAND = [sys.executable, "-m", "aimills_kernels"]
@@ -514,16 +515,13 @@ def test_a_record_takes_every_case_on_every_gpu(attention: Op, record: Any) -> N
 
 
 def _bench_row(**more: Any) -> dict[str, Any]:
-    row = dict.fromkeys(
-        ("median_us", "q1_us", "q3_us", "noise", "sol", "sol_bound", "error_used", "failure",
-         "skipped", "suspect", "note", "tflops", "gbps"),
-    )  # fmt: skip
-    row |= {"op": "attention", "case": "c", "provider": "p", "peer": False, "device": "cpu"}
-    return row | {"validated": True, "unit": "f16", "n": 9, "dims": {}} | more
+    known = {"op": "attention", "case": "c", "provider": "p", "device": "cpu", "unit": "f16"}
+    return blank(**{**known, "validated": True, "n": 9, "flops": 1.0, "bytes": 1.0, **more})
 
 
-TIMED = _bench_row(median_us=5.0, q1_us=4.0, q3_us=6.0, noise=0.1, sol=0.5, sol_bound="bytes",
-                   gbps=1.0, tflops=1.0, error_used=0.5, suspect="only 3 samples")  # fmt: skip
+TIMED = _bench_row(samples_us=[5.0] * 9, median_us=5.0, q1_us=4.0, q3_us=6.0, noise=0.1,
+                   sol=0.5, sol_bound="bytes", gbps=1.0, tflops=1.0, error_used=0.5,
+                   suspect="only 3 samples")  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -543,8 +541,8 @@ def test_bench_exit_codes(
     def run(**options: Any) -> dict[str, Any]:
         asked.update(options)
         options["progress"]("label", 0, 3)
-        return {"schema": 1, "kind": "bench", "created": "", "environment": {}, "ceilings": {},
-                "rows": rows}  # fmt: skip
+        return {"schema": SCHEMA, "kind": "bench", "created": "", "environment": {}, "ceilings": {},
+                "options": {}, "rows": rows}  # fmt: skip
 
     monkeypatch.setattr(bench, "run", run)
     out = tmp_path / "sub" / "record.json"

@@ -624,8 +624,9 @@ def test_truncated_and_foreign_files_are_refused(record: dict[str, Any], tmp_pat
         "not a benchmark": '{"benchmarks": []}',
         "has schema 9": json.dumps({**record, "schema": 9}),
         "lacks 'rows'": json.dumps({k: v for k, v in record.items() if k != "rows"}),
-        "row 0 lacks 'unit'": json.dumps(no_field), "row 0 has a time": json.dumps(timed_failure),
-        "median_us is 'fast'": json.dumps(text),
+        r"rows\[0\] lacks 'unit'": json.dumps(no_field),
+        r"rows\[0\] has a time": json.dumps(timed_failure),
+        r"rows\[0\].median_us is 'fast'": json.dumps(text),
     }  # fmt: skip
     path = tmp_path / "record.json"
     for match, content in bad.items():

@@ -24,7 +24,7 @@ from aimills_kernels.cli._errors import (
     WRONG_USE,
     UsageError,
 )
-from aimills_kernels.cli._parser import build_parser
+from aimills_kernels.cli._parser import build_parser, joined
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -67,7 +67,7 @@ def _guarded(argv: Sequence[str] | None) -> int:
 
 def _command(argv: Sequence[str] | None) -> int:
     try:
-        options = build_parser().parse_args(argv)
+        options = build_parser().parse_args(joined(sys.argv[1:] if argv is None else argv))
     except SystemExit:  # --help and --version
         return OK
     module, _, function = options.run.partition(":")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import re
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from aimills_kernels._version import __version__
@@ -11,6 +13,11 @@ from aimills_kernels.cli._errors import UsageError
 
 _DEVICE = "auto (every GPU, else the CPU), cpu, cuda or cuda:<index>"
 _EXITS = "exit codes: 0 all is well, 1 something wrong, 2 what could have run did not, 3 wrong use"
+
+
+# Second words of `bench`: each has a module here with `arguments(parser)` and `run(options)`, and
+# imports neither torch nor rich at its top.
+BENCH_VERBS: dict[str, str] = {}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -32,9 +39,20 @@ def build_parser() -> argparse.ArgumentParser:
     _explain(commands)
     _validate(commands)
     _bench(commands)
+    for verb, text in BENCH_VERBS.items():
+        made = _command(commands, f"bench {verb}", f"bench_{verb}:run", text)
+        importlib.import_module(f"aimills_kernels.cli.bench_{verb}").arguments(made)
     _accept(commands)
     _gpu(commands)
     return parser
+
+
+def joined(argv: Sequence[str]) -> list[str]:
+    """`bench compare ...` is a command of its own, beside `bench <op> ...`."""
+    first, rest = list(argv[:2]), list(argv[2:])
+    if len(first) == 2 and first[0] == "bench" and first[1] in BENCH_VERBS:
+        first = [" ".join(first)]
+    return first + rest
 
 
 def _command(commands: Any, name: str, run: str, text: str, **more: Any) -> argparse.ArgumentParser:

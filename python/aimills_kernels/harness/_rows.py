@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from aimills_kernels._op import Case, Cost, Op
+from aimills_kernels.harness import record
 from aimills_kernels.harness.ceilings import peak_tflops
 from aimills_kernels.harness.timing import Timing
 
@@ -30,20 +31,10 @@ class Place:
 def blank(op: Op, case: Case, name: str, place: Place, peer: bool) -> dict[str, Any]:
     """A row without a time."""
     cost = op.cost(case)
-    row: dict[str, Any] = {
-        "op": op.name,
-        "case": case.name,
-        "dims": dict(case.dims),
-        "scaled": scaled(op, case),
-        "provider": name,
-        "peer": peer,
-        "device": place.device,
-    }
-    row |= dict.fromkeys(("clock", "cold", "median_us", "q1_us", "q3_us", "min_us", "noise"))
-    row |= {"n": 0, "samples_us": [], "flops": cost.flops, "bytes": cost.bytes, "unit": cost.unit}
-    row |= dict.fromkeys(("tflops", "gbps", "sol", "sol_spec", "sol_bound", "error_used"))
-    row |= {"validated": False, **dict.fromkeys(("failure", "skipped", "suspect", "note"))}
-    return row | dict.fromkeys(("about", "apart", "differing"))
+    return record.blank(
+        op=op.name, case=case.name, dims=dict(case.dims), scaled=scaled(op, case), provider=name,
+        peer=peer, device=place.device, flops=cost.flops, bytes=cost.bytes, unit=cost.unit,
+    )  # fmt: skip
 
 
 def scaled(op: Op, case: Case) -> dict[str, Any]:
@@ -64,7 +55,8 @@ def put_time(row: dict[str, Any], timing: Timing, cost: Cost, place: Place) -> N
         row["failure"] = impossible
         return
     row |= {
-        "clock": timing.clock, "cold": timing.cold, "n": timing.n, "noise": timing.noise,
+        "mode": "stream", "clock": timing.clock, "cold": timing.cold, "n": timing.n,
+        "noise": timing.noise,
         "median_us": best, "q1_us": timing.q1_us, "q3_us": timing.q3_us, "min_us": timing.min_us,
         "samples_us": [round(s, 3) for s in timing.samples_us],
         "tflops": cost.flops / best / 1e6, "gbps": cost.bytes / best / 1e3,
@@ -112,9 +104,9 @@ def _suspicion(row: dict[str, Any], timing: Timing) -> str | None:
     return "; ".join(found) or None
 
 
-def table(record: dict[str, Any]) -> list[list[str]]:
+def table(found: dict[str, Any]) -> list[list[str]]:
     """The record as rows of text under `COLUMNS`."""
-    rows = record["rows"]
+    rows = found["rows"]
     return [_line(row, ahead(row, rows)) for row in rows]
 
 

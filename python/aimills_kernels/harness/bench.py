@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -14,17 +13,16 @@ import torch
 
 from aimills_kernels import _dispatch
 from aimills_kernels._op import Case, Op, Provider
-from aimills_kernels._records import write_whole
 from aimills_kernels._registry import OPS, get_op
 from aimills_kernels._validate import Validation, pick_device, validate_each
 from aimills_kernels.harness import _rows, ceilings, env
 from aimills_kernels.harness._contest import Contestant, OfPeer, OfProvider, Stage, peers_of
 from aimills_kernels.harness._rows import COLUMNS, table
+from aimills_kernels.harness.record import KIND, SCHEMA, load, save
 from aimills_kernels.harness.timing import Timer, time_interleaved, timer_for
 
 __all__ = ["COLUMNS", "SCHEMA", "load", "run", "save", "table"]
 
-SCHEMA = 1
 _TIMED_SHARE = 0.3  # of a case's time, at the least, goes to the clock and not to checks
 Progress = Callable[[str, int, int], None]
 
@@ -110,8 +108,9 @@ def run(
     state.progress("done", state.steps, state.steps)
     return {
         "schema": SCHEMA,
-        "kind": "bench",
+        "kind": KIND,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "options": {"budget_s": budget_s, "seed": seed, "least": least, "peers": peers},
         "environment": env.stamp(str(place)),
         "ceilings": state.place.ceilings,
         "rows": state.rows,
@@ -268,59 +267,3 @@ def _time(
             row["validated"] = row["validated"] and not wrong
             row["note"] = "; ".join(wrong) or row["note"]
             _rows.put_time(row, timings[contestant.name], cost, state.place)
-
-
-# ---- records as files
-
-
-def save(record: dict[str, Any], path: Path | str) -> None:
-    """Write a record as JSON, whole or not at all."""
-    text = json.dumps(record, indent=1, allow_nan=False, default=str)
-    write_whole(Path(path), text + "\n")
-
-
-_TOP = {
-    "schema": int, "kind": str, "created": str, "environment": dict, "ceilings": dict, "rows": list,
-}  # fmt: skip
-_TEXT = (str, type(None))
-_FIGURE = (int, float, type(None))
-_ROW: dict[str, type | tuple[type, ...]] = {
-    "op": str, "case": str, "dims": dict, "provider": str, "peer": bool, "device": str, "n": int,
-    "samples_us": list, "validated": bool, "unit": str,
-    "flops": (int, float), "bytes": (int, float),
-    **dict.fromkeys(("clock", "failure", "skipped", "suspect", "sol_bound"), _TEXT),
-    **dict.fromkeys(("median_us", "q1_us", "q3_us", "min_us", "noise", "tflops", "gbps"), _FIGURE),
-    **dict.fromkeys(("sol", "sol_spec", "error_used"), _FIGURE),
-    "cold": (bool, type(None)),
-}  # fmt: skip
-
-
-def load(path: Path | str) -> dict[str, Any]:
-    """Read a record; ValueError with the path where it is none."""
-    path = Path(path)
-    try:
-        record = json.loads(path.read_text())
-    except OSError as error:
-        raise ValueError(f"{path}: can't be read: {error.strerror}") from error
-    except ValueError as error:
-        raise ValueError(f"{path}: not JSON, or cut short: {error}") from error
-    if not isinstance(record, dict) or record.get("kind") != "bench":
-        raise ValueError(f"{path}: not a benchmark record")
-    if record.get("schema") != SCHEMA:
-        raise ValueError(f"{path}: has schema {record.get('schema')!r}, not {SCHEMA}")
-    _check_fields(record, _TOP, f"{path}")
-    for index, row in enumerate(record["rows"]):
-        if not isinstance(row, dict):
-            raise ValueError(f"{path}: row {index} is not an object")
-        _check_fields(row, _ROW, f"{path}: row {index}")
-        if row["failure"] and row["median_us"] is not None:
-            raise ValueError(f"{path}: row {index} has a time in spite of a failure")
-    return record
-
-
-def _check_fields(found: dict[str, Any], wanted: dict[str, Any], where: str) -> None:
-    for name, kinds in wanted.items():
-        if name not in found:
-            raise ValueError(f"{where} lacks {name!r}")
-        if not isinstance(found[name], kinds):
-            raise ValueError(f"{where}: {name} is {found[name]!r}, of the wrong type")

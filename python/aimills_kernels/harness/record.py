@@ -1,0 +1,259 @@
+"""The record of a benchmark run: one form for the CLI, pytest and acceptance.
+
+What a record holds is declared here once. `schema()` gives it as a JSON Schema (2020-12), which
+`load` holds every file against; `docs/record.schema.json` is what this module prints.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from aimills_kernels._records import write_whole
+
+SCHEMA = 2
+KIND = "bench"
+
+Spec = dict[str, Any]
+TEXT: Spec = {"type": "string"}
+FLAG: Spec = {"type": "boolean"}
+COUNT: Spec = {"type": "integer", "minimum": 0}
+FIGURE: Spec = {"type": "number"}
+
+
+def maybe(spec: Spec) -> Spec:
+    """The same, or null where it was not had."""
+    kinds = spec["type"] if isinstance(spec["type"], list) else [spec["type"]]
+    return {**spec, "type": [*kinds, "null"]}
+
+
+def _about(text: str, spec: Spec) -> Spec:
+    return {**spec, "description": text}
+
+
+def _list(items: Spec) -> Spec:
+    return {"type": "array", "items": items}
+
+
+def _object(fields: dict[str, Spec]) -> Spec:
+    """With these fields and no other."""
+    return {
+        "type": "object",
+        "properties": fields,
+        "required": list(fields),
+        "additionalProperties": False,
+    }
+
+
+_SPREAD: dict[str, Spec] = {
+    "n": _about("samples taken", COUNT),
+    "median_us": maybe(FIGURE),
+    "q1_us": maybe(FIGURE),
+    "q3_us": maybe(FIGURE),
+    "low_us": _about("lower end of a 95 % interval of the median", maybe(FIGURE)),
+    "high_us": _about("upper end of it", maybe(FIGURE)),
+    "min_us": maybe(FIGURE),
+    "noise": _about("interquartile range over the median", maybe(FIGURE)),
+    "samples_us": _about("every sample, in the order taken; none is left out", _list(FIGURE)),
+    "flags": _about(
+        "what was wrong with samples: name of the flaw to indices into samples_us",
+        {"type": "object", "additionalProperties": _list(COUNT)},
+    ),
+    "modes": _about(
+        "the modes of a distribution with more than one: median and share of the samples",
+        _list(_object({"median_us": FIGURE, "share": FIGURE})),
+    ),
+}
+
+TELEMETRY = _object(
+    {
+        "source": _about("nvml, or what stands in for it", TEXT),
+        "sm_mhz": _about("SM clock, median over the samples", maybe(FIGURE)),
+        "sm_mhz_min": maybe(FIGURE),
+        "memory_mhz": maybe(FIGURE),
+        "power_w": _about("mean power while timed", maybe(FIGURE)),
+        "temperature_c": _about("highest GPU temperature while timed", maybe(FIGURE)),
+        "throttle": _about(
+            "clocks event reason to its share of the samples, each bit on its own",
+            {"type": "object", "additionalProperties": FIGURE},
+        ),
+        "missing": _about("counters that could not be read, and why", _list(TEXT)),
+    }
+)
+
+ENERGY = _object(
+    {
+        "joules": _about("per call: energy over calls; never 0", FIGURE),
+        "watts": _about("mean over the window", FIGURE),
+        "idle_watts": _about("mean before it, nothing running", maybe(FIGURE)),
+        "window_s": _about("seconds, 5 at the least", FIGURE),
+        "calls": COUNT,
+        "level": _about("what was measured, and with what counter", TEXT),
+    }
+)
+
+_WHAT: dict[str, Spec] = {
+    "op": TEXT,
+    "case": TEXT,
+    "dims": {"type": "object"},
+    "scaled": _about("dims that are smaller on this device, as declared", {"type": "object"}),
+    "provider": TEXT,
+    "peer": _about("someone else's implementation", FLAG),
+    "device": TEXT,
+    "model": _about("the model that the case is a layer of", maybe(TEXT)),
+    "count": _about("calls of it in one forward pass of the model", maybe(COUNT)),
+    "flops": _about("least operations of the op", FIGURE),
+    "bytes": _about("least bytes it moves", FIGURE),
+    "unit": _about("the arithmetic whose peak the operations are held against", TEXT),
+}
+
+_VERDICT: dict[str, Spec] = {
+    "validated": FLAG,
+    "failure": _about("why there is no time: something was wrong", maybe(TEXT)),
+    "skipped": _about("why there is no time: it did not run", maybe(TEXT)),
+    "suspect": _about("why the time may not be what it seems", maybe(TEXT)),
+    "note": maybe(TEXT),
+    "about": maybe(TEXT),
+    "apart": maybe(TEXT),
+    "differing": maybe(FIGURE),
+    "error_used": _about("largest share of the tolerance that the error takes", maybe(FIGURE)),
+}
+
+_TIME: dict[str, Spec] = {
+    "mode": _about(
+        "stream: queued calls; graph: replayed in a CUDA graph; host: what the host spends",
+        {"type": ["string", "null"], "enum": ["stream", "graph", "host", None]},
+    ),
+    "clock": {"type": ["string", "null"], "enum": ["events", "monotonic", None]},
+    "cold": _about("caches were flushed before each sample", maybe(FLAG)),
+    **_SPREAD,
+    "warm": _about("the same without a flush, back to back", maybe(_object(_SPREAD))),
+    "host_us": _about("median time that the host spends on a call", maybe(FIGURE)),
+    "touched_bytes": _about("of all sets of inputs and outputs that the samples went through",
+                            maybe(COUNT)),
+    "tflops": maybe(FIGURE),
+    "gbps": maybe(FIGURE),
+    "sol": _about("least time by the ceilings of this run over the median", maybe(FIGURE)),
+    "sol_spec": _about("the same by the maker's figures", maybe(FIGURE)),
+    "sol_bound": {"type": ["string", "null"], "enum": ["flops", "bytes", None]},
+    "telemetry": maybe(TELEMETRY),
+    "energy": maybe(ENERGY),
+    "energy_missing": _about("why there is no energy though the case asks for it", maybe(TEXT)),
+}  # fmt: skip
+
+ROW = _object({**_WHAT, **_VERDICT, **_TIME})
+RECORD = _object(
+    {
+        "schema": {"type": "integer", "const": SCHEMA},
+        "kind": {"type": "string", "const": KIND},
+        "created": _about("ISO 8601, UTC", TEXT),
+        "options": _about("what the run was asked for: budget, seed, mode", {"type": "object"}),
+        "environment": _about("the machine; what could not be had is in `missing`",
+                              {"type": "object"}),
+        "ceilings": _about("measured in this run; `spec` is the maker's", {"type": "object"}),
+        "rows": _list(ROW),
+    }
+)  # fmt: skip
+
+
+def schema() -> dict[str, Any]:
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": f"aimills-kernels benchmark record, version {SCHEMA}",
+        **RECORD,
+    }
+
+
+def blank(**known: Any) -> dict[str, Any]:
+    """A row with these fields, and all others empty."""
+    empty = {"array": list, "object": dict, "integer": int, "boolean": bool}
+    row: dict[str, Any] = {}
+    for name, spec in ROW["properties"].items():
+        kind = spec["type"]
+        row[name] = empty[kind]() if isinstance(kind, str) and kind in empty else None
+    return row | known
+
+
+def save(record: dict[str, Any], path: Path | str) -> None:
+    """Write a record as JSON, whole or not at all."""
+    text = json.dumps(record, indent=1, allow_nan=False, default=str)
+    write_whole(Path(path), text + "\n")
+
+
+def load(path: Path | str) -> dict[str, Any]:
+    """Read a record; ValueError with the path and the field where it is none."""
+    path = Path(path)
+    try:
+        record = json.loads(path.read_text())
+    except OSError as error:
+        raise ValueError(f"{path}: can't be read: {error.strerror}") from error
+    except ValueError as error:
+        raise ValueError(f"{path}: not JSON, or cut short: {error}") from error
+    if not isinstance(record, dict) or record.get("kind") != KIND:
+        raise ValueError(f"{path}: not a benchmark record")
+    if record.get("schema") != SCHEMA:
+        raise ValueError(f"{path}: has schema {record.get('schema')!r}, not {SCHEMA}")
+    if wrong := _wrong(record, RECORD, ""):
+        raise ValueError(f"{path}: {wrong}")
+    for index, row in enumerate(record["rows"]):
+        if row["failure"] and row["median_us"] is not None:
+            raise ValueError(f"{path}: rows[{index}] has a time in spite of a failure")
+        if row["median_us"] is not None and row["n"] != len(row["samples_us"]):
+            raise ValueError(
+                f"{path}: rows[{index}] says n is {row['n']} and holds "
+                f"{len(row['samples_us'])} samples"
+            )
+    return record
+
+
+_KINDS: dict[str, tuple[type, ...]] = {
+    "string": (str,), "integer": (int,), "number": (int, float), "boolean": (bool,),
+    "array": (list,), "object": (dict,), "null": (type(None),),
+}  # fmt: skip
+
+
+def _wrong(value: Any, spec: Spec, where: str) -> str | None:
+    """What is wrong with `value`, in the terms of JSON Schema that are used above."""
+    name = where or "the record"
+    kinds = spec["type"] if isinstance(spec["type"], list) else [spec["type"]]
+    allowed = tuple(t for kind in kinds for t in _KINDS[kind])
+    if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):
+        return f"{name} is {value!r:.60}, not {' or '.join(kinds)}"
+    if "enum" in spec and value not in spec["enum"]:
+        return f"{name} is {value!r:.60}, not one of {', '.join(map(str, spec['enum']))}"
+    if "const" in spec and value != spec["const"]:
+        return f"{name} is {value!r:.60}, not {spec['const']!r}"
+    if "minimum" in spec and value is not None and value < spec["minimum"]:
+        return f"{name} is {value!r}, below {spec['minimum']}"
+    if isinstance(value, list):
+        return _first(_wrong(v, spec["items"], f"{where}[{i}]") for i, v in enumerate(value))
+    if isinstance(value, dict):
+        return _wrong_object(value, spec, where)
+    return None
+
+
+def _wrong_object(value: dict[str, Any], spec: Spec, where: str) -> str | None:
+    fields = spec.get("properties", {})
+    for name in spec.get("required", ()):
+        if name not in value:
+            return f"{where or 'the record'} lacks {name!r}"
+    dot, others = f"{where}." if where else "", spec.get("additionalProperties", True)
+    for name, held in value.items():
+        if name in fields:
+            found = _wrong(held, fields[name], f"{dot}{name}")
+        elif others is False:
+            found = f"{where or 'the record'} has an unknown field {name!r}"
+        else:
+            found = None if others is True else _wrong(held, others, f"{dot}{name}")
+        if found:
+            return found
+    return None
+
+
+def _first(found: Any) -> str | None:
+    return next((text for text in found if text), None)
+
+
+if __name__ == "__main__":
+    print(json.dumps(schema(), indent=1))
