@@ -257,6 +257,29 @@ def test_operands_that_were_not_written():
         _small(b=_descriptor(2048, lbo=256), shared=4096)
 
 
+@pytest.mark.parametrize(
+    "edits",
+    [
+        [(_WGMMA, _FROM_REGISTERS.replace("%r7", "%r30"))],
+        [("// PRODUCER", "st.shared.b16 [%r2], %r31; fence.proxy.async; bar.sync 0;")],
+        [("// PRODUCER", "st.shared.b16 [%r2+2048], %r31; fence.proxy.async; bar.sync 0;")],
+    ],
+    ids=["A from registers", "A", "B"],
+)
+def test_what_nothing_wrote_spoils_the_product(edits):
+    with pytest.raises(errors.Uninitialised, match=r"%f\d is used here and holds.*st.global"):
+        _small(*edits, seed=None)
+
+
+def test_an_undefined_row_of_a_spoils_no_other():
+    half = "setp.lt.u32 %p3, %r1, 64; @%p3 mov.b32 %r30, %r7;"
+    wgmma = (_WGMMA, f"{half} wgmma.fence.sync.aligned; {_FROM_REGISTERS.replace('%r7', '%r30')}")
+    store = next(line for line in _BODY.split("\n") if line.startswith("st.global"))
+    _small(wgmma, (store, f"@%p3 {store}"))
+    with pytest.raises(errors.Uninitialised, match="lane 0 of warp 2"):
+        _small(wgmma)
+
+
 # ---- the text alone
 
 

@@ -89,6 +89,9 @@ class Copy:
         at = self.index[mask] // self.size
         self.memory.shared.reshape(-1, self.size)[at] = data
         self.memory.written.reshape(-1, self.size)[at] = True
+        if self.memory.bits is not None:
+            index = (self.index[mask][:, None] + np.arange(self.size)).reshape(-1)
+            self.memory.bits.copied(index, None, joined=False)
 
     def _read(self, source: np.ndarray, wanted: np.ndarray, lanes: tuple) -> np.ndarray:
         out = np.zeros((len(source), self.size), np.uint8)
@@ -186,6 +189,7 @@ class Fill:
     targets: list[Target]
     source: Transfer | None = None
     combine: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None  # (old, new), in bytes
+    origin: np.ndarray | None = None  # [bytes] where in `shared` they come from
 
     def run(self) -> None:
         with blame(self.instr):
@@ -202,6 +206,8 @@ class Fill:
             data = self.combine(memory.shared[target.index], data)
         memory.shared[target.index] = data
         memory.written[target.index] = True
+        if memory.bits is not None:
+            memory.bits.copied(target.index, self.origin, joined=self.combine is not None)
         if memory.shadow is not None:
             for transfer in (target.transfer, self.source if last else None):
                 if transfer is not None:
@@ -220,6 +226,7 @@ class Drain:
     group: int
     index: np.ndarray  # [bytes] indices in `shared`
     write: Callable[[np.ndarray], None]
+    kept: Callable[[np.ndarray], np.ndarray] | None = None  # picks the bytes that arrive
     transfer: Transfer | None = None
     data: np.ndarray | None = None
     known: bool = False  # to have read its source, by the thread
@@ -272,12 +279,15 @@ class Bulk:
                 raise fault(Fault, self.m, text, fill.warp, fill.lane)
             target.transfer = self._begin(target.index, fill.warp, what, write=True)
         if source is not None:
+            fill.origin = source
             self.initialised(source, fill.warp, fill.lane, what)
             fill.source = self._begin(source, fill.warp, what, write=False)
         self.m.pending.append(fill.run)
 
     def drain(self, drain: Drain, what: str) -> None:
         self.initialised(drain.index, drain.warp, drain.lane, what)
+        if self.memory.bits is not None:
+            self.memory.bits.result(drain.index, (drain.warp, drain.lane), what, drain.kept)
         drain.group = int(self.number[drain.warp, drain.lane])
         drain.transfer = self._begin(drain.index, drain.warp, what, write=False)
         self.open.append(drain)

@@ -98,7 +98,7 @@ def run(
         view = Memory(machine, memory, params, size, local)
         view.shadow = races.Shadow(view) if check else None
         binder = Binder(machine, view, addresses)
-        binder.undefined = Undefined(binder, doubts) if doubts else None
+        binder.undefined = Undefined(binder, doubts) if doubts or local else None
         ops.link(machine, binder, _watch(binder))
         view.counters = result.counters
         if tracer is not None:

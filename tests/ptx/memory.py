@@ -19,6 +19,7 @@ from tests.ptx.machine import Machine, fault
 if TYPE_CHECKING:
     from tests.ptx.counters import Counters
     from tests.ptx.races import Shadow
+    from tests.ptx.undefined_data import Bits
 
 GLOBAL = 0x10_0000_0000
 SHARED = 0x7000_0000_0000
@@ -134,6 +135,7 @@ class Memory:
         self.counters: Counters | None = None
         self.shadow: Shadow | None = None  # None: accesses are not held against each other
         self.opaque: np.ndarray | None = None  # bytes of `shared` that are in live mbarriers
+        self.bits: Bits | None = None  # what is undefined of it, where anything can be
 
     # ---- shared addresses
 
@@ -266,6 +268,8 @@ class Memory:
         elif space == "shared":
             raw, index = self._place(space, address, lanes, size, "an atom")
             self._initialised(index, size, lanes)
+            if self.bits is not None:
+                self.bits.result(index, (int(lanes[0][0]), int(lanes[1][0])), "an atom")
             self.write_shared(index, size, lanes)
             yield space, raw, index, np.arange(len(address))
         else:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from tests.ptx import elements, flow, wgmma_flow
+from tests.ptx import elements, flow, undefined_data, wgmma_flow
 from tests.ptx.bind import Binder
 from tests.ptx.elements import BYTES, FP8
 from tests.ptx.errors import Fault, MissingFence
@@ -217,6 +217,7 @@ def _mma_async(i: Instr, b: Binder) -> Handler:
     left = _left(i, b, form)
     right = _Shared(i.args[2], b, Matrix(b.memory, "B", form.n, form.b_major))
     fp8 = form.a in FP8 and form.d == "f32"
+    spoil = _spoil(i, b, form, left, right)
 
     def run(s: Active) -> None:
         if pc in groups.findings.missing:
@@ -240,6 +241,8 @@ def _mma_async(i: Instr, b: Binder) -> Handler:
             for r, value in zip(held, elements.registers(after, form.d), strict=True):
                 r[rows] = value
 
+        if spoil is not None:
+            spoil(s, warps, a_reads, b_reads)
         reads = _begin(groups.shadow, warps, [*a_reads, *b_reads])
         groups.issue(Product(i, mine, groups.commits[mine], compute, reads))
 
@@ -250,17 +253,44 @@ def _all_words(registers: tuple) -> bool:
     return all(isinstance(r, Reg) and WIDTH[r.type] == 4 for r in registers)
 
 
+def _spoil(i: Instr, b: Binder, form: _Form, left: Callable, right: _Shared) -> Callable | None:
+    """Marks what the accumulators hold of undefined operands; None where none can be."""
+    undefined, sums = b.undefined, items(i.args[0])
+    if undefined is None or not undefined.names & {r.name for r in sums}:  # type: ignore[union-attr]
+        return None
+    held = [undefined.array(r) for r in sums]  # type: ignore[arg-type]
+    fragments = None if isinstance(left, _Shared) else _fragments(i, undefined.binder())
+
+    def spoil(s: Active, warps: np.ndarray, a_reads: list, b_reads: list) -> None:
+        y = right.undefined(*b_reads)
+        x = fragments(s, warps) if fragments is not None else left.undefined(*a_reads)  # type: ignore
+        for r, value in zip(held, undefined_data.wgmma(x, y, form.d), strict=True):
+            r[warps] = value
+
+    return spoil
+
+
+def _fragments(i: Instr, b: Binder) -> Callable[[Active, np.ndarray], np.ndarray]:
+    """A from registers, of the active lanes and warps [i, 4]: bytes [i, 64, 32]."""
+    gets = [b.src(r, "b32") for r in i.args[1].items]  # type: ignore[union-attr]
+
+    def take(s: Active, warps: np.ndarray) -> np.ndarray:
+        words = np.stack([np.broadcast_to(get(s), s.mask.shape) for get in gets])
+        return elements.fragment(words, 2)[warps - s.lo].reshape(len(warps), 64, 32)
+
+    return take
+
+
 def _left(i: Instr, b: Binder, form: _Form) -> Callable:
     """Of the active lanes and warps [i, 4]: (bytes [i, 64, 32] of A, pieces of shared memory)."""
     if not isinstance(i.args[1], Vec):
         return _Shared(i.args[1], b, Matrix(b.memory, "A", 64, form.a_major))
     if len(i.args[1].items) != 4 or not _all_words(i.args[1].items):
         raise b.unknown("A has four registers of 32 bits")
-    gets = [b.src(r, "b32") for r in i.args[1].items]
+    fragments = _fragments(i, b)
 
     def take(s: Active, warps: np.ndarray) -> tuple:
-        rows = elements.fragment(np.stack([get(s) for get in gets]), 2)
-        whole = rows[warps - s.lo].reshape(len(warps), 64, 32)
+        whole = fragments(s, warps)
         return lambda some: whole[some], []
 
     return take
@@ -277,6 +307,13 @@ class _Shared:
         what = f"the descriptor of {self.matrix.name}"
         pieces = self.matrix.find(_uniform(self.b, value, warps - s.lo, what), warps[:, 0])
         return lambda some: self.matrix.read(pieces[some]), [pieces]
+
+    def undefined(self, pieces: np.ndarray) -> np.ndarray:
+        """The undefined bits of what lies there [i, rows, 32]."""
+        bits = self.b.memory.bits
+        if bits is None or bits.shared is None:
+            return np.zeros((len(pieces), self.matrix.rows, 1), np.uint8)
+        return self.matrix.read(pieces, bits.shared)
 
 
 def _begin(shadow: Shadow | None, warps: np.ndarray, pieces: list[np.ndarray]) -> list[Transfer]:

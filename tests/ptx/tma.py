@@ -342,6 +342,9 @@ def _cp_fenceproxy(i: Instr, b: Binder) -> Handler:
         first = np.unique(s.lanes[0], return_index=True)[1]
         lanes = (s.lanes[0][first], s.lanes[1][first])
         at, from_ = to(s)[first], source(s)[first]
+        if memory.bits is not None:
+            index = (memory.flat(from_, lanes[0])[:, None] + np.arange(128)).reshape(-1)
+            memory.bits.result(index, (int(lanes[0][0]), int(lanes[1][0])), i.op)
         for part in range(0, 128, 16):
             step = np.uint64(part)
             memory.store(
@@ -410,10 +413,14 @@ class Box:
         if found is None:
             return
         where, index = found
-        new = data.reshape(self.rows, self.width)[self.inside, self.part]
+        new = self.kept(data)
         if combine is not None:
             new = combine(where.bytes[index].reshape(-1), new.reshape(-1)).reshape(index.shape)
         where.bytes[index] = new
+
+    def kept(self, data: np.ndarray) -> np.ndarray:
+        """What is in the tensor, of the box's bytes."""
+        return data.reshape(self.rows, self.width)[self.inside, self.part]
 
     def places(self, first: int) -> np.ndarray:
         """Where in `shared` the box's bytes lie, the first at index `first` before the swizzle."""
@@ -493,8 +500,8 @@ def _tensor_drain(i: Instr, b: Binder, op: str | None) -> Handler:
             first = memory.flat(np.array([at]), np.array([box.who[0]]))[0]
             combine = None if op is None else combiner(op, _reducible(op, box.tile), b)
             write = functools.partial(box.write, combine=combine)
-            queue.drain(Drain(memory, instr, *box.who, 0, box.places(int(first)), write),
-                        "a tensor store")  # fmt: skip
+            drain = Drain(memory, instr, *box.who, 0, box.places(int(first)), write, box.kept)
+            queue.drain(drain, "a tensor store")
 
     return issue
 

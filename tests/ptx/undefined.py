@@ -2,8 +2,8 @@
 
 Compilers read registers that were never written, and rightly: a masked load leaves its lanes alone,
 a shuffle takes them along, and a select drops them. So such a read is no fault. It is one when the
-value becomes an address, a predicate of control flow, or a result in global memory. What is stored
-to shared memory or goes into a matrix product counts as defined: a fault there can go unseen.
+value becomes an address, a predicate of control flow, or a result in global memory, or is what a
+wgmma adds to. Through shared and local memory and matrix products it is followed (undefined_data).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.ptx import flow
+from tests.ptx import flow, undefined_data
 from tests.ptx.bind import Binder, Source
 from tests.ptx.errors import Uninitialised
 from tests.ptx.machine import Active, Handler, fault
@@ -26,33 +26,63 @@ _MOVES: dict[str, tuple[int, ...]] = {
     "mov": (), "prmt": (3,), "shfl": (2, 3, 4), "shl": (2,), "shr": (2,), "selp": (3,),
     "bfe": (2, 3), "shf": (3,),
 }  # fmt: skip
-# Their result counts as defined.
-_DEFINES = ("ld", "ldu", "ldmatrix", "atom", "mma", "wgmma", "cp", "mbarrier", "mapa")
+# Their result counts as defined; what a load from shared or local memory brings is looked up there.
+_DEFINES = ("ld", "ldu", "ldmatrix", "atom", "cp", "mbarrier", "mapa")
+_INSIDE = {"shared", "shared::cta", "shared::cluster", "local"}
 # All that they read has to be defined.
 _EFFECTS = ("bar", "barrier", "mbarrier", "red", "atom", "cp", "tensormap", "setmaxnreg", "mapa")
 
 
-def spread(kernel: Kernel, doubts: set[tuple[int, str]]) -> set[str]:
-    """The registers that may ever hold what nothing wrote."""
+def spread(kernel: Kernel, doubts: set[tuple[int, str]]) -> tuple[set[str], bool]:
+    """The registers that may ever hold what nothing wrote, and whether memory may."""
     found = {name for _, name in doubts}
-    grew = bool(found)
+    local = any(v.space == "local" for v in kernel.variables.values())
+    shared, grew = False, bool(found) or local
     while grew:
         grew = False
         for instr in kernel.code:
-            if instr.parts[0] in _DEFINES or found.isdisjoint(r.name for r in flow.reads(instr)):
+            taken = not found.isdisjoint(r.name for r in flow.reads(instr))
+            if _puts(instr):
+                grew, shared = grew or (taken and not shared), shared or taken
+                continue
+            if _takes(instr):
+                taken = local if "local" in instr.parts else shared or (local and _generic(instr))
+            elif instr.parts[0] == "wgmma":
+                taken = taken or shared
+            elif instr.parts[0] in _DEFINES:
                 continue
             new = {r.name for r in flow.writes(instr)} - found
-            grew = grew or bool(new)
-            found |= new
-    return found
+            if taken and new:
+                grew = True
+                found |= new
+    return found, shared or local
+
+
+def _generic(instr: Instr) -> bool:
+    return _INSIDE.isdisjoint(instr.parts) and not {"global", "param", "const"} & set(instr.parts)
+
+
+def _takes(instr: Instr) -> bool:
+    """It loads from shared or local memory."""
+    inside = not _INSIDE.isdisjoint(instr.parts) or _generic(instr)
+    return instr.parts[0] == "ldmatrix" or (instr.parts[0] == "ld" and inside)
+
+
+def _puts(instr: Instr) -> bool:
+    """It stores there."""
+    inside = not _INSIDE.isdisjoint(instr.parts) or _generic(instr)
+    plain = instr.parts[0] == "st" and inside and not instr.has("async")
+    return instr.parts[0] == "stmatrix" or plain
 
 
 class Undefined:
     """The undefined bits of those registers, as arrays like the registers' own."""
 
     def __init__(self, b: Binder, doubts: set[tuple[int, str]]):
-        self.b, self.names = b, spread(b.m.kernel, doubts)
+        self.b = b
+        self.names, self.everywhere = spread(b.m.kernel, doubts)
         self.bits: dict[str, np.ndarray] = {}
+        self.memory = b.memory.bits = undefined_data.Bits(b.memory)
 
     def array(self, reg: Reg) -> np.ndarray:
         found = self.bits.get(reg.name)
@@ -79,6 +109,10 @@ class Undefined:
 
         return check
 
+    def binder(self) -> Binder:
+        """Binds operands to their undefined bits."""
+        return _Bits(self, [])
+
     # ---- instructions
 
     def wrap(self, pc: int, run: Handler) -> Handler:
@@ -86,10 +120,10 @@ class Undefined:
         instr = self.b.m.kernel.code[pc]
         read = [r for r in flow.reads(instr) if r.name in self.names]
         made = [r for r in flow.writes(instr) if r.name in self.names]
-        if not read and not made:
+        if not read and not made and not (self.everywhere and _puts(instr)):
             return run
         checks = [c for c in (self.check(r, w) for r, w in _sinks(instr)) if c]
-        follow = self._follow(instr, read, made) if made else None
+        follow = self._follow(instr, read, made)
 
         def followed(s: Active) -> int | None:
             for check in checks:
@@ -105,7 +139,13 @@ class Undefined:
 
     def _follow(
         self, instr: Instr, read: list[Reg], made: list[Reg]
-    ) -> Callable[[Active], Callable[[Active], None]]:
+    ) -> Callable[[Active], Callable[[Active], None]] | None:
+        if _takes(instr) or _puts(instr):
+            return self._accessed(instr)
+        if not made or instr.parts[0] == "wgmma":  # whose bits follow where it is computed
+            return None
+        if instr.parts[0] == "mma":
+            return undefined_data.mma(instr, _Bits(self, []))
         if instr.parts[0] in _DEFINES or not read:
             return self._set(made, lambda s: None)
         if _moves(instr):
@@ -139,6 +179,22 @@ class Undefined:
                     ones = bits.dtype.type(True if bits.dtype == bool else np.iinfo(bits.dtype).max)
                     value = bits.dtype.type(0) if found is None else np.where(found, ones, 0)
                     np.copyto(bits[s.sl], np.asarray(value).astype(bits.dtype), where=s.mask)
+
+            return late
+
+        return follow
+
+    def _accessed(self, instr: Instr) -> Callable[[Active], Callable[[Active], None]]:
+        """A load or a store of shared or local memory, which does the same with undefined bits."""
+        shadow = _Bits(self, [])
+        shadow.memory = self.memory  # type: ignore[assignment]
+        run = decode(instr, shadow)
+
+        def follow(s: Active) -> Callable[[Active], None]:
+            shadow.at = [get(s) for get in shadow.places]
+
+            def late(s: Active) -> None:
+                run(s)
 
             return late
 
@@ -221,7 +277,7 @@ def _sinks(instr: Instr) -> list[tuple[Reg, int | None]]:
     for operand in instr.args:
         if isinstance(operand, Mem):
             found += [(r, None) for r in flow.registers(operand)]
-    if instr.parts[0] == "st" and not {"shared", "shared::cta", "local"} & set(instr.parts):
+    if instr.parts[0] == "st" and not _puts(instr):
         width = WIDTH[instr.types[-1]]
         found += [(r, width) for r in flow.registers(instr.args[1])]
     if instr.parts[0] in _EFFECTS:
@@ -242,6 +298,8 @@ class _Bits(Binder):
         super().__init__(b.m, b.memory, b.addresses)
         self.pc, self.instr = b.pc, b.instr
         self.undefined_, self.keep = undefined, [id(k) for k in keep]
+        self.places: list[Callable[[Active], np.ndarray]] = []  # that its addresses come from
+        self.at: list[np.ndarray] = []  # the addresses, as they were before the instruction
 
     def array(self, reg: Reg) -> np.ndarray:
         return self.undefined_.array(reg)
@@ -254,3 +312,8 @@ class _Bits(Binder):
         if not isinstance(operand, Reg) and not list(flow.registers(operand)):
             return super().src(_zero(type_), type_)
         return super().src(operand, type_)
+
+    def address(self, mem: Operand, space: str) -> Callable[[Active], np.ndarray]:
+        self.places.append(self.undefined_.b.address(mem, space))
+        which = len(self.places) - 1
+        return lambda s: self.at[which]

@@ -105,9 +105,10 @@ class Operand:
     def _wrong(self, kind: type[Fault], text: str, warp: int) -> NoReturn:
         raise fault(kind, self.m, f"wgmma's matrix {self.name}: {text}", int(warp), 0)
 
-    def read(self, pieces: np.ndarray) -> np.ndarray:
-        """The matrix's bytes [i, rows, 32], K next to each other."""
-        raw = self.memory.shared.view(np.uint64).reshape(-1, 2)[pieces].view(np.uint8)
+    def read(self, pieces: np.ndarray, source: np.ndarray | None = None) -> np.ndarray:
+        """The matrix's bytes [i, rows, 32], K next to each other, in shared memory or `source`."""
+        source = self.memory.shared if source is None else source
+        raw = source.view(np.uint64).reshape(-1, 2)[pieces].view(np.uint8)
         if not self.major:
             return raw.reshape(len(pieces), self.rows, 32)
         items = raw.view(np.uint16).reshape(len(pieces), self.rows // 8, 16, 8)
