@@ -198,6 +198,35 @@ def test_copies_before_the_wait_wait_by_themselves():
     assert (_small(*edits, seed=None) - _SUM).abs().max() < 1e-5
 
 
+@pytest.mark.parametrize(
+    "early",
+    [
+        "mov.f32 %f5, %f1; add.f32 %f6, %f5, %f5;",
+        "mov.b32 %r20, %f1; mov.b32 {%rs1, %rs2}, %r20; mov.b32 %r21, {%rs1, %rs2};"
+        "st.global.b32 [%rd6], %r21;",
+        "mov.f32 %f5, %f1; setp.gt.f32 %p3, %f5, 0f00000000;",
+    ],
+)
+@pytest.mark.parametrize("seed", [None, 0, 1, 2])
+def test_copies_are_not_touched_before_the_wait(early, seed):
+    address = "ld.param.u64 %rd5, [p1]; mad.wide.u32 %rd6, %r1, 16, %rd5;"
+    with pytest.raises(errors.Fault, match="is touched while the wgmma"):
+        _small(("// WAIT", address + early), seed=seed)
+
+
+def test_a_copy_that_is_overwritten_may_be_touched():
+    early = "mov.f32 %f5, %f1; mov.f32 %f5, 0f00000000; add.f32 %f6, %f5, %f5;"
+    assert (_small(("// WAIT", early)) - _SUM).abs().max() < 1e-5
+
+
+def test_copies_go_on_adding_as_the_accumulators_would():
+    """As a loop's phis do that ptxas makes one register of."""
+    copy = "mov.f32 %f5, %f1; mov.f32 %f6, %f2; mov.f32 %f7, %f3; mov.f32 %f8, %f4;"
+    more = f"{copy} wgmma.fence.sync.aligned; {_OTHER} wgmma.commit_group.sync.aligned;"
+    store = "{%f1, %f2, %f3, %f4};\n// END", "{%f5, %f6, %f7, %f8};"
+    assert (_small(("// WAIT", more), store) - (2 * _SUM - 1)).abs().max() < 1e-5
+
+
 def test_warpgroups_of_an_uneven_cta_in_a_cluster():
     """Five warps: the last is in no warpgroup, and the next CTA's begin anew."""
     leave = ("// PRODUCER", "setp.gt.u32 %p3, %r1, 127; @%p3 bra DONE;")

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from tests.ptx import elements, flow, undefined_data, wgmma_flow
+from tests.ptx import elements, undefined_data, wgmma_flow
 from tests.ptx.bind import Binder
 from tests.ptx.elements import BYTES, FP8
 from tests.ptx.errors import Fault, MissingFence
@@ -34,10 +34,19 @@ class Product:
     reads: list[Transfer]
     todo: np.ndarray = field(init=False)  # [i] not computed
     flying: np.ndarray = field(init=False)  # [i] not waited for
+    # Registers that its own were copied to, and for which of them [i].
+    copies: dict[str, np.ndarray] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.todo = np.ones(len(self.groups), bool)
         self.flying = np.ones(len(self.groups), bool)
+
+    def copied(self, names: frozenset[str], late: np.ndarray, taken: bool) -> None:
+        """These registers now hold copies of its own, or else no more."""
+        for name in names:
+            if taken or name in self.copies:
+                known = self.copies.get(name, np.zeros_like(late))
+                self.copies[name] = known | late if taken else known & ~late
 
 
 class Warpgroups:
@@ -99,23 +108,33 @@ class Warpgroups:
             if late.any():
                 yield one, late
 
-    def check(self, s: Active, names: frozenset[str]) -> None:
-        """These registers are in no product under way."""
-        for one, late in self.under_way(s.warps):
-            held = names & (wgmma_flow.accumulators(one.instr) | wgmma_flow.left(one.instr))
-            if held:
-                warp = int(self.warps(one.groups[late][:1])[0, 0])
-                raise fault(
-                    Fault, self.m,
-                    f"{min(held)} is touched while the wgmma of line {one.instr.line} is under "
-                    "way: no wait_group covers it", warp, 0,
-                )  # fmt: skip
+    def touch(self, s: Active, instr: Instr, names: frozenset[str]) -> None:
+        """An instruction may touch these registers of products under way, or copies of them.
 
-    def settle(self, s: Active, names: frozenset[str]) -> None:
-        """Triton copies accumulators of f16 before the wait. ptxas puts one there for the copy; the
-        rest of the kernel does not count on it."""
+        Triton copies accumulators of f16 before the wait, and ptxas puts a wait there for the copy.
+        So a copy gets the result; but it is not touched before the wait either."""
+        read, written = wgmma_flow.read_by(instr), wgmma_flow.written_by(instr)
+        copies = wgmma_flow.is_copy(instr)
         for one, late in self.under_way(s.warps):
-            _compute(one, late)
+            own = names & (wgmma_flow.accumulators(one.instr) | wgmma_flow.left(one.instr))
+            of_them = frozenset(n for n in names & read if (one.copies.get(n, False) & late).any())
+            held = own & written if copies else own | of_them
+            if held:
+                self._touched(min(held), one, late)
+            taken = copies and bool(own | of_them)
+            if taken:
+                _compute(one, late)
+            one.copied(written, late, taken)
+
+    def _touched(self, name: str, one: Product, late: np.ndarray) -> None:
+        warp = int(self.warps(one.groups[late][:1])[0, 0])
+        own = wgmma_flow.accumulators(one.instr) | wgmma_flow.left(one.instr)
+        copy = "" if name in own else ", which has a copy from it,"
+        raise fault(
+            Fault, self.m,
+            f"{name}{copy} is touched while the wgmma of line {one.instr.line} is under way: no "
+            "wait_group covers it", warp, 0,
+        )  # fmt: skip
 
     def _leave(self, s: Active) -> None:
         for one, _ in self.under_way(s.warps):
@@ -145,19 +164,15 @@ def watch(b: Binder) -> Callable[[int, Handler], Handler]:
         names = groups.findings.touching.get(pc)
         if names is None:
             return run
-        look = groups.settle if _copies(b.m.kernel.code[pc], names) else groups.check
+        instr = b.m.kernel.code[pc]
 
         def watched(s: Active) -> int | None:
-            look(s, names)
+            groups.touch(s, instr, names)
             return run(s)
 
         return watched
 
     return wrap
-
-
-def _copies(instr: Instr, names: frozenset[str]) -> bool:
-    return instr.parts[0] == "mov" and not names & {r.name for r in flow.writes(instr)}
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,22 @@ def left(instr: Instr) -> frozenset[str]:
     return frozenset(r.name for r in flow.registers(operand) if isinstance(operand, Vec))
 
 
+def _held(instr: Instr) -> frozenset[str]:
+    return accumulators(instr) | left(instr)
+
+
+def is_copy(instr: Instr) -> bool:
+    return instr.parts[0] == "mov"
+
+
+def read_by(instr: Instr) -> frozenset[str]:
+    return frozenset(r.name for r in flow.reads(instr))
+
+
+def written_by(instr: Instr) -> frozenset[str]:
+    return frozenset(r.name for r in flow.writes(instr))
+
+
 def shape(instr: Instr) -> str:
     """In a chain of products of one shape the accumulators need no fence and no wait."""
     return ".".join(p for p in instr.parts[4:6] if p != "satfinite")
@@ -49,11 +65,13 @@ class Findings:
 
 @dataclass
 class _Use:
-    """What one instruction does to the registers that some wgmma has."""
+    """What one instruction does to the registers that some wgmma has, and to copies of them."""
 
     reads: int = 0
     writes: int = 0
     wgmma: Instr | None = None
+    copies: bool = False  # it only moves what it reads
+    always: bool = True  # it has no guard
 
 
 class _Text:
@@ -63,12 +81,24 @@ class _Text:
     def __init__(self, kernel: Kernel):
         self.kernel = kernel
         self.products = [i for i in kernel.code if is_wgmma(i)]
-        names = sorted(set().union(*(accumulators(i) | left(i) for i in self.products)))
+        names = sorted(self._copied(set().union(*map(_held, self.products))))
         self.names = names
         self.index = {name: k for k, name in enumerate(names)}
         self.shapes = sorted({shape(i) for i in self.products})
         self.wide = len(names)
         self.uses = [self._use(i) for i in kernel.code]
+
+    def _copied(self, names: set[str]) -> set[str]:
+        """And what moves may copy them to."""
+        moves = [i for i in self.kernel.code if is_copy(i)]
+        grew = True
+        while grew:
+            more = {
+                w.name for i in moves if not names.isdisjoint(read_by(i)) for w in flow.writes(i)
+            }
+            grew = not more <= names
+            names = names | more
+        return names
 
     def bits(self, names: frozenset[str]) -> int:
         return sum(1 << self.index[n] for n in names if n in self.index)
@@ -81,9 +111,8 @@ class _Text:
             return _Use(wgmma=instr)
         if instr.parts[0] == "wgmma":
             return _Use()
-        read = frozenset(r.name for r in flow.reads(instr))
-        written = frozenset(r.name for r in flow.writes(instr))
-        return _Use(self.bits(read), self.bits(written))
+        read, written = self.bits(read_by(instr)), self.bits(written_by(instr))
+        return _Use(read, written, None, is_copy(instr), instr.guard is None)
 
     def fixpoint(self, start: tuple, step: Callable[[int, tuple], tuple]) -> list[tuple | None]:
         """The state before each instruction: tuples of bits, joined where paths meet."""
@@ -147,10 +176,12 @@ def _fences(text: _Text, found: Findings) -> None:
 
 def _in_flight(text: _Text, found: Findings) -> None:
     """State: for each age in commits, from 0 up to one that every wait covers, the registers of A,
-    and the accumulators of each shape, of a wgmma that may be under way."""
+    and the accumulators of each shape, of a wgmma that may be under way; then, in the same order,
+    the copies of them."""
     waits = [waits_for(i) for i in text.kernel.code]
     ages = max((w for w in waits if w is not None), default=0) + 2
-    kinds = 1 + len(text.shapes)
+    half = 1 + len(text.shapes)
+    kinds = 2 * half
 
     def step(pc: int, state: tuple) -> tuple:
         instr = text.kernel.code[pc]
@@ -166,7 +197,7 @@ def _in_flight(text: _Text, found: Findings) -> None:
         if wait is not None and instr.guard is None:
             kept = (wait + 1) * kinds
             return (*state[:kept], *(0,) * (len(state) - kept))
-        return state
+        return _moved(state, text.uses[pc], half) if any(state) else state
 
     for pc, state in enumerate(text.fixpoint((0,) * (ages * kinds), step)):
         if state is None or pc >= len(text.uses) or not any(state):
@@ -177,13 +208,28 @@ def _in_flight(text: _Text, found: Findings) -> None:
         else:
             same = 1 + text.shapes.index(shape(use.wgmma))
             hit = text.bits(accumulators(use.wgmma)) & _any(
-                bits for k, bits in enumerate(state) if k % kinds != same
+                bits for k, bits in enumerate(state) if k % half != same
             )
             hit |= text.bits(left(use.wgmma)) & _any(
-                bits for k, bits in enumerate(state) if k % kinds
+                bits for k, bits in enumerate(state) if k % half
             )
         if hit:
             found.touching[pc] = text.named(hit)
+
+
+def _moved(state: tuple, use: _Use, half: int) -> tuple:
+    """The state after an instruction that is no wgmma: which copies there are."""
+    if not use.writes:
+        return state
+    new = list(state)
+    for k in range(len(state)):
+        if k // half % 2 == 0:
+            continue
+        if use.copies and use.reads & (state[k] | state[k - half]):
+            new[k] |= use.writes
+        elif use.always:
+            new[k] &= ~use.writes
+    return tuple(new)
 
 
 def _any(bits: Iterable[int]) -> int:
