@@ -59,7 +59,7 @@ class Copy:
             step = np.arange(0, size, 1 << memory.shadow.shift)
             self.transfer = memory.shadow.begin(
                 (index[:, None] + step).reshape(-1), np.repeat(s.lanes[0], len(step)), write=True,
-                proxy="generic", what="a cp.async",
+                proxy="generic", what="a cp.async", lane=np.repeat(s.lanes[1], len(step)),
             )  # fmt: skip
 
     @staticmethod
@@ -265,10 +265,14 @@ class Bulk:
         self.number = np.zeros((self.m.warps, 32), np.int64)
         self.m.exits.append(self.leave)
 
-    def _begin(self, index: np.ndarray, warp: int, what: str, *, write: bool) -> Transfer | None:
+    def _begin(
+        self, index: np.ndarray, of: Fill | Drain, what: str, *, write: bool
+    ) -> Transfer | None:
         if self.memory.shadow is None:
             return None
-        return self.memory.shadow.begin(index, warp, write=write, proxy="async", what=what)
+        return self.memory.shadow.begin(
+            index, of.warp, write=write, proxy="async", what=what, lane=of.lane
+        )
 
     def fill(self, fill: Fill, what: str, source: np.ndarray | None = None) -> None:
         """Starts a copy; its targets, and its source in shared memory if it has one."""
@@ -277,11 +281,11 @@ class Bulk:
             if opaque is not None and opaque[target.index].any():
                 text = f"{what} writes where an mbarrier lives"
                 raise fault(Fault, self.m, text, fill.warp, fill.lane)
-            target.transfer = self._begin(target.index, fill.warp, what, write=True)
+            target.transfer = self._begin(target.index, fill, what, write=True)
         if source is not None:
             fill.origin = source
             self.initialised(source, fill.warp, fill.lane, what)
-            fill.source = self._begin(source, fill.warp, what, write=False)
+            fill.source = self._begin(source, fill, what, write=False)
         self.m.pending.append(fill.run)
 
     def drain(self, drain: Drain, what: str) -> None:
@@ -289,7 +293,7 @@ class Bulk:
         if self.memory.bits is not None:
             self.memory.bits.result(drain.index, (drain.warp, drain.lane), what, drain.kept)
         drain.group = int(self.number[drain.warp, drain.lane])
-        drain.transfer = self._begin(drain.index, drain.warp, what, write=False)
+        drain.transfer = self._begin(drain.index, drain, what, write=False)
         self.open.append(drain)
         self.m.pending.append(drain.fetch)
 

@@ -114,7 +114,7 @@ def _fence_proxy(i: Instr, b: Binder) -> Handler:
     def fence(s: Active) -> None:
         table.fence(s.warps)
         if shadow is not None:
-            shadow.proxy_fence(s.warps)
+            shadow.proxy_fence(s.warps, s.mask[s.warps - s.lo])
 
     return (lambda s: None) if where == ("global",) else fence
 

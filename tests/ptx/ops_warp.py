@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -29,8 +29,7 @@ def grouped(s: Active, mask: Any, of: Callable[[np.ndarray], Any]) -> np.ndarray
     if np.ndim(mask) == 0:
         return of(s.mask)
     out = None
-    for value in np.unique(mask[s.mask]):
-        group = s.mask & (mask == value)
+    for group in _groups(s, mask):
         found = of(group)
         out = found if out is None else np.where(group, found, out)
     return out
@@ -199,4 +198,24 @@ def _elect(i: Instr, b: Binder) -> Handler:
 def _bar_warp(i: Instr, b: Binder) -> Handler:
     form(i, b, r"bar\.warp\.sync")
     expect(i, b, 1)
-    return together(i, b, lambda s, mask: None)
+    shadow = b.memory.shadow
+    if shadow is None:
+        return together(i, b, lambda s, mask: None)
+
+    def met(s: Active, mask: Any) -> None:
+        warps = s.warps
+        for group in _groups(s, mask):
+            some = group[warps - s.lo]
+            there = some.any(axis=1)
+            shadow.meet(warps[there], some[there])
+
+    return together(i, b, met)
+
+
+def _groups(s: Active, mask: Any) -> Iterator[np.ndarray]:
+    """The lanes [warps, 32] that share a membermask."""
+    if np.ndim(mask) == 0:
+        yield s.mask
+        return
+    for value in np.unique(mask[s.mask]):
+        yield s.mask & (mask == value)

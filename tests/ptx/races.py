@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tests.ptx.errors import MissingFence, Race
+from tests.ptx.lanes import Lanes
 from tests.ptx.parse import WIDTH, Imm, Instr, Kernel
 
 if TYPE_CHECKING:
@@ -35,10 +36,12 @@ class Transfer:
     pc: int = 0
     number: int = 0
     left: int = 0  # granules under way
+    lane: int | np.ndarray | None = None  # that issued it; None: the whole warp
 
 
 class Shadow:
-    """Happens-before over the warps of each cluster, by vector clocks.
+    """Happens-before over the warps of each cluster, by vector clocks, and over the lanes of each
+    warp by Lanes.
 
     Time is the number of the access: every call that accesses memory takes the next one. A warp's
     clock says for every entity up to which time that one's accesses are ordered before what the
@@ -54,10 +57,12 @@ class Shadow:
     that releases, or follows a fence, is ordered after; which of the writes it read is not looked
     at.
 
-    What it does not see: races between lanes of a warp (but that two of them store different values
-    to one place in one instruction, which Memory sees); a race with a write that an ordered one
-    has overwritten, or with an engine's read that a later one of its warpgroup covers; and what
-    another path through the kernel or other data would do. It looks at order, not at time: a race
+    Between warps it counts what one lane does, an arrival or a wait, for all lanes of its warp, and
+    among the lanes of a warp it does not look at strong accesses, nor at wgmma's.
+
+    What it does not see: a race with a write that an ordered one has overwritten, or with an
+    engine's read that a later one of its warpgroup covers; and what another path through the kernel
+    or other data would do. It looks at order, not at time: a race
     is found whether or not this run's schedule lets it show.
     """
 
@@ -71,13 +76,15 @@ class Shadow:
         self.entities = self.readers  # and, with the first transfer that ends by one, mbarriers
         self.clocks = np.zeros((2, self.m.warps, self.entities), np.int32)
         self.clocks[0, np.arange(self.m.warps), self.here] = _ALWAYS
-        self.floor = np.zeros(self.m.warps, np.int32)  # the least of a warp's clock for writers
+        # The least of a warp's clock for writers, and of the time up to which its lanes are ordered.
+        self.floor = np.zeros(self.m.warps, np.int32)
         self.now = 0
         self.pcs = array("i", [0])  # of every time
         granules = len(memory.shared) >> self.shift
         self.written = np.zeros(granules, np.int32)
         self.writer = np.zeros(granules, np.int16)
         self.reads = self._table()
+        self.lanes = Lanes(self.m, granules)
         self.strong = [_is_strong(i) for i in kernel.code]
         # By the ISA cp.async writes through the generic proxy, so a wgmma that reads it needs a
         # proxy fence. Neither Triton nor CUTLASS (sm90_mma_multistage_gmma_ss) has one there.
@@ -107,8 +114,8 @@ class Shadow:
 
     def read(self, at: np.ndarray, size: int, lanes: tuple) -> None:
         """Lanes read [at, at + size); `at` indexes Memory.shared, lanes is (warp [k], lane [k])."""
-        g, w = self._granules(at, size, lanes[0])
-        self._after_write(g, w, "read")
+        g, w, lane = self._granules(at, size, lanes)
+        self._after_write(g, w, "read", lane)
         time = self._tick(self.m.current)
         self._visit(at, lanes[0], time)
         table = self.reads
@@ -119,7 +126,10 @@ class Shadow:
             self._observe(at, lanes[0])
         elif self.strong_writes is not None:
             self._after_all(self.strong_writes, g, w, "write", "read")
-        table.reshape(-1)[g * self.readers + self.here[w]] = time
+        place = g * self.readers + self.here[w]
+        if table is self.reads:
+            self.lanes.reads(g, w, lane, table.reshape(-1)[place])
+        table.reshape(-1)[place] = time
 
     def write(
         self,
@@ -132,9 +142,10 @@ class Shadow:
     ) -> None:
         """Lanes write [at, at + size). atomic: with no tearing, as a strong write does. same: tells
         which [k] write what is there already. That lanes of one write differ, Memory sees."""
-        g, w = self._granules(at, size, lanes[0])
-        self._after_write(g, w, "write", same)
+        g, w, lane = self._granules(at, size, lanes)
+        self._after_write(g, w, "write", lane, same)
         self._after_all(self.reads, g, w, "read", "write")
+        self._after_lanes(g, w, lane)
         time = self._tick(self.m.current)
         self._visit(at, lanes[0], time)
         if atomic or self.strong[self.m.current]:
@@ -148,13 +159,16 @@ class Shadow:
         self._after_strong(g, w)
         self.written[g] = time
         self.writer[g] = self.here[w]
+        self.lanes.writes(g, w, lane, time)
 
-    def _granules(self, at: np.ndarray, size: int, w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        g = at >> self.shift
+    def _granules(self, at: np.ndarray, size: int, lanes: tuple) -> tuple[np.ndarray, ...]:
+        """Granules, and the warp and lane that touches each."""
+        g, (w, lane) = at >> self.shift, lanes
         count = size >> self.shift
         if count <= 1:
-            return g, w
-        return (g[:, None] + np.arange(count)).reshape(-1), np.repeat(w, count)
+            return g, w, lane
+        whole = (g[:, None] + np.arange(count)).reshape(-1)
+        return whole, np.repeat(w, count), np.repeat(lane, count)
 
     def _tick(self, pc: int) -> int:
         self.now += 1
@@ -194,19 +208,39 @@ class Shadow:
         g: np.ndarray,
         w: np.ndarray | int,
         doing: str,
+        lane: int | np.ndarray | None = None,
         same: Callable[[], np.ndarray] | None = None,
     ) -> None:
-        """The granules' last writes are ordered before what w does."""
+        """The granules' last writes are ordered before what `lane` of w does, or None: before
+        what w does as a whole."""
         times = self.written[g]
         late = times > self.floor[w]
         if late.any():
-            bad = late & (times > self.clocks[0, w, self.writer[g]])
+            writer = self.writer[g]
+            bad = late & (times > self.clocks[0, w, writer])
+            if lane is not None:
+                mine = late & (writer == self.here[w])
+                if mine.any():
+                    bad |= mine & self.lanes.races_with_write(g, w, lane, times, doing == "read")
             if same is not None and bad.any():
                 kept = same()
                 bad &= (times >= _NEVER) | ~np.repeat(kept, len(g) // len(kept))
             if bad.any():
                 i = int(np.argmax(bad))
                 self._race(g[i], times[i], int(self.writer[g[i]]), "write", _pick(w, i), doing)
+
+    def _after_lanes(
+        self, g: np.ndarray, w: np.ndarray | int, lane: int | np.ndarray | None
+    ) -> None:
+        """What other lanes of the warp read is ordered before what `lane` writes."""
+        if lane is None:
+            return
+        times = self.reads.reshape(-1)[g * self.readers + self.here[w]]
+        bad = self.lanes.races_with_reads(g, w, lane, times)
+        if bad.any():
+            i = int(np.argmax(bad))
+            who = int(self.here[_pick(w, i)])
+            self._race(g[i], times[i], who, "read", _pick(w, i), "write")
 
     def _after_all(self, table: np.ndarray, g: np.ndarray, w, past: str, doing: str) -> None:
         """What the table holds of the granules, by anyone, is ordered before what w does."""
@@ -223,7 +257,9 @@ class Shadow:
         if self.strong_reads is not None:
             self._after_all(self.strong_reads, g, w, "read", "write")
 
-    def _fenced(self, g: np.ndarray, w: np.ndarray | int, doing: str) -> None:
+    def _fenced(
+        self, g: np.ndarray, w: np.ndarray | int, doing: str, lane: int | np.ndarray | None
+    ) -> None:
         """The granules' last writes passed a proxy fence, if by the generic proxy."""
         found = [(self.written[g], self.writer[g])]
         if self.strong_writes is not None:
@@ -231,6 +267,8 @@ class Shadow:
             found.append((latest.max(axis=1), latest.argmax(axis=1)))
         for times, who in found:
             bad = times > self.clocks[1, w, who]
+            if bad.any() and self.lanes.fences is not None:
+                bad &= ~self._fenced_by_writer(g, w, times, who, lane)
             if bad.any():
                 bad &= ~self.ends[np.frombuffer(self.pcs, np.intc)[times]]
             if self.m.kernel.code[self.m.current].has("wgmma") and bad.any():
@@ -243,7 +281,28 @@ class Shadow:
                     f"{self._now(_pick(w, i))}; no fence.proxy.async lies between"
                 )
 
+    def _fenced_by_writer(
+        self,
+        g: np.ndarray,
+        w: np.ndarray | int,
+        times: np.ndarray,
+        who: np.ndarray,
+        lane: int | np.ndarray | None,
+    ) -> np.ndarray:
+        """Whose own lane fenced them, before what w does."""
+        assert self.lanes.fences is not None
+        fence = self.lanes.fences[g]
+        before = fence <= self.clocks[0, w, who]
+        own = self.lanes.own(g, lane)
+        before &= (who != self.here[w]) | (fence <= self.lanes.synced[w]) | own
+        return (times <= fence) & before
+
     # ---- synchronisation
+
+    def meet(self, warps: np.ndarray, mask: np.ndarray) -> None:
+        """bar.warp.sync, of these lanes [k, 32] of the warps."""
+        self.lanes.meet(warps, mask, self.now)
+        self._sink(warps)
 
     def rendezvous(
         self, came: np.ndarray, waiting: np.ndarray, key: Hashable | None = None
@@ -271,11 +330,25 @@ class Shadow:
         if key in self.completed:
             self._join(warps, self.completed[key])
 
-    def proxy_fence(self, warps: np.ndarray) -> None:
-        """fence.proxy.async: writes before it are visible to the async proxy."""
+    def proxy_fence(self, warps: np.ndarray, mask: np.ndarray) -> None:
+        """fence.proxy.async, by these lanes [k, 32] of the warps: writes before it are visible to
+        the async proxy."""
         clock = self.clocks[0, warps]
-        clock[np.arange(len(warps)), self.here[warps]] = self.now
+        for k, warp in enumerate(warps):
+            own = self.here[warp]
+            if self.lanes.fence(int(warp), mask[k], self.now):
+                clock[k, own] = self.now
+                continue
+            clock[k, own] = self.lanes.synced[warp]
+            self._fence_own(int(warp), mask[k])
         self.clocks[1, warps] = np.maximum(self.clocks[1, warps], clock)
+
+    def _fence_own(self, warp: int, mask: np.ndarray) -> None:
+        cluster = self.m.shape.cluster_size * self.memory.row >> self.shift
+        first = int(self.m.group_of[warp]) * cluster
+        mine = self.writer[first : first + cluster] == self.here[warp]
+        mine &= self.written[first : first + cluster] < _NEVER
+        self.lanes.fence_own(np.nonzero(mine)[0] + first, mask, self.now)
 
     def known_to_all(self, at: np.ndarray) -> None:
         """All of the cluster come after the last writes of the granules at these bytes."""
@@ -302,13 +375,15 @@ class Shadow:
         self.arrived[key] = row if known is None else np.maximum(known, row)
 
     def _join(self, warps: np.ndarray, row: np.ndarray) -> None:
+        synced = self.lanes.synced
+        synced[warps] = np.maximum(synced[warps], row[0, self.here[warps]])
         self.clocks[:, warps] = np.maximum(self.clocks[:, warps], row[:, None])
         self._sink(warps)
 
     def _sink(self, warps: np.ndarray) -> None:
         clocks = self.clocks[0, warps, : self.readers + len(self.slots)]
         clocks[:, self.m.positions : self.readers] = _ALWAYS
-        self.floor[warps] = clocks.min(axis=1)
+        self.floor[warps] = np.minimum(clocks.min(axis=1), self.lanes.synced[warps])
 
     # ---- flags: strong accesses that others wait for
 
@@ -338,29 +413,40 @@ class Shadow:
     # ---- asynchronous operations
 
     def begin(
-        self, at: np.ndarray, warp: int | np.ndarray, *, write: bool, proxy: str, what: str
+        self,
+        at: np.ndarray,
+        warp: int | np.ndarray,
+        *,
+        write: bool,
+        proxy: str,
+        what: str,
+        lane: int | np.ndarray | None = None,
     ) -> Transfer:
         """From now on, and until `end`, the bytes `at` (one of each granule will do) are read or
-        written by an engine. For a write there may be several warps, one named for each byte."""
+        written by an engine. For a write there may be several warps, one named for each byte, and
+        their lanes. lane None: the whole warp issues it."""
         g = np.asarray(at) >> self.shift
         if self.shift and len(g) and np.ndim(warp) == 0:  # bytes mostly come in rows
             g = g[np.concatenate([[True], g[1:] != g[:-1]])]
         doing = "write" if write else "read"
-        self._after_write(g, warp, doing)
+        self._after_write(g, warp, doing, lane)
         if write:
             self._after_all(self.reads, g, warp, "read", "write")
+            self._after_lanes(g, warp, lane)
             self._after_strong(g, warp)
         elif self.strong_writes is not None:
             self._after_all(self.strong_writes, g, warp, "write", "read")
         if proxy == "async":
-            self._fenced(g, warp, _DONE[doing])
+            self._fenced(g, warp, _DONE[doing], lane)
         self.started += 1
-        made = Transfer(g, warp, write, proxy, what, self.m.current, _NEVER + self.started, len(g))
+        number = _NEVER + self.started
+        made = Transfer(g, warp, write, proxy, what, self.m.current, number, len(g), lane)
         self.transfers[made.number] = made
         if write:
             self.written[g] = made.number
             self.writer[g] = self.here[warp]
             self._alone(g, warp, made.number)
+            self.lanes.issued(g, lane)
         else:
             self.reads[g, self._engine(int(warp))] = made.number
         return made
@@ -426,6 +512,8 @@ class Shadow:
         g = g[self.reads[g, engine] == t.number]
         if warp is not None and np.ndim(warp) == 0:  # as if it had read itself
             self.reads[g, engine] = 0
+            if t.lane is not None:
+                self.lanes.reads(g, warp, t.lane, self.reads[g, self.here[warp]])
             self.reads[g, self.here[warp]] = time
             return engine
         self.reads[g, engine] = time
@@ -501,7 +589,8 @@ class Shadow:
                 f"{self._line(t.pc)}, {'writes' if t.write else 'reads'} them"
             )
         first = self._who(int(g), int(time), who, past)
-        raise Race(f"{self._bytes(g)}: {first}, {second}; nothing orders the two")
+        lanes = ", in another lane" if who == self.here[warp] and time not in self.issuer else ""
+        raise Race(f"{self._bytes(g)}: {first}, {second}{lanes}; nothing orders the two")
 
 
 def _pick(w: np.ndarray | int, index: int) -> int:
@@ -547,5 +636,6 @@ def cost(kernel: Kernel, shape: Shape) -> int:
     not counted where nothing but mbarriers, which are few, makes them."""
     flags = (i for i in kernel.code if _is_strong(i) and i.parts[0] != "mbarrier")
     tables = 3 if any(_width(i) for i in flags) else 1
-    readers = (shape.warps + engines(kernel, shape.warps)) * shape.cluster_size
-    return 16 // granule(kernel) * (4 + 2 + 4 * tables * readers)
+    warps = shape.warps * shape.cluster_size
+    readers = warps + engines(kernel, shape.warps) * shape.cluster_size
+    return 16 // granule(kernel) * (4 + 2 + 4 + 4 * tables * readers + 4 * warps)
