@@ -297,6 +297,48 @@ def test_warps_with_different_counts_at_a_barrier():
         stored(body, threads=96)
 
 
+HALF = "setp.lt.u32 %p1, %r1, 16;"
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        (f"{HALF} @%p1 bar.sync 0; bar.sync 0;", "an aligned instruction.*lane 16 of warp 0"),
+        (f"{HALF} @%p1 barrier.sync.aligned 0; bar.sync 0;", "an aligned instruction.*lane 16 of"),
+        (f"and.b32 %r3, %r1, 16; setp.eq.u32 %p1, %r3, 0; @%p1 bar.sync 1, 64;", "aligned instruction"),
+        (f"{HALF} @%p1 bar.arrive 1, 32;", "an aligned instruction.*lane 16 of warp 0"),
+        (f"{HALF} @%p1 bar.red.popc.u32 %r3, 0, %p1;", "an aligned instruction.*lane 16 of warp 0"),
+        (f"{HALF} @%p1 barrier.cluster.arrive.aligned;", "an aligned instruction.*lane 16 of"),
+        ("and.b32 %r3, %r1, 3; bar.sync %r3;", "barrier 1, but another lane at 0, by lane 1 of"),
+        ("and.b32 %r3, %r1, 3; bar.red.popc.u32 %r4, %r3, %p9;", "barrier 1, but another lane at 0"),
+    ],
+)  # fmt: skip
+def test_an_aligned_barrier_is_of_whole_warps(body, says):
+    for seed in (None, 0, 1):
+        with pytest.raises(errors.Fault, match=says):
+            stored(f"mov.u32 %r2, 0; setp.eq.u32 %p9, %r1, 0; {body}", threads=64, seed=seed)
+
+
+def test_threads_that_exited_take_no_part_in_an_aligned_barrier():
+    out = stored(f"{HALF} @%p1 exit; bar.sync 0; mov.u32 %r2, 5;", threads=64)
+    assert out.tolist() == [0xAAAAAAAA] * 16 + [5] * 48
+
+
+@pytest.mark.parametrize("seed", [None, 0, 1, 2])
+def test_a_barrier_that_is_not_aligned_counts_threads(seed):
+    """Halves of two warps: 32 threads, or two barriers in one warp."""
+    halves = "and.b32 %r3, %r1, 16; setp.eq.u32 %p1, %r3, 0; mov.u32 %r2, 1;"
+    stored(f"{halves} @%p1 barrier.sync 1, 32;", threads=64, seed=seed)
+    stored(f"{halves} @%p1 bra A; barrier.sync 0; bra E; A: barrier.sync 0; E:", 64, seed=seed)
+    stored(f"{halves} shr.u32 %r3, %r3, 4; barrier.sync %r3, 32;", threads=64, seed=seed)
+    with pytest.raises(errors.Deadlock, match="barrier 1: 32 of 64 threads came"):
+        stored(f"{halves} @%p1 barrier.sync 1, 64;", threads=64, seed=seed)
+
+
+def test_a_short_warp_counts_as_a_whole_one():
+    stored("mov.u32 %r2, 1; bar.sync 1, 64; bar.sync 0; barrier.sync 2, 64;", threads=40)
+
+
 def test_many_ctas_run_together():
     out = np.zeros((300, 64), np.uint32)
     body = """ld.param.u64 %rd1, [p0]; mov.u32 %r1, %tid.x; mov.u32 %r2, %ctaid.x;

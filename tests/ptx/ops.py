@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
+
 from tests.ptx.bind import Binder
-from tests.ptx.machine import Active, Decode, Handler, Machine
+from tests.ptx.errors import Fault
+from tests.ptx.machine import Active, Decode, Handler, Machine, fault
 from tests.ptx.parse import Instr
 
 TABLE: dict[str, Decode] = {}
@@ -50,19 +53,22 @@ def gate_of(instr: Instr) -> int:
     """How many warps have to stand at an instruction before it runs: 0 for a part of one."""
     if instr.parts[0] == "wgmma":
         return 4
-    if instr.parts[0] in ("bar", "barrier") and instr.parts[1] not in ("cluster", "warp"):
-        return 1  # a warp's threads wait for each other first, with or without .aligned
-    return 1 if instr.has("aligned") else 0
+    if instr.parts[0] == "bar" and instr.parts[1] != "warp":
+        return 1  # as if it had .aligned
+    return 1 if instr.has("aligned") or instr.has("red") and instr.parts[0] == "barrier" else 0
 
 
 def _guarded(m: Machine, b: Binder, instr: Instr, run: Handler, pc: int) -> Handler:
     assert instr.guard is not None
     reg, negated = instr.guard
     source = b.condition(reg)
+    aligned = gate_of(instr) > 0
 
     def guarded(s: Active) -> int | None:
         wanted = source(s)
         some = s.only(~wanted if negated else wanted)
+        if aligned:
+            _whole(m, s, some)
         if not some.mask.any():
             return None
         after = run(some)
@@ -76,3 +82,13 @@ def _guarded(m: Machine, b: Binder, instr: Instr, run: Handler, pc: int) -> Hand
         return STOP
 
     return guarded
+
+
+def _whole(m: Machine, s: Active, some: Active) -> None:
+    """A guard is the same for all live lanes of a warp; they are all in `s`."""
+    partly = some.mask.any(axis=1) & (some.mask != s.mask).any(axis=1)
+    if partly.any():
+        warp = int(np.argmax(partly))
+        lane = int(np.argmax(s.mask[warp] & ~some.mask[warp]))
+        text = "all lanes of a warp execute an aligned instruction, and this one is passed over"
+        raise fault(Fault, m, text, warp + s.lo, lane)

@@ -121,8 +121,12 @@ class Barriers:
     def arrive(
         self, s: Active, barrier: np.ndarray, count: np.ndarray, pc: int, wait: bool
     ) -> None:
-        """Whole warps arrive. barrier and count [k] per active warp."""
+        """Threads arrive. barrier and count [k] per active warp; where all of a warp's threads come
+        it counts as 32, if it is the last of a CTA and shorter, too."""
         warps = s.warps
+        came = s.mask[warps - s.lo]
+        threads = came.sum(axis=1)
+        whole = (came == self.m.alive[warps]).all(axis=1)
         ctas = self.cta_of[warps]
         known = self.expected[ctas, barrier]
         busy = self.arrived[ctas, barrier] > 0
@@ -132,20 +136,20 @@ class Barriers:
             text = f"barrier {barrier[at]} with {count[at]} threads, but others said {known[at]}"
             raise fault(Fault, self.m, text, warps[at], 0)
         self.expected[ctas, barrier] = count
-        np.add.at(self.arrived, (ctas, barrier), 32)
+        np.add.at(self.arrived, (ctas, barrier), np.where(whole & (count > 0), 32, threads))
         if wait:
             self.m.block(s, pc, BARRIER)
             part = self.waiting[s.sl]
-            part[s.mask] = np.repeat(barrier, s.mask[warps - s.lo].sum(axis=1))
+            part[s.mask] = np.repeat(barrier, threads)
         elif self.shadow is not None:
             for cta, which, warp in zip(ctas, barrier, warps, strict=True):
                 self.shadow.release(("bar", int(cta), int(which)), np.array([warp]))
         self.settle(np.unique(ctas))
 
     def _live(self) -> np.ndarray:
-        """Threads of the live warps of each CTA, whole warps counted."""
+        """The live threads of each CTA."""
         live = np.zeros(self.ctas, np.int64)
-        np.add.at(live, self.cta_of, 32 * self.m.alive.any(axis=1))
+        np.add.at(live, self.cta_of, self.m.alive.sum(axis=1))
         return live
 
     def settle(self, ctas: np.ndarray) -> None:
@@ -196,18 +200,41 @@ def _bar(i: Instr, b: Binder) -> Handler:
     ident = b.src(i.args[0], "u32")
     count = b.src(i.args[1], "u32") if len(i.args) > 1 else None
 
-    def run(s: Active) -> int | None:
+    aligned = i.parts[0] == "bar" or i.has("aligned")
+
+    def arrive(s: Active, which: np.ndarray) -> None:
         warps = s.warps - s.lo
-        which = per_warp(ident(s), s, warps)
         threads = np.zeros(len(warps), np.int64) if count is None else per_warp(count(s), s, warps)
         if (which > 15).any():
             raise fault(Fault, b.m, f"barrier {which.max()}; there are 16", warps[0] + s.lo, 0)
         if (threads % 32).any():
             raise fault(Fault, b.m, "a barrier's threads are no whole warps", warps[0] + s.lo, 0)
         table.arrive(s, which, threads, pc, wait)
+
+    def run(s: Active) -> int | None:
+        if aligned:
+            arrive(s, one_barrier(b.m, s, ident(s)))
+        else:
+            named = np.broadcast_to(ident(s), s.mask.shape)
+            for one in np.unique(named[s.mask]):
+                some = s.only(named == one)
+                arrive(some, np.full(len(some.warps), int(one)))
         return STOP if wait else None
 
     return run
+
+
+def one_barrier(m: Machine, s: Active, ident: np.ndarray) -> np.ndarray:
+    """The barrier's number for each active warp [k], whose lanes all name the same one."""
+    warps = s.warps - s.lo
+    which = per_warp(ident, s, warps)
+    if np.ndim(ident):
+        other = s.mask[warps] & (ident[warps] != which[:, None])
+        if other.any():
+            warp, lane = (int(v[0]) for v in np.nonzero(other))
+            text = f"barrier {ident[warps][warp, lane]}, but another lane at {which[warp]}"
+            raise fault(Fault, m, text, warps[warp] + s.lo, lane)
+    return which
 
 
 def per_warp(value: np.ndarray, s: Active, warps: np.ndarray) -> np.ndarray:

@@ -12,7 +12,7 @@ from tests.ptx.machine import BARRIER, STOP, Active, Handler, fault
 from tests.ptx.mbarrier import LIMIT, mbarriers
 from tests.ptx.memory import LOCAL, RANK, SHARED, Memory
 from tests.ptx.ops import handles
-from tests.ptx.ops_control import barriers, per_warp
+from tests.ptx.ops_control import barriers, one_barrier, per_warp
 from tests.ptx.parse import WIDTH, Imm, Instr, Operand, Reg, Sink
 
 _SCOPES = ("cta", "cluster", "gpu", "sys")
@@ -163,7 +163,7 @@ def _bar_red(i: Instr, b: Binder) -> Handler:
 
     def run(s: Active) -> int:
         warps = s.warps - s.lo
-        which = per_warp(ident(s), s, warps)
+        which = one_barrier(b.m, s, ident(s))
         threads = np.zeros(len(warps), np.int64) if count is None else per_warp(count(s), s, warps)
         table.vote(s, np.broadcast_to(pred(s), s.mask.shape), how, put)
         table.arrive(s, which, threads, pc, True)
