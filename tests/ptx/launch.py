@@ -12,6 +12,7 @@ import numpy as np
 
 from tests.ptx import (  # noqa: F401  (the ops_ modules register their instructions)
     flow,
+    grammar,
     ops,
     ops_async,
     ops_atomic,
@@ -78,6 +79,7 @@ def run(
     and bank conflicts too.
     """
     entry = source if isinstance(source, Kernel) else parse(source).kernel(kernel)
+    grammar.check(entry)
     shape = _shape(entry, grid, block, cluster, shared)
     memory = Global()
     held = Arguments(memory)

@@ -193,25 +193,34 @@ def parse(text: str) -> Module:
     if not isinstance(text, str):
         raise Malformed(f"PTX is a text (str), got {type(text).__name__}")
     blank = _COMMENT.sub(lambda m: re.sub(r"[^\n]", " ", m[0]), text)
-    target = re.search(r"\.target\s+(\w+)[^\n]*", blank)
-    if target is None:
-        raise Malformed("the text has no .target, so it is no PTX module")
-    _runs_on_hopper(target[1], Line(blank.count("\n", 0, target.start()) + 1, target[0].strip()))
+    target = _header(blank)
     blank = _LINE.sub(lambda m: " " * len(m[0]), blank)
-    reader = _Reader(blank, target[1])
+    reader = _Reader(blank, target)
     try:
-        return Module(target[1], dict(reader.module()))
+        return Module(target, dict(reader.module()))
     except PtxError:
         raise
     except Exception as error:  # whatever a text that nobody thought of does to the reader
         raise reader.fail("can't read this") from error
 
 
-def _runs_on_hopper(target: str, place: Line) -> None:
-    """A GPU takes the PTX of all before it, and of its own kind only what ends in `a`."""
-    found = re.fullmatch(r"sm_(\d+)([af]?)", target)
-    if found is None or int(found[1]) > 90 or (found[2] and target != "sm_90a"):
+def _header(text: str) -> str:
+    """The module's target, where this executor runs it."""
+    found = {}
+    for word in ("target", "version", "address_size"):
+        line = re.search(rf"\.{word}\s+([\w.]+)[^\n]*", text)
+        if line is None:
+            raise Malformed(f"the text has no .{word}, so it is no PTX module")
+        found[word] = line[1], Line(text.count("\n", 0, line.start()) + 1, line[0].strip())
+    size, place = found["address_size"]
+    if size != "64":
+        raise Unknown("addresses have 64 bits here", place)
+    target, place = found["target"]
+    # A GPU takes the PTX of all before it, and of its own kind only what ends in `a`.
+    parts = re.fullmatch(r"sm_(\d+)([af]?)", target)
+    if parts is None or int(parts[1]) > 90 or (parts[2] and target != "sm_90a"):
         raise Unknown(f"{target} does not run on sm_90a, which this executor is", place)
+    return target
 
 
 class _Reader:
@@ -329,10 +338,12 @@ class _Reader:
         if self.take(re.compile(r"\(")):
             start = self.at
             self.until(")")
-            for found in re.finditer(r"[^,]*\S[^,]*", self.text[start : self.at - 1]):
+            for found in re.finditer(r"[^,]*[^,\s][^,]*", self.text[start : self.at - 1]):
                 word = found[0].lstrip()
                 at = start + found.end() - len(word)
-                kernel.params.append(self.declared(word.strip().removeprefix(".param"), "param", at))
+                kernel.params.append(
+                    self.declared(word.strip().removeprefix(".param"), "param", at)
+                )
         kernel.variables.update({p.name: p for p in kernel.params})
         self.bounds(kernel)
         self.body(kernel)
@@ -363,7 +374,9 @@ class _Reader:
             elif self.take(re.compile(r"\}")):
                 scopes.pop()
             elif found := self.take(
-                re.compile(r"\.(reg|shared|local|param|pragma|branchtargets)\b")
+                re.compile(
+                    r"\.(reg|shared|local|param|pragma|branchtargets|callprototype|calltargets)\b"
+                )
             ):
                 self.directive(kernel, scopes, found[1])
             elif found := self.take(_LABEL):
@@ -430,7 +443,8 @@ class _Reader:
         text = " ".join(self.text[start : self.at].split())
         try:
             who = None if guard is None else (_name(guard[2], kernel, scopes), guard[1] == "!")
-            args = tuple(_Operands(rest, kernel, scopes).all())
+            # Of a call nothing is read: who launches another kernel of the module may not care.
+            args = () if op[0].startswith("call") else tuple(_Operands(rest, kernel, scopes).all())
         except Malformed as error:
             self.at = rest_at
             raise self.fail(str(error)) from None
@@ -515,8 +529,6 @@ class _Operands:
         if token == "!":
             self.take("!")
             return Not(self.one())
-        if token == "(":
-            raise Malformed("calls are not known")
         if token == "-":
             self.take("-")
             value = self.one()
