@@ -87,6 +87,19 @@ def test_a_warpgroup_product_costs_what_the_tensor_cores_take(types, a, cycles, 
     assert estimate.operand_bytes(instr, 4) == operands
 
 
+@pytest.mark.parametrize(
+    ("types", "cycles"),
+    [("k16.row.col.f32.bf16.bf16.f32", 1), ("k16.row.col.f16.f16.f16.f16", 1),
+     ("k8.row.col.f32.tf32.tf32.f32", 1), ("k32.row.col.s32.s8.s8.s32", 1),
+     ("k32.row.col.f32.e4m3.e5m2.f32", 1), ("k4.row.col.f64.f64.f64.f64", 4)],
+)  # fmt: skip
+def test_a_warp_product_costs_what_its_operands_type_says(types, cycles):
+    op = f"mma.sync.aligned.m16n8{types}"
+    instr = parse(text(f"{op} {{%r1}}, {{%r2}}, {{%r3}}, {{%r4}};")).kernel().code[0]
+    assert estimate.tensor_cycles(instr, 1) == cycles
+    assert estimate.operand_bytes(instr, 1) == 0
+
+
 def test_an_estimate_of_a_copy_is_bound_by_memory():
     data = torch.zeros(4096)
     body = """ld.param.u64 %rd1, [p0]; mov.u32 %r1, %tid.x; mov.u32 %r2, %ctaid.x;
@@ -152,6 +165,13 @@ def test_the_command_runs_a_kernel(capsys):
     out = capsys.readouterr().out
     assert "the op's least:" in out
     assert "scale: no difference" in out
+
+
+@pytest.mark.parametrize("words", ["matmul_fp8 tiny --trace --warp 0", "attention decode"])
+def test_the_command_runs_kernels_with_matrix_products(words, capsys):
+    assert command.main(["run", *words.split()]) == 0
+    out = capsys.readouterr().out
+    assert "least cycles" in out
 
 
 @pytest.mark.parametrize(

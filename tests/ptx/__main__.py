@@ -24,7 +24,7 @@ def main(argv: list[str] | None = None) -> int:
         op = get_op(args.op)
         case = op.case(args.case).on("cpu")
         return _run(op, case, args)
-    except (PtxError, ValueError, KeyError) as error:
+    except (PtxError, ValueError) as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 1
 

@@ -27,6 +27,7 @@ DTYPE = {
 _UINT = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
 Source = Callable[[Active], Any]  # an array [warps, 32], or a scalar
 Target = Callable[[Active, Any], None]
+_WIDER = ("ld", "ldu", "st", "cvt")  # whose registers may be wider than their type
 _POISON = {1: 0xEB, 2: 0xDEAD, 4: 0xDEADBEEF, 8: 0xDEADBEEFDEADBEEF}
 
 
@@ -41,7 +42,7 @@ class Binder:
     ):
         self.m, self.memory, self.addresses = machine, memory, addresses
         self.pc = 0
-        self.instr: Instr = machine.kernel.code[0]
+        self.instr: Instr  # the one in hand
         self.undefined: Undefined | None = None
 
     def unknown(self, why: str = "this executor does not know the instruction") -> Unknown:
@@ -89,19 +90,27 @@ class Binder:
             return lambda s: value
         if isinstance(operand, Vec):
             return self._packed(operand, type_)
-        raise self.unknown(f"{operand} is no source")
+        raise self.unknown(f"{written(operand)} is no source")
 
     def _register(self, reg: Reg, type_: str) -> Source:
+        self.fits(reg, type_)
         array = self.array(reg)
         dtype = np.dtype(DTYPE[type_])
         if array.dtype.itemsize == dtype.itemsize:
             view = array.view(dtype)
-        elif array.dtype.itemsize > dtype.itemsize:
+        else:
             step = array.dtype.itemsize // dtype.itemsize
             view = array.view(dtype).reshape(*array.shape, step)[..., 0]
-        else:
-            raise self.unknown(f"register {reg.name} is narrower than {type_}")
         return lambda s: view[s.sl]
+
+    def fits(self, reg: Reg, type_: str) -> None:
+        """PTX ISA, "Type Checking Rules": sizes agree, but that loads, stores and `cvt` take wider
+        registers; floats and integers don't mix; bits go with all."""
+        have, want = WIDTH[reg.type], WIDTH[type_]
+        wider = have > want > 0 and self.instr.parts[0] in _WIDER
+        mixed = {reg.type[0], type_[0]} in ({"f", "u"}, {"f", "s"})
+        if (have != want and not wider) or mixed:
+            raise self.unknown(f"register {reg.name} is a {reg.type}, and a {type_} goes here")
 
     def condition(self, reg: Reg) -> Source:
         """A predicate that decides who goes on."""
@@ -129,13 +138,15 @@ class Binder:
             bits = int(np.float32(np.uint64(bits).view(np.float64)).view(np.uint32))
         elif imm.kind == "f32" and width == 8:
             bits = int(np.float64(np.uint32(bits).view(np.float32)).view(np.uint64))
+        if imm.kind == "int" and not -(1 << (8 * width - 1)) <= bits < 1 << (8 * width):
+            raise self.unknown(f"the constant {imm.value} does not fit a {type_}")
         bits &= (1 << (8 * width)) - 1
         return _UINT[width](bits).view(DTYPE[type_])
 
     def _special(self, special: Special, type_: str) -> Source:
         value = specials(self.m, self.memory).get(special.name)
         if value is None:
-            raise self.unknown(f"{special.name} is not known")
+            raise self.unknown(f"{special.name} is not declared, and no special register")
         if np.ndim(value) == 0:
             scalar = DTYPE[type_](value)
             return lambda s: scalar
@@ -173,7 +184,8 @@ class Binder:
         if isinstance(operand, Vec):
             return self._unpacked(operand, type_)
         if not isinstance(operand, Reg):
-            raise self.unknown(f"{operand} is no destination")
+            raise self.unknown(f"{written(operand)} is no destination")
+        self.fits(operand, type_)
         array = self.array(operand)
         return _writer(array, type_)
 
@@ -238,6 +250,21 @@ class Binder:
             target(s, whole)
 
         return put
+
+
+def written(operand: Operand) -> str:
+    """An operand as a sentence about it names it."""
+    if isinstance(operand, Special):
+        return f"{operand.name}, which nobody declared,"
+    if isinstance(operand, Imm):
+        return f"the constant {operand.value}"
+    return getattr(
+        operand,
+        "name",
+        {"Mem": "an address", "Not": "what has a ! before it"}.get(
+            type(operand).__name__, f"a {type(operand).__name__.lower()}"
+        ),
+    )
 
 
 def _writer(array: np.ndarray, type_: str) -> Target:

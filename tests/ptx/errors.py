@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from tests.ptx.parse import Instr
 
 
+@dataclass(frozen=True)
+class Line:
+    """A line of PTX that is no instruction: a parameter's, a kernel's."""
+
+    line: int
+    text: str
+
+
 class PtxError(Exception):
     """The kernel, or its launch, is wrong; or the executor can't run it."""
 
-    def __init__(self, text: str, instr: Instr | None = None):
+    def __init__(self, text: str, instr: Instr | Line | None = None):
         where = f" [line {instr.line}: {instr.text}]" if instr is not None else ""
         super().__init__(text + where)
         self.instr = instr

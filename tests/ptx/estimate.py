@@ -45,7 +45,7 @@ def tensor_cycles(instr: Instr, warps: int) -> float:
         return 0.0
     m, n, k = shape
     together = 4 if instr.parts[0] == "wgmma" else 1
-    return m * n * k * warps / together / _FMA[instr.types[-1]]
+    return m * n * k * warps / together / _FMA[instr.types[1]]  # the types are of D, A, B and C
 
 
 def operand_bytes(instr: Instr, warps: int) -> float:
@@ -54,7 +54,7 @@ def operand_bytes(instr: Instr, warps: int) -> float:
     if shape is None or instr.parts[0] != "wgmma":
         return 0.0
     m, n, k = shape
-    size = {"f16": 2, "bf16": 2, "tf32": 4}.get(instr.types[-1], 1)
+    size = {"f16": 2, "bf16": 2, "tf32": 4}.get(instr.types[1], 1)
     from_registers = type(instr.args[1]).__name__ == "Vec"
     return ((0 if from_registers else m) + n) * k * size * warps / 4
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from tests.ptx import (  # noqa: F401  (the ops_ modules register their instructions)
     flow,
+    grammar,
     ops,
     ops_async,
     ops_atomic,
@@ -31,7 +32,7 @@ from tests.ptx import (  # noqa: F401  (the ops_ modules register their instruct
 )
 from tests.ptx.bind import Binder
 from tests.ptx.counters import Counters
-from tests.ptx.errors import BadLaunch
+from tests.ptx.errors import BadLaunch, Malformed
 from tests.ptx.machine import Handler, Machine, Shape, check_shape
 from tests.ptx.memory import Allocation, Global, Memory
 from tests.ptx.parse import Kernel, Variable, parse
@@ -78,6 +79,7 @@ def run(
     and bank conflicts too.
     """
     entry = source if isinstance(source, Kernel) else parse(source).kernel(kernel)
+    grammar.check(entry)
     shape = _shape(entry, grid, block, cluster, shared)
     memory = Global()
     held = Arguments(memory)
@@ -159,12 +161,30 @@ def _addresses(kernel: Kernel, memory: Global) -> tuple[dict[str, int], int]:
             at[space] = -(-at[space] // variable.align) * variable.align
             found[name] = at[space]
             at[space] += variable.size
+    _point(kernel, memory, found)
     static = at["shared"]
     if dynamic:  # every `extern .shared` begins where the static ones end
         align = max(v.align for v in dynamic)
         static = -(-static // align) * align
         found.update({v.name: static for v in dynamic})
     return found, static
+
+
+def _point(kernel: Kernel, memory: Global, addresses: dict[str, int]) -> None:
+    """Puts the addresses of variables into those that are initialised with them."""
+    for variable in kernel.variables.values():
+        for pointer in variable.pointers:
+            to = kernel.variables.get(pointer.name)
+            if to is None or to.space not in ("global", "const"):
+                text = f"{variable.name} is initialised with the address of {pointer.name}, which "
+                raise Malformed(text + "is no variable in .global or .const", variable.place)
+            made = memory.of(addresses[variable.name], variable.size)
+            assert made is not None
+            value = (addresses[pointer.name] + pointer.offset) % 2**64
+            word = np.frombuffer(struct.pack("<Q", value), np.uint8)
+            at = made.skew + pointer.at
+            made.bytes[at : at + 8] = word
+            made.origin = made.bytes[made.skew : made.skew + made.size].copy()
 
 
 class Arguments:

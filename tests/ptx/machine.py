@@ -109,7 +109,7 @@ class Machine:
         self.budget = budget
         self.code: list[Callable[[Active], int | None]] = []
         self.registers: dict[str, np.ndarray] = {}
-        self.issued = np.zeros(len(kernel.code) + 1, np.int64)
+        self.issued = np.zeros(len(kernel.code) + 2, np.int64)
         self.pc = np.zeros((self.warps, LANES), np.int32)
         self.alive = np.broadcast_to(self._exists(), (self.warps, LANES)).copy()
         self.blocked = np.zeros((self.warps, LANES), np.uint8)
@@ -288,7 +288,7 @@ class Machine:
 
     def executed(self) -> np.ndarray:
         """How many warps issued each instruction."""
-        return np.cumsum(self.issued)[:-1]
+        return np.cumsum(self.issued)[: len(self.kernel.code)]
 
     # ---- lanes that wait
 

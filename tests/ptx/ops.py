@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from tests.ptx.bind import Binder
-from tests.ptx.errors import Fault
+from tests.ptx.errors import Fault, Malformed, PtxError, Unknown
 from tests.ptx.machine import Active, Decode, Handler, Machine, fault
 from tests.ptx.parse import Instr
 
@@ -28,12 +28,21 @@ def handles(*names: str) -> Callable[[Decode], Decode]:
     return keep
 
 
-def decode(instr: Instr, b: Binder) -> Handler:
+def find(instr: Instr) -> Decode:
     for n in range(len(instr.parts), 0, -1):
         found = TABLE.get(".".join(instr.parts[:n]))
         if found is not None:
-            return found(instr, b)
-    raise b.unknown()
+            return found
+    raise Unknown("this executor does not know the instruction", instr)
+
+
+def decode(instr: Instr, b: Binder) -> Handler:
+    try:
+        return find(instr)(instr, b)
+    except PtxError:
+        raise
+    except Exception as error:  # a handler takes words and operands apart as if they were right
+        raise Malformed("its words and operands do not fit together", instr) from error
 
 
 def link(m: Machine, b: Binder, watch: Callable[[int, Handler], Handler]) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import bisect
+import math
 import re
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from tests.ptx.errors import Malformed
+from tests.ptx import initial
+from tests.ptx.errors import Line, Malformed, PtxError, Unknown
 
 WIDTH = {
     "b8": 1, "u8": 1, "s8": 1, "e4m3": 1, "e5m2": 1,
@@ -117,6 +120,12 @@ class Variable:
     size: int  # bytes; 0 for `extern .shared x[]`
     initial: bytes | None = None
     type: str = "b8"
+    pointers: tuple[initial.Pointer, ...] = ()  # parts of `initial` that the launch fills in
+    place: Line | None = None
+
+    @property
+    def array(self) -> bool:
+        return self.size != WIDTH[self.type]
 
 
 @dataclass
@@ -131,6 +140,8 @@ class Kernel:
     block: tuple[int, int, int] | None = None  # .reqntid
     max_threads: int | None = None  # .maxntid
     cluster: tuple[int, int, int] | None = None  # .reqnctapercluster
+    target: str = "sm_90a"
+    place: Line | None = None
 
 
 @dataclass
@@ -139,9 +150,13 @@ class Module:
     kernels: dict[str, Kernel]
 
     def kernel(self, name: str | None = None) -> Kernel:
+        if not self.kernels:
+            raise Malformed("the module has no kernel")
         if name is None and len(self.kernels) == 1:
             return next(iter(self.kernels.values()))
-        found = self.kernels.get(name or "")
+        if name is None:
+            raise Malformed(f"name one of the module's kernels: {', '.join(self.kernels)}")
+        found = self.kernels.get(name)
         if found is None:
             raise Malformed(f"no kernel {name!r}; the module has {', '.join(self.kernels)}")
         return found
@@ -164,35 +179,70 @@ _LABEL = re.compile(r"([$%A-Za-z_][\w$.]*)\s*:(?!:)")
 _GUARD = re.compile(r"@\s*(!?)\s*(%?[\w$]+)\s*")
 _OPCODE = re.compile(r"[a-z][A-Za-z0-9_]*(?:(?:\.|::)[A-Za-z0-9_]+)*")
 _VARIABLE = re.compile(
-    r"(?:\.align\s+(?P<align>\d+)\s+)?(?:\.v[24]\s+)?\.(?P<type>\w+)(?:\s+\.ptr[^,)]*?)?\s+"
-    r"(?P<name>[%$\w]+)(?:\[(?P<count>\d*)\])?(?:\s*=\s*(?P<init>\{[^}]*\}|\S+))?\s*$"
+    r"(?:\.align\s+(?P<align>\d+)\s+)?(?:\.v(?P<vector>[24])\s+)?\.(?P<type>\w+)"
+    r"(?:\s+\.ptr[^,)]*?)?\s+(?P<name>[%$\w]+)(?P<counts>(?:\s*\[\s*\d*\s*\])*)"
+    r"(?:\s*=\s*(?P<init>.+?))?\s*$",
+    re.S,
 )
+_MANY = 1 << 18  # registers that one kernel may declare
+_MOST = 1 << 30  # bytes of one variable
 
 
 def parse(text: str) -> Module:
     """The kernels of a PTX module. Debug sections are passed over."""
+    if not isinstance(text, str):
+        raise Malformed(f"PTX is a text (str), got {type(text).__name__}")
     blank = _COMMENT.sub(lambda m: re.sub(r"[^\n]", " ", m[0]), text)
-    target = re.search(r"\.target\s+(\w+)", blank)
-    if target is None:
-        raise Malformed("the text has no .target, so it is no PTX module")
+    target = _header(blank)
     blank = _LINE.sub(lambda m: " " * len(m[0]), blank)
-    return Module(target[1], dict(_Reader(blank).module()))
+    reader = _Reader(blank, target)
+    try:
+        return Module(target, dict(reader.module()))
+    except PtxError:
+        raise
+    except Exception as error:  # whatever a text that nobody thought of does to the reader
+        raise reader.fail("can't read this") from error
+
+
+def _header(text: str) -> str:
+    """The module's target, where this executor runs it."""
+    found = {}
+    for word in ("target", "version", "address_size"):
+        line = re.search(rf"\.{word}\s+([\w.]+)[^\n]*", text)
+        if line is None:
+            raise Malformed(f"the text has no .{word}, so it is no PTX module")
+        found[word] = line[1], Line(text.count("\n", 0, line.start()) + 1, line[0].strip())
+    size, place = found["address_size"]
+    if size != "64":
+        raise Unknown("addresses have 64 bits here", place)
+    target, place = found["target"]
+    # A GPU takes the PTX of all before it, and of its own kind only what ends in `a`.
+    parts = re.fullmatch(r"sm_(\d+)([af]?)", target)
+    if parts is None or int(parts[1]) > 90 or (parts[2] and target != "sm_90a"):
+        raise Unknown(f"{target} does not run on sm_90a, which this executor is", place)
+    return target
 
 
 class _Reader:
-    def __init__(self, text: str):
-        self.text, self.at = text, 0
+    def __init__(self, text: str, target: str):
+        self.text, self.at, self.target = text, 0, target
+        self.ends = [m.start() for m in re.finditer("\n", text)]
         self.globals: dict[str, Variable] = {}
         self.fresh = 0
 
     # -- text
 
-    def line(self) -> int:
-        return self.text.count("\n", 0, self.at) + 1
+    def line(self, at: int | None = None) -> int:
+        return bisect.bisect_left(self.ends, self.at if at is None else at) + 1
 
-    def fail(self, what: str) -> Malformed:
-        row = self.text.split("\n")[self.line() - 1].strip()
-        return Malformed(f"{what} [line {self.line()}: {row}]")
+    def place(self, at: int | None = None) -> Line:
+        line = self.line(at)
+        first = self.ends[line - 2] + 1 if line > 1 else 0
+        end = self.ends[line - 1] if line <= len(self.ends) else len(self.text)
+        return Line(line, self.text[first:end].strip())
+
+    def fail(self, what: str, at: int | None = None) -> Malformed:
+        return Malformed(what, self.place(at))
 
     def skip(self) -> None:
         while self.at < len(self.text) and self.text[self.at].isspace():
@@ -254,35 +304,46 @@ class _Reader:
         self.closing()
 
     def variable(self, into: dict[str, Variable], space: str) -> None:
-        for name, item in self.declared(self.until(";"), space):
-            into[name] = item
+        self.skip()
+        at = self.at
+        item = self.declared(self.until(";"), space, at)
+        into[item.name] = item
 
-    def declared(self, text: str, space: str) -> Iterator[tuple[str, Variable]]:
+    def declared(self, text: str, space: str, at: int) -> Variable:
+        """The variable that `text`, from `at` on, declares."""
         found = _VARIABLE.match(text.strip())
-        if found is None or found["type"] not in WIDTH:
-            raise self.fail(f"can't read the variable {text.strip()!r}")
-        width = WIDTH[found["type"]]
-        count = 1 if found["count"] is None else int(found["count"] or 0)
-        initial = None
+        if found is None or WIDTH.get(found["type"], 0) == 0:
+            raise self.fail(f"can't read the variable {text.strip()!r}", at)
+        name, type_, width = found["name"], found["type"], WIDTH[found["type"]]
+        shape = [int(n or 0) for n in re.findall(r"\[\s*(\d*)\s*\]", found["counts"])]
+        shape += [int(found["vector"])] if found["vector"] else []
+        size, align = width * math.prod(shape), int(found["align"] or width)
+        if size > _MOST or not 0 < align <= 1 << 20:
+            raise self.fail(f"{name} has {size} bytes aligned to {align}: too much", at)
+        data, pointers = None, []
         if found["init"]:
-            words = [int(w, 0) for w in re.findall(r"-?(?:0[xX][0-9a-fA-F]+|\d+)", found["init"])]
-            mask = (1 << (8 * width)) - 1
-            initial = b"".join((w & mask).to_bytes(width, "little") for w in words)
-            initial = initial.ljust(width * count, b"\0")
-        align = int(found["align"] or width)
-        yield (
-            found["name"],
-            Variable(found["name"], space, align, width * count, initial, found["type"]),
-        )
+            if space not in ("global", "const"):
+                raise self.fail(f"{name} in .{space} has an initial value", at)
+            try:
+                data, pointers = initial.read(found["init"], type_, width, shape)
+            except Malformed as error:
+                raise self.fail(f"{name}: {error}", at) from None
+        return Variable(name, space, align, size, data, type_, tuple(pointers), self.place(at))
 
     # -- kernel
 
     def kernel(self, name: str) -> Kernel:
-        kernel = Kernel(name, [])
+        kernel = Kernel(name, [], target=self.target, place=self.place())
         kernel.variables.update(self.globals)
         if self.take(re.compile(r"\(")):
-            for text in filter(None, (t.strip() for t in self.until(")").split(","))):
-                kernel.params += [v for _, v in self.declared(text.removeprefix(".param"), "param")]
+            start = self.at
+            self.until(")")
+            for found in re.finditer(r"[^,]*[^,\s][^,]*", self.text[start : self.at - 1]):
+                word = found[0].lstrip()
+                at = start + found.end() - len(word)
+                kernel.params.append(
+                    self.declared(word.strip().removeprefix(".param"), "param", at)
+                )
         kernel.variables.update({p.name: p for p in kernel.params})
         self.bounds(kernel)
         self.body(kernel)
@@ -313,11 +374,15 @@ class _Reader:
             elif self.take(re.compile(r"\}")):
                 scopes.pop()
             elif found := self.take(
-                re.compile(r"\.(reg|shared|local|param|pragma|branchtargets)\b")
+                re.compile(
+                    r"\.(reg|shared|local|param|pragma|branchtargets|callprototype|calltargets)\b"
+                )
             ):
                 self.directive(kernel, scopes, found[1])
             elif found := self.take(_LABEL):
                 own = scopes[-1].setdefault(found[1], found[1])
+                if own in kernel.labels:
+                    raise self.fail(f"the label {found[1]} is there twice")
                 kernel.labels[own] = len(kernel.code)
             elif self.at >= len(self.text):
                 raise self.fail(f"the kernel {kernel.name} has no end")
@@ -344,8 +409,11 @@ class _Reader:
         if which in ("shared", "local", "param"):
             self.variable(kernel.variables, which)
             return
+        start = self.at
         text = self.until(";")
         if which == "branchtargets":
+            if not kernel.labels:
+                raise self.fail("a .branchtargets without a label", start)
             name, _ = kernel.labels.popitem()
             listed = (label.strip() for label in text.split(","))
             kernel.tables[name] = [scopes[-1].get(label, label) for label in listed]
@@ -356,6 +424,8 @@ class _Reader:
             raise self.fail(f"can't read the registers {text!r}")
         for name in (n.strip() for n in found[2].split(",")):
             many = re.match(r"(%?[\w$]+)<(\d+)>$", name)
+            if many and len(kernel.registers) + int(many[2]) > _MANY:
+                raise self.fail(f"{name}: more than {_MANY} registers", start)
             names = [f"{many[1]}{i}" for i in range(int(many[2]))] if many else [name]
             for one in names:
                 own = self.unique(one, scopes)
@@ -373,7 +443,8 @@ class _Reader:
         text = " ".join(self.text[start : self.at].split())
         try:
             who = None if guard is None else (_name(guard[2], kernel, scopes), guard[1] == "!")
-            args = tuple(_Operands(rest, kernel, scopes).all())
+            # Of a call nothing is read: who launches another kernel of the module may not care.
+            args = () if op[0].startswith("call") else tuple(_Operands(rest, kernel, scopes).all())
         except Malformed as error:
             self.at = rest_at
             raise self.fail(str(error)) from None
@@ -458,8 +529,6 @@ class _Operands:
         if token == "!":
             self.take("!")
             return Not(self.one())
-        if token == "(":
-            raise Malformed("calls are not known")
         if token == "-":
             self.take("-")
             value = self.one()
@@ -472,7 +541,7 @@ class _Operands:
         kind = self.tokens[self.at][0] if self.at < len(self.tokens) else ""
         token = self.take()
         if kind == "int":
-            return Imm(int(token.rstrip("U"), 0) if token.rstrip("U") else 0)
+            return Imm(initial.integer(token))
         if kind == "float":
             return Imm(int(token[2:], 16), "f32" if token[1] in "fF" else "f64")
         if kind == "real":
@@ -501,7 +570,7 @@ class _Operands:
                 raise Malformed("an address's offset is no integer")
             offset = value.value if sign == "+" else -value.value
         elif self.at < len(self.tokens) and self.tokens[self.at][0] == "int":
-            offset = int(self.take(), 0)  # "[%r1-4]", read as a name and a negative number
+            offset = initial.integer(self.take())  # "[%r1-4]", read as a name and a negative number
         if self.peek() == ",":
             self.take(",")
             coords = self.vector()
