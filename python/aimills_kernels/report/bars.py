@@ -13,6 +13,7 @@ from aimills_kernels.report.words import (
     dims_text,
     kind,
     other_result,
+    range_text,
     time_text,
 )
 
@@ -74,7 +75,7 @@ def times(rows: Sequence[Row]) -> Html:
 
 def _time_group(op: str, case: str, rows: list[Row]) -> Html:
     rows = sorted(rows, key=lambda r: r["median_us"])
-    most = 1.02 * max(r["q3_us"] for r in rows)
+    most = 1.02 * max(r["q3_us"] or r["median_us"] for r in rows)
     scale = min(most, _CUT * rows[0]["median_us"])
     dims = dims_text(rows[0]["dims"], rows[0]["scaled"])
     head = el("h4", op, el("small", f"{case}  ·  {dims}"))
@@ -84,14 +85,16 @@ def _time_group(op: str, case: str, rows: list[Row]) -> Html:
 
 
 def _time_row(found: Row, scale: float, rows: list[Row]) -> Html:
-    median, low, high = (found[k] / scale for k in ("median_us", "q1_us", "q3_us"))
-    label = f"{found['provider']}: median {time_text(found['median_us'])}"
-    label += f", quartiles {time_text(found['q1_us'])} to {time_text(found['q3_us'])}, "
-    label += f"n = {found['n']}"
+    ends = [found[k] for k in ("q1_us", "q3_us")]
+    known = found["n"] >= ENOUGH and None not in ends
+    median = found["median_us"] / scale
+    low, high = (end / scale for end in ends) if known else (median, median)
+    label = f"{found['provider']}: median {time_text(found['median_us'])}, "
+    label += f"quartiles {range_text(*ends)}, " * known + f"n = {found['n']}"
     drawn = bar(median, kind(found))
     if median > 1:
         picture = svg(label, drawn, cut())
-    elif found["n"] < ENOUGH:
+    elif not known:
         picture = svg(label, drawn)
     else:
         picture = svg(

@@ -9,7 +9,9 @@ from typing import Any
 from aimills_kernels.harness.ceilings import serving_unit
 from aimills_kernels.report.html import Html, el
 
-STYLE = Path(__file__).with_name("style.css")
+# What a picture of its own needs too stands in a file of its own.
+PLOT_STYLE = Path(__file__).with_name("plot.css").read_text()
+STYLE = PLOT_STYLE + Path(__file__).with_name("style.css").read_text()
 # The page states that it loads nothing, and a browser holds it to that.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 _MARKS = {
@@ -27,7 +29,7 @@ def document(title: str, sections: Iterable[Html]) -> str:
         el("meta", name="color-scheme", content="light dark"),
         el("meta", http_equiv="Content-Security-Policy", content=_POLICY),
         el("title", f"{title} – aimills-kernels"),
-        el("style", Html(STYLE.read_text())),
+        el("style", Html(STYLE)),
     )
     whole = el("html", head, el("body", el("main", *sections)), lang="en")
     return f"<!doctype html>\n{whole}\n"

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from aimills_kernels.harness._rows import ahead, fastest_peer
+from aimills_kernels.harness._rows import ENOUGH, ahead, fastest_peer
 
 Row = dict[str, Any]
 NONE = "–"
@@ -30,6 +30,13 @@ def _scaled(value: float, units: Sequence[tuple[float, str]]) -> str:
 
 def time_text(us: float) -> str:
     return _scaled(us, ((1, "µs"), (1e3, "ms"), (1e6, "s")))
+
+
+def range_text(low_us: float, high_us: float) -> str:
+    """Two times, the unit said once where it is the same."""
+    low, high = time_text(low_us), time_text(high_us)
+    (figure, unit), other = low.rsplit(" ", 1), high.rsplit(" ", 1)[1]
+    return f"{figure if unit == other else low} to {high}"
 
 
 def energy_text(joules: float) -> str:
@@ -117,3 +124,21 @@ def best_ratio(rows: Sequence[Row]) -> tuple[str, str] | None:
 
 def plural(count: int, one: str, many: str = "") -> str:
     return f"{count} {one if count == 1 else many or one + 's'}"
+
+
+def median_text(row: Row) -> str:
+    text = f"{row['case']}, {row['provider']}: {time_text(row['median_us'])}"
+    return f"{text}. {row['suspect']}" if row["suspect"] else text
+
+
+def flawed(row: Row) -> bool:
+    """A time to be read with care."""
+    return bool(row["suspect"]) or row["n"] < ENOUGH
+
+
+def interval(row: Row) -> tuple[float, float]:
+    """95 % of the median; where there is none, the median twice."""
+    low, high = row["low_us"], row["high_us"]
+    if row["n"] < ENOUGH or low is None or high is None:
+        return row["median_us"], row["median_us"]
+    return low, high
