@@ -13,6 +13,7 @@ from aimills_kernels.report.words import Row, kind, three
 
 HEIGHT = 260
 _TICKS = 6
+_LEAST = 1e-307  # a logarithmic axis starts here and ends at one over it
 _LEAST_GAP = 0.13  # of the width, between the middles of two labels below the axis
 # Told apart without colour: shapes of about nine pixels around 0, 0.
 _SHAPES = (
@@ -37,7 +38,8 @@ class Axis:
     def share(self, value: float) -> float:
         """Where `value` lies, 0 at `low` and 1 at `high`."""
         if self.log:
-            return math.log(value / self.low) / math.log(self.high / self.low)
+            low = math.log(self.low)
+            return (math.log(value) - low) / (math.log(self.high) - low)
         return (value - self.low) / (self.high - self.low)
 
     def ticks(self) -> list[float]:
@@ -53,7 +55,7 @@ def axis(title: str, values: Iterable[float], *, log: bool = False, **more: Any)
     low, high = min(known), max(known)
     if log:
         room = max(math.exp(0.06 * (math.log(high) - math.log(low))), 1.25)
-        return Axis(title, low / room, high * room, True, **more)
+        return Axis(title, max(low / room, _LEAST), min(high * room, 1 / _LEAST), True, **more)
     room = 0.08 * (high - low) or 0.5 * abs(high) or 1.0
     return Axis(title, low - room, high + room, False, **more)
 
@@ -129,7 +131,7 @@ def _fixed(x: str, y: str, drawn: Html) -> Html:
 
 @dataclass(frozen=True)
 class Look:
-    """How a provider looks in all plots of a page."""
+    """How a provider looks in all plots of an op."""
 
     shape: str
     dash: str | None

@@ -90,7 +90,8 @@ def _time_row(found: Row, scale: float, rows: list[Row]) -> Html:
     median = found["median_us"] / scale
     low, high = (end / scale for end in ends) if known else (median, median)
     label = f"{found['provider']}: median {time_text(found['median_us'])}, "
-    label += f"quartiles {range_text(*ends)}, " * known + f"n = {found['n']}"
+    label += f"quartiles {range_text(*ends)}, " if known else ""
+    label += f"n = {found['n']}"
     drawn = bar(median, kind(found))
     if median > 1:
         picture = svg(label, drawn, cut())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from aimills_kernels.harness._rows import ENOUGH
+from aimills_kernels.harness._rows import ENOUGH, ahead
 from aimills_kernels.report import strips
 from aimills_kernels.report.axes import Look, figure, looks
 from aimills_kernels.report.bars import legend, times
@@ -64,7 +64,9 @@ def _head(machines: Sequence[Machine], unread: Sequence[str]) -> Html:
     made = [el("h1", *words or ["no rows"], cls="outcomes")]
     if unread:
         made.append(el("ul", *[el("li", f"Not read: {why}") for why in unread], cls="reasons"))
-    made += [el("p", el("b", m.name), "  ", _stamp(m.newest.source), cls="stamp") for m in machines]
+    made += [
+        el("p", el("b", m.name), " · ", _stamp(m.newest.source), cls="stamp") for m in machines
+    ]
     return el("header", *made, el("p", _TABLE, cls="lead how"))
 
 
@@ -96,10 +98,8 @@ def _machine(machine: Machine, anchor: str) -> list[Html]:
         machine.name, facts, _figures(shown), _wrong(shown), _nav(names) if names[1:] else Html(""),
         id=anchor,
     )  # fmt: skip
-    seen = looks(row for part in machine.parts for row in part.rows)
     ops = [
-        _op(machine, op, mine, seen, name)
-        for (name, op), mine in zip(names, by_op.values(), strict=True)
+        _op(machine, op, mine, name) for (name, op), mine in zip(names, by_op.values(), strict=True)
     ]
     return [top, *ops]
 
@@ -133,7 +133,9 @@ def _figures(shown: Sequence[Entry]) -> Html:
         (str(total["not run"]), "not run: the reasons stand with each op"),
         (str(care), "times to be read with care"),
     ]
-    if best := best_ratio(rows):
+    # Within one problem: a time in a CUDA graph is not held against one of queued calls.
+    mine = max(shown, key=lambda e: (not e.row["peer"] and ahead(e.row, e.beside)) or 0.0)
+    if best := best_ratio(mine.beside):
         found.append(best)
     return figures(found)
 
@@ -150,9 +152,8 @@ def _wrong(shown: Sequence[Entry]) -> Html:
 # ---- an op
 
 
-def _op(
-    machine: Machine, op: str, found: Sequence[Table], seen: dict[str, Look], anchor: str
-) -> Html:
+def _op(machine: Machine, op: str, found: Sequence[Table], anchor: str) -> Html:
+    seen = looks(machine.rows_of(op))
     several = len(machine.parts) > 1
     made: list[Html] = []
     for t in found:
@@ -217,14 +218,17 @@ def _inside(cell: Cell) -> list[Any]:
 
 def _absent(t: Table) -> Html:
     """What did not run: always said, with all its cases folded behind."""
-    rows = [(name, str(len(cases)), why, ", ".join(cases)) for name, why, cases in t.absent]
-    if not rows:
+    if not t.absent:
         return Html("")
+    items = [
+        el("li", el("b", name), f", {plural(len(cases), 'case')}: {why}",
+           el("small", ", ".join(cases)))
+        for name, why, cases in t.absent
+    ]  # fmt: skip
     count = sum(len(cases) for *_, cases in t.absent)
     names = ", ".join(dict.fromkeys(name for name, *_ in t.absent))
     head = el("summary", status("not run"), f" {plural(count, 'row')}: {names}")
-    columns = ("provider", ">cases", "why", "which")
-    return el("details", head, table(columns, rows, "wide-last"), open="" if not t.lines else None)
+    return el("details", head, el("ul", *items, cls="absent"), open=None if t.lines else "")
 
 
 def _bars(t: Table) -> Html:

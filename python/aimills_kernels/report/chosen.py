@@ -110,6 +110,9 @@ class Machine:
     def newest(self) -> Part:
         return self.parts[-1]
 
+    def rows_of(self, op: str) -> list[Row]:
+        return [row for part in self.parts for row in part.rows if row["op"] == op]
+
     def shown(self) -> list[Entry]:
         """Each problem's rows as the newest record that holds it has them."""
         found: dict[str, list[Entry]] = {}

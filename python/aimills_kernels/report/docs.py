@@ -144,6 +144,6 @@ def _table(machine: Machine, table: Table) -> list[str]:
 
 
 def _plots(machine: Machine, table: Table) -> list[Plot]:
-    seen = looks(row for part in machine.parts for row in part.rows)
+    seen = looks(machine.rows_of(table.op))
     roof = roofline(table, seen)
     return [*sizes(table, seen), *([] if isinstance(roof, str) else [roof])]

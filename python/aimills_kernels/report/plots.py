@@ -11,7 +11,7 @@ from typing import Any
 from aimills_kernels.harness.ceilings import serving_unit
 from aimills_kernels.report.axes import Look, Plot, axis, line_key
 from aimills_kernels.report.cells import Table
-from aimills_kernels.report.chosen import Entry, outcome
+from aimills_kernels.report.chosen import Entry, counts, outcome
 from aimills_kernels.report.words import (
     Row,
     bytes_text,
@@ -21,6 +21,7 @@ from aimills_kernels.report.words import (
     median_text,
     percent,
     plural,
+    short_rate,
     time_text,
 )
 
@@ -32,14 +33,10 @@ def _timed(entries: Sequence[Entry]) -> list[Entry]:
 
 
 def _untimed(entries: Sequence[Entry]) -> list[str]:
-    """Who is not in a plot, and why."""
-    found: dict[tuple[str, str], list[str]] = {}
-    for e in entries:
-        if (how := outcome(e.row)) != "timed":
-            found.setdefault((e.row["provider"], how), []).append(e.row["case"])
-    return [
-        f"Not drawn: {name}, {how}: {', '.join(cases)}." for (name, how), cases in found.items()
-    ]
+    """What is not in a plot."""
+    found = counts(e.row for e in entries)
+    absent = [f"{found[name]} {name}" for name in ("wrong", "not run") if found[name]]
+    return [f"Not drawn, being without a time: {', '.join(absent)}."] if absent else []
 
 
 def _key(looks: dict[str, Look], entries: Sequence[Entry]) -> list[tuple[Any, str]]:
@@ -72,7 +69,8 @@ def roofline(table: Table, looks: dict[str, Look]) -> Plot | str:
     ridges = [1e3 * peak / copy for _, copy, units in roofs for peak in units.values()]
     unit = drawn[0].row["unit"]
     x = axis("intensity (operations a byte, log)", [*xs, *ridges], log=True)
-    y = axis(f"rate (T{'OP' if unit == 'int8' else 'FLOP'}/s, log)", [*ys, *peaks], log=True)
+    y = axis(f"rate ({'OP' if unit == 'int8' else 'FLOP'}/s, log)", [*ys, *peaks], log=True,
+             text=short_rate)  # fmt: skip
     plot = Plot(
         f"Roofline of {table.op}",
         "A mark is a case by a provider, from the least operations and bytes of the op; the "

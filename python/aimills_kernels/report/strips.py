@@ -17,7 +17,9 @@ from aimills_kernels.report.words import (
 )
 
 _WIDE = 1000  # units across a strip
-_LOW, _HIGH = 0.8, 1.6  # of the median: what is beyond stands at the edge, counted
+# Of the median. The first that leaves few samples beyond its ends, which stand there, counted.
+_RANGES = ((0.9, 1.3), (0.8, 1.6), (0.5, 2.5), (0.0, 4.0))
+_BEYOND = 0.02
 
 
 # ---- samples
@@ -26,30 +28,43 @@ _LOW, _HIGH = 0.8, 1.6  # of the median: what is beyond stands at the edge, coun
 def samples(table: Table) -> Html:
     """A strip for each time: all its samples as shares of their median, flagged ones marked."""
     timed = [e for e in table.entries if outcome(e.row) == "timed"]
-    made = [_axis(), *[_strip(e, table.number(e)) for e in timed]]
-    return el("div", *made, cls="group long")
+    ends = _range([s / e.row["median_us"] for e in timed for s in e.row["samples_us"]])
+    made = [_axis(ends), *[_strip(e, table.number(e), ends) for e in timed]]
+    return el("div", *made, cls="group strips")
 
 
-def _axis() -> Html:
-    places = [0.8, 1.0, 1.2, 1.4, 1.6]
+def _range(ratios: Sequence[float]) -> tuple[float, float]:
+    for low, high in _RANGES:
+        if sum(not low <= x <= high for x in ratios) <= _BEYOND * len(ratios):
+            break
+    return low, high
+
+
+def _places(ends: tuple[float, float]) -> list[float]:
+    """Where the axis has its marks: at both ends, the middle and the quarters."""
+    low, high = ends
+    return [low + i * (high - low) / 4 for i in range(5)]
+
+
+def _axis(ends: tuple[float, float]) -> Html:
+    anchors = ("start", "middle", "middle", "middle", "end")
     marks = [
-        el("text", f"{100 * p:.0f} %", x=at(_share(p)), y="75%", cls="tick",
-           text_anchor="start" if p == _LOW else "end" if p == _HIGH else "middle")
-        for p in places
-    ]  # fmt: skip
-    return row("share of the median", svg("axis: share of the row's median, 80 % to 160 %", *marks),
-               "median", "", "scale")  # fmt: skip
+        el("text", f"{100 * p:.0f} %", x=at(_share(p, ends)), y="75%", cls="tick", text_anchor=a)
+        for p, a in zip(_places(ends), anchors, strict=True)
+    ]
+    text = f"axis: share of the row's median, {100 * ends[0]:.0f} % to {100 * ends[1]:.0f} %"
+    return row("share of the median", svg(text, *marks), "median", "", "scale")
 
 
-def _share(ratio: float) -> float:
-    return (ratio - _LOW) / (_HIGH - _LOW)
+def _share(ratio: float, ends: tuple[float, float]) -> float:
+    return (ratio - ends[0]) / (ends[1] - ends[0])
 
 
-def _strip(entry: Entry, number: int) -> Html:
+def _strip(entry: Entry, number: int, ends: tuple[float, float]) -> Html:
     r = entry.row
     flagged = {i for where in r["flags"].values() for i in where}
     ratios = [s / r["median_us"] for s in r["samples_us"]]
-    beyond = sum(not _LOW <= x <= _HIGH for x in ratios)
+    beyond = sum(not ends[0] <= x <= ends[1] for x in ratios)
     about = f"{r['case']}, {r['provider']}: {plural(r['n'], 'sample')}, "
     about += f"{time_text(min(r['samples_us']))} to {time_text(max(r['samples_us']))}"
     if flagged:
@@ -57,12 +72,13 @@ def _strip(entry: Entry, number: int) -> Html:
     plain = [x for i, x in enumerate(ratios) if i not in flagged]
     marked = [x for i, x in enumerate(ratios) if i in flagged]
     inner = el(
-        "svg", el("path", d=_ticks(plain, 6, 8), cls=f"ticks {kind(r)}"),
-        el("path", d=_ticks(marked, 0, 20), cls="ticks flagged") if marked else Html(""),
+        "svg", el("path", d=_ticks(plain, ends, 6, 8), cls=f"ticks {kind(r)}"),
+        el("path", d=_ticks(marked, ends, 0, 20), cls="ticks flagged") if marked else Html(""),
         viewBox=f"0 0 {_WIDE} {HEIGHT}", preserveAspectRatio="none", width="100%", height=HEIGHT,
     )  # fmt: skip
-    picture = svg(about, *[line(at(_share(x)), "grid") for x in (0.8, 1, 1.2, 1.4, 1.6)], inner,
-                  *[_mode(m["median_us"] / r["median_us"]) for m in r["modes"]])  # fmt: skip
+    grid = [line(at(_share(x, ends)), "grid") for x in _places(ends)]
+    modes = [_mode(_share(m["median_us"] / r["median_us"], ends)) for m in r["modes"]]
+    picture = svg(about, *grid, inner, *modes)
     notes = [f"n = {r['n']}"]
     if beyond:
         notes.append(f"{beyond} beyond, up to {time_text(max(r['samples_us']))}")
@@ -74,14 +90,14 @@ def _strip(entry: Entry, number: int) -> Html:
     return row(label, picture, time_text(r["median_us"]), ", ".join(notes), kind(r))
 
 
-def _ticks(ratios: Sequence[float], top: int, height: int) -> str:
-    places = (round(_WIDE * min(max(_share(x), 0.0), 1.0)) for x in ratios)
+def _ticks(ratios: Sequence[float], ends: tuple[float, float], top: int, height: int) -> str:
+    places = (round(_WIDE * min(max(_share(x, ends), 0.0), 1.0)) for x in ratios)
     return "".join(f"M{x} {top}v{height}" for x in sorted(places))
 
 
-def _mode(ratio: float) -> Html:
+def _mode(share: float) -> Html:
     inside = el("path", d="M-4 -5h8l-4 5z", cls="mode")
-    return el("svg", inside, x=at(_share(ratio)), y=5, width=1, height=1, overflow="visible")
+    return el("svg", inside, x=at(share), y=5, width=1, height=1, overflow="visible")
 
 
 # ---- energy

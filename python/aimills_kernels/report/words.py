@@ -55,6 +55,11 @@ def flops_text(tflops: float, unit: str) -> str:
     return _scaled(tflops, ((1e-6, f"M{kind}"), (1e-3, f"G{kind}"), (1, f"T{kind}")))
 
 
+def short_rate(tflops: float) -> str:
+    """For an axis whose title has the rest of the unit."""
+    return _scaled(tflops, ((1e-9, "k"), (1e-6, "M"), (1e-3, "G"), (1, "T"), (1e3, "P")))
+
+
 def bytes_text(gbps: float) -> str:
     return _scaled(gbps, ((1e-3, "MB/s"), (1, "GB/s"), (1e3, "TB/s")))
 
