@@ -8,7 +8,7 @@ SHELL := /bin/bash
 BEGUN := $(shell date +%s)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup accept test test-full bench lint lock gpu clean
+.PHONY: help setup accept test test-full bench tables lint lock gpu clean
 
 CXX_FILES = find csrc -name '*.cpp' -o -name '*.h' -o -name '*.inl' -o -name '*.cu' -o -name '*.cuh'
 
@@ -26,6 +26,7 @@ help:
 	@echo 'make test       all tests but the long ones'
 	@echo 'make test-full  the long tests, which make test leaves out'
 	@echo 'make bench      time against peers'
+	@echo 'make tables     write the tables and pictures of committed records into kernels/*/README.md'
 	@echo 'make lint       ruff, clang-format, mypy, codespell'
 	@echo 'make lock       write the resources of the compiled Triton kernels anew, for review'
 	@echo 'make gpu OUT=d  build, validate and benchmark on this GPU node, records in folder d'
@@ -53,6 +54,9 @@ test-full: setup
 
 bench: setup
 	@.venv/bin/aimills-kernels bench $(ARGS)
+
+tables: setup
+	@.venv/bin/aimills-kernels bench report --update kernels/*/README.md $(ARGS)
 
 lint: setup
 	.venv/bin/ruff check .

@@ -15,12 +15,13 @@ import torch
 
 from aimills_kernels._tolerance import Judgement
 from aimills_kernels.accept import charts, page, png
-from aimills_kernels.accept._html import Html, el, join
 from aimills_kernels.accept.check import judged
 from aimills_kernels.accept.report import SCHEMA, build
 from aimills_kernels.accept.session import NotRun, Session, Settings, Stage
 from aimills_kernels.accept.verdict import Verdict, conclude
 from aimills_kernels.harness import _rows, timing
+from aimills_kernels.report import bars, parts, words
+from aimills_kernels.report.html import Html, el, join
 
 HOSTILE = "<script>alert(\"1\")</script> & 'q' </style> \u2028 %s {0} <img src=x onerror=y>"
 _VOID = {"meta", "img", "br"}
@@ -134,7 +135,7 @@ def test_page_is_well_formed_and_loads_nothing(text: str) -> None:
     assert {*found.tags} & {"script", "link", "iframe", "object", "base", "form"} == set()
     assert found.loads
     assert all(value.startswith("data:image/png;base64,") for value in found.loads)
-    style = page._STYLE.read_text()
+    style = parts.STYLE
     assert "url(" not in style
     assert "@import" not in style
     pictured = re.compile(r"data:image/png;base64,[A-Za-z0-9+/=]+")
@@ -159,7 +160,7 @@ def test_first_line_is_the_verdict_and_then_what_was_not_checked() -> None:
 
 @pytest.mark.parametrize("scheme", ["prefers-color-scheme: dark", "@media print", "max-width"])
 def test_style_is_made_for(scheme: str) -> None:
-    assert scheme in page._STYLE.read_text()
+    assert scheme in parts.STYLE
 
 
 def test_empty_report_is_a_page_too() -> None:
@@ -184,7 +185,7 @@ def test_times_are_sorted_cut_off_and_held_against_the_fastest_peer() -> None:
         _row(provider="vendor", peer=True, median_us=100.0, q1_us=90.0, q3_us=120.0),
         _row(),
     ]
-    made = charts.times(rows)
+    made = bars.times(rows)
     order = [made.index(f">{name}<") for name in ("ours", "vendor", "reference")]
     assert order == sorted(order)
     assert made.count('class="cut"') == 1
@@ -203,26 +204,26 @@ def test_against_peer_means_the_same_everywhere() -> None:
     table = {line[2]: line[7] for line in _rows.table({"rows": rows})}
     assert table["ours"] == "x2.00"
     assert table["coarse"] == "x2.00"
-    assert "× 2<" in charts.times(rows)
+    assert "× 2<" in bars.times(rows)
     best = "the fastest peer (coarse, less exact) at best: attention prefill, n = 9"
-    assert page._best_ratio(rows) == ("× 2.0", best)
+    assert words.best_ratio(rows) == ("× 2.0", best)
     assert _rows.table({"rows": [rows[0], rows[3]]})[1][7] == "-"
-    assert "×" not in charts.times([rows[0], rows[3]])
+    assert "×" not in bars.times([rows[0], rows[3]])
 
 
 @pytest.mark.parametrize("few", ["ours", "vendor"])
 def test_few_samples_are_not_compared(few: str) -> None:
     rest = {"noise": 0.1, "error_used": 0.5, "gbps": 1.0, "tflops": 1.0}
     rows = [_row(**rest), _row(provider="vendor", peer=True, median_us=100.0, q3_us=110.0, **rest)]
-    made = charts.times(rows)
+    made = bars.times(rows)
     assert made.count("n = 9  ") == 2
     assert "× 2<" in made
     rows = [r | {"n": _rows.ENOUGH - 1} if r["provider"] == few else r for r in rows]
-    made = charts.times(rows)
+    made = bars.times(rows)
     assert made.count(f"n = {_rows.ENOUGH - 1}  ") == 1
     assert "×" not in made
     assert made.count('class="whisker"') == 3  # of one row, with its two ends
-    assert page._best_ratio(rows) is None
+    assert words.best_ratio(rows) is None
     assert {line[7] for line in _rows.table({"rows": rows})} == {"-"}
 
 
@@ -244,7 +245,7 @@ def test_no_budget_is_too_short_for_the_least_samples(
 def test_a_peer_with_another_result_is_measured(differing: float, says: str, note: str) -> None:
     peer = _row(provider="cv", peer=True, validated=False, differing=differing,
                 apart="136 levels off at most", about="OpenCV's, in BT.601.")  # fmt: skip
-    made = charts.times([_row(), peer])
+    made = bars.times([_row(), peer])
     assert f"n = 9  {note}" in made
     assert f"cv {says} the values differ from the reference&#x27;s; 136 levels" in made
     assert "It is OpenCV&#x27;s, in BT.601." in made
@@ -253,13 +254,13 @@ def test_a_peer_with_another_result_is_measured(differing: float, says: str, not
 def test_a_ceiling_is_the_best_arithmetic_and_says_so() -> None:
     slow = {"copy_gbps": 9.0, "gemm_f32_tflops": 0.144, "gemm_f16_tflops": 0.0014}
     rows = [_row(), _row(unit="fp8"), _row(unit="f32")]
-    text = page._ceilings({"ceilings": slow, "rows": rows})
+    text = parts.ceilings_text({"ceilings": slow, "rows": rows})
     assert "GEMM f32 0.144 TFLOP/s" in text
     assert "GEMM f16" not in text
     assert "no ceiling of its own for f16, so that of f32 (its GEMM reached 0.0014 TFLOP/s)" in text
     assert "no ceiling of its own for fp8, so that of f32 (its GEMM was not measured)" in text
     native = slow | {"gemm_f16_tflops": 2.0}
-    assert page._ceilings({"ceilings": native, "rows": rows[:1]}) == (
+    assert parts.ceilings_text({"ceilings": native, "rows": rows[:1]}) == (
         "copy 9 GB/s, GEMM f16 2 TFLOP/s"
     )
 
@@ -274,7 +275,7 @@ def test_what_is_beyond_a_ceiling_has_none() -> None:
 def test_dims_that_were_scaled_down_say_from_what() -> None:
     call = _check(stage="model shapes", dims={"N": 96, "K": 512, "shape": "(64, 8)", "B": 1},
                   scaled={"N": 6144, "K": 4096, "shape": "(512, 8)"})  # fmt: skip
-    assert charts.dims_text(call["dims"], call["scaled"]) == (
+    assert words.dims_text(call["dims"], call["scaled"]) == (
         "N 96 of 6144 (1/64)  K 512 of 4096 (1/8)  shape (64, 8) of (512, 8)  B 1"
     )
     _, data = _report()
@@ -303,7 +304,7 @@ def test_what_did_not_run_is_explained_beside_the_gaps() -> None:
      (1.3, "130 %")],
 )  # fmt: skip
 def test_percent_never_rounds_up(share: float | None, text: str) -> None:
-    assert charts.percent(share) == text
+    assert words.percent(share) == text
 
 
 def test_wrong_checks_stand_beyond_the_line() -> None:

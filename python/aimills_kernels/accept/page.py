@@ -3,35 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from aimills_kernels.accept import charts, png, shapes, tables
-from aimills_kernels.accept._html import Html, el, join
-from aimills_kernels.harness._rows import ENOUGH, ahead, fastest_peer
-from aimills_kernels.harness.ceilings import serving_unit
+from aimills_kernels.harness._rows import ENOUGH
+from aimills_kernels.report.bars import legend, times
+from aimills_kernels.report.html import Html, el, join
+from aimills_kernels.report.parts import (
+    ceilings_text,
+    document,
+    environment,
+    figures,
+    section,
+    with_care,
+)
+from aimills_kernels.report.words import best_ratio, percent
 
-_STYLE = Path(__file__).with_name("style.css")
-# The page states that it loads nothing, and a browser holds it to that.
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 _ROUND = {"accepted": "good", "rejected": "bad", "incomplete": "open"}
 
 
 def render(data: dict[str, Any], pictures: Sequence[tuple[str, Tensor]] = ()) -> str:
     """The page for a report; `pictures` are what the video op made, [H, W, 3] u8."""
-    head = el(
-        "head",
-        el("meta", charset="utf-8"),
-        el("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        el("meta", name="color-scheme", content="light dark"),
-        el("meta", http_equiv="Content-Security-Policy", content=_POLICY),
-        el("title", f"{data['headline']} – aimills-kernels"),
-        el("style", Html(_STYLE.read_text())),
-    )
-    body = el("body", el("main", *_sections(data, pictures)))
-    return "<!doctype html>\n" + el("html", head, body, lang="en") + "\n"
+    return document(data["headline"], _sections(data, pictures))
 
 
 def _sections(data: dict[str, Any], pictures: Sequence[tuple[str, Tensor]]) -> list[Html]:
@@ -39,13 +34,13 @@ def _sections(data: dict[str, Any], pictures: Sequence[tuple[str, Tensor]]) -> l
     found = [
         _head(data),
         _figures(data, bench),
-        _section("Stages", "", tables.stages(data)),
+        section("Stages", "", tables.stages(data)),
     ]
     if pictures:
         found.append(_real_input(data, pictures))
     if calls := [c for c in data["validations"] if c["stage"] == shapes.STAGE]:
         text = _SHAPES + _SCALED * any(c["scaled"] for c in calls)
-        found.append(_section("Shapes of real models", text, tables.shapes(calls)))
+        found.append(section("Shapes of real models", text, tables.shapes(calls)))
     if any(r["median_us"] is not None for r in bench):
         found.append(_times(data, bench))
     if any(r["sol"] is not None for r in bench):
@@ -53,15 +48,10 @@ def _sections(data: dict[str, Any], pictures: Sequence[tuple[str, Tensor]]) -> l
     if any(c["status"] != "not run" for c in data["validations"]):
         found.append(_tolerance(data))
     if data["not_run"]:
-        found.append(_section("Not run", _NOT_RUN, tables.not_run(data)))
-    found.append(_section("Every check", _CHECKS, tables.checks(data)))
-    found.append(_section("Environment", "", tables.environment(data["environment"])))
+        found.append(section("Not run", _NOT_RUN, tables.not_run(data)))
+    found.append(section("Every check", _CHECKS, tables.checks(data)))
+    found.append(section("Environment", "", environment(data["environment"])))
     return [*found, _foot(data)]
-
-
-def _section(title: str, text: Any, *children: Html) -> Html:
-    lead = [el("p", text, cls="lead")] if text else []
-    return el("section", el("h2", title), *lead, *children)
 
 
 # ---- the top
@@ -100,32 +90,12 @@ def _figures(data: dict[str, Any], bench: list[dict[str, Any]]) -> Html:
         (str(gaps), f"gap{'s' * (gaps != 1)}: due, and not run"),
     ]
     if not wrong:
-        found.append((charts.percent(max(used, default=None)), "of a tolerance used at most"))
+        found.append((percent(max(used, default=None)), "of a tolerance used at most"))
     if data["clip"]:
         found.append((f"{data['clip']['frames']}", f"frames of {data['clip']['height']}p decoded"))
-    if best := _best_ratio(bench):
+    if best := best_ratio(bench):
         found.append(best)
-    items = [el("div", el("dt", text), el("dd", value)) for value, text in found]
-    return el("dl", *items, cls="figures")
-
-
-def _best_ratio(bench: list[dict[str, Any]]) -> tuple[str, str] | None:
-    """The most that one of ours is ahead of the fastest peer, said with its case."""
-    best = max(
-        (row for row in bench if not row["peer"] and ahead(row, bench)),
-        key=lambda row: ahead(row, bench) or 0.0,
-        default=None,
-    )
-    if best is None or (peer := fastest_peer(best, bench)) is None:
-        return None
-    least = min(best["n"], peer["n"])
-    than = peer["provider"] if peer["validated"] else _with_its_result(peer)
-    text = f"the fastest peer ({than}) at best: {best['op']} {best['case']}, n = {least}"
-    return f"× {ahead(best, bench):.1f}", text
-
-
-def _with_its_result(peer: dict[str, Any]) -> str:
-    return f"{peer['provider']}, {charts.other_result(peer)}"
+    return figures(found)
 
 
 # ---- pictures
@@ -148,7 +118,7 @@ def _real_input(data: dict[str, Any], pictures: Sequence[tuple[str, Tensor]]) ->
            el("figcaption", name, _reshaped(clip, levels)))
         for name, levels in first.values()
     ]  # fmt: skip
-    return _section("The main job on real input", text, el("div", *shown, cls="pictures"))
+    return section("The main job on real input", text, el("div", *shown, cls="pictures"))
 
 
 def _reshaped(clip: dict[str, Any], levels: Tensor) -> str:
@@ -164,14 +134,6 @@ def _reshaped(clip: dict[str, Any], levels: Tensor) -> str:
     )
 
 
-def _legend(*more: Html) -> Html:
-    keys = [
-        el("span", el("i", cls=f"key {name}"), text)
-        for name, text in (("own", "ours"), ("peer", "peers"), ("reference", "the reference"))
-    ]
-    return el("p", *keys, *more, cls="legend")
-
-
 def _times(data: dict[str, Any], bench: list[dict[str, Any]]) -> Html:
     text = (
         f"Median time of n calls on {_devices(data)}; whiskers are quartiles, and each case has "
@@ -180,51 +142,17 @@ def _times(data: dict[str, Any], bench: list[dict[str, Any]]) -> Html:
         f"none. Below {ENOUGH} samples nothing is compared, and no quartile drawn. No verdict is "
         "drawn from a time."
     )
-    return _section("Time against peers", text, _legend(), charts.times(bench), _suspects(bench))
-
-
-def _suspects(bench: list[dict[str, Any]]) -> Html:
-    """Times to be read with care, folded."""
-    rows = [
-        (f"{r['op']} {r['case']} {r['provider']}", r["device"], r["suspect"])
-        for r in bench
-        if r["suspect"]
-    ]
-    if not rows:
-        return Html("")
-    head = el("summary", f"{len(rows)} of these times are to be read with care")
-    return el("details", head, tables.table(("what", "device", "why"), rows, "wide-last"))
+    return section("Time against peers", text, legend(), times(bench), with_care(bench))
 
 
 def _roofline(data: dict[str, Any], bench: list[dict[str, Any]]) -> Html:
     text = [
         "The least time that the op's work needs at the ceilings measured in this run, over the "
         "time taken. Ceilings: ",
-        "; ".join(dict.fromkeys(map(_ceilings, data["bench"]))),
+        "; ".join(dict.fromkeys(map(ceilings_text, data["bench"]))),
         ".",
     ]
-    return _section("Share of the roofline", join(text), _legend(), charts.roofline(bench))
-
-
-def _ceilings(record: dict[str, Any]) -> str:
-    """The copy, and the rate for each arithmetic that the ops of the record use."""
-    found = record["ceilings"]
-    parts = [f"copy {found['copy_gbps']:.3g} GB/s"] if found.get("copy_gbps") else []
-    used = dict.fromkeys(r["unit"] for r in record["rows"] if r["sol"] is not None and r["flops"])
-    serving = {unit: serving_unit(found, unit) for unit in used}
-    for unit in dict.fromkeys(serving.values()):
-        if unit is not None:
-            parts.append(f"GEMM {unit} {_rate(found, unit)}")
-    for unit, other in serving.items():
-        if other not in (unit, None):
-            own = f"gemm_{unit}_tflops" in found
-            why = f"reached {_rate(found, unit)}" if own else "was not measured"
-            parts.append(f"no ceiling of its own for {unit}, so that of {other} (its GEMM {why})")
-    return ", ".join(parts)
-
-
-def _rate(ceilings: dict[str, Any], unit: str) -> str:
-    return f"{ceilings[f'gemm_{unit}_tflops']:.3g} T{'OP' if unit == 'int8' else 'FLOP'}/s"
+    return section("Share of the roofline", join(text), legend(), charts.roofline(bench))
 
 
 def _tolerance(data: dict[str, Any]) -> Html:
@@ -234,9 +162,7 @@ def _tolerance(data: dict[str, Any]) -> Html:
         "reference itself stands at 50 %. Where values are rounded to levels or codes it is one "
         "step, so a tie that fell the other way stands near 100 %."
     )
-    return _section(
-        "Error against tolerance", text, _legend(), charts.tolerance(data["validations"])
-    )
+    return section("Error against tolerance", text, legend(), charts.tolerance(data["validations"]))
 
 
 _NOT_RUN = (

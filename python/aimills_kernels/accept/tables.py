@@ -2,35 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from aimills_kernels.accept._html import Html, el, join
-from aimills_kernels.accept.charts import dims_text, percent
-
-_MARKS = {
-    "right": "good", "passed": "good",
-    "wrong": "bad", "failed": "bad",
-    "not run": "open", "excluded": "open", "gap": "open",
-}  # fmt: skip
-
-
-def status(text: str) -> Html:
-    return el("span", text, cls=f"status {_MARKS.get(text, '')}".strip())
-
-
-def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], cls: str = "") -> Html:
-    """A column whose name starts with `>` holds numbers and is set flush right."""
-    classes = ["num" if c[:1] == ">" else None for c in columns]
-    head = el(
-        "tr", *[el("th", c.lstrip(">"), cls=k) for c, k in zip(columns, classes, strict=True)]
-    )
-    body = [
-        el("tr", *[el("td", cell, cls=k) for cell, k in zip(row, classes, strict=True)])
-        for row in rows
-    ]
-    whole = el("table", el("thead", head), el("tbody", *body), cls=cls or None)
-    return el("div", whole, cls="scroll")
+from aimills_kernels.report.html import Html, el, join
+from aimills_kernels.report.parts import status, table
+from aimills_kernels.report.words import dims_text, percent
 
 
 def stages(data: dict[str, Any]) -> Html:
@@ -89,16 +66,3 @@ def _check(c: dict[str, Any]) -> tuple:
         f"{name}: {o['text']}" for name, o in c["outputs"].items()
     )
     return case, c["provider"], c["device"], status(c["status"]), percent(c["used"]), figures
-
-
-def environment(facts: dict[str, Any]) -> Html:
-    return table(("fact", "value"), _flat(facts, ""), "facts")
-
-
-def _flat(value: Any, prefix: str) -> list[tuple[str, str]]:
-    if isinstance(value, list) and not any(isinstance(v, (dict, list)) for v in value):
-        return [(prefix, "; ".join(map(str, value)))] if value else []
-    if isinstance(value, (dict, list)):
-        items: Any = value.items() if isinstance(value, dict) else enumerate(value)
-        return [row for k, v in items for row in _flat(v, f"{prefix} {k}".strip())]
-    return [] if value is None else [(prefix.replace("_", " "), str(value))]

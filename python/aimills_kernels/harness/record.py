@@ -7,6 +7,7 @@ What a record holds is declared here once. `schema()` gives it as a JSON Schema 
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -185,7 +186,7 @@ def load(path: Path | str) -> dict[str, Any]:
     """Read a record; ValueError with the path and the field where it is none."""
     path = Path(path)
     try:
-        record = json.loads(path.read_text())
+        record = json.loads(path.read_text(), parse_constant=_finite, parse_float=_finite)
     except OSError as error:
         raise ValueError(f"{path}: can't be read: {error.strerror}") from error
     except ValueError as error:
@@ -205,6 +206,13 @@ def load(path: Path | str) -> dict[str, Any]:
                 f"{len(row['samples_us'])} samples"
             )
     return record
+
+
+def _finite(text: str) -> float:
+    """JSON has no NaN and no infinity, and a record no number that becomes one."""
+    if math.isfinite(value := float(text)):
+        return value
+    raise ValueError(f"{text} is no number")
 
 
 _KINDS: dict[str, tuple[type, ...]] = {
