@@ -23,10 +23,32 @@ def attention_cases(draw: st.DrawFn) -> Case:
         "H": groups * repeats, "G": groups, "D": draw(dims), "Dv": draw(dims),
         "dtype": draw(_dtypes), "causal": draw(st.booleans()), "lse": draw(st.booleans()),
         "layout": draw(st.sampled_from(["contiguous", "packed", "heads_first"])),
+        "window": draw(st.just((-1, -1)) | st.tuples(st.integers(-1, 45), st.integers(-1, 45))),
+        "softcap": draw(st.sampled_from([0.0, 0.0, 0.5, 20.0])),
+        "sinks": draw(st.sampled_from([None, None, "f32", "q", "none"])),
+        "alibi": draw(st.sampled_from([None, None, "head", "batch"])),
     }  # fmt: skip
     if case["layout"] == "packed":  # one tensor holds all three
         case |= {"N": case["M"], "Dv": case["D"]}
+    if draw(st.booleans()):
+        case["used"] = tuple(draw(st.integers(0, case["N"])) for _ in range(case["B"]))
     return Case("drawn", **case)
+
+
+@st.composite
+def varlen_cases(draw: st.DrawFn) -> Case:
+    case = dict(draw(attention_cases()).dims)
+    sequences = draw(st.integers(0, 5))
+    lengths = st.lists(st.integers(0, 70), min_size=sequences, max_size=sequences)
+    q_lens, k_lens = draw(lengths), draw(lengths)
+    if case["layout"] == "packed":
+        k_lens = q_lens
+    for name in ("B", "M", "N", "used"):
+        case.pop(name, None)
+    if draw(st.booleans()):
+        case["used"] = tuple(draw(st.integers(0, n)) for n in k_lens)
+    return Case("drawn", q_lens=tuple(q_lens), k_lens=tuple(k_lens), tail=draw(st.integers(0, 20)),
+                **case)  # fmt: skip
 
 
 @st.composite
@@ -72,6 +94,7 @@ def video_cases(draw: st.DrawFn) -> Case:
 
 CASES = {
     "attention": attention_cases(),
+    "attention_varlen": varlen_cases(),
     "matmul_fp8": matmul_cases(),
     "quantize_fp8": quantize_cases(),
     "video_to_tensor": video_cases(),

@@ -119,8 +119,21 @@ def test_every_provider_compiles_some_case(op: Op, provider: Provider) -> None:
 @pytest.mark.parametrize("M", [1, 64, 2048])
 def test_attention_never_spills(M: int, D: int, dtype: str, sm: int) -> None:
     """The tile choice over head dims and lengths, past what the lock file holds."""
+    _hold_within_limits(sm, M=M, D=D, dtype=dtype)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("sm", [80, 86, 90, 100, 120])
+@pytest.mark.parametrize("dtype", ["f16", "f32"])
+@pytest.mark.parametrize("D", [64, 80, 128, 256])
+def test_attention_with_every_feature_never_spills(D: int, dtype: str, sm: int) -> None:
+    _hold_within_limits(sm, M=2048, D=D, dtype=dtype, window=(500, -1), softcap=30.0, sinks="q",
+                        alibi="batch", used=(2000,))  # fmt: skip
+
+
+def _hold_within_limits(sm: int, **dims: Any) -> None:
     op = get_op("attention")
-    case = Case("sweep", B=1, M=M, N=2048, H=8, G=2, D=D, dtype=dtype, causal=True, lse=True)
+    case = Case("sweep", B=1, N=2048, H=8, G=2, causal=True, lse=True, **dims)
     for kernel in compile_provider(op, case, op.provider("triton"), sm) or []:
         assert kernel.spilled == 0
         assert kernel.shared <= SHARED_LIMIT[sm]

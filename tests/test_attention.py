@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,36 +12,120 @@ import torch
 
 import aimills_kernels as ak
 from aimills_kernels._registry import get_op
-from aimills_kernels.kernels.attention.op import visible_pairs
+from aimills_kernels.kernels.attention import mask
+
+PLAIN = dict(
+    sinks=None, alibi_slopes=None, seqused_k=None, causal=False, scale=0.3, window_left=-1,
+    window_right=-1, softcap=0.0, return_lse=True,
+)  # fmt: skip
 
 
-def _by_hand(q: np.ndarray, k: np.ndarray, v: np.ndarray, causal: bool, scale: float):
-    """softmax(scale q k^T) v in loops, from the definition."""
+def _by_hand(q: np.ndarray, k: np.ndarray, v: np.ndarray, **given: Any):
+    """The formula of the docstring in loops over queries and keys."""
+    a = SimpleNamespace(**{**PLAIN, **given})
     (B, M, H, _), (N, G) = q.shape, k.shape[1:3]
     out, lse = np.zeros((B, M, H, v.shape[-1])), np.full((B, H, M), -np.inf)
     for b, h, i in itertools.product(range(B), range(H), range(M)):
-        keys = [j for j in range(N) if not causal or j <= i + N - M]
-        if not keys:
+        n, g, scores = N if a.seqused_k is None else a.seqused_k[b], h // (H // G), {}
+        p = i + n - M
+        for j in range(n):
+            if a.causal and j > p:
+                continue
+            if (a.window_left >= 0 and j < p - a.window_left) or (
+                a.window_right >= 0 and j > p + a.window_right
+            ):
+                continue
+            score = a.scale * np.dot(q[b, i, h], k[b, j, g])
+            if a.softcap:
+                score = a.softcap * np.tanh(score / a.softcap)
+            if a.alibi_slopes is not None:
+                score -= np.broadcast_to(a.alibi_slopes, (B, H))[b, h] * abs(p - j)
+            scores[j] = score
+        logits = list(scores.values()) + ([] if a.sinks is None else [a.sinks[h]])
+        if not logits or max(logits) == -np.inf:
             continue
-        g = h // (H // G)
-        scores = np.array([scale * np.dot(q[b, i, h], k[b, j, g]) for j in keys])
-        weights = np.exp(scores - scores.max())
-        lse[b, h, i] = scores.max() + np.log(weights.sum())
-        out[b, i, h] = sum(
-            w * v[b, j, g] for w, j in zip(weights / weights.sum(), keys, strict=True)
-        )
+        top = max(logits)
+        total = sum(np.exp(x - top) for x in logits)
+        lse[b, h, i] = top + np.log(total)
+        for j, score in scores.items():
+            out[b, i, h] += np.exp(score - top) / total * v[b, j, g]
     return out, lse
 
 
-@pytest.mark.parametrize("causal", [False, True])
+VARIANTS = [
+    {}, {"causal": True}, {"window_left": 2}, {"window_right": 1},
+    {"window_left": 0, "causal": True},
+    {"window_left": 3, "window_right": 2, "causal": True}, {"softcap": 0.4},
+    {"sinks": np.array([0.3, -1.0, 2.0, -np.inf, 0.0, 1.0])},
+    {"sinks": np.array([0.3, -1.0, 2.0, -np.inf, 0.0, 1.0]), "causal": True, "window_left": 1},
+    {"alibi_slopes": np.arange(1, 7) / 8}, {"alibi_slopes": np.arange(12).reshape(2, 6) / 9},
+    {"alibi_slopes": np.arange(12).reshape(2, 6) / 9, "softcap": 0.7, "window_right": 2},
+    {"seqused_k": "half"}, {"seqused_k": "half", "causal": True, "window_left": 2},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=lambda v: "-".join(v) or "plain")
 @pytest.mark.parametrize(("M", "N"), [(5, 5), (3, 8), (8, 3), (4, 0), (1, 1)])
-def test_reference_agrees_with_the_definition(M: int, N: int, causal: bool, seed: int) -> None:
+def test_reference_agrees_with_the_definition(M: int, N: int, variant: dict, seed: int) -> None:
     rng = np.random.default_rng(seed)
     q, k, v = (rng.normal(size=s) for s in ((2, M, 6, 7), (2, N, 2, 7), (2, N, 2, 5)))
-    want = _by_hand(q, k, v, causal, 0.3)
-    args = (*map(torch.from_numpy, (q, k, v)), causal, 0.3, True)
-    for got, expected in zip(get_op("attention").reference(*args), want, strict=True):
+    given = {**PLAIN, **variant}
+    if given["seqused_k"] == "half":
+        given["seqused_k"] = np.array([N // 2, N], dtype=np.int32)
+        k[0, N // 2 :], v[0, N // 2 :] = np.nan, np.nan
+    want = _by_hand(q, k, v, **given)
+    tensors = {n: torch.from_numpy(x) if isinstance(x, np.ndarray) else x for n, x in given.items()}
+    op = get_op("attention")
+    args = op.flat({"q": torch.from_numpy(q), "k": torch.from_numpy(k), "v": torch.from_numpy(v),
+                    **tensors})  # fmt: skip
+    for got, expected in zip(op.reference(*args), want, strict=True):
         np.testing.assert_allclose(got.numpy(), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_the_public_function_hands_everything_over(seed: int) -> None:
+    """Each argument changes the result in the way of the definition."""
+    rng = np.random.default_rng(seed)
+    q, k, v = (
+        rng.normal(size=s).astype(np.float32) for s in ((2, 4, 4, 8), (2, 9, 2, 8), (2, 9, 2, 8))
+    )
+    extras = {
+        "sinks": rng.normal(size=4).astype(np.float32),
+        "alibi_slopes": np.array([0.5, 0.25, 0.125, 1.0], np.float32),
+        "seqused_k": np.array([7, 9], np.int32),
+    }  # fmt: skip
+    named = dict(scale=0.2, causal=True, window_left=4, window_right=2, softcap=2.0)
+    want, lse = _by_hand(q, k, v, **named, **extras)
+    got = ak.attention(
+        *map(torch.from_numpy, (q, k, v)), causal=True, scale=0.2, window=(4, 2), softcap=2.0,
+        return_lse=True, **{n: torch.from_numpy(x) for n, x in extras.items()},
+    )  # fmt: skip
+    for found, expected in zip(got, (want, lse), strict=True):
+        np.testing.assert_allclose(found.numpy(), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("window", [3, (1,), (1, 2, 3), (1.0, 2), ("1", 2), None, (True, 1), -1])
+def test_a_window_is_two_whole_numbers(window: Any) -> None:
+    q = torch.zeros(1, 2, 1, 8)
+    with pytest.raises(ValueError, match=r"attention: window must be \(left, right\)"):
+        ak.attention(q, q, q, window=window)
+
+
+def test_gradients_by_finite_differences(seed: int) -> None:
+    """Of every argument that has one, through out and lse, where some keys are not in use."""
+    g = torch.Generator().manual_seed(seed)
+    q, k, v = (torch.randn(2, 3, h, 3, generator=g).double() for h in (4, 2, 2))
+    sinks, slopes = torch.randn(4, generator=g).double(), torch.rand(2, 4, generator=g).double()
+    used, op = torch.tensor([3, 2], dtype=torch.int32), get_op("attention")
+
+    def call(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, s: torch.Tensor, a: torch.Tensor):
+        pad = torch.full_like(k[:, :2], torch.nan)
+        return op.reference(
+            q, torch.cat([k, pad], 1), torch.cat([v, pad], 1), s, a, used, True, 0.7, 2, -1, 1.5,
+            True,
+        )  # fmt: skip
+
+    given = [t.requires_grad_() for t in (q, k, v, sinks, slopes)]
+    assert torch.autograd.gradcheck(call, given)
 
 
 def test_gradients_are_those_of_the_definition(seed: int) -> None:
@@ -142,6 +228,8 @@ def test_default_scale(seed: int) -> None:
     torch.testing.assert_close(ak.attention(q, q, q), ak.attention(q, q, q, scale=0.125))
 
 
-def test_visible_pairs_counts_the_mask() -> None:
-    for M, N in itertools.product(range(7), range(7)):
-        assert visible_pairs(M, N) == int(torch.ones(M, N).tril(N - M).sum())
+@pytest.mark.parametrize("window", [(None, None), (None, 0), (2, 0), (1, 3), (0, 0), (None, 2)])
+def test_pairs_counts_the_mask(window: tuple[int | None, int | None]) -> None:
+    for M, n in itertools.product(range(7), range(7)):
+        seen = mask.visible(mask.distances(M, n, None, torch.device("cpu")), None, *window)
+        assert mask.pairs(M, n, *window) == (M * n if seen is None else int(seen.sum()))

@@ -22,7 +22,9 @@ def select_config(m: int, dim: int, itemsize: int, sm: int, aligned: bool = True
     if not aligned:
         return _unaligned(m, dim, itemsize, sm)
     if itemsize == 4:  # no tensor cores in full float32: registers hold the tiles
-        return Config(16, 16, 8, 2) if m <= 16 else Config(32, 16, 8, 1 if dim > 128 else 2)
+        if m <= 16:
+            return Config(16, 32 if dim <= 128 else 16, 8, 2)
+        return Config(32, 32, 8, 2) if dim <= 64 else Config(32, 16, 8, 1)
     if m <= 16:
         return Config(16, 32, 4, 3) if dim > 128 else Config(16, 64, 8, 2 if dim > 64 else 3)
     hopper, blackwell = sm == 90, sm // 10 == 10
@@ -32,7 +34,7 @@ def select_config(m: int, dim: int, itemsize: int, sm: int, aligned: bool = True
         return Config(128, 128 if dim <= 64 else 64, 8, 3 if dim <= 64 else 2)
     if dim > 64:
         return Config(128 if m > 64 else 64, 64 if blackwell else 32, 8, 2)
-    return Config(128, 64, 8, 2) if m > 64 else Config(64, 64, 4, 2)
+    return Config(128, 128 if blackwell else 64, 8, 2) if m > 64 else Config(64, 64, 4, 2)
 
 
 def _unaligned(m: int, dim: int, itemsize: int, sm: int) -> Config:

@@ -9,59 +9,104 @@ from torch import Tensor
 
 from aimills_kernels._op import Case, Cost, Invalid, Op, Problem, Provider, describe
 from aimills_kernels._tolerance import Ratio
-
-DTYPES = {"bf16": torch.bfloat16, "f16": torch.float16, "f32": torch.float32}
-MAX_HEAD_DIM = 256
+from aimills_kernels.kernels.attention import mask
+from aimills_kernels.kernels.attention.checks import (
+    DTYPES,
+    check_extras,
+    check_qkv,
+    check_scalars,
+)
 
 
 def reference(
-    q: Tensor, k: Tensor, v: Tensor, causal: bool, scale: float, return_lse: bool
-) -> tuple[Tensor, Tensor]:
+    q: Tensor, k: Tensor, v: Tensor, sinks: Tensor | None, alibi_slopes: Tensor | None,
+    seqused_k: Tensor | None, causal: bool, scale: float, window_left: int, window_right: int,
+    softcap: float, return_lse: bool,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Attention in float32 (float64 for float64 inputs), rounded once at the end.
 
-    q    [B, M, H, D]       f16 | bf16 | f32
-    k    [B, N, G, D]       dtype of q; H divisible by G
-    v    [B, N, G, Dv]      dtype of q
+    q             [B, M, H, D]     f16 | bf16 | f32
+    k             [B, N, G, D]     dtype of q; H divisible by G
+    v             [B, N, G, Dv]    dtype of q
+    sinks         [H]              f32 or dtype of q: a further logit in each softmax, no value
+    alibi_slopes  [H] or [B, H]    f32
+    seqused_k     [B]              i32: keys of each sequence in use, n; the others are not read
     ->   out [B, M, H, Dv]  dtype of q; 0 for a query without keys
-         lse [B, H, M]      f32, natural logarithm, -inf without keys; [0] unless asked for
+         lse [B, H, M]      f32, natural logarithm of the softmax's denominator, sink included;
+                            -inf where that is 0; [0] unless asked for
+
+    score = cap(scale q k^T) - slope |p - j|, where cap(x) = softcap tanh(x / softcap), query i
+    stands at p = i + n - M and j is the key. It sees the keys from p - window_left to
+    p + window_right; -1 is no limit, causal a right limit of 0.
+    """
+    M, N = q.shape[1], k.shape[1]
+    left, right = mask.limits(causal, window_left, window_right, N)
+    distance = mask.distances(M, N, seqused_k, q.device)
+    used = None
+    if seqused_k is not None:
+        used = torch.arange(N, device=q.device) < seqused_k.view(-1, 1)
+    slopes = None if alibi_slopes is None else alibi_slopes[..., None]
+    seen = mask.visible(distance, used, left, right)
+    return attend(q, k, v, sinks, slopes, used, distance, seen, scale, softcap, return_lse)
+
+
+def attend(
+    q: Tensor, k: Tensor, v: Tensor, sinks: Tensor | None, slopes: Tensor | None,
+    used: Tensor | None, distance: Tensor, seen: Tensor | None, scale: float, softcap: float,
+    return_lse: bool,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """The formula, given who sees whom.
+
+    slopes    [1 or B, H, 1 or M]   or [H, 1]; None for none
+    used      [B, N] bool           keys that may be read; None for all
+    distance  [1 or B, M, N]        p - j
+    seen      [1 or B, M, N] bool   None for every pair
     """
     B, M, H, D = q.shape
     N, G = k.shape[1], k.shape[2]
     wide = torch.promote_types(q.dtype, torch.float32)
-    qh = q.to(wide).reshape(B, M, G, H // G, D)
-    scores = torch.einsum("bmgrd,bngd->bgrmn", qh, k.to(wide)) * scale
-    if causal:
-        visible = torch.ones(M, N, dtype=torch.bool, device=q.device).tril(N - M)
-        scores = scores.masked_fill(~visible, float("-inf"))
+    qh, keys, values = q.to(wide).reshape(B, M, G, H // G, D), k.to(wide), v.to(wide)
+    if used is not None:  # what is not in use may be NaN, and 0 times that is NaN
+        unused = ~used[:, :, None, None]
+        keys, values = keys.masked_fill(unused, 0.0), values.masked_fill(unused, 0.0)
+    scores = torch.einsum("bmgrd,bngd->bgrmn", qh, keys) * scale
+    if softcap:
+        scores = softcap * (scores / softcap).tanh()
+    if slopes is not None:
+        each = slopes.to(wide).reshape(-1, G, H // G, slopes.shape[-1], 1)
+        scores = scores - each * distance[:, None, None].abs()
+    if seen is not None:
+        scores = scores.masked_fill(~seen[:, None, None], float("-inf"))
     # A query without keys has no finite score; its sums are kept finite for the sake of gradients.
-    top = scores.new_zeros(B, G, H // G, M)
+    top = scores.new_full((B, G, H // G, M), float("-inf"))
     if N:
-        top = scores.detach().amax(-1).nan_to_num(neginf=0.0)
+        top = scores.detach().amax(-1)
+    sink = None
+    if sinks is not None:
+        sink = sinks.to(wide).view(G, H // G, 1)
+        top = torch.maximum(top, sink.detach())
+    top = top.nan_to_num(nan=float("nan"), neginf=0.0)
     weights = (scores - top.unsqueeze(-1)).exp()
     total = weights.sum(-1)
-    seen = total > 0
-    total = torch.where(seen, total, 1.0)
-    out = torch.einsum("bgrmn,bngd->bmgrd", weights / total.unsqueeze(-1), v.to(wide))
+    if sink is not None:
+        total = total + (sink - top).exp()
+    some = total > 0
+    total = torch.where(some, total, 1.0)
+    out = torch.einsum("bgrmn,bngd->bmgrd", weights / total.unsqueeze(-1), values)
     out = out.reshape(B, M, H, v.shape[-1]).to(q.dtype)
     if not return_lse:
         return out, q.new_empty(0, dtype=wide)
-    lse = torch.where(seen, top + total.log(), float("-inf")).reshape(B, H, M)
+    lse = torch.where(some, top + total.log(), float("-inf")).reshape(B, H, M)
     return out, lse
 
 
 def fake(
-    q: Tensor, k: Tensor, v: Tensor, causal: bool, scale: float, return_lse: bool
-) -> tuple[Tensor, Tensor]:
-    for name, t in (("q", q), ("k", k), ("v", v)):
-        if t.dim() != 4:
-            raise ValueError(
-                f"attention: {name} must be [batch, seq, heads, dim], got {describe(t)}"
-            )
-        if t.dtype not in DTYPES.values():
-            raise ValueError(f"attention: {name} must be f16, bf16 or f32, got {describe(t)}")
-        if t.dtype != q.dtype:
-            raise ValueError(f"attention: {name} must have the dtype of q, got {describe(t)}")
-    B, M, H, D = q.shape
+    q: Tensor, k: Tensor, v: Tensor, sinks: Tensor | None, alibi_slopes: Tensor | None,
+    seqused_k: Tensor | None, causal: bool, scale: float, window_left: int, window_right: int,
+    softcap: float, return_lse: bool,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    check_qkv("attention", q, k, v, "[batch, seq, heads, dim]")
+    B, M, H, _ = q.shape
     N, G = k.shape[1], k.shape[2]
     if k.shape[0] != B or v.shape[0] != B:
         raise ValueError(
@@ -71,30 +116,49 @@ def fake(
         raise ValueError(
             f"attention: v must have the sequence and heads of k, {[N, G]}, got {describe(v)}"
         )
-    if k.shape[3] != D:
-        raise ValueError(f"attention: k must have the head dim of q, {D}, got {describe(k)}")
-    for name, dim in (("q", D), ("v", v.shape[3])):
-        if not 1 <= dim <= MAX_HEAD_DIM:
-            raise ValueError(
-                f"attention: the head dim of {name} must be 1 to {MAX_HEAD_DIM}, got {dim}"
-            )
-    if G == 0 or H % G != 0:
-        raise ValueError(f"attention: the heads of q, {H}, must be a multiple of those of k, {G}")
-    if not -1e30 < scale < 1e30:
-        raise ValueError(f"attention: scale must be finite, got {scale}")
+    check_extras("attention", q, B, sinks, alibi_slopes, seqused_k)
+    check_scalars("attention", scale, window_left, window_right, softcap)
     lse = q.new_empty((B, H, M) if return_lse else (0,), dtype=torch.float32)
     return q.new_empty((B, M, H, v.shape[3])), lse
+
+
+def values(
+    q: Tensor, k: Tensor, v: Tensor, sinks: Tensor | None, alibi_slopes: Tensor | None,
+    seqused_k: Tensor | None, *scalars: Any,
+) -> None:  # fmt: skip
+    if seqused_k is None or seqused_k.numel() == 0:
+        return
+    low, high = (int(x) for x in seqused_k.aminmax())
+    if low < 0 or high > k.shape[1]:
+        raise ValueError(
+            f"attention: seqused_k must be 0 to {k.shape[1]}, the length of k, got {low} to {high}"
+        )
 
 
 def inputs(case: Case, generator: torch.Generator) -> dict[str, Any]:
     """`fill`: normal; large and tiny magnitudes by row; one-hot keys, of which a dropped one shows.
     `layout`: contiguous; q, k and v as views of one packed tensor; transposed heads; sparse."""
-    dtype, Dv = DTYPES[case.one_of("dtype", *DTYPES)], case.get("Dv", case.D)
-    B, M, N, H, G, D = case.B, case.M, case.N, case.H, case.G, case.D
-    fill, place = case.one_of("fill", "normal", "magnitudes", "onehot"), generator.device
+    dtype, place = DTYPES[case.one_of("dtype", *DTYPES)], generator.device
 
     def normal(*shape: int) -> Tensor:
         return torch.randn(shape, generator=generator, device=place)
+
+    drawn = fill_in(case, normal, generator, case.B, case.M, case.N)
+    q, k, v = lay_out(case, [t.to(dtype) for t in drawn])
+    extras = extras_of(case, case.B, normal, dtype)
+    if (used := extras["seqused_k"]) is not None:
+        unused = torch.arange(case.N, device=place) >= used.view(-1, 1)
+        for t in (k, v):  # what must not be read would show
+            t[unused] = float("nan")
+    return {"q": q, "k": k, "v": v, **extras}
+
+
+def fill_in(
+    case: Case, normal: Any, generator: torch.Generator, B: int, M: int, N: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """q, k and v in float32 as `fill` has them."""
+    H, G, D, Dv, place = case.H, case.G, case.D, case.get("Dv", case.D), generator.device
+    fill = case.one_of("fill", "normal", "magnitudes", "onehot")
 
     def whole(low: int, high: int, *shape: int) -> Tensor:
         return torch.randint(low, high, shape, generator=generator, device=place)
@@ -115,16 +179,45 @@ def inputs(case: Case, generator: torch.Generator) -> dict[str, Any]:
             target = torch.minimum(target, last)
         q = (8.0 * code[target]).view(1, M, 1, D).expand(B, M, H, D).clone()
         v = v + torch.arange(N, device=place).view(1, N, 1, 1) / 16
-    q, k, v = _lay_out(case, [t.to(dtype) for t in (q, k, v)])
+    return q, k, v
+
+
+def extras_of(case: Case, B: int, normal: Any, dtype: torch.dtype) -> dict[str, Any]:
+    """All arguments but q, k, v and the sequences' places."""
+    used, sinks = case.get("used"), case.one_of("sinks", None, "f32", "q", "none")
+    slopes, noise = case.one_of("alibi", None, "head", "batch"), normal(case.H)
+    left, right = case.get("window", (-1, -1))
+    if used is not None:
+        used = torch.tensor(used, dtype=torch.int32, device=noise.device)
     return {
-        "q": q, "k": k, "v": v,
+        "sinks": None if sinks is None else _sinks(case.H, sinks, noise, dtype),
+        "alibi_slopes": None if slopes is None else _slopes(B, case.H, slopes, noise.device),
+        "seqused_k": used,
         "causal": case.get("causal", False),
-        "scale": case.get("scale", D**-0.5),
+        "scale": case.get("scale", case.D**-0.5),
+        "window_left": left, "window_right": right,
+        "softcap": case.get("softcap", 0.0),
         "return_lse": case.get("lse", False),
     }  # fmt: skip
 
 
-def _lay_out(case: Case, tensors: list[Tensor]) -> list[Tensor]:
+def _sinks(H: int, kind: str, noise: Tensor, dtype: torch.dtype) -> Tensor:
+    """One a head, each different. `none`: all but the last are -inf, which is no sink."""
+    values = noise + torch.arange(H, device=noise.device) / 2
+    if kind == "none":
+        values[:-1] = float("-inf")
+    return values.to(dtype) if kind == "q" else values
+
+
+def _slopes(B: int, H: int, kind: str, place: torch.device) -> Tensor:
+    """2^-(8 h / H) for head h (Press et al., arXiv:2108.12409); `batch` halves them by sequence."""
+    slopes = 2.0 ** (-8.0 * torch.arange(1, H + 1, device=place) / max(H, 1))
+    if kind == "head":
+        return slopes
+    return slopes / 2.0 ** torch.arange(B, device=place).view(B, 1)
+
+
+def lay_out(case: Case, tensors: list[Tensor]) -> list[Tensor]:
     layout = case.one_of("layout", "contiguous", "packed", "heads_first", "sparse", "sparse_dim")
     if (
         layout == "packed"
@@ -160,24 +253,27 @@ def _sparse(t: Tensor) -> Tensor:
 def cost(case: Case) -> Cost:
     B, M, N, H, G, D = case.B, case.M, case.N, case.H, case.G, case.D
     Dv, dtype = case.get("Dv", D), DTYPES[case.one_of("dtype", *DTYPES)]
-    pairs = visible_pairs(M, N) if case.get("causal", False) else M * N
-    elements = B * (M * H * (D + Dv) + N * G * (D + Dv))
+    left, right = mask.limits(case.get("causal", False), *case.get("window", (-1, -1)), N)
+    used = case.get("used", (N,) * B)
+    pairs = sum(mask.pairs(M, n, left, right) for n in used)
+    elements = B * M * H * (D + Dv) + sum(used) * G * (D + Dv)
     lse = 4 * B * H * M if case.get("lse", False) else 0
     return Cost(
-        2 * B * H * pairs * (D + Dv),
+        2 * H * pairs * (D + Dv),
         elements * dtype.itemsize + lse,
         "f32" if dtype == torch.float32 else "f16",
     )
 
 
-def visible_pairs(M: int, N: int) -> int:
-    """Query-key pairs under a causal mask that is aligned bottom-right."""
-    rows = min(M, N)  # the last `rows` queries see keys; the first of them N - rows + 1
-    return rows * (N - rows) + rows * (rows + 1) // 2
-
-
 def _sdpa_rejects(p: Problem) -> str | None:
     M, N = p.q.shape[1], p.k.shape[1]
+    for name in ("sinks", "alibi_slopes", "seqused_k"):
+        if getattr(p, name) is not None:
+            return f"PyTorch's SDPA has no {name}"
+    if p.softcap:
+        return "PyTorch's SDPA has no softcap"
+    if mask.limits(False, p.window_left, p.window_right, N) != (None, None):
+        return "PyTorch's SDPA has no window"
     if p.return_lse:
         return "PyTorch's SDPA returns no log-sum-exp"
     if p.causal and M > N:
@@ -227,6 +323,41 @@ CASES = (
          tags=_I),
     Case("scale-zero", B=1, M=24, N=24, H=2, G=1, D=32, scale=0.0, causal=True, dtype="f32",
          tags=_I),
+    Case("window", lse=True, B=2, M=70, N=150, H=4, G=2, D=64, window=(30, 10), tags=_I),
+    Case("window-causal", B=1, M=200, N=200, H=2, G=1, D=32, window=(70, -1), causal=True,
+         dtype="f16", tags=_I),
+    Case("window-right", lse=True, B=1, M=90, N=40, H=2, G=2, D=48, window=(-1, 3), dtype="f32",
+         tags=_I),
+    Case("window-one", lse=True, B=1, M=130, N=130, H=2, G=1, D=16, window=(0, 0), tags=_I),
+    Case("window-decode", B=2, M=1, N=300, H=7, G=1, D=64, window=(100, 0), causal=True, tags=_I),
+    Case("softcap", lse=True, B=1, M=60, N=90, H=2, G=1, D=64, softcap=15.0, tags=_I),
+    Case("softcap-f32", lse=True, B=1, M=50, N=70, H=2, G=2, D=40, softcap=5.0, dtype="f32",
+         scale=1.0, causal=True, tags=_I),
+    Case("sinks", lse=True, B=2, M=40, N=70, H=6, G=2, D=64, sinks="f32", causal=True, tags=_I),
+    Case("sinks-f16", B=1, M=40, N=40, H=7, G=1, D=64, sinks="q", window=(20, 0), causal=True,
+         dtype="f16", tags=_I),
+    Case("sinks-no-keys", lse=True, B=1, M=40, N=17, H=3, G=1, D=32, sinks="none", causal=True,
+         dtype="f32", tags=_I),
+    Case("alibi", lse=True, B=2, M=60, N=100, H=4, G=2, D=64, alibi="batch", causal=True, tags=_I),
+    Case("alibi-full", B=2, M=70, N=50, H=3, G=3, D=32, alibi="head", dtype="f32", tags=_I),
+    Case("used", lse=True, B=4, M=33, N=140, H=4, G=2, D=64, used=(140, 0, 1, 77), causal=True,
+         tags=_I),
+    Case("used-decode", B=3, M=1, N=300, H=8, G=2, D=128, used=(300, 129, 7), dtype="f16",
+         tags=_I),
+    Case("used-window", lse=True, B=3, M=50, N=140, H=2, G=1, D=64, used=(20, 140, 96),
+         window=(40, 5), tags=_I),
+    Case("everything", lse=True, B=2, M=70, N=130, H=6, G=2, D=72, Dv=40, sinks="q",
+         alibi="batch", used=(130, 65), causal=True, window=(50, -1), softcap=30.0, tags=_I),
+    Case("gpt-oss-prefill", B=1, M=4096, N=4096, H=64, G=8, D=64, causal=True, window=(127, 0),
+         sinks="q", cpu=dict(M=256, N=256, H=16, G=2), tags={"bench", "aot"}),
+    Case("gemma2-prefill", B=1, M=4096, N=4096, H=16, G=8, D=256, causal=True, softcap=50.0,
+         cpu=dict(M=128, N=128, H=4, G=2), tags={"aot"}),
+    Case("aot-everything", lse=True, B=2, M=1001, N=1001, H=8, G=2, D=128, sinks="q",
+         alibi="batch", used=(1001, 700), causal=True, window=(300, -1), softcap=30.0,
+         cpu=dict(M=65, N=65, used=(65, 40)), tags={"aot"}),
+    Case("aot-everything-f32", lse=True, B=2, M=1001, N=1001, H=8, G=2, D=128, sinks="f32",
+         alibi="batch", used=(1001, 700), causal=True, window=(300, -1), softcap=30.0, dtype="f32",
+         cpu=dict(M=65, N=65, used=(65, 40)), tags={"aot"}),
     Case("llama3-8b-prefill", M=4096, N=4096, causal=True, **_LLAMA,
          cpu=dict(M=256, N=256), tags={"bench", "accept", "aot"}),
     Case("llama3-8b-full", M=4096, N=4096, **_LLAMA,
@@ -250,26 +381,46 @@ CASES = (
 )  # fmt: skip
 
 
-def _with(**change: Any) -> Any:
+def edit(**change: Any) -> Any:
+    """Arguments with some of them changed, for `Invalid`."""
     return lambda a: {**a, **{k: f(a) for k, f in change.items()}}
 
 
 ERRORS = (
-    Invalid("q has three dims", _with(q=lambda a: a["q"][0]), "q must be"),
-    Invalid("q is float64", _with(q=lambda a: a["q"].double()), "q must be f16, bf16 or f32"),
-    Invalid("k of another dtype", _with(k=lambda a: a["k"].half()), "k must have the dtype of q"),
-    Invalid("v is integer", _with(v=lambda a: a["v"].int()), "v must be"),
-    Invalid("batches differ", _with(k=lambda a: a["k"].repeat(2, 1, 1, 1)), "batch of q"),
-    Invalid("k and v differ in length", _with(v=lambda a: a["v"][:, :-1]), "v must have"),
-    Invalid("head dims differ", _with(k=lambda a: a["k"][..., :8]), "k must have the head dim"),
-    Invalid("head dim of 257", _with(
+    Invalid("q has three dims", edit(q=lambda a: a["q"][0]), "q must be"),
+    Invalid("q is float64", edit(q=lambda a: a["q"].double()), "q must be f16, bf16 or f32"),
+    Invalid("k of another dtype", edit(k=lambda a: a["k"].half()), "k must have the dtype of q"),
+    Invalid("v is integer", edit(v=lambda a: a["v"].int()), "v must be"),
+    Invalid("batches differ", edit(k=lambda a: a["k"].repeat(2, 1, 1, 1)), "batch of q"),
+    Invalid("k and v differ in length", edit(v=lambda a: a["v"][:, :-1]), "v must have"),
+    Invalid("head dims differ", edit(k=lambda a: a["k"][..., :8]), "k must have the head dim"),
+    Invalid("head dim of 257", edit(
         q=lambda a: a["q"].new_zeros(1, 4, 2, 257), k=lambda a: a["q"].new_zeros(1, 16, 1, 257)
     ), "1 to 256, got 257"),
-    Invalid("head dim of 0", _with(v=lambda a: a["v"][..., :0]), "1 to 256, got 0"),
-    Invalid("heads do not divide", _with(
+    Invalid("head dim of 0", edit(v=lambda a: a["v"][..., :0]), "1 to 256, got 0"),
+    Invalid("heads do not divide", edit(
         k=lambda a: a["k"].repeat(1, 1, 3, 1), v=lambda a: a["v"].repeat(1, 1, 3, 1)
     ), "multiple of those of k"),
-    Invalid("scale is nan", _with(scale=lambda a: float("nan")), "scale must be finite"),
+    Invalid("window below -1", edit(window_left=lambda a: -2), "left side of window must be -1"),
+    Invalid("window too wide", edit(window_right=lambda a: 2**31), "right side of window must"),
+    Invalid("softcap is negative", edit(softcap=lambda a: -1.0), "softcap must be 0"),
+    Invalid("softcap is nan", edit(softcap=lambda a: float("nan")), "softcap must be 0"),
+    Invalid("sinks of the key heads", edit(sinks=lambda a: torch.zeros(1)),
+            r"sinks must be \[2\]"),
+    Invalid("sinks are f64", edit(sinks=lambda a: torch.zeros(2).double()), "sinks must be"),
+    Invalid("slopes of another batch", edit(alibi_slopes=lambda a: torch.zeros(3, 2)),
+            "alibi_slopes must be float32"),
+    Invalid("slopes are f16", edit(alibi_slopes=lambda a: torch.zeros(2).half()),
+            "alibi_slopes must be float32"),
+    Invalid("seqused_k is i64", edit(seqused_k=lambda a: torch.zeros(1, dtype=torch.int64)),
+            "seqused_k must be int32"),
+    Invalid("seqused_k of another batch", edit(seqused_k=lambda a: torch.zeros(2).int()),
+            r"seqused_k must be int32 \[1\]"),
+    Invalid("seqused_k is negative", edit(seqused_k=lambda a: torch.tensor([-1]).int()),
+            "seqused_k must be 0 to 16", value=True),
+    Invalid("seqused_k beyond k", edit(seqused_k=lambda a: torch.tensor([17]).int()),
+            "seqused_k must be 0 to 16", value=True),
+    Invalid("scale is nan", edit(scale=lambda a: float("nan")), "scale must be finite"),
 )  # fmt: skip
 
 attention = Op(
@@ -281,13 +432,14 @@ attention = Op(
     cost=cost,
     tolerance=(Ratio(), Ratio()),
     errors=ERRORS,
+    values=values,
     outputs=("out", "lse"),
     backward="reference",
     providers=(
         Provider.triton(
             "triton",
             "aimills_kernels.kernels.attention.triton_fwd:launch",
-            sources=("kernels/attention/config.py",),
+            sources=("kernels/attention/config.py", "kernels/attention/mask.py"),
         ),
         Provider(
             "sdpa",

@@ -18,7 +18,8 @@ def _lower_right(M: int, N: int, device: torch.device) -> Tensor:
 
 def launch(
     outs: tuple[Tensor, Tensor],
-    q: Tensor, k: Tensor, v: Tensor, causal: bool, scale: float, return_lse: bool,
+    q: Tensor, k: Tensor, v: Tensor, sinks: Tensor | None, alibi_slopes: Tensor | None,
+    seqused_k: Tensor | None, causal: bool, scale: float, *others: object,
 ) -> None:  # fmt: skip
     M, N = q.shape[1], k.shape[1]
     q, k, v = (t.transpose(1, 2) for t in (q, k, v))

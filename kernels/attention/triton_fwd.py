@@ -1,13 +1,19 @@
 """Attention forward in Triton, for any GPU from sm_80.
 
-    out = softmax(scale * q k^T + mask) v        lse = log(sum(exp(scale * q k^T + mask)))
+    out = softmax(score + mask) v        score = cap(scale * q k^T) - slope |p - j|
+    lse = log(sum(exp(score + mask)))    cap(x) = softcap * tanh(x / softcap)
 
 One program holds BLOCK_M queries of one head and walks the keys in tiles of BLOCK_N, with the
 running row maximum and sum of the online softmax (Milakov & Gimelshein, arXiv:1805.02867; Dao et
-al., arXiv:2205.14135), in base 2. Tiles that every query sees in full come first and need no mask;
-the ragged end and the diagonal follow with one. Programs with the most keys start first.
+al., arXiv:2205.14135), in base 2. Query i stands at p = i + n - M of the n keys in use and sees
+those from p - left to p + right. Tiles that every query sees in full need no mask; those of the
+window's left edge before them, and of the diagonal and the ragged end after them, have one. A sink
+is a key of weight exp(sink) without a value: the sums start from it. Programs with the most keys
+start first.
 Layout: q [B, M, H, D], k [B, N, G, D], v [B, N, G, Dv]; query head h reads key head h // (H / G).
 """
+
+from typing import Any
 
 import torch
 import triton
@@ -15,22 +21,39 @@ import triton.language as tl
 
 from aimills_kernels._dispatch import sm_of
 from aimills_kernels.kernels.attention.config import select_config
-from aimills_kernels.kernels.triton_common import dot, round_to
+from aimills_kernels.kernels.attention.mask import limits
+from aimills_kernels.kernels.triton_common import dot, round_to, widen
 
 LOG2_E = tl.constexpr(1.4426950408889634)
 LN_2 = tl.constexpr(0.6931471805599453)
 
 
 @triton.jit
+def _tanh(x, EXACT: tl.constexpr):
+    """In base 2. 1 - 2 / (e + 1) loses what is small beside 1: enough bits for 16-bit results."""
+    wide = 1.0 - 2.0 / (tl.exp2(x * (2.0 * LOG2_E)) + 1.0)
+    if not EXACT:
+        return wide
+    # The series to x^9, whose next term is 1e-8 of the sum at 0.25.
+    square = x * x
+    series = 1.0 + square * (
+        -1.0 / 3 + square * (2.0 / 15 + square * (-17.0 / 315 + square * (62.0 / 2835)))
+    )
+    return tl.where(tl.abs(x) < 0.25, x * series, wide)
+
+
+@triton.jit
 def _attend(
-    acc, row_sum, row_max, q, k_ptrs, v_ptrs, start, offs_m, offs_n, offs_d, offs_dv, scale, M, N,
+    acc, row_sum, row_max, q, k_ptrs, v_ptrs, start, positions, offs_n, offs_d, offs_dv,
+    scale, cap, slope, n, left, right,
     D: tl.constexpr, DV: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
-    CAUSAL: tl.constexpr, MASKED: tl.constexpr,
+    LEFT: tl.constexpr, RIGHT: tl.constexpr, SOFTCAP: tl.constexpr, ALIBI: tl.constexpr,
+    MASKED: tl.constexpr,
 ):  # fmt: skip
     """One tile of keys: scores, new maximum, weights, and their values added to `acc`."""
     keys = start + offs_n
-    k_mask = (offs_d < D)[:, None] & (keys < N)[None, :]
-    v_mask = (keys < N)[:, None] & (offs_dv < DV)[None, :]
+    k_mask = (offs_d < D)[:, None] & (keys < n)[None, :]
+    v_mask = (keys < n)[:, None] & (offs_dv < DV)[None, :]
     if MASKED:
         k = tl.load(k_ptrs, mask=k_mask, other=0.0)  # [BLOCK_D, BLOCK_N]
     elif D != BLOCK_D:
@@ -38,10 +61,18 @@ def _attend(
     else:
         k = tl.load(k_ptrs)
     scores = dot(q, k, tl.zeros([q.shape[0], k.shape[1]], tl.float32)) * scale
+    if SOFTCAP:
+        scores = _tanh(scores, q.dtype == tl.float32) * cap
+    if ALIBI or MASKED:
+        distance = positions[:, None] - keys[None, :]
+    if ALIBI:
+        scores -= slope * tl.abs(distance).to(tl.float32)
     if MASKED:
-        visible = (keys < N)[None, :]
-        if CAUSAL:
-            visible = visible & (keys[None, :] <= offs_m[:, None] + (N - M))
+        visible = (keys < n)[None, :]
+        if RIGHT:
+            visible = visible & (distance >= -right)
+        if LEFT:
+            visible = visible & (distance <= left)
         scores = tl.where(visible, scores, float("-inf"))
     new_max = tl.maximum(row_max, tl.max(scores, 1))
     # A row that has seen no key yet has -inf as its maximum; subtracting it would give NaN.
@@ -60,20 +91,66 @@ def _attend(
 
 
 @triton.jit
+def _sequence_of(cu_ptr, stride, slot, B, BLOCK_M: tl.constexpr):
+    """The sequence that a slot belongs to. Sequence b has those from cu[b] // BLOCK_M + b on, which
+    are never fewer than its tiles, so that no length need be known on the host."""
+    low = 0
+    high = B
+    while low < high:
+        middle = (low + high + 1) // 2
+        begins = tl.load(cu_ptr + middle * stride) // BLOCK_M + middle
+        low = tl.where(begins <= slot, middle, low)
+        high = tl.where(begins <= slot, high, middle - 1)
+    return low
+
+
+@triton.jit
 def _attention_fwd_kernel(
-    out_ptr, lse_ptr, q_ptr, k_ptr, v_ptr,
+    out_ptr, lse_ptr, q_ptr, k_ptr, v_ptr, cu_q_ptr, cu_k_ptr, sinks_ptr, slopes_ptr, used_ptr,
     stride_qb, stride_qm, stride_qh, stride_qd,
     stride_kb, stride_kn, stride_kg, stride_kd,
     stride_vb, stride_vn, stride_vg, stride_vd,
-    scale, M, N, H, GROUP,
+    stride_sink, stride_slope_b, stride_slope_h, stride_used, stride_cu_q, stride_cu_k,
+    scale, cap, B, M, N, H, GROUP, left, right,
     D: tl.constexpr, DV: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, CAUSAL: tl.constexpr, LSE: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, VARLEN: tl.constexpr, LEFT: tl.constexpr,
+    RIGHT: tl.constexpr, SOFTCAP: tl.constexpr, SINKS: tl.constexpr, ALIBI: tl.constexpr,
+    USED: tl.constexpr, LSE: tl.constexpr,
 ):  # fmt: skip
-    tiles_m = tl.cdiv(M, BLOCK_M)
-    tile = tiles_m - 1 - tl.program_id(0) % tiles_m  # the last queries see the most keys
-    head = tl.program_id(0) // tiles_m
-    b = (head // H).to(tl.int64)
-    h = (head % H).to(tl.int64)
+    if VARLEN:
+        T = M
+        slots = T // BLOCK_M + B + 1
+        slot = tl.program_id(0) % slots
+        h = (tl.program_id(0) // slots).to(tl.int64)
+        sequence = _sequence_of(cu_q_ptr, stride_cu_q, slot, B, BLOCK_M)
+        b = sequence.to(tl.int64)
+        start_q = tl.load(cu_q_ptr + b * stride_cu_q)
+        M = tl.load(cu_q_ptr + (b + 1) * stride_cu_q, mask=b < B, other=T) - start_q
+        start_k = tl.load(cu_k_ptr + b * stride_cu_k)
+        N = tl.load(cu_k_ptr + (b + 1) * stride_cu_k, mask=b < B, other=0) - start_k
+        N = tl.where(b < B, N, 0)
+        tile = slot - (start_q // BLOCK_M + sequence)
+        if tile * BLOCK_M >= M:
+            return
+        first_row = start_q.to(tl.int64)
+        lse_row = h * T + first_row
+        q_ptr += first_row * stride_qm
+        k_ptr += start_k.to(tl.int64) * stride_kn
+        v_ptr += start_k.to(tl.int64) * stride_vn
+    else:
+        tiles_m = tl.cdiv(M, BLOCK_M)
+        tile = tiles_m - 1 - tl.program_id(0) % tiles_m  # the last queries see the most keys
+        head = tl.program_id(0) // tiles_m
+        b = (head // H).to(tl.int64)
+        h = (head % H).to(tl.int64)
+        first_row = b * M
+        lse_row = (b * H + h) * M
+        q_ptr += b * stride_qb
+        k_ptr += b * stride_kb
+        v_ptr += b * stride_vb
+    n = N
+    if USED:
+        n = tl.load(used_ptr + b * stride_used, mask=b < B, other=0)
     offs_m = tile * BLOCK_M + tl.arange(0, BLOCK_M)
     offs_n = tl.arange(0, BLOCK_N)
     offs_d = tl.arange(0, BLOCK_D)
@@ -82,16 +159,11 @@ def _attention_fwd_kernel(
     cols = offs_n.to(tl.int64)
     deep = offs_d.to(tl.int64)
     deep_v = offs_dv.to(tl.int64)
+    positions = offs_m + (n - M)
 
-    q_ptrs = (
-        q_ptr
-        + b * stride_qb
-        + h * stride_qh
-        + rows[:, None] * stride_qm
-        + deep[None, :] * stride_qd
-    )
-    k_base = k_ptr + b * stride_kb + (h // GROUP) * stride_kg
-    v_base = v_ptr + b * stride_vb + (h // GROUP) * stride_vg
+    q_ptrs = q_ptr + h * stride_qh + rows[:, None] * stride_qm + deep[None, :] * stride_qd
+    k_base = k_ptr + (h // GROUP) * stride_kg
+    v_base = v_ptr + (h // GROUP) * stride_vg
     k_tile = k_base + deep[:, None] * stride_kd + cols[None, :] * stride_kn
     v_tile = v_base + cols[:, None] * stride_vn + deep_v[None, :] * stride_vd
     q = tl.load(q_ptrs, mask=(offs_m < M)[:, None] & (offs_d < D)[None, :], other=0.0)
@@ -99,30 +171,51 @@ def _attention_fwd_kernel(
     acc = tl.zeros([BLOCK_M, BLOCK_DV], tl.float32)
     row_sum = tl.zeros([BLOCK_M], tl.float32)
     row_max = tl.full([BLOCK_M], float("-inf"), tl.float32)
-    if CAUSAL:
-        seen_by_first = tl.minimum(tl.maximum(tile * BLOCK_M + N - M + 1, 0), N)
-        seen_by_last = tl.minimum(tl.maximum(tile * BLOCK_M + BLOCK_M + N - M, 0), N)
-    else:
-        seen_by_first = N
-        seen_by_last = N
-    full = seen_by_first // BLOCK_N * BLOCK_N
-    for start in range(0, full, BLOCK_N):
+    if SINKS:
+        sink = widen(tl.load(sinks_ptr + h * stride_sink)) * LOG2_E
+        row_max = tl.zeros([BLOCK_M], tl.float32) + sink
+        row_sum += tl.where(sink == float("-inf"), 0.0, 1.0)
+    slope = 0.0
+    if ALIBI:
+        slope_ptr = slopes_ptr + b * stride_slope_b + h * stride_slope_h
+        slope = tl.load(slope_ptr, mask=b < B, other=0.0) * LOG2_E
+
+    # The keys of the first and of the last query bound those of the tile.
+    first = tile * BLOCK_M + n - M
+    begin, full_begin, full_end, end = 0, 0, n, n
+    if RIGHT:
+        full_end = tl.minimum(tl.maximum(first + right + 1, 0), n)
+        end = tl.minimum(tl.maximum(first + BLOCK_M + right, 0), n)
+    full_end = full_end // BLOCK_N * BLOCK_N
+    if LEFT:
+        begin = tl.maximum(first - left, 0) // BLOCK_N * BLOCK_N
+        full_begin = tl.cdiv(tl.maximum(first + BLOCK_M - 1 - left, 0), BLOCK_N) * BLOCK_N
+        full_begin = tl.minimum(full_begin, tl.maximum(full_end, begin))
+        full_end = tl.maximum(full_end, full_begin)
+        for start in range(begin, tl.minimum(full_begin, end), BLOCK_N):
+            step = tl.cast(start, tl.int64)
+            acc, row_sum, row_max = _attend(
+                acc, row_sum, row_max, q, k_tile + step * stride_kn, v_tile + step * stride_vn,
+                start, positions, offs_n, offs_d, offs_dv, scale, cap, slope, n, left, right,
+                D, DV, BLOCK_D, BLOCK_DV, LEFT, RIGHT, SOFTCAP, ALIBI, MASKED=True,
+            )  # fmt: skip
+    for start in range(full_begin, full_end, BLOCK_N):
         step = tl.cast(start, tl.int64)
         acc, row_sum, row_max = _attend(
-            acc, row_sum, row_max, q, k_tile + step * stride_kn, v_tile + step * stride_vn, start,
-            offs_m, offs_n, offs_d, offs_dv, scale * LOG2_E, M, N,
-            D, DV, BLOCK_D, BLOCK_DV, CAUSAL, MASKED=False,
+            acc, row_sum, row_max, q, k_tile + step * stride_kn, v_tile + step * stride_vn,
+            start, positions, offs_n, offs_d, offs_dv, scale, cap, slope, n, left, right,
+            D, DV, BLOCK_D, BLOCK_DV, LEFT, RIGHT, SOFTCAP, ALIBI, MASKED=False,
         )  # fmt: skip
-    for start in range(full, seen_by_last, BLOCK_N):
+    for start in range(full_end, end, BLOCK_N):
         step = tl.cast(start, tl.int64)
         acc, row_sum, row_max = _attend(
-            acc, row_sum, row_max, q, k_tile + step * stride_kn, v_tile + step * stride_vn, start,
-            offs_m, offs_n, offs_d, offs_dv, scale * LOG2_E, M, N,
-            D, DV, BLOCK_D, BLOCK_DV, CAUSAL, MASKED=True,
+            acc, row_sum, row_max, q, k_tile + step * stride_kn, v_tile + step * stride_vn,
+            start, positions, offs_n, offs_d, offs_dv, scale, cap, slope, n, left, right,
+            D, DV, BLOCK_D, BLOCK_DV, LEFT, RIGHT, SOFTCAP, ALIBI, MASKED=True,
         )  # fmt: skip
 
     out = acc / tl.where(row_sum == 0.0, 1.0, row_sum)[:, None]
-    row = (b * M + rows) * H + h
+    row = (first_row + rows) * H + h
     tl.store(
         out_ptr + row[:, None] * DV + offs_dv[None, :],
         round_to(out, out_ptr.dtype.element_ty),
@@ -130,30 +223,60 @@ def _attention_fwd_kernel(
     )
     if LSE:
         log_sum = tl.log2(tl.where(row_sum == 0.0, 1.0, row_sum))
-        tl.store(lse_ptr + (b * H + h) * M + rows, (row_max + log_sum) * LN_2, mask=offs_m < M)
+        tl.store(lse_ptr + lse_row + rows, (row_max + log_sum) * LN_2, mask=offs_m < M)
 
 
 def launch(
     outs: tuple[torch.Tensor, torch.Tensor],
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor,
-    causal: bool, scale: float, return_lse: bool,
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *rest: Any,
 ) -> None:  # fmt: skip
-    out, lse = outs
-    B, M, H, D = q.shape
-    N, G, Dv = k.shape[1], k.shape[2], v.shape[3]
-    if out.numel() == 0:
+    (B, M), strides = q.shape[:2], tuple(t.stride() for t in (q, k, v))
+    _launch(outs, q, k, v, None, None, B, M, k.shape[1], M, strides, rest)
+
+
+def launch_varlen(
+    outs: tuple[torch.Tensor, torch.Tensor],
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, cu_seqlens_q: torch.Tensor,
+    cu_seqlens_k: torch.Tensor, *rest: Any,
+) -> None:  # fmt: skip
+    B, T = cu_seqlens_q.shape[0] - 1, q.shape[0]
+    strides, mean = tuple((0, *t.stride()) for t in (q, k, v)), T // max(B, 1)
+    _launch(outs, q, k, v, cu_seqlens_q, cu_seqlens_k, B, T, k.shape[0], mean, strides, rest)
+
+
+def _launch(
+    outs: tuple[torch.Tensor, torch.Tensor],
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, cu_q: torch.Tensor | None,
+    cu_k: torch.Tensor | None, B: int, M: int, N: int, mean: int, strides: tuple, rest: tuple,
+) -> None:  # fmt: skip
+    """`mean` queries a sequence pick the tiles; packed sequences have M and N in all."""
+    sinks, alibi_slopes, seqused_k, causal, scale, window_left, window_right, softcap, lse = rest
+    if outs[0].numel() == 0:
         return
+    (H, D), G, Dv = q.shape[-2:], k.shape[-2], v.shape[-1]
     block_d, block_dv = max(16, triton.next_power_of_2(D)), max(16, triton.next_power_of_2(Dv))
     config = select_config(
-        M, max(block_d, block_dv), q.element_size(), sm_of(q.device) or 90,
+        mean, max(block_d, block_dv), q.element_size(), sm_of(q.device) or 90,
         aligned=all(_aligned(t) for t in (q, k, v)),
     )  # fmt: skip
-    _attention_fwd_kernel[(triton.cdiv(M, config.block_m) * B * H,)](
-        out, lse, q, k, v, *q.stride(), *k.stride(), *v.stride(),
-        scale, M, N, H, H // G,
+    left, right = limits(causal, window_left, window_right, N)
+    log2_e = LOG2_E.value
+    slope_strides = (0, 0)
+    if alibi_slopes is not None:
+        slope_strides = (0, *alibi_slopes.stride())[-2:]
+    tiles = B * triton.cdiv(M, config.block_m) if cu_q is None else M // config.block_m + B + 1
+    _attention_fwd_kernel[(tiles * H,)](
+        *outs, q, k, v, cu_q, cu_k, sinks, alibi_slopes, seqused_k,
+        *(step for each in strides for step in each),
+        0 if sinks is None else sinks.stride(0), *slope_strides,
+        *(0 if t is None else t.stride(0) for t in (seqused_k, cu_q, cu_k)),
+        scale / softcap if softcap else scale * log2_e, softcap * log2_e,
+        B, M, N, H, H // G, left or 0, right or 0,
         D=D, DV=Dv, BLOCK_D=block_d, BLOCK_DV=block_dv,
-        BLOCK_M=config.block_m, BLOCK_N=config.block_n, CAUSAL=causal, LSE=return_lse,
-        num_warps=config.num_warps, num_stages=config.num_stages,
+        BLOCK_M=config.block_m, BLOCK_N=config.block_n, VARLEN=cu_q is not None,
+        LEFT=left is not None, RIGHT=right is not None, SOFTCAP=softcap != 0,
+        SINKS=sinks is not None, ALIBI=alibi_slopes is not None, USED=seqused_k is not None,
+        LSE=lse, num_warps=config.num_warps, num_stages=config.num_stages,
     )  # fmt: skip
 
 

@@ -14,6 +14,7 @@ from aimills_kernels._version import __version__
 __all__ = [
     "__version__",
     "attention",
+    "attention_varlen",
     "explain",
     "matmul_fp8",
     "quantize_fp8",
@@ -24,6 +25,7 @@ __all__ = [
 
 _HOMES = {
     "attention": "aimills_kernels.ops.attention",
+    "attention_varlen": "aimills_kernels.ops.attention",
     "matmul_fp8": "aimills_kernels.ops.matmul",
     "quantize_fp8": "aimills_kernels.ops.matmul",
     "video_to_tensor": "aimills_kernels.ops.video",
@@ -36,7 +38,7 @@ if TYPE_CHECKING:
     from aimills_kernels._dispatch import use_provider
     from aimills_kernels._explain import explain
     from aimills_kernels._validate import validate
-    from aimills_kernels.ops.attention import attention
+    from aimills_kernels.ops.attention import attention, attention_varlen
     from aimills_kernels.ops.matmul import matmul_fp8, quantize_fp8
     from aimills_kernels.ops.video import video_to_tensor
 

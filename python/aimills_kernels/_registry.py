@@ -23,11 +23,18 @@ from aimills_kernels import _dispatch
 from aimills_kernels._op import Op, address_range, as_tuple, describe, tensors_of
 from aimills_kernels._words import shown
 from aimills_kernels.kernels.attention.op import attention
+from aimills_kernels.kernels.attention.op_varlen import attention_varlen
 from aimills_kernels.kernels.matmul.op_fp8 import matmul_fp8
 from aimills_kernels.kernels.matmul.op_quantize import quantize_fp8
 from aimills_kernels.kernels.video.op import video_to_tensor
 
-OPS: tuple[Op, ...] = (attention, matmul_fp8, quantize_fp8, video_to_tensor)
+OPS: tuple[Op, ...] = (
+    attention,
+    attention_varlen,
+    matmul_fp8,
+    quantize_fp8,
+    video_to_tensor,
+)
 
 
 def get_op(name: Any) -> Op:

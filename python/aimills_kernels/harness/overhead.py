@@ -155,6 +155,8 @@ def public_call(op: Op, args: tuple) -> Callable[[], Any] | None:
     parameters = inspect.signature(function).parameters
     if "size" in parameters:
         named["size"] = (named.pop("height"), named.pop("width"))
+    if "window" in parameters:
+        named["window"] = (named.pop("window_left"), named.pop("window_right"))
     if not set(named) <= set(parameters):
         return None
     positional = [p for p in named if parameters[p].kind is not inspect.Parameter.KEYWORD_ONLY]

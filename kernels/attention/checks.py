@@ -1,0 +1,73 @@
+"""Checks that the attention ops share. `op` is the name that a message starts with."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from aimills_kernels._op import describe
+
+DTYPES = {"bf16": torch.bfloat16, "f16": torch.float16, "f32": torch.float32}
+MAX_HEAD_DIM = 256
+
+
+def check_qkv(op: str, q: Tensor, k: Tensor, v: Tensor, layout: str) -> None:
+    """Dims, dtypes, head counts and head dims; `layout` names the dims, heads and dim last."""
+    for name, t in (("q", q), ("k", k), ("v", v)):
+        if t.dim() != layout.count(",") + 1:
+            raise ValueError(f"{op}: {name} must be {layout}, got {describe(t)}")
+        if t.dtype not in DTYPES.values():
+            raise ValueError(f"{op}: {name} must be f16, bf16 or f32, got {describe(t)}")
+        if t.dtype != q.dtype:
+            raise ValueError(f"{op}: {name} must have the dtype of q, got {describe(t)}")
+    (H, D), G = q.shape[-2:], k.shape[-2]
+    if k.shape[-1] != D:
+        raise ValueError(f"{op}: k must have the head dim of q, {D}, got {describe(k)}")
+    for name, dim in (("q", D), ("v", v.shape[-1])):
+        if not 1 <= dim <= MAX_HEAD_DIM:
+            raise ValueError(f"{op}: the head dim of {name} must be 1 to {MAX_HEAD_DIM}, got {dim}")
+    if v.shape[-2] != G:
+        raise ValueError(f"{op}: v must have the heads of k, {G}, got {describe(v)}")
+    if G == 0 or H % G != 0:
+        raise ValueError(f"{op}: the heads of q, {H}, must be a multiple of those of k, {G}")
+
+
+def check_extras(
+    op: str,
+    q: Tensor,
+    B: int,
+    sinks: Tensor | None,
+    alibi_slopes: Tensor | None,
+    seqused_k: Tensor | None,
+) -> None:
+    H = q.shape[-2]
+    if sinks is not None and (
+        tuple(sinks.shape) != (H,) or sinks.dtype not in (torch.float32, q.dtype)
+    ):
+        raise ValueError(
+            f"{op}: sinks must be [{H}] (one a query head) in float32 or the dtype of q, "
+            f"got {describe(sinks)}"
+        )
+    if alibi_slopes is not None and (
+        tuple(alibi_slopes.shape) not in ((H,), (B, H)) or alibi_slopes.dtype != torch.float32
+    ):
+        raise ValueError(
+            f"{op}: alibi_slopes must be float32 [{H}] or [{B}, {H}], got {describe(alibi_slopes)}"
+        )
+    if seqused_k is not None and (tuple(seqused_k.shape) != (B,) or seqused_k.dtype != torch.int32):
+        raise ValueError(f"{op}: seqused_k must be int32 [{B}], got {describe(seqused_k)}")
+
+
+def check_scalars(
+    op: str, scale: float, window_left: int, window_right: int, softcap: float
+) -> None:
+    if not -1e30 < scale < 1e30:
+        raise ValueError(f"{op}: scale must be finite, got {scale}")
+    for side, limit in (("left", window_left), ("right", window_right)):
+        if not -1 <= limit < 2**31:
+            raise ValueError(
+                f"{op}: the {side} side of window must be -1 (no limit) or a number of keys "
+                f"below 2^31, got {limit}"
+            )
+    if not 0 <= softcap < 1e30:
+        raise ValueError(f"{op}: softcap must be 0 (none) or positive, got {softcap}")
