@@ -119,6 +119,18 @@ def _bench(commands: Any) -> None:
     _chosen(made)
     made.add_argument("--budget", type=_seconds, default=120.0, help="seconds (default 120)")
     made.add_argument("--out", metavar="FILE", help="write the record here, as JSON")
+    made.add_argument("--list-models", action="store_true", help="the models that --model knows")
+    _model(made.add_argument_group("one forward pass of a real model, on one GPU of --tp"))
+
+
+def _model(made: Any) -> None:
+    made.add_argument("--model", metavar="NAME", help="see `aimills-kernels bench --list-models`")
+    made.add_argument("--tp", type=_count, default=1, metavar="N", help="tensor parallelism")
+    made.add_argument("--phase", metavar="NAME", help="prefill, decode, ...; all by default")
+    made.add_argument("--batch", type=_count, default=1, metavar="N", help="sequences (default 1)")
+    made.add_argument(
+        "--context", type=_count, metavar="N", help="tokens of each (default 8192, a video's own)"
+    )
 
 
 def _accept(commands: Any) -> None:
@@ -180,6 +192,12 @@ def _seed(text: str) -> int:
     if not 0 <= value < 2**62:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 to 2^62")
     return value
+
+
+def _count(text: str) -> int:
+    if text.isascii() and text.isdigit() and len(text) < 9 and int(text) > 0:
+        return int(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 to 99999999")
 
 
 def _seconds(text: str) -> float:
