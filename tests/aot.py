@@ -1,28 +1,18 @@
-"""Compile what a Triton provider would launch, for GPUs that are not here.
-
-`compiling_for(sm)` puts a driver in Triton's place that only names its target, and turns every
-launch into a compile. So nothing about a kernel's signature, constants or tiles is stated again:
-`launch` is called on meta tensors and says it all.
-"""
+"""What the kernels that a Triton provider would launch need: registers, stack, instructions."""
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import re
 import subprocess
 import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import triton
-from triton.backends.compiler import GPUTarget
-from triton.runtime import driver
-from triton.runtime.jit import JITFunction
 
-from aimills_kernels import _dispatch
-from aimills_kernels._op import Case, Op, Problem, Provider, as_tuple
+from aimills_kernels import _aot
+from aimills_kernels._op import Case, Op, Provider
 
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 SHARED_LIMIT = {80: 163 * 1024, 86: 99 * 1024, 90: 227 * 1024, 100: 227 * 1024, 120: 99 * 1024}
@@ -52,51 +42,12 @@ class Compiled:
         }
 
 
-class _Target:
-    """Just enough of a Triton driver to compile."""
-
-    def __init__(self, sm: int):
-        self.sm = sm
-
-    def get_current_device(self) -> int:
-        return self.sm  # keys the kernels' caches, so that no architecture sees another's
-
-    def get_current_stream(self, device: int) -> int:
-        return 0
-
-    def get_current_target(self) -> GPUTarget:
-        return GPUTarget("cuda", self.sm, 32)
-
-
-@contextlib.contextmanager
-def compiling_for(sm: int) -> Iterator[list[Compiled]]:
-    found: list[Compiled] = []
-    launch = JITFunction.run
-
-    def compile_only(self: JITFunction, *args: object, grid: object, warmup: bool, **kw: object):
-        kernel = launch(self, *args, grid=grid, warmup=True, **kw)
-        found.append(_facts(kernel, sm))
-        return kernel
-
-    before = driver._active
-    JITFunction.run = compile_only
-    driver.set_active(_Target(sm))
-    try:
-        with _dispatch.assume_sm(sm):
-            yield found
-    finally:
-        JITFunction.run = launch
-        driver._active = before
-
-
 def compile_provider(op: Op, case: Case, provider: Provider, sm: int) -> list[Compiled] | None:
     """The kernels that `provider` launches for `case` on `sm`; None where it rejects it."""
+    found: list[Compiled] = []
     args = op.make_inputs(case, "meta", 0)
-    with compiling_for(sm) as found:
-        if _dispatch.why_not(provider, Problem(op, args, "cuda", sm)) is not None:
-            return None
-        _dispatch.load(provider)(as_tuple(op.fake(*args)), *args)
-    return found
+    rejected = _aot.compile_provider(op, args, provider, sm, lambda k: found.append(_facts(k, sm)))
+    return None if rejected else found
 
 
 def _facts(kernel: object, sm: int) -> Compiled:

@@ -294,6 +294,18 @@ class Op:
         named = self.inputs(case, generator)
         return tuple(to_device(a, device) for a in self.flat(named))
 
+    def meta_inputs(self, case: Case) -> tuple:
+        """What `make_inputs` gives, as meta tensors: nothing is drawn, whatever the size."""
+        from torch._subclasses.fake_tensor import FakeTensorMode
+
+        with FakeTensorMode():
+            named = self.inputs(case, torch.Generator())
+
+        def meta(t: Tensor) -> Tensor:
+            return torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device="meta")
+
+        return tuple(map_tensors(meta, a) for a in self.flat(named))
+
     def oracle(self, args: tuple) -> tuple:
         """The outputs in float64."""
         return as_tuple(self.reference(*(_upcast(a) for a in args)))

@@ -18,8 +18,8 @@ def shown(value: Any) -> str:
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
 
 
-def near(name: Any, known: Iterable[str]) -> str:
-    """The known names that look like `name`, and where all of them are."""
+def near(name: Any, known: Iterable[str], listing: str = "aimills-kernels ops") -> str:
+    """The known names that look like `name`, and the command that lists all of them."""
     close = difflib.get_close_matches(name, sorted(set(known)), 5) if isinstance(name, str) else []
     meant = f"close to it: {', '.join(close)}; " if close else ""
-    return f"{meant}`aimills-kernels ops` lists all"
+    return f"{meant}`{listing}` lists all"

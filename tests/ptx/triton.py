@@ -12,7 +12,7 @@ from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
 from aimills_kernels import _dispatch
-from tests.aot import _Target
+from aimills_kernels._aot import Target
 from tests.ptx import launch, tma
 from tests.ptx.parse import Kernel, parse
 
@@ -36,7 +36,7 @@ def executing(sm: int = 90, **options: Any) -> Iterator[list[launch.Result]]:
 
     before = driver._active
     JITFunction.run = execute
-    driver.set_active(_Target(sm))
+    driver.set_active(Target(sm))
     try:
         with _dispatch.assume_sm(sm):
             yield done

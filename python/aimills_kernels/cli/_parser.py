@@ -44,6 +44,7 @@ def build_parser() -> argparse.ArgumentParser:
     for verb, text in BENCH_VERBS.items():
         made = _command(commands, f"bench {verb}", f"bench_{verb}:run", text)
         importlib.import_module(f"aimills_kernels.cli.bench_{verb}").arguments(made)
+    _precompile(commands)
     _accept(commands)
     _gpu(commands)
     return parser
@@ -121,6 +122,34 @@ def _bench(commands: Any) -> None:
     _chosen(made)
     made.add_argument("--budget", type=_seconds, default=120.0, help="seconds (default 120)")
     made.add_argument("--out", metavar="FILE", help="write the record here, as JSON")
+    made.add_argument("--list-models", action="store_true", help="the models that --model knows")
+    _model(made.add_argument_group("one forward pass of a real model, on one GPU of --tp"))
+
+
+def _precompile(commands: Any) -> None:
+    made = _command(
+        commands,
+        "precompile",
+        "precompile:run",
+        "compile ahead what a model's shapes need, for a GPU that need not be here",
+    )
+    made.add_argument("op", nargs="*", help="names of ops; all by default")
+    made.add_argument("--case", type=_names, metavar="NAME,...", help="of the ops' own cases")
+    made.add_argument("--sm", type=_count, metavar="N", help="of the GPU (90); that of one here")
+    made.add_argument("--out", metavar="DIR", help="folder; Triton's own cache by default")
+    _model(made, several=True)
+    made.set_defaults(batch=[1])
+
+
+def _model(made: Any, several: bool = False) -> None:
+    batch, text = (_counts, "N,...: sequences") if several else (_count, "sequences")
+    made.add_argument("--model", metavar="NAME", help="see `aimills-kernels bench --list-models`")
+    made.add_argument("--tp", type=_count, default=1, metavar="N", help="tensor parallelism")
+    made.add_argument("--phase", metavar="NAME", help="prefill, decode, ...; all by default")
+    made.add_argument("--batch", type=batch, default=1, metavar="N", help=text)
+    made.add_argument(
+        "--context", type=_count, metavar="N", help="tokens of each (default 8192, a video's own)"
+    )
 
 
 def _accept(commands: Any) -> None:
@@ -182,6 +211,16 @@ def _seed(text: str) -> int:
     if not 0 <= value < 2**62:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 to 2^62")
     return value
+
+
+def _count(text: str) -> int:
+    if text.isascii() and text.isdigit() and len(text) < 9 and int(text) > 0:
+        return int(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 to 99999999")
+
+
+def _counts(text: str) -> list[int]:
+    return [_count(part) for part in _names(text)]
 
 
 def _seconds(text: str) -> float:

@@ -13,6 +13,11 @@ from aimills_kernels.cli._errors import INCOMPLETE, OK, WRONG, UsageError
 def run(options: Namespace) -> int:
     from aimills_kernels.harness import bench
 
+    if options.list_models or options.model:
+        from aimills_kernels.cli import _model
+
+        return _model.listing() if options.list_models else _model.run(options)
+    _no_model(options)
     chosen = _choose.ops(options.op)
     _choose.cases(chosen, options.case)
     _choose.providers(chosen, options.provider)
@@ -36,19 +41,25 @@ def run(options: Namespace) -> int:
             )
         timed = [line for line in bench.table(record) if not line[3].startswith("not run")]
         _ui.table(f"on {place}", bench.COLUMNS, timed)
-        _notes(record)
-        code = max(code, _code(record), key=(OK, INCOMPLETE, WRONG).index)
+        notes(record)
+        code = max(code, code_of(record), key=(OK, INCOMPLETE, WRONG).index)
         if out:
             bench.save(record, out)
             _ui.say(f"record: {out}")
     return code
 
 
+def _no_model(options: Namespace) -> None:
+    for name, plain in (("tp", 1), ("phase", None), ("batch", 1), ("context", None)):
+        if getattr(options, name) != plain:
+            raise UsageError(f"--{name} belongs to a model; name one with --model")
+
+
 def _names(places: tuple[Any, ...]) -> str:
     return ", ".join(str(p) for p in places)
 
 
-def _notes(record: dict[str, Any]) -> None:
+def notes(record: dict[str, Any]) -> None:
     absent = Counter(
         (row["op"], row["provider"], row["skipped"]) for row in record["rows"] if row["skipped"]
     )
@@ -60,7 +71,7 @@ def _notes(record: dict[str, Any]) -> None:
             _ui.say(f"suspect: {name}: {row['suspect']}", "yellow")
 
 
-def _code(record: dict[str, Any]) -> int:
+def code_of(record: dict[str, Any]) -> int:
     if any(row["failure"] for row in record["rows"]):
         return WRONG
     if not any(row["median_us"] is not None for row in record["rows"]):
