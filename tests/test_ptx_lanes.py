@@ -62,7 +62,7 @@ RACY = {
     "all read, one writes": f"{STORE} {SYNC} shr.u32 %r10, %r1, 5; mad.lo.u32 %r11, %r10, 128, %r4;"
     "ld.shared.u32 %r8, [%r11]; @%p1 st.shared.u32 [%r11], 5;",
     "an earlier reader": f"{STORE} {WARP} {LOAD} {OWN} {STORE}",
-    "an atom": f"@%p1 st.shared.u32 [%r4], 0; atom.shared.add.u32 %r8, [%r4], 1;",
+    "an atom": "@%p1 st.shared.u32 [%r4], 0; atom.shared.add.u32 %r8, [%r4], 1;",
 }
 
 

@@ -46,7 +46,7 @@ FAULTS = {
     "one byte of four": "st.shared.v4.b32 [%r3], {%r10, %r11, %r12, %r13};"
     f"st.shared.b8 [%r3+5], %r30; ld.shared.v4.b32 {FOUR}, [%r3]; {OUT}",
     "stmatrix": "stmatrix.sync.aligned.m8n8.x1.shared.b16 [%r3], {%r30}; bar.warp.sync -1;"
-    f"ld.shared.b32 %r20, [%r2]; st.global.b32 [%rd3], %r20;",
+    "ld.shared.b32 %r20, [%r2]; st.global.b32 [%rd3], %r20;",
     "ldmatrix": "st.shared.v4.b32 [%r3], {%r10, %r30, %r12, %r13}; bar.warp.sync -1;"
     "ldmatrix.sync.aligned.m8n8.x1.shared.b16 {%r20}, [%r3]; st.global.b32 [%rd3], %r20;",
     "a branch": "st.shared.b32 [%r3], %r30; ld.shared.b32 %r20, [%r3];"
@@ -83,7 +83,8 @@ def test_what_does_not_matter_passes(body):
 
 
 BULK = """st.shared.v4.b32 [%r3], {%r1, %r30, %r1, %r1}; fence.proxy.async; bar.warp.sync -1;
-setp.eq.u32 %p2, %r1, 0; @!%p2 bra L; cp.async.bulk.global.shared::cta.bulk_group [%rd1], [%r2], 512;
+setp.eq.u32 %p2, %r1, 0; @!%p2 bra L;
+cp.async.bulk.global.shared::cta.bulk_group [%rd1], [%r2], 512;
 cp.async.bulk.commit_group; cp.async.bulk.wait_group 0; L:"""
 
 

@@ -64,7 +64,7 @@ def gate_of(instr: Instr) -> int:
         return 4
     if instr.parts[0] == "bar" and instr.parts[1] != "warp":
         return 1  # as if it had .aligned
-    return 1 if instr.has("aligned") or instr.has("red") and instr.parts[0] == "barrier" else 0
+    return 1 if instr.has("aligned") or (instr.has("red") and instr.parts[0] == "barrier") else 0
 
 
 def _guarded(m: Machine, b: Binder, instr: Instr, run: Handler, pc: int) -> Handler:

@@ -76,7 +76,7 @@ class Shadow:
         self.entities = self.readers  # and, with the first transfer that ends by one, mbarriers
         self.clocks = np.zeros((2, self.m.warps, self.entities), np.int32)
         self.clocks[0, np.arange(self.m.warps), self.here] = _ALWAYS
-        # The least of a warp's clock for writers, and of the time up to which its lanes are ordered.
+        # The least of a warp's clock for writers, and of the time to which its lanes are ordered.
         self.floor = np.zeros(self.m.warps, np.int32)
         self.now = 0
         self.pcs = array("i", [0])  # of every time
