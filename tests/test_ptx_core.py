@@ -89,8 +89,8 @@ def test_an_unknown_instruction_stops_though_it_is_never_reached():
         (dict(args=[]), "k takes 1 arguments, got 0"),
         (dict(args=["x"]), "p0: can't pass a str"),
         (dict(args=[b"1234"]), "p0 has 8 bytes, got 4"),
-        (dict(grid=[0]), "a 0 in it"),
-        (dict(grid=[1 << 31, 1 << 10]), "too large to finish"),
+        (dict(grid=[0]), "x is 0, and takes 1 to"),
+        (dict(grid=[1 << 30, 1 << 10]), "too large to finish"),
         (dict(grid=[3], cluster=[2]), "no multiple of the cluster"),
         (dict(block=[64]), "compiled for"),
         (dict(shared=300 << 10), "bytes of shared memory; a CTA has"),
@@ -134,6 +134,16 @@ def test_a_hole_between_the_rows_of_a_view_is_out_of_bounds():
         errors.OutOfBounds, match=r"124 bytes into argument 0.*not contiguous.*lane 31"
     ):
         run(f"{OWN} st.global.u32 [%rd3], %r1;", [("u64", view)])
+
+
+@pytest.mark.parametrize("tensors", [0, 1])
+@pytest.mark.parametrize("what", ["ld.global.u32 %r1, [%rd1];", "st.global.u32 [%rd1], %r1;",
+                                  "red.global.add.u32 [%rd1], 1;", "ld.u32 %r1, [%rd1];"])  # fmt: skip
+def test_a_null_pointer_is_near_no_tensor(what, tensors):
+    args = [("u64", None), *[("u64", np.zeros(4, np.uint32))] * tensors]
+    says = "0x0, and there are no tensors|0x0, which lies in no tensor"
+    with pytest.raises(errors.OutOfBounds, match=says):
+        run(f"mov.u32 %r1, 1; ld.param.u64 %rd1, [p0]; {what}", args)
 
 
 @pytest.mark.parametrize(

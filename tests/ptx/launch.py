@@ -28,6 +28,7 @@ from tests.ptx import (  # noqa: F401  (the ops_ modules register their instruct
     ops_warp,
     ops_wgmma,
     races,
+    scalars,
     tma,
 )
 from tests.ptx.bind import Binder
@@ -81,6 +82,7 @@ def run(
     entry = source if isinstance(source, Kernel) else parse(source).kernel(kernel)
     grammar.check(entry)
     shape = _shape(entry, grid, block, cluster, shared)
+    _check_options(seed, budget)
     memory = Global()
     held = Arguments(memory)
     params = held.pack(entry, args, tensors)
@@ -89,9 +91,11 @@ def run(
     check_shape(entry, Shape(shape.grid, shape.block, shape.cluster, static), SHARED_LIMIT)
     size = static + shared
     if size > SHARED_LIMIT:
-        raise BadLaunch(f"{size} bytes of shared memory; a CTA has {SHARED_LIMIT}")
+        text = f"{size} bytes of shared memory; a CTA has {SHARED_LIMIT}"
+        raise BadLaunch(text, entry.place)
     if shape.count * shape.cluster_size * shape.warps > budget:
-        raise BadLaunch(f"grid {shape.grid} is too large to finish within {budget} instructions")
+        text = f"grid {shape.grid} is too large to finish within {budget} instructions"
+        raise BadLaunch(text, entry.place)
     doubts = flow.doubtful(entry)
     executed = np.zeros(len(entry.code), np.int64)
     result = Result(entry, executed, memory, Counters() if count else None)
@@ -127,13 +131,30 @@ def _shape(
     cluster: Iterable[int] | None,
     shared: int,
 ) -> Shape:
-    def three(value: Iterable[int]) -> tuple[int, int, int]:
-        return tuple(([*value, 1, 1])[:3])  # type: ignore[return-value]
+    def three(name: str, value: Iterable[int]) -> tuple[int, int, int]:
+        listed = list(value) if isinstance(value, (Sequence, np.ndarray)) else []
+        if not 1 <= len(listed) <= 3 or not all(map(_whole, listed)):
+            raise BadLaunch(f"{name} is one to three whole numbers, got {value!r}", kernel.place)
+        return tuple([*map(int, listed), 1, 1][:3])  # type: ignore[return-value]
 
     block = block if block is not None else kernel.block
     if block is None:
-        raise BadLaunch("the kernel has no .reqntid, so name its block")
-    return Shape(three(grid), three(block), three(cluster or kernel.cluster or (1, 1, 1)), shared)
+        raise BadLaunch("the kernel has no .reqntid, so name its block", kernel.place)
+    cluster = cluster if cluster is not None else kernel.cluster or (1, 1, 1)
+    if not _whole(shared) or shared < 0:
+        raise BadLaunch(f"shared is a number of bytes, got {shared!r}", kernel.place)
+    return Shape(three("grid", grid), three("block", block), three("cluster", cluster), int(shared))
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+
+
+def _check_options(seed: Any, budget: Any) -> None:
+    if seed is not None and (not _whole(seed) or seed < 0):
+        raise BadLaunch(f"seed is a whole number from 0 on, or None, got {seed!r}")
+    if not _whole(budget) or budget < 1:
+        raise BadLaunch(f"budget is a number of instructions, got {budget!r}")
 
 
 def _batches(kernel: Kernel, shape: Shape, shared: int, check: bool) -> Iterable[range]:
@@ -197,7 +218,9 @@ class Arguments:
     def pack(self, kernel: Kernel, args: Sequence[Any], tensors: Sequence[Any] = ()) -> bytes:
         """The bytes of the parameters. `tensors` are pointed to from inside a struct."""
         if len(args) != len(kernel.params):
-            raise BadLaunch(f"{kernel.name} takes {len(kernel.params)} arguments, got {len(args)}")
+            rest = kernel.params[len(args) :]
+            text = f"{kernel.name} takes {len(kernel.params)} arguments, got {len(args)}"
+            raise BadLaunch(text, rest[0].place if rest else kernel.place)
         names = [*map(str, range(len(args))), *(f"tensor {i}" for i in range(len(tensors)))]
         views: dict[int, list[Any]] = {}
         named: dict[int, list[str]] = {}
@@ -229,25 +252,18 @@ class Arguments:
 
     def _value(self, param: Variable, arg: Any) -> bytes:
         found = _view(arg)
-        if isinstance(arg, tma.TensorMap) and found is not None and param.size == 128:
+        if isinstance(arg, tma.TensorMap) and found is not None:
+            if param.size != 128:
+                raise BadLaunch(f"{param.name} is no tensor map, got one", param.place)
             _, made, low = self.storages[found[0]]
             return arg.at(made.base + found[1] - low)
         if found is not None:
-            if param.size != 8:
-                raise BadLaunch(f"{param.name} is no pointer, got a tensor")
+            if param.array or param.type not in scalars.POINTERS:
+                raise BadLaunch(f"{param.name} is no pointer, got a tensor", param.place)
             _, made, low = self.storages[found[0]]
             return struct.pack("<Q", made.base + found[1] - low)
-        if isinstance(arg, (bytes, bytearray)):
-            if len(arg) != param.size:
-                raise BadLaunch(f"{param.name} has {param.size} bytes, got {len(arg)}")
-            return self._translated(bytes(arg))
-        if arg is None:
-            return bytes(param.size)
-        if isinstance(arg, float) or param.type in ("f32", "f64"):
-            return struct.pack("<f" if param.size == 4 else "<d", arg)
-        if isinstance(arg, (int, np.integer, bool)):
-            return int(arg & ((1 << (8 * param.size)) - 1)).to_bytes(param.size, "little")
-        raise BadLaunch(f"{param.name}: can't pass a {type(arg).__name__}")
+        packed = scalars.pack(param, arg)
+        return self._translated(packed) if isinstance(arg, (bytes, bytearray)) else packed
 
     def _translated(self, struct_: bytes) -> bytes:
         """The struct, with the addresses of tensors as they are in this memory."""
@@ -269,12 +285,17 @@ def _view(arg: Any) -> tuple | None:
     if isinstance(arg, tma.TensorMap):
         arg = arg.data
     if type(arg).__module__.startswith("torch") and hasattr(arg, "untyped_storage"):
+        if arg.device.type != "cpu" or str(arg.layout) != "torch.strided":
+            layout = str(arg.layout).removeprefix("torch.")
+            raise BadLaunch(
+                f"a tensor has to be a strided one on the CPU, got {layout} on {arg.device}"
+            )
         return _torch_view(arg)
     if isinstance(arg, np.ndarray):
         import torch
 
-        if not arg.flags.c_contiguous or not arg.flags.writeable:
-            raise BadLaunch("a NumPy array has to be contiguous and writable")
+        if not arg.flags.c_contiguous or not arg.flags.writeable or arg.dtype.hasobject:
+            raise BadLaunch("a NumPy array has to be contiguous, writable and of numbers")
         return _torch_view(torch.from_numpy(arg.reshape(-1).view(np.uint8)))
     return None
 

@@ -440,26 +440,38 @@ def _spans(lanes: np.ndarray) -> str:
     return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in zip(starts, ends, strict=True))
 
 
+_LIMITS = {"grid": (2**31 - 1, 65535, 65535), "block": (1024, 1024, 64), "cluster": (8, 8, 8)}
+_CLUSTER = 8  # CTAs; 16 only where a launch opts in to what not every Hopper GPU has
+
+
 def check_shape(kernel: Kernel, shape: Shape, shared_limit: int) -> None:
     """The launch's bounds, as the driver checks them."""
-    if min(*shape.grid, *shape.block, *shape.cluster) < 1:
-        raise BadLaunch(
-            f"grid {shape.grid}, block {shape.block}, cluster {shape.cluster}: a 0 in it"
-        )
-    if shape.threads > 1024:
-        raise BadLaunch(f"block {shape.block} has {shape.threads} threads; a GPU takes 1024")
-    if kernel.block is not None and shape.block != kernel.block:
-        raise BadLaunch(f"block {shape.block}, but the kernel was compiled for {kernel.block}")
-    if kernel.max_threads is not None and shape.threads > kernel.max_threads:
-        raise BadLaunch(f"block {shape.block}, but .maxntid is {kernel.max_threads}")
-    if any(g % c for g, c in zip(shape.grid, shape.cluster, strict=True)):
-        raise BadLaunch(f"grid {shape.grid} is no multiple of the cluster {shape.cluster}")
-    if kernel.cluster is not None and shape.cluster != kernel.cluster:
-        raise BadLaunch(
-            f"cluster {shape.cluster}, but the kernel was compiled for {kernel.cluster}"
-        )
-    if shape.shared > shared_limit:
-        raise BadLaunch(f"{shape.shared} bytes of shared memory; a CTA has {shared_limit}")
+    if (wrong := _misshapen(kernel, shape, shared_limit)) is not None:
+        raise BadLaunch(wrong, kernel.place)
+
+
+def _misshapen(kernel: Kernel, shape: Shape, shared_limit: int) -> str | None:
+    for name, limits in _LIMITS.items():
+        for axis, value, most in zip("xyz", getattr(shape, name), limits, strict=True):
+            if not 1 <= value <= most:
+                return f"{name} {getattr(shape, name)}: {axis} is {value}, and takes 1 to {most}"
+    threads, ctas = shape.threads, shape.cluster_size
+    checks = (
+        (threads > 1024, f"block {shape.block} has {threads} threads; a GPU takes 1024"),
+        (kernel.block not in (None, shape.block),
+         f"block {shape.block}, but the kernel was compiled for {kernel.block}"),
+        (threads > (kernel.max_threads or 1024),
+         f"block {shape.block}, but .maxntid is {kernel.max_threads}"),
+        (ctas > _CLUSTER,
+         f"cluster {shape.cluster} has {ctas} CTAs; every Hopper GPU takes {_CLUSTER}"),
+        (any(g % c for g, c in zip(shape.grid, shape.cluster, strict=True)),
+         f"grid {shape.grid} is no multiple of the cluster {shape.cluster}"),
+        (kernel.cluster not in (None, shape.cluster),
+         f"cluster {shape.cluster}, but the kernel was compiled for {kernel.cluster}"),
+        (shape.shared > shared_limit,
+         f"{shape.shared} bytes of shared memory; a CTA has {shared_limit}"),
+    )  # fmt: skip
+    return next((text for bad, text in checks if bad), None)
 
 
 def fault(kind: type[Fault], machine: Machine, text: str, warp: int, lane: int) -> Fault:

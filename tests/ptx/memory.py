@@ -47,6 +47,14 @@ class Allocation:
     loaded: int = 0
     stored: int = 0
 
+    def away(self, address: int) -> int:
+        """Bytes between an address and the tensor."""
+        return max(self.base - address, address - self.base - self.size, 0)
+
+
+_NOTHING = Allocation("nothing", 0, np.zeros(0, np.uint8), 0, 0, None, False, np.zeros(0, np.uint8))
+_NEAR = 1 << 20  # bytes up to which an address is told by the tensor beside it
+
 
 @dataclass
 class Global:
@@ -96,16 +104,21 @@ class Global:
         found = self.of(low, size)
         if found is not None and high + size <= found.base + found.size:
             return [(found, None)]
+        if not self.allocations:
+            return [(_NOTHING, None)]
         which = np.searchsorted(np.asarray(self.bases, np.uint64), address, side="right") - 1
         return [
             (self.allocations[max(int(i), 0)], np.nonzero(which == i)[0]) for i in np.unique(which)
         ]
 
     def describe(self, address: int) -> str:
-        at = max(bisect.bisect_right(self.bases, address) - 1, 0)
+        """Where an address is that no access may have; the nearest tensor counts."""
         if not self.allocations:
-            return "there are no tensors"
-        near = self.allocations[at]
+            return f"the address {address:#x}, and there are no tensors"
+        at = bisect.bisect_right(self.bases, address) - 1
+        near = min(self.allocations[max(at, 0) : at + 2], key=lambda a: a.away(address))
+        if near.away(address) > _NEAR:
+            return f"the address {address:#x}, which lies in no tensor, nor near one"
         return f"{address - near.base} bytes into {near.name}, which has {near.size}"
 
 
