@@ -318,6 +318,7 @@ def test_shapes_are_called_through_the_public_function(
     called: list[str] = []
     public = getattr(aimills_kernels, op.name)
 
+    @functools.wraps(public)
     def seen(*args: Any, **options: Any) -> Any:
         called.append(op.name)
         return public(*args, **options)

@@ -20,7 +20,7 @@ from aimills_kernels._op import Op
 from aimills_kernels._validate import NO_MEMORY, Validation
 from aimills_kernels.cli import _choose, _ui, look, main
 from aimills_kernels.cli import validate as validate_command
-from aimills_kernels.cli._parser import build_parser
+from aimills_kernels.cli._parser import BENCH_VERBS, build_parser
 from aimills_kernels.harness import bench
 from aimills_kernels.harness.record import SCHEMA, blank
 from tests import faults
@@ -56,7 +56,7 @@ def refused(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
 
 def test_parser_imports_neither_torch_nor_rich() -> None:
     code = (
-        "import sys; from aimills_kernels.cli._parser import build_parser; build_parser();"
+        "import sys; from aimills_kernels.cli._parser import BENCH_VERBS, build_parser; build_parser();"
         "print([m for m in ('torch', 'rich', 'numpy', 'triton') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -94,7 +94,8 @@ def test_every_command_names_a_function_that_exists() -> None:
 
     actions = [a for a in build_parser()._actions if a.choices]
     assert {*actions[0].choices} == {
-        "env", "ops", "explain", "validate", "bench", "accept", "gpu",
+        "env", "ops", "explain", "validate", "bench", "accept", "gpu", "precompile",
+        *(f"bench {verb}" for verb in BENCH_VERBS),
     }  # fmt: skip
     for made in actions[0].choices.values():
         module, _, function = made.get_default("run").partition(":")

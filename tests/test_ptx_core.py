@@ -137,8 +137,15 @@ def test_a_hole_between_the_rows_of_a_view_is_out_of_bounds():
 
 
 @pytest.mark.parametrize("tensors", [0, 1])
-@pytest.mark.parametrize("what", ["ld.global.u32 %r1, [%rd1];", "st.global.u32 [%rd1], %r1;",
-                                  "red.global.add.u32 [%rd1], 1;", "ld.u32 %r1, [%rd1];"])  # fmt: skip
+@pytest.mark.parametrize(
+    "what",
+    [
+        "ld.global.u32 %r1, [%rd1];",
+        "st.global.u32 [%rd1], %r1;",
+        "red.global.add.u32 [%rd1], 1;",
+        "ld.u32 %r1, [%rd1];",
+    ],
+)
 def test_a_null_pointer_is_near_no_tensor(what, tensors):
     args = [("u64", None), *[("u64", np.zeros(4, np.uint32))] * tensors]
     says = "0x0, and there are no tensors|0x0, which lies in no tensor"

@@ -199,6 +199,8 @@ CASES = (
     Case("everything", q_lens=(33, 0, 80, 1), k_lens=(60, 9, 80, 90), used=(60, 0, 41, 77), H=6,
          G=2, D=72, Dv=40, sinks="q", alibi="batch", causal=True, window=(30, -1), softcap=30.0,
          tail=5, lse=True, tags=_I),
+    Case("sparse", q_lens=(40, 30), k_lens=(5, 4), H=1, G=1, D=16, dtype="f16", layout="sparse",
+         tags=_I),
     Case("onehot", q_lens=(100, 60), k_lens=(150, 60), H=2, G=1, D=64, fill="onehot", tags=_I),
     Case("llama3-8b-docs", q_lens=_DOCS, H=32, G=8, D=128, causal=True,
          cpu=dict(q_lens=(128, 31, 1, 96), H=8, G=2), tags={"bench", "accept", "aot"}),

@@ -19,7 +19,7 @@ from aimills_kernels._op import Case, Cost
 from aimills_kernels._registry import get_op
 from aimills_kernels.harness._layers import Dim, Linear, of_decoder, of_video, of_vision
 from aimills_kernels.harness.models import Decoder, Model
-from aimills_kernels.kernels.attention.op import visible_pairs
+from aimills_kernels.kernels.attention.mask import pairs as visible_pairs
 
 FRAMES, FRAME, TARGET = 16, (1080, 1920), (560, 1008)  # the video that a vision tower is given
 ELEMENTWISE = (
@@ -191,9 +191,9 @@ def _add_attention(
         )
         calls.append(Call("attention", _case("attention", a.name, dims), a.layers))
         return
-    pairs = visible_pairs(M, N) if a.causal else M * N
+    pairs = visible_pairs(M, N, None, 0) if a.causal else M * N
     if a.window and a.window < N:
-        pairs -= visible_pairs(M, N - a.window)
+        pairs -= visible_pairs(M, N - a.window, None, 0)
         N = min(N, M + a.window)
     # A latent cache is read once: its values are among its keys.
     cached = N * kv * (a.dim + a.dim_v * (a.kv_heads.units > 1))

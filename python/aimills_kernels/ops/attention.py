@@ -43,11 +43,14 @@ def attention(
     """Fused attention: softmax(scale * q k^T + mask) v, with windows, soft caps, sinks and ALiBi.
 
     Shapes and dtypes:
-        q    [B, M, H, D]       f16 | bf16 | f32; D from 1 to 256
-        k    [B, N, G, D]       dtype of q; H divisible by G (grouped queries)
-        v    [B, N, G, Dv]      dtype of q; Dv from 1 to 256
-        out  [B, M, H, Dv]      dtype of q
-        lse  [B, H, M]          f32, natural logarithm
+        q             [B, M, H, D]   f16 | bf16 | f32; D from 1 to 256
+        k             [B, N, G, D]   dtype of q; H divisible by G (grouped queries)
+        v             [B, N, G, Dv]  dtype of q; Dv from 1 to 256
+        sinks         [H]            f32 or dtype of q
+        alibi_slopes  [B, H]         f32; or [H], the same for each sequence
+        seqused_k     [B]            i32, 0 to N
+        out           [B, M, H, Dv]  dtype of q
+        lse           [B, H, M]      f32, natural logarithm
 
     Any lengths, empty ones too, and any strides. Query i stands at p = i + n - M (aligned
     bottom-right), where n is N or the sequence's part of `seqused_k`.
@@ -58,12 +61,10 @@ def attention(
         window: (left, right): query i sees the keys from p - left to p + right; -1 is no limit.
             With `causal` the right side is 0.
         softcap: scores become softcap * tanh(score / softcap); 0 for none.
-        sinks: [H], f32 or dtype of q: a logit for each query head that takes part in the softmax
-            and has no value. It counts in lse.
-        alibi_slopes: [H] or [B, H], f32: slope * |p - j| is taken off the score of key j, after
-            the soft cap.
-        seqused_k: [B], i32, 0 to N: how many keys and values of each sequence are in use. The
-            others are not read.
+        sinks: a logit for each query head that takes part in the softmax and has no value. It
+            counts in lse.
+        alibi_slopes: slope * |p - j| is taken off the score of key j, after the soft cap.
+        seqused_k: how many keys and values of each sequence are in use. The others are not read.
         return_lse: also return the logarithm of each row's softmax denominator.
         out: written and returned in place of a new tensor; not with `return_lse`.
 
@@ -126,6 +127,9 @@ def attention_varlen(
         v             [S, G, Dv]    dtype of q; Dv from 1 to 256
         cu_seqlens_q  [B + 1]       i32, from 0, never falling, to at most T
         cu_seqlens_k  [B + 1]       i32, from 0, never falling, to at most S
+        sinks         [H]           f32 or dtype of q
+        alibi_slopes  [B, H]        f32; or [H], the same for each sequence
+        seqused_k     [B]           i32, 0 to the length of the sequence's keys
         out           [T, H, Dv]    dtype of q
         lse           [H, T]        f32, natural logarithm
 
@@ -134,10 +138,8 @@ def attention_varlen(
     the GPU.
 
     Args:
-        causal, scale, window, softcap, sinks, return_lse, out: as in `attention`, with M and N of
-            each sequence.
-        alibi_slopes: [H] or [B, H], f32.
-        seqused_k: [B], i32: how many of each sequence's keys are in use. The others are not read.
+        causal, scale, window, softcap, sinks, alibi_slopes, seqused_k, return_lse, out: as in
+            `attention`, with M and N of each sequence.
 
     Returns:
         out, or (out, lse). A query without keys, or beyond the last sequence, has out 0 and lse
