@@ -56,7 +56,7 @@ def refused(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
 
 def test_parser_imports_neither_torch_nor_rich() -> None:
     code = (
-        "import sys; from aimills_kernels.cli._parser import BENCH_VERBS, build_parser; build_parser();"
+        "import sys; from aimills_kernels.cli._parser import build_parser; build_parser();"
         "print([m for m in ('torch', 'rich', 'numpy', 'triton') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

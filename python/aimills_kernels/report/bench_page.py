@@ -107,10 +107,10 @@ def _machine(machine: Machine, anchor: str) -> list[Html]:
 def _facts(machine: Machine) -> str:
     newest, known = machine.newest.source.record["environment"], machine.newest.facts
     parts = [plural(len(machine.parts), "record")]
-    torch = newest.get("torch")
+    found = newest.get("torch")
     named = {
         "driver": known.get("driver"),
-        "torch": torch.get("version") if isinstance(torch, dict) else torch,
+        "torch": found.get("version") if isinstance(found, dict) else found,
         "Triton": newest.get("triton"),
         "power limit": _with(known.get("power_limit_w"), "W"),
         "application clock": _with(known.get("clock_application_sm_mhz"), "MHz"),
