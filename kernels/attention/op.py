@@ -73,7 +73,7 @@ def attend(
     if softcap:
         scores = softcap * (scores / softcap).tanh()
     if slopes is not None:
-        each = slopes.to(wide).reshape(-1, G, H // G, slopes.shape[-1], 1)
+        each = slopes.to(wide).unflatten(-2, (G, H // G)).unsqueeze(-1)
         scores = scores - each * distance[:, None, None].abs()
     if seen is not None:
         scores = scores.masked_fill(~seen[:, None, None], float("-inf"))

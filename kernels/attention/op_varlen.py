@@ -57,7 +57,7 @@ def reference(
     seen = seen & (seq_q.view(T, 1) == seq_k.view(1, S))
     slopes = None
     if alibi_slopes is not None:
-        each = alibi_slopes.expand(B, -1)
+        each = alibi_slopes.expand(B, q.shape[1])
         each = torch.cat([each, each.new_zeros(1, each.shape[1])])
         slopes = each[seq_q].T.unsqueeze(0)  # [1, H, T]
     found = [
@@ -191,7 +191,7 @@ CASES = (
          causal=True, tags=_I),
     Case("tail", q_lens=(20, 70), H=2, G=2, D=32, tail=70, causal=True, lse=True, tags=_I),
     Case("one-of-many", q_lens=(0, 0, 0, 40, 0, 0), H=2, G=1, D=16, lse=True, dtype="f16", tags=_I),
-    Case("no-sequence", q_lens=(), H=2, G=1, D=16, tail=9, lse=True, tags=_I),
+    Case("no-sequence", alibi="head", q_lens=(), H=2, G=1, D=16, tail=9, lse=True, tags=_I),
     Case("nothing", q_lens=(0, 0), H=2, G=1, D=16, lse=True, tags=_I),
     Case("packed", q_lens=(50, 21, 30), H=4, G=2, D=64, layout="packed", causal=True, tags=_I),
     Case("strided", q_lens=(40, 30), k_lens=(30, 70), H=4, G=2, D=32, layout="heads_first",
