@@ -399,7 +399,7 @@ class _Reader:
         self.at -= 1
         self.closing()
         inside, self.at = self.text[start : self.at], start
-        names = re.findall(r"(?:^|[;{}]|:)\s*([$%A-Za-z_][\w$.]*)\s*:(?!:)", inside)
+        names = re.findall(r"(?:^|(?<=[;{}:]))\s*([$%A-Za-z_][\w$.]*)\s*:(?!:)", inside)
         return {name: f"{name}@{self.fresh}" for name in names}
 
     def unique(self, name: str, scopes: list[dict[str, str]]) -> str:

@@ -128,7 +128,8 @@ class Shadow:
             self._after_all(self.strong_writes, g, w, "write", "read")
         place = g * self.readers + self.here[w]
         if table is self.reads:
-            self.lanes.reads(g, w, lane, table.reshape(-1)[place])
+            whole = self.m.kernel.code[self.m.current].op.startswith("ldmatrix")
+            self.lanes.reads(g, w, lane, table.reshape(-1)[place], whole)
         table.reshape(-1)[place] = time
 
     def write(
@@ -513,7 +514,7 @@ class Shadow:
         if warp is not None and np.ndim(warp) == 0:  # as if it had read itself
             self.reads[g, engine] = 0
             if t.lane is not None:
-                self.lanes.reads(g, warp, t.lane, self.reads[g, self.here[warp]])
+                self.lanes.reads(g, warp, t.lane, self.reads[g, self.here[warp]], False)
             self.reads[g, self.here[warp]] = time
             return engine
         self.reads[g, engine] = time
