@@ -18,6 +18,7 @@ _EXITS = "exit codes: 0 all is well, 1 something wrong, 2 what could have run di
 # Second words of `bench`: each has a module here with `arguments(parser)` and `run(options)`, and
 # imports neither torch nor rich at its top.
 BENCH_VERBS: dict[str, str] = {
+    "compare": "judge one run of benchmarks against another, row by row",
     "report": "show records as a page and as Markdown, with plots",
 }
 
