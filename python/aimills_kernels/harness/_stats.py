@@ -17,6 +17,7 @@ from torch import Tensor
 _NORMAL = statistics.NormalDist()
 _MOST = 1000  # order statistics a side, from which the pairs for an interval are made
 _QUARTERS, _ENOUGH_OF_QUARTERS = 4, 16
+_STUDENT = 3.18  # 95 % of what has a deviation that four values tell
 _BY_CHANCE = 2.6  # a variance of four medians is beyond so many times its own once in twenty runs
 
 
@@ -106,8 +107,14 @@ def drift(times: Sequence[float]) -> float:
     return math.sqrt(seen - own) if seen > _BY_CHANCE * own else 0.0
 
 
+def apart(drifts: Sequence[float]) -> float:
+    """By how much two runs that drift so may differ, as a ratio less 1."""
+    return math.expm1(_STUDENT * math.hypot(*drifts))
+
+
 def between(medians: Sequence[float]) -> float:
-    """Two standard deviations between runs of the same, as a ratio less 1; 0 of less than three."""
+    """By how much two runs of the same may differ: two standard deviations of such a difference, as
+    a ratio less 1; 0 of fewer than three runs."""
     if len(medians) < 3:
         return 0.0
-    return math.expm1(2 * statistics.stdev(math.log(m) for m in medians))
+    return math.expm1(2 * math.sqrt(2) * statistics.stdev(math.log(m) for m in medians))

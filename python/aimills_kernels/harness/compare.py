@@ -242,11 +242,11 @@ def _why_not(a: _Entry, b: _Entry) -> list[str]:
 
 
 def _paired(a: _Entry, b: _Entry) -> _Pair:
-    device = b.row["device"]
+    device, rows = b.row["device"], (a.row, b.row)
     floor = max(
         FLOOR.get(kind(device), FLOOR["cpu"]),
         _OTHER_CARD * other_card(a.record, b.record, device),
-        *(math.expm1(2 * _stats.drift(e.row["samples_us"])) for e in (a, b) if _usable(e.row)),
+        _stats.apart([_stats.drift(r["samples_us"]) for r in rows if _usable(r)]),
         *(_stats.between(e.medians) for e in (a, b)),
     )
     pair = _Pair(a, b, (a.row["samples_us"], b.row["samples_us"]), floor)
@@ -327,7 +327,7 @@ def _rule(shift: _stats.Shift, p: float, floor: float, threshold: float) -> tupl
     if beyond:
         if p <= ALPHA:
             return beyond, ""
-        return AMBIGUOUS, f"p is {p:.2g} for more than the noise floor of {floor:.1%}"
+        return AMBIGUOUS, f"not shown to be beyond the noise floor of {floor:.1%} (p = {p:.2g})"
     if 1 / upper <= shift.low / wide and shift.high * wide <= upper:
         return SAME, ""
     return AMBIGUOUS, f"with a noise floor of {floor:.1%} it may be beyond {threshold:.1%}"
