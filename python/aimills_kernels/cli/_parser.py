@@ -18,6 +18,7 @@ _EXITS = "exit codes: 0 all is well, 1 something wrong, 2 what could have run di
 # Second words of `bench`: each has a module here with `arguments(parser)` and `run(options)`, and
 # imports neither torch nor rich at its top.
 BENCH_VERBS: dict[str, str] = {
+    "ab": "judge two checkouts, or two providers, that take turns in one run",
     "compare": "judge one run of benchmarks against another, row by row",
     "report": "show records as a page and as Markdown, with plots",
 }
@@ -96,7 +97,7 @@ def _explain(commands: Any) -> None:
     )
 
 
-def _chosen(made: argparse.ArgumentParser) -> None:
+def chosen_arguments(made: argparse.ArgumentParser) -> None:
     made.add_argument("op", nargs="*", help="names of ops; all by default")
     made.add_argument("--case", type=_names, metavar="NAME,...", help="only these cases")
     made.add_argument("--provider", type=_names, metavar="NAME,...", help="only these providers")
@@ -114,14 +115,14 @@ def _validate(commands: Any) -> None:
         "check found too little memory, 3 wrong use. What a provider does not take (this device, "
         "the case, a package that isn't here) is listed as not run and changes none of them.",
     )
-    _chosen(made)
+    chosen_arguments(made)
     made.add_argument("-v", "--verbose", action="store_true", help="one row for each check")
 
 
 def _bench(commands: Any) -> None:
     made = _command(commands, "bench", "bench:run", "time right providers and their peers")
-    _chosen(made)
-    made.add_argument("--budget", type=_seconds, default=120.0, help="seconds (default 120)")
+    chosen_arguments(made)
+    made.add_argument("--budget", type=seconds, default=120.0, help="seconds (default 120)")
     made.add_argument("--out", metavar="FILE", help="write the record here, as JSON")
     made.add_argument("--list-models", action="store_true", help="the models that --model knows")
     _model(made.add_argument_group("one forward pass of a real model, on one GPU of --tp"))
@@ -174,7 +175,7 @@ def _accept(commands: Any) -> None:
     made.add_argument("--video", metavar="FILE", help="use this clip, not one that is made here")
     made.add_argument("--seed", type=_seed, default=0, help="of the inputs (default 0)")
     made.add_argument(
-        "--budget", type=_seconds, metavar="SECONDS", help="for the benchmarks of one device"
+        "--budget", type=seconds, metavar="SECONDS", help="for the benchmarks of one device"
     )
 
 
@@ -183,7 +184,7 @@ def _gpu(commands: Any) -> None:
     made.add_argument("--out", metavar="DIR", required=True, help="where the records go")
     made.add_argument(
         "--budget",
-        type=_seconds,
+        type=seconds,
         metavar="SECONDS",
         default=540.0,
         help="what finds nothing left of it is named as not run (default 540)",
@@ -224,7 +225,7 @@ def _counts(text: str) -> list[int]:
     return [_count(part) for part in _names(text)]
 
 
-def _seconds(text: str) -> float:
+def seconds(text: str) -> float:
     try:
         value = float(text)
     except ValueError:

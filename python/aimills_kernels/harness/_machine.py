@@ -59,6 +59,12 @@ def refusals(base: Record, new: Record, device: str) -> list[str]:
             found.append(f"another {words}: {_text(a)} and {_text(b)}")
         elif a is None and name in _NEEDED:
             found.append(f"neither record says its {words}")
+    return found + minor_versions(base, new)
+
+
+def minor_versions(base: Record, new: Record) -> list[str]:
+    """Minor versions that differ and make other code of the same kernel."""
+    found = []
     for name in _MINORS:
         a, b = _version(base, name), _version(new, name)
         if _minor(a) != _minor(b):
