@@ -24,7 +24,6 @@ from aimills_kernels._op import Case, Cost, Op
 from aimills_kernels._registry import OPS, get_op
 from aimills_kernels._validate import NO_MEMORY, validate, validate_each
 from aimills_kernels.harness import (
-    _contest,
     _node,
     _rows,
     bench,
@@ -32,6 +31,7 @@ from aimills_kernels.harness import (
     env,
     gpu,
     overhead,
+    peers,
     sanitize,
     timing,
 )
@@ -118,7 +118,10 @@ def test_one_broken_contestant_does_not_stop_the_others() -> None:
 
 
 def peers_folder(folder: Path, body: str) -> Path:
-    (folder / "peers_attention.py").write_text(body)
+    (folder / "peers").mkdir()
+    (folder / "peers" / "__init__.py").write_text(
+        "from aimills_kernels.harness.peers import Adapter\n" + body
+    )
     return folder
 
 
@@ -129,7 +132,9 @@ def test_a_peer_is_judged_but_not_gated(tmp_path: Path) -> None:
         "def off(*args):\n    'Half as much again.'\n    out, lse = reference(*args)\n"
         "    return out * 1.5, lse\n"
         "def broken(*args):\n    raise NotImplementedError('no such shape')\n"
-        "PEERS = {'good': reference, 'off': off, 'broken': broken}\n",
+        "found = {'good': reference, 'off': off, 'broken': broken}\n"
+        "ADAPTERS = [Adapter(name, {'attention': f}) for name, f in found.items()]\n"
+        "ADAPTERS.append(Adapter('absent', {'attention': reference}, {'no_such': 'such-1'}))\n",
     )
     record = one_run(get_op("attention"), providers=["reference"], peers=True, peers_folder=folder)
     good, off, broken = (row_of(record, n) for n in ("good", "off", "broken"))
@@ -146,11 +151,12 @@ def test_a_peer_is_judged_but_not_gated(tmp_path: Path) -> None:
     assert off["about"] == "Half as much again."
     assert good["apart"] is good["differing"] is None
     assert "no such shape" in broken["skipped"]
+    assert row_of(record, "absent")["skipped"] == "such-1 is not installed"
     assert [line[7] for line in bench.table(record) if line[2] == "off"] != ["-"]
 
 
 def test_no_folder_means_no_peers(tmp_path: Path) -> None:
-    assert _contest.peers_of(get_op("attention"), tmp_path) == {}
+    assert peers.peers_of(get_op("attention"), tmp_path) == []
 
 
 # ---- rooflines

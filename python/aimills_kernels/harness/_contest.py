@@ -7,18 +7,15 @@ fresh data under the same pointers are checked.
 
 from __future__ import annotations
 
-import importlib.util
 import math
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from aimills_kernels import _dispatch, _validate
 from aimills_kernels._op import Case, Op, Provider, as_tuple, map_tensors, span, tensors_of
-from aimills_kernels.harness.env import ROOT, first_line
+from aimills_kernels.harness.env import first_line
+from aimills_kernels.harness.peers import Peer
 
 _MAX_SETS = 6
 _SEED_STEP = 1000  # apart from the seeds of `validate`, which are two neighbours
@@ -83,7 +80,7 @@ def _own(t: Tensor) -> Tensor:
 class Contestant:
     """A provider with its own copies of the inputs, and outputs that are allocated once."""
 
-    external = False
+    external = False  # timed though it is less exact than the op allows
 
     def __init__(self, stage: Stage, name: str, peer: bool):
         self.stage, self.name, self.peer = stage, name, peer
@@ -163,11 +160,10 @@ class OfProvider(Contestant):
 class OfPeer(Contestant):
     """Someone else's function, which makes its own outputs: that is part of its time."""
 
-    external = True
-
-    def __init__(self, stage: Stage, name: str, function: Callable[..., Any]):
-        super().__init__(stage, name, True)
-        self._function, self._result = function, ()
+    def __init__(self, stage: Stage, peer: Peer):
+        super().__init__(stage, peer.name, not peer.gated)
+        self.external = not peer.gated
+        self._function, self._result = peer.function, ()
 
     def poison(self) -> None:
         self._result = ()
@@ -199,17 +195,3 @@ class OfPeer(Contestant):
         """One call on the first inputs, before any timing. What it raises is the caller's."""
         self.launch(self.sets[0])
         return self._judged("against float64", 0)
-
-
-def peers_of(op: Op, folder: Path | None = None) -> dict[str, Callable[..., Any]]:
-    """`PEERS` of `bench/peers_<family>.py`; empty where there's no such file, as in a wheel."""
-    family = op.reference.__module__.split(".")[-2:][0]
-    path = (folder or ROOT / "bench") / f"peers_{family}.py"
-    if not path.is_file():
-        return {}
-    spec = importlib.util.spec_from_file_location(f"aimills_bench_peers_{family}", path)
-    if spec is None or spec.loader is None:
-        return {}
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return dict(module.PEERS)

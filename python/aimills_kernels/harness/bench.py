@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,8 +16,9 @@ from aimills_kernels._op import Case, Op, Provider
 from aimills_kernels._registry import OPS, get_op
 from aimills_kernels._validate import Validation, pick_device, validate_each
 from aimills_kernels.harness import _rows, ceilings, env
-from aimills_kernels.harness._contest import Contestant, OfPeer, OfProvider, Stage, peers_of
+from aimills_kernels.harness._contest import Contestant, OfPeer, OfProvider, Stage
 from aimills_kernels.harness._rows import COLUMNS, table
+from aimills_kernels.harness.peers import Peer, peers_of
 from aimills_kernels.harness.record import KIND, SCHEMA, load, save
 from aimills_kernels.harness.timing import Timer, time_interleaved, timer_for
 
@@ -39,7 +40,7 @@ class _Run:
     progress: Progress
     steps: int
     providers: frozenset[str] | None
-    with_peers: bool
+    peers: bool | Sequence[Peer]
     folder: Path | None
     least: int
     done: int = 0
@@ -52,6 +53,11 @@ class _Run:
     def left_s(self) -> float:
         return self.end - time.monotonic()
 
+    def peers_of(self, op: Op) -> Sequence[Peer]:
+        if isinstance(self.peers, bool):
+            return peers_of(op, self.folder) if self.peers else ()
+        return self.peers
+
 
 def run(
     *,
@@ -63,7 +69,7 @@ def run(
     budget_s: float = 60.0,
     progress: Progress | None = None,
     seed: int = 0,
-    peers: bool = True,
+    peers: bool | Sequence[Peer] = True,
     peers_folder: Path | None = None,
     measured: dict[str, Any] | None = None,
     least: int = 1,
@@ -74,6 +80,8 @@ def run(
     part of what is left of `budget_s`, but time for `least` samples of each contestant in any case;
     a case that finds nothing left is a row with `skipped`. The ceilings come first and take some
     2 s more, unless `measured` hands over those that this process measured before.
+
+    `peers` are those of `bench/peers` (or of `peers_folder`), none, or the ones that are given.
 
     `progress(label, done, total)` is called before each step and once at the end. Raises
     ValueError for an unknown op, case or provider.
@@ -110,7 +118,7 @@ def run(
         "schema": SCHEMA,
         "kind": KIND,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "options": {"budget_s": budget_s, "seed": seed, "least": least, "peers": peers},
+        "options": {"budget_s": budget_s, "seed": seed, "least": least, "peers": bool(peers)},
         "environment": env.stamp(str(place)),
         "ceilings": state.place.ceilings,
         "rows": state.rows,
@@ -166,7 +174,7 @@ def _bench_case(state: _Run, op: Op, case: Case, budget_s: float) -> None:
     begin = time.monotonic()
     state.step(f"{op.name} {case.name}: validate")
     rows: dict[str, dict[str, Any]] = {}
-    named = [p for p in op.all_providers if not state.providers or p.name in state.providers]
+    named = [p for p in op.all_providers if state.providers is None or p.name in state.providers]
     if budget_s <= 0:
         for provider in named:
             row = _rows.blank(op, case, provider.name, state.place, provider.vendor)
@@ -176,11 +184,11 @@ def _bench_case(state: _Run, op: Op, case: Case, budget_s: float) -> None:
     stage: Stage | None = None
     contestants: list[Contestant] = []
     right = _gate(state, op, case, named, rows)
-    found = peers_of(op, state.folder) if state.with_peers else {}
+    found = _present(state, op, case, rows)
     if right or found:
         stage = Stage(op, case, state.device, state.seed, state.timer.cache_bytes)
         contestants += [OfProvider(stage, p) for p in right]
-        contestants += _ready_peers(state, stage, found, rows)
+        contestants += _ready_peers(stage, found, rows)
     state.step(f"{op.name} {case.name}: time {len(contestants)} contestants")
     left = budget_s - (time.monotonic() - begin)
     _time(state, op, case, contestants, rows, max(left, _TIMED_SHARE * budget_s))
@@ -211,24 +219,34 @@ def _enter(row: dict[str, Any], result: Validation) -> None:
     row["validated"] = result.ok
 
 
+def _present(state: _Run, op: Op, case: Case, rows: dict[str, dict[str, Any]]) -> list[Peer]:
+    """The peers that are installed. Each gets its row either way."""
+    peers = state.peers_of(op)
+    for peer in peers:
+        row = _rows.blank(op, case, peer.name, state.place, not peer.gated)
+        rows[peer.name] = row | {"skipped": peer.absent}
+    return [peer for peer in peers if peer.absent is None]
+
+
 def _ready_peers(
-    state: _Run,
-    stage: Stage,
-    functions: dict[str, Callable[..., Any]],
-    rows: dict[str, dict[str, Any]],
+    stage: Stage, found: Sequence[Peer], rows: dict[str, dict[str, Any]]
 ) -> list[Contestant]:
-    """External peers that take the case. One beyond the tolerance is timed too, and says so."""
+    """Those that take the case. One beyond the tolerance is timed too, and says so, unless it is
+    gated."""
     ready: list[Contestant] = []
-    for name, function in functions.items():
-        row = _rows.blank(stage.op, stage.case, name, state.place, True)
-        rows[name] = row
+    for each in found:
+        row = rows[each.name]
         try:
-            peer = OfPeer(stage, name, function)
+            peer = OfPeer(stage, each)
             used, wrong = peer.try_out()
         except Exception as error:  # whatever another library raises for a case it can't do
-            row["skipped"] = f"{type(error).__name__}: {env.first_line(error)}"
+            why = f"{type(error).__name__}: {env.first_line(error)}"
+            row["failure" if each.gated else "skipped"] = why
             continue
         row |= {"error_used": _rows.share(used), "validated": not wrong}
+        if wrong and each.gated:
+            row["failure"] = "; ".join(wrong)
+            continue
         row["note"] = "; ".join(wrong) or None
         if wrong:
             row |= {"apart": row["note"], "about": peer.about, "differing": peer.differing()}
