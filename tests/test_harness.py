@@ -277,8 +277,9 @@ def test_rounds_interleave_in_a_seeded_order() -> None:
             timer.events.append("rotate")
 
         found = timing.time_interleaved(
-            names, "cpu", budget_s=60, max_rounds=12, rotate=rotate, seed=seed, timer=timer
-        )
+            names, "cpu", budget_s=60, max_rounds=12, rotate=rotate, seed=seed, timer=timer,
+            target=None, warm=False,
+        )  # fmt: skip
         assert all(found[n].samples_us == [float(ord(n))] * 12 for n in names)
         assert timer.events == ["rotate", "flush"] * 48
         return list(rounds.values())

@@ -60,20 +60,32 @@ def _names(places: tuple[Any, ...]) -> str:
 
 
 def notes(record: dict[str, Any]) -> None:
+    from aimills_kernels.harness._rows import time_text
+
     absent = Counter(
         (row["op"], row["provider"], row["skipped"]) for row in record["rows"] if row["skipped"]
     )
     for (op, provider, reason), count in absent.items():
         _ui.say(f"not run: {op} {provider}, {count} case{'s' * (count > 1)}: {reason}")
     for row in record["rows"]:
+        name = f"{row['op']} {row['case']} {row['provider']}"
         if row["suspect"]:
-            name = f"{row['op']} {row['case']} {row['provider']}"
             _ui.say(f"suspect: {name}: {row['suspect']}", "yellow")
+        if row["modes"]:
+            modes = (f"{time_text(m['median_us'])} ({m['share']:.0%})" for m in row["modes"])
+            _ui.say(f"two modes: {name}: {' and '.join(modes)}", "yellow")
+        if row["energy"]:
+            held = row["energy"]
+            _ui.say(f"energy: {name}: {held['joules']:.3g} J a call, {held['watts']:.0f} W mean")
+        if row["energy_missing"]:
+            _ui.say(f"no energy: {name}: {row['energy_missing']}", "yellow")
 
 
 def code_of(record: dict[str, Any]) -> int:
     if any(row["failure"] for row in record["rows"]):
         return WRONG
+    if any(row["gap"] for row in record["rows"]):
+        return INCOMPLETE
     if not any(row["median_us"] is not None for row in record["rows"]):
         _ui.say("nothing was timed", "yellow")
         return INCOMPLETE

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,18 +13,29 @@ from typing import Any
 import torch
 
 from aimills_kernels import _dispatch
-from aimills_kernels._op import Case, Op, Provider
+from aimills_kernels._op import Case, Cost, Op, Provider
 from aimills_kernels._registry import OPS, get_op
 from aimills_kernels._validate import Validation, pick_device, validate_each
-from aimills_kernels.harness import _rows, ceilings, env
+from aimills_kernels.harness import _clocks, _rows, _stopping, ceilings, energy, env, nvml
 from aimills_kernels.harness._contest import Contestant, OfPeer, OfProvider, Stage, peers_of
 from aimills_kernels.harness._rows import COLUMNS, table
+from aimills_kernels.harness._timers import CudaTimer, Mode
 from aimills_kernels.harness.record import KIND, SCHEMA, load, save
-from aimills_kernels.harness.timing import Timer, time_interleaved, timer_for
+from aimills_kernels.harness.timing import (
+    DeviceLost,
+    NoTime,
+    Timer,
+    Timing,
+    is_memory,
+    no_time,
+    time_interleaved,
+    timer_for,
+)
 
 __all__ = ["COLUMNS", "SCHEMA", "load", "run", "save", "table"]
 
 _TIMED_SHARE = 0.3  # of a case's time, at the least, goes to the clock and not to checks
+ENERGY = "energy"  # the tag of cases whose energy is measured
 Progress = Callable[[str, int, int], None]
 
 
@@ -42,7 +54,12 @@ class _Run:
     with_peers: bool
     folder: Path | None
     least: int
+    target: float
+    with_energy: bool
+    counters: nvml.Counters | None
     done: int = 0
+    lost: str | None = None  # why nothing more can run on the device
+    seconds: dict[str, float] = field(default_factory=dict)
     rows: list[dict[str, Any]] = field(default_factory=list)
 
     def step(self, label: str) -> None:
@@ -67,16 +84,21 @@ def run(
     peers_folder: Path | None = None,
     measured: dict[str, Any] | None = None,
     least: int = 1,
+    mode: Mode = "stream",
+    target: float = _stopping.TARGET,
+    with_energy: bool = False,
 ) -> dict[str, Any]:
     """Validate and time, and return the record.
 
     Named `cases` are taken whatever their tags, else those with `tag`. Each case gets an equal
     part of what is left of `budget_s`, but time for `least` samples of each contestant in any case;
     a case that finds nothing left is a row with `skipped`. The ceilings come first and take some
-    2 s more, unless `measured` hands over those that this process measured before.
+    2 s more, unless `measured` hands over those that this process measured before. A contestant is
+    done before its time is up when its median is known to `target`. `with_energy` measures the
+    joules of cases with the tag `energy` on top.
 
     `progress(label, done, total)` is called before each step and once at the end. Raises
-    ValueError for an unknown op, case or provider.
+    ValueError for an unknown op, case or provider, and for a mode that the device does not have.
     """
     todo = _todo(ops, cases, providers, tag)
     place = _device(device)
@@ -84,7 +106,7 @@ def run(
     steps = 1 + 2 * len(todo)
     progress("ceilings of this device", 0, steps)
     with _dispatch.on_device(place):
-        timer = timer_for(place)
+        timer = timer_for(place, mode)
         where = _rows.Place(str(place), measured or ceilings.measure(place), timer.cache_bytes)
     state = _Run(
         where,
@@ -98,6 +120,9 @@ def run(
         peers,
         peers_folder,
         least,
+        target,
+        with_energy,
+        nvml.counters_of(place),
         done=1,
     )
     with _dispatch.on_device(place):
@@ -106,11 +131,14 @@ def run(
     declared = {(op.name, case.name): i for i, (op, case) in enumerate(todo)}
     state.rows.sort(key=lambda row: declared[row["op"], row["case"]])
     state.progress("done", state.steps, state.steps)
+    options = {"budget_s": budget_s, "seed": seed, "least": least, "peers": peers, "mode": mode,
+               "target": target, "energy": with_energy, "lost": state.lost,
+               "seconds": state.seconds}  # fmt: skip
     return {
         "schema": SCHEMA,
         "kind": KIND,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "options": {"budget_s": budget_s, "seed": seed, "least": least, "peers": peers},
+        "options": options,
         "environment": env.stamp(str(place)),
         "ceilings": state.place.ceilings,
         "rows": state.rows,
@@ -163,47 +191,112 @@ def _device(device: str | torch.device) -> torch.device:
 
 
 def _bench_case(state: _Run, op: Op, case: Case, budget_s: float) -> None:
-    begin = time.monotonic()
     state.step(f"{op.name} {case.name}: validate")
-    rows: dict[str, dict[str, Any]] = {}
-    named = [p for p in op.all_providers if not state.providers or p.name in state.providers]
-    if budget_s <= 0:
-        for provider in named:
-            row = _rows.blank(op, case, provider.name, state.place, provider.vendor)
-            state.rows.append(row | {"skipped": "the time budget ended before this case"})
-        state.step(f"{op.name} {case.name}: no time left")
-        return
-    stage: Stage | None = None
-    contestants: list[Contestant] = []
-    right = _gate(state, op, case, named, rows)
+    rows = {
+        p.name: _rows.blank(op, case, p.name, state.place, p.vendor)
+        for p in op.all_providers
+        if not state.providers or p.name in state.providers
+    }
+    late = None if budget_s > 0 else "the time budget ended before this case"
+    try:
+        if why := state.lost or late:
+            _leave_out(rows, why)
+            state.step(f"{op.name} {case.name}: not run")
+        else:
+            _time_case(state, op, case, rows, budget_s)
+    except DeviceLost as lost:
+        rows[lost.name] |= {"failure": lost.why, "validated": False}
+        state.lost = f"{state.device} can't be used any more, after {op} {case} {lost.name}"
+        _leave_out(rows, state.lost)
+    except Exception as error:  # the other cases go on
+        _leave_out(rows, no_time(error).why)
+    state.rows += rows.values()
+
+
+def _leave_out(rows: dict[str, dict[str, Any]], why: str) -> None:
+    for row in rows.values():
+        if row["failure"] is None and row["skipped"] is None and row["median_us"] is None:
+            row |= {"skipped": why, "gap": True, "validated": False}
+
+
+def _time_case(
+    state: _Run, op: Op, case: Case, rows: dict[str, dict[str, Any]], budget_s: float
+) -> None:
+    begin = time.monotonic()
+    right = _gate(state, op, case, [op.provider(name) for name in rows], rows)
     found = peers_of(op, state.folder) if state.with_peers else {}
+    contestants: list[Contestant] = []
     if right or found:
         stage = Stage(op, case, state.device, state.seed, state.timer.cache_bytes)
-        contestants += [OfProvider(stage, p) for p in right]
+        for provider in right:
+            with _entering(rows[provider.name]):
+                contestants.append(OfProvider(stage, provider))
         contestants += _ready_peers(state, stage, found, rows)
+    if state.timer.mode == "graph":
+        contestants = [c for c in contestants if _captured(state, c, rows[c.name])]
     state.step(f"{op.name} {case.name}: time {len(contestants)} contestants")
     left = budget_s - (time.monotonic() - begin)
     _time(state, op, case, contestants, rows, max(left, _TIMED_SHARE * budget_s))
-    state.rows += rows.values()
+
+
+@contextlib.contextmanager
+def _entering(row: dict[str, Any]) -> Iterator[None]:
+    """What is raised within costs this row its time, and no other."""
+    try:
+        yield
+    except DeviceLost:
+        raise
+    except Exception as error:
+        _put_no_time(row, no_time(error))
+
+
+def _put_no_time(row: dict[str, Any], found: NoTime) -> None:
+    row |= {"skipped" if found.gap else "failure": found.why, "gap": found.gap, "validated": False}
+
+
+def _captured(state: _Run, contestant: Contestant, row: dict[str, Any]) -> bool:
+    """A kernel of our own must go into a graph; someone else's is left out."""
+    try:
+        contestant.capture(_cuda_of(state.timer))
+    except Exception as error:
+        _alive(state, contestant.name, error)
+        row |= {"skipped" if contestant.peer else "failure": env.first_line(error),
+                "validated": False}  # fmt: skip
+        return False
+    return True
+
+
+def _cuda_of(timer: Timer) -> _clocks.Cuda:
+    assert isinstance(timer, CudaTimer)
+    return timer.cuda
+
+
+def _alive(state: _Run, name: str, error: object) -> None:
+    """Raise DeviceLost, with what it was that broke the device."""
+    if not state.timer.usable():
+        raise DeviceLost(name, str(error))
 
 
 def _gate(
     state: _Run, op: Op, case: Case, named: list[Provider], rows: dict[str, dict[str, Any]]
 ) -> list[Provider]:
-    """The providers that may be timed. Each gets its row either way."""
+    """The providers that may be timed. Each has its row either way."""
     for p in named:
-        rows[p.name] = _rows.blank(op, case, p.name, state.place, p.vendor)
         if p.interpret and state.device.type == "cpu" and _dispatch.interpreting():
             why = "Triton's interpreter shows what is right, not how long it takes"
             rows[p.name]["skipped"] = why
     due = [p for p in named if rows[p.name]["skipped"] is None]
     for result in validate_each(op, case, due, device=state.device, seed=state.seed):
+        if replaced := _clocks.restore():
+            result.failures.append(replaced)
         _enter(rows[result.provider], result)
+        if result.failures:
+            _alive(state, result.provider, result.failures[0])
     return [p for p in due if rows[p.name]["validated"]]
 
 
 def _enter(row: dict[str, Any], result: Validation) -> None:
-    row["skipped"] = result.skipped
+    row |= {"skipped": result.skipped, "gap": result.gap}
     if result.judgements:
         row["error_used"] = _rows.share(result.used)
     if result.failures:
@@ -226,7 +319,14 @@ def _ready_peers(
             peer = OfPeer(stage, name, function)
             used, wrong = peer.try_out()
         except Exception as error:  # whatever another library raises for a case it can't do
-            row["skipped"] = f"{type(error).__name__}: {env.first_line(error)}"
+            row |= {"skipped": f"{type(error).__name__}: {env.first_line(error)}",
+                    "gap": is_memory(error)}  # fmt: skip
+            _alive(state, name, error)
+            continue
+        finally:
+            replaced = _clocks.restore()
+        if replaced:
+            row["failure"] = replaced
             continue
         row |= {"error_used": _rows.share(used), "validated": not wrong}
         row["note"] = "; ".join(wrong) or None
@@ -253,17 +353,88 @@ def _time(
         seed=state.seed,
         timer=state.timer,
         least=state.least,
+        target=state.target,
+        counters=state.counters,
     )
     cost = op.cost(case)
+    idle = _idle(state, case)
     for contestant in contestants:
-        row = rows[contestant.name]
-        used, wrong = contestant.check()
-        if contestant.broken is not None:
-            row |= {"failure": contestant.broken, "validated": False}
-        elif wrong and not contestant.external:
-            row |= {"failure": "; ".join(wrong), "validated": False}
-        else:
-            row["error_used"] = _rows.share(max(used, row["error_used"] or 0.0))
-            row["validated"] = row["validated"] and not wrong
-            row["note"] = "; ".join(wrong) or row["note"]
-            _rows.put_time(row, timings[contestant.name], cost, state.place)
+        row, timing = rows[contestant.name], timings[contestant.name]
+        with _entering(row):
+            held = _energy(state, case, contestant, timing, idle)
+            if isinstance(timing, NoTime):
+                _put_no_time(row, timing)
+            elif _right_afterwards(state, contestant, row):
+                _put_time(state, row, contestant, timing, cost)
+                row |= held if row["median_us"] is not None else {}
+
+
+def _right_afterwards(state: _Run, contestant: Contestant, row: dict[str, Any]) -> bool:
+    try:
+        used, wrong = contestant.check(state.timer)
+    except Exception as error:
+        _alive(state, contestant.name, error)
+        raise
+    if replaced := _clocks.restore():
+        wrong.append(replaced)
+    if wrong and not contestant.external:
+        row |= {"failure": "; ".join(wrong), "validated": False}
+        return False
+    row["error_used"] = _rows.share(max(used, row["error_used"] or 0.0))
+    row["validated"] = row["validated"] and not wrong
+    row["note"] = "; ".join(wrong) or row["note"]
+    return True
+
+
+def _put_time(
+    state: _Run, row: dict[str, Any], contestant: Contestant, timing: Timing, cost: Cost
+) -> None:
+    for name in ("timed", "flushed", "spent"):
+        state.seconds[name] = state.seconds.get(name, 0.0) + getattr(timing, f"{name}_s")
+    touched = contestant.touched_bytes(timing.n)
+    held, cache = state.timer.flushed_bytes + touched, state.timer.cache_bytes
+    warm = (
+        f"the caches were not cold: {held} bytes were touched between two samples on the same "
+        f"data, and they hold {cache}"
+        if timing.cold and held <= cache
+        else None
+    )
+    _rows.put_time(row, timing, cost, state.place, warm)
+    if row["median_us"] is not None:
+        row["touched_bytes"] = touched
+
+
+# ---- energy
+
+
+def _idle(state: _Run, case: Case) -> float | None:
+    if not state.with_energy or ENERGY not in case.tags or state.counters is None:
+        return None
+    state.timer.synchronize()
+    return energy.idle_watts(state.counters)
+
+
+def _energy(
+    state: _Run, case: Case, contestant: Contestant, timing: Timing | NoTime, idle: float | None
+) -> dict[str, Any]:
+    """The fields `energy` and `energy_missing` of a row."""
+    if ENERGY not in case.tags or isinstance(timing, NoTime):
+        return {}
+    if not state.with_energy:
+        return {"energy_missing": "it was not asked for"}
+    if state.counters is None:
+        return {"energy_missing": "a CPU has no counter that NVML reads"}
+    if state.left_s() < energy.NEEDED_S:
+        return {"energy_missing": "the time budget ended before it"}
+
+    def call(index: int) -> None:
+        contestant.current = index % len(contestant.sets)
+        contestant()
+
+    try:
+        found = energy.measure(
+            call, state.timer.synchronize, state.counters, call_us=timing.median_us, idle=idle
+        )
+    except energy.NoEnergy as error:
+        return {"energy_missing": str(error)}
+    return {"energy": found}

@@ -126,6 +126,9 @@ class Watch:
         self._slow: dict[str, list[float]] = {"memory_mhz": [], "power_w": [], "temperature_c": []}
         self._next = -math.inf
 
+    def sm_mhz(self) -> float | None:
+        return self._counters.read("sm_mhz")
+
     def look(self) -> None:
         self._sm.append(self._counters.read("sm_mhz"))
         mask = self._counters.read("reasons")

@@ -1,0 +1,105 @@
+"""Clocks and the device's queue, as they were when this module was imported.
+
+A provider that replaces them later changes no time, and is found out.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from aimills_kernels.harness.env import first_line
+
+now = time.perf_counter_ns
+
+_Event = torch.cuda.Event
+_KEPT: list[tuple[Any, str, Any]] = [
+    (holder, name, getattr(holder, name))
+    for holder, names in (
+        (time, ("perf_counter_ns", "perf_counter", "monotonic", "monotonic_ns", "time")),
+        (torch.cuda, ("Event", "synchronize", "_sleep", "CUDAGraph", "graph")),
+        (_Event, ("record", "query", "synchronize", "elapsed_time")),
+        (torch.cuda.CUDAGraph, ("replay",)),
+    )
+    for name in names
+    if hasattr(holder, name)
+]
+_OF = {(holder, name): value for holder, name, value in _KEPT}
+
+
+def restore() -> str | None:
+    """Put back what was replaced since the import, and say what it was."""
+    found = []
+    for holder, name, value in _KEPT:
+        if getattr(holder, name) is not value:
+            setattr(holder, name, value)
+            found.append(f"{holder.__name__}.{name}")
+    return f"it replaced {', '.join(found)}" if found else None
+
+
+class Cuda:
+    """The queue of one GPU: the stream that is current, its events and its graphs."""
+
+    def __init__(self, device: torch.device):
+        self.device = device
+        self._forget = _persisting_reset()
+
+    def cache_bytes(self) -> int:
+        return getattr(torch.cuda.get_device_properties(self.device), "L2_cache_size", 0)
+
+    def event(self) -> Any:
+        return _Event(enable_timing=True)
+
+    def record(self, event: Any) -> None:
+        _OF[_Event, "record"](event)
+
+    def reached(self, event: Any) -> bool:
+        return bool(_OF[_Event, "query"](event))
+
+    def wait(self, event: Any) -> None:
+        _OF[_Event, "synchronize"](event)
+
+    def between_us(self, begin: Any, end: Any) -> float:
+        return 1e3 * _OF[_Event, "elapsed_time"](begin, end)
+
+    def spin(self, cycles: int) -> None:
+        _OF[torch.cuda, "_sleep"](cycles)
+
+    def synchronize(self) -> None:
+        _OF[torch.cuda, "synchronize"](self.device)
+
+    def usable(self) -> bool:
+        """After an illegal access every later call fails too."""
+        try:
+            self.synchronize()
+        except Exception:
+            return False
+        return True
+
+    def forget_persisting(self) -> None:
+        """Lines that a kernel asked to be kept in the L2 cache outlive a flush."""
+        self._forget()
+
+    def capture(self, call: Callable[[], Any]) -> Callable[[], None]:
+        """One call as a CUDA graph; RuntimeError with a sentence where it can't be one."""
+        graph = _OF[torch.cuda, "CUDAGraph"]()
+        try:
+            with _OF[torch.cuda, "graph"](graph):
+                call()
+        except Exception as error:
+            raise RuntimeError(f"it can't be captured in a CUDA graph: {first_line(error)}") from (
+                error
+            )
+        replay = _OF[torch.cuda.CUDAGraph, "replay"]
+        return lambda: replay(graph)
+
+
+def _persisting_reset() -> Callable[[], Any]:
+    with contextlib.suppress(OSError, AttributeError):
+        return ctypes.CDLL("libcuda.so.1").cuCtxResetPersistingL2Cache
+    return lambda: None
