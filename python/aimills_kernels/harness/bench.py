@@ -35,7 +35,9 @@ from aimills_kernels.harness.timing import (
 __all__ = ["COLUMNS", "SCHEMA", "load", "run", "save", "table"]
 
 _TIMED_SHARE = 0.3  # of a case's time, at the least, goes to the clock and not to checks
+_BEAT = 64  # calls of an energy window between two signs of life
 ENERGY = "energy"  # the tag of cases whose energy is measured
+SECONDS = ("timed", "flushed", "spent")  # of the timed loops of all rows
 Progress = Callable[[str, int, int], None]
 
 
@@ -57,6 +59,8 @@ class _Run:
     target: float
     with_energy: bool
     counters: nvml.Counters | None
+    at: Callable[[str], None]
+    without: frozenset[str]
     done: int = 0
     lost: str | None = None  # why nothing more can run on the device
     seconds: dict[str, float] = field(default_factory=dict)
@@ -87,6 +91,9 @@ def run(
     mode: Mode = "stream",
     target: float = _stopping.TARGET,
     with_energy: bool = False,
+    stamp: dict[str, Any] | None = None,
+    at: Callable[[str], None] | None = None,
+    without: Iterable[str] = (),
 ) -> dict[str, Any]:
     """Validate and time, and return the record.
 
@@ -96,6 +103,9 @@ def run(
     2 s more, unless `measured` hands over those that this process measured before. A contestant is
     done before its time is up when its median is known to `target`. `with_energy` measures the
     joules of cases with the tag `energy` on top.
+
+    `stamp` is an environment of this machine that is known already. `at(name)` is called before
+    each step of a contestant, with its name; those named in `without` are left out.
 
     `progress(label, done, total)` is called before each step and once at the end. Raises
     ValueError for an unknown op, case or provider, and for a mode that the device does not have.
@@ -123,6 +133,8 @@ def run(
         target,
         with_energy,
         nvml.counters_of(place),
+        at or (lambda name: None),
+        frozenset(without),
         done=1,
     )
     with _dispatch.on_device(place):
@@ -139,7 +151,7 @@ def run(
         "kind": KIND,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "options": options,
-        "environment": env.stamp(str(place)),
+        "environment": stamp or env.stamp(str(place)),
         "ceilings": state.place.ceilings,
         "rows": state.rows,
     }
@@ -154,7 +166,7 @@ def _todo(
     chosen = [get_op(op) if isinstance(op, str) else op for op in (OPS if ops is None else ops)]
     known = {p.name for op in chosen for p in op.all_providers}
     for name in providers or ():
-        if name not in known:
+        if chosen and name not in known:
             raise ValueError(f"unknown provider {name!r}; there are: {', '.join(sorted(known))}")
     if cases is None:
         return [(op, case) for op in chosen for case in op.cases if tag in case.tags]
@@ -195,7 +207,7 @@ def _bench_case(state: _Run, op: Op, case: Case, budget_s: float) -> None:
     rows = {
         p.name: _rows.blank(op, case, p.name, state.place, p.vendor)
         for p in op.all_providers
-        if not state.providers or p.name in state.providers
+        if p.name not in state.without and (state.providers is None or p.name in state.providers)
     }
     late = None if budget_s > 0 else "the time budget ended before this case"
     try:
@@ -225,6 +237,7 @@ def _time_case(
     begin = time.monotonic()
     right = _gate(state, op, case, [op.provider(name) for name in rows], rows)
     found = peers_of(op, state.folder) if state.with_peers else {}
+    found = {name: peer for name, peer in found.items() if name not in state.without}
     contestants: list[Contestant] = []
     if right or found:
         stage = Stage(op, case, state.device, state.seed, state.timer.cache_bytes)
@@ -256,6 +269,7 @@ def _put_no_time(row: dict[str, Any], found: NoTime) -> None:
 
 def _captured(state: _Run, contestant: Contestant, row: dict[str, Any]) -> bool:
     """A kernel of our own must go into a graph; someone else's is left out."""
+    state.at(contestant.name)
     try:
         contestant.capture(_cuda_of(state.timer))
     except Exception as error:
@@ -286,7 +300,10 @@ def _gate(
             why = "Triton's interpreter shows what is right, not how long it takes"
             rows[p.name]["skipped"] = why
     due = [p for p in named if rows[p.name]["skipped"] is None]
-    for result in validate_each(op, case, due, device=state.device, seed=state.seed):
+    results = validate_each(op, case, due, device=state.device, seed=state.seed)
+    for provider in due:
+        state.at(provider.name)
+        result = next(results)
         if replaced := _clocks.restore():
             result.failures.append(replaced)
         _enter(rows[result.provider], result)
@@ -315,6 +332,7 @@ def _ready_peers(
     for name, function in functions.items():
         row = _rows.blank(stage.op, stage.case, name, state.place, True)
         rows[name] = row
+        state.at(name)
         try:
             peer = OfPeer(stage, name, function)
             used, wrong = peer.try_out()
@@ -355,15 +373,18 @@ def _time(
         least=state.least,
         target=state.target,
         counters=state.counters,
+        at=state.at,
     )
     cost = op.cost(case)
     idle = _idle(state, case)
     for contestant in contestants:
         row, timing = rows[contestant.name], timings[contestant.name]
+        state.at(contestant.name)
         with _entering(row):
             held = _energy(state, case, contestant, timing, idle)
             if isinstance(timing, NoTime):
-                _put_no_time(row, timing)
+                if not timing.ran or _right_afterwards(state, contestant, row):
+                    _put_no_time(row, timing)
             elif _right_afterwards(state, contestant, row):
                 _put_time(state, row, contestant, timing, cost)
                 row |= held if row["median_us"] is not None else {}
@@ -389,7 +410,7 @@ def _right_afterwards(state: _Run, contestant: Contestant, row: dict[str, Any]) 
 def _put_time(
     state: _Run, row: dict[str, Any], contestant: Contestant, timing: Timing, cost: Cost
 ) -> None:
-    for name in ("timed", "flushed", "spent"):
+    for name in SECONDS:
         state.seconds[name] = state.seconds.get(name, 0.0) + getattr(timing, f"{name}_s")
     touched = contestant.touched_bytes(timing.n)
     held, cache = state.timer.flushed_bytes + touched, state.timer.cache_bytes
@@ -428,6 +449,8 @@ def _energy(
         return {"energy_missing": "the time budget ended before it"}
 
     def call(index: int) -> None:
+        if index % _BEAT == 0:
+            state.at(contestant.name)
         contestant.current = index % len(contestant.sets)
         contestant()
 

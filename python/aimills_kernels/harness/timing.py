@@ -43,10 +43,12 @@ class ClockError(RuntimeError):
 
 @dataclass(frozen=True)
 class NoTime:
-    """Why a contestant has no time. It is a `gap` where that is not its own fault."""
+    """Why a contestant has no time. It is a `gap` where that is not its own fault; `ran` where it
+    was called as often as any and can be judged all the same."""
 
     why: str
     gap: bool = False
+    ran: bool = False
 
 
 def no_time(error: Exception) -> NoTime:
@@ -146,6 +148,7 @@ class _Lane:
     name: str
     call: Callable[[], Any]
     watch: Watch | None
+    at: Callable[[str], None]
     samples: list[float] = field(default_factory=list)
     flags: dict[str, list[int]] = field(default_factory=dict)
     host: list[float] = field(default_factory=list)
@@ -174,6 +177,7 @@ def time_interleaved(
     target: float | None = _stopping.TARGET,
     counters: Counters | None = None,
     warm: bool = True,
+    at: Callable[[str], None] | None = None,
 ) -> dict[str, Timing | NoTime]:
     """Time every contestant, all in one run, in rounds of shuffled order.
 
@@ -181,14 +185,18 @@ def time_interleaved(
     goes on to its next inputs. One is done when its median is known to `target` (half a 95 %
     interval over the median). The budget is shared: a contestant that used its part sits out once
     it has `min_rounds` samples. A second after twice the budget the run ends, after `least` rounds
-    all the same. With `warm`, samples without a flush follow, in a share of the budget.
+    all the same. `at(name)` is called before each step of a contestant. With `warm`, samples
+    without a flush follow, in a share of the budget.
 
     In place of a Timing, NoTime says why there is none. Raises DeviceLost where nothing more
     can be timed.
     """
     timer = timer or timer_for(device)
     begin = _now()
-    lanes = [_Lane(n, c, Watch(counters) if counters else None) for n, c in contestants.items()]
+    lanes = [
+        _Lane(name, call, Watch(counters) if counters else None, at or (lambda name: None))
+        for name, call in contestants.items()
+    ]
     share = budget_s / max(len(lanes), 1)
     for lane in lanes:
         _guarded(timer, lane, _warm_up, _WARM_UP_SHARE * share)
@@ -221,6 +229,7 @@ def _guarded(timer: Timer, lane: _Lane, step: Callable[..., None], *more: Any) -
     """What goes wrong with one contestant ends that one, and no other."""
     if lane.broken:
         return
+    lane.at(lane.name)
     try:
         step(timer, lane, *more)
     except Exception as error:
@@ -330,7 +339,7 @@ def _result(timer: Timer, lane: _Lane) -> Timing | NoTime:
     if not lane.samples:
         return NoTime("the time budget ended before its first sample", gap=True)
     if statistics.median(lane.samples) == 0:
-        return NoTime("its time is below what the clock can tell", gap=True)
+        return NoTime("its time is below what the clock can tell", gap=True, ran=True)
     watch = lane.watch
     return summarise(
         lane.samples,
