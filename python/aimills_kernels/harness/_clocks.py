@@ -17,19 +17,24 @@ from aimills_kernels.harness.env import first_line
 
 now = time.perf_counter_ns
 
-_Event = torch.cuda.Event
+_Event, _CUDAGraph, _graph = torch.cuda.Event, torch.cuda.CUDAGraph, torch.cuda.graph
+_sleep, _synchronize = torch.cuda._sleep, torch.cuda.synchronize
+_record, _query, _wait, _elapsed = (
+    getattr(_Event, name) for name in ("record", "query", "synchronize", "elapsed_time")
+)
+_replay = getattr(_CUDAGraph, "replay", None)
+
 _KEPT: list[tuple[Any, str, Any]] = [
     (holder, name, getattr(holder, name))
     for holder, names in (
         (time, ("perf_counter_ns", "perf_counter", "monotonic", "monotonic_ns", "time")),
         (torch.cuda, ("Event", "synchronize", "_sleep", "CUDAGraph", "graph")),
         (_Event, ("record", "query", "synchronize", "elapsed_time")),
-        (torch.cuda.CUDAGraph, ("replay",)),
+        (_CUDAGraph, ("replay",)),
     )
     for name in names
     if hasattr(holder, name)
 ]
-_OF = {(holder, name): value for holder, name, value in _KEPT}
 
 
 def restore() -> str | None:
@@ -56,22 +61,22 @@ class Cuda:
         return _Event(enable_timing=True)
 
     def record(self, event: Any) -> None:
-        _OF[_Event, "record"](event)
+        _record(event)
 
     def reached(self, event: Any) -> bool:
-        return bool(_OF[_Event, "query"](event))
+        return bool(_query(event))
 
     def wait(self, event: Any) -> None:
-        _OF[_Event, "synchronize"](event)
+        _wait(event)
 
     def between_us(self, begin: Any, end: Any) -> float:
-        return 1e3 * _OF[_Event, "elapsed_time"](begin, end)
+        return 1e3 * _elapsed(begin, end)
 
     def spin(self, cycles: int) -> None:
-        _OF[torch.cuda, "_sleep"](cycles)
+        _sleep(cycles)
 
     def synchronize(self) -> None:
-        _OF[torch.cuda, "synchronize"](self.device)
+        _synchronize(self.device)
 
     def usable(self) -> bool:
         """After an illegal access every later call fails too."""
@@ -87,16 +92,14 @@ class Cuda:
 
     def capture(self, call: Callable[[], Any]) -> Callable[[], None]:
         """One call as a CUDA graph; RuntimeError with a sentence where it can't be one."""
-        graph = _OF[torch.cuda, "CUDAGraph"]()
+        graph = _CUDAGraph()
         try:
-            with _OF[torch.cuda, "graph"](graph):
+            with _graph(graph):
                 call()
         except Exception as error:
-            raise RuntimeError(f"it can't be captured in a CUDA graph: {first_line(error)}") from (
-                error
-            )
-        replay = _OF[torch.cuda.CUDAGraph, "replay"]
-        return lambda: replay(graph)
+            said = first_line(error)
+            raise RuntimeError(f"it can't be captured in a CUDA graph: {said}") from error
+        return lambda: _replay(graph)
 
 
 def _persisting_reset() -> Callable[[], Any]:

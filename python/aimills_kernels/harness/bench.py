@@ -242,7 +242,7 @@ def _time_case(
     if right or found:
         stage = Stage(op, case, state.device, state.seed, state.timer.cache_bytes)
         for provider in right:
-            with _entering(rows[provider.name]):
+            with _entering(state, rows[provider.name]):
                 contestants.append(OfProvider(stage, provider))
         contestants += _ready_peers(state, stage, found, rows)
     if state.timer.mode == "graph":
@@ -253,14 +253,14 @@ def _time_case(
 
 
 @contextlib.contextmanager
-def _entering(row: dict[str, Any]) -> Iterator[None]:
-    """What is raised within costs this row its time, and no other."""
+def _entering(state: _Run, row: dict[str, Any]) -> Iterator[None]:
+    """What is raised within costs this row its time, and no other where the device lives on."""
     try:
         yield
-    except DeviceLost:
-        raise
     except Exception as error:
-        _put_no_time(row, no_time(error))
+        found = no_time(error)
+        _alive(state, row["provider"], found.why)
+        _put_no_time(row, found)
 
 
 def _put_no_time(row: dict[str, Any], found: NoTime) -> None:
@@ -380,7 +380,7 @@ def _time(
     for contestant in contestants:
         row, timing = rows[contestant.name], timings[contestant.name]
         state.at(contestant.name)
-        with _entering(row):
+        with _entering(state, row):
             held = _energy(state, case, contestant, timing, idle)
             if isinstance(timing, NoTime):
                 if not timing.ran or _right_afterwards(state, contestant, row):
@@ -391,11 +391,7 @@ def _time(
 
 
 def _right_afterwards(state: _Run, contestant: Contestant, row: dict[str, Any]) -> bool:
-    try:
-        used, wrong = contestant.check(state.timer)
-    except Exception as error:
-        _alive(state, contestant.name, error)
-        raise
+    used, wrong = contestant.check(state.timer)
     if replaced := _clocks.restore():
         wrong.append(replaced)
     if wrong and not contestant.external:
@@ -445,8 +441,7 @@ def _energy(
         return {"energy_missing": "it was not asked for"}
     if state.counters is None:
         return {"energy_missing": "a CPU has no counter that NVML reads"}
-    if state.left_s() < energy.NEEDED_S:
-        return {"energy_missing": "the time budget ended before it"}
+    begin = time.monotonic()
 
     def call(index: int) -> None:
         if index % _BEAT == 0:
@@ -460,4 +455,6 @@ def _energy(
         )
     except energy.NoEnergy as error:
         return {"energy_missing": str(error)}
+    finally:
+        state.end += time.monotonic() - begin  # the budget is for times
     return {"energy": found}

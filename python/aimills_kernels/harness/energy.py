@@ -14,7 +14,6 @@ from typing import Any
 from aimills_kernels.harness.nvml import Counters
 
 WINDOW_S = 5.0
-NEEDED_S = 8.0  # with the idle second and the counter's steps
 LEVEL = (
     "GPU board as NVML's total-energy counter states it (nvmlDeviceGetTotalEnergyConsumption), "
     "calls back to back with warm caches, idle power not taken off"

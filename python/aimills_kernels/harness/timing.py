@@ -104,9 +104,9 @@ class Timing(Spread):
     warmup_calls: int = 0
     settled: bool = True
     telemetry: dict[str, Any] | None = None
-    timed_s: float = 0.0  # of `spent_s`, what the clock ran for
-    flushed_s: float = 0.0
-    spent_s: float = 0.0
+    spent_s: float = 0.0  # for the warm-up and the samples, those with warm caches aside
+    timed_s: float = 0.0  # of it, what the clock ran for
+    flushed_s: float = 0.0  # of it
 
     @property
     def exposed(self) -> int:
@@ -161,6 +161,7 @@ class _Lane:
     spent_s: float = 0.0
     warm_spent_s: float = 0.0
     flushed_s: float = 0.0
+    timed_s: float = 0.0
 
 
 def time_interleaved(
@@ -253,6 +254,7 @@ def _take(timer: Timer, lane: _Lane, round_: int, rotate: Rotate | None) -> None
     finally:
         timer.meanwhile = None
     _enter(timer, time_us, lane.samples, lane.flags)
+    lane.timed_s += time_us * lane.repeats / 1e6
     if timer.host_us is not None:
         lane.host.append(timer.host_us)
     lane.spent_s += _since(begin)
@@ -277,6 +279,7 @@ def _warm_up(timer: Timer, lane: _Lane, bound_s: float) -> None:
     begin, last, window = _now(), (0.0, 0.0), []
     while True:
         window.append(_sample(timer, lane.call))
+        lane.timed_s += window[-1] / 1e6
         lane.warmup_calls += 1
         late = _since(begin) >= bound_s
         if len(window) < _WINDOW and not late:
@@ -352,7 +355,7 @@ def _result(timer: Timer, lane: _Lane) -> Timing | NoTime:
         warmup_calls=lane.warmup_calls,
         settled=lane.settled,
         telemetry=watch.telemetry() if watch else None,
-        timed_s=sum(lane.samples) * lane.repeats / 1e6,
+        timed_s=lane.timed_s,
         flushed_s=lane.flushed_s,
         spent_s=lane.spent_s,
     )
