@@ -114,7 +114,7 @@ def notes(record: dict[str, Any]) -> None:
         if row["energy"]:
             held = row["energy"]
             _ui.say(f"energy: {name}: {held['joules']:.3g} J a call, {held['watts']:.0f} W mean")
-        if row["energy_missing"]:
+        if row["energy_missing"] and record["options"]["energy"]:
             _ui.say(f"no energy: {name}: {row['energy_missing']}", "yellow")
 
 

@@ -22,7 +22,7 @@ _sleep, _synchronize = torch.cuda._sleep, torch.cuda.synchronize
 _record, _query, _wait, _elapsed = (
     getattr(_Event, name) for name in ("record", "query", "synchronize", "elapsed_time")
 )
-_replay = getattr(_CUDAGraph, "replay", None)
+_replay = _CUDAGraph.replay
 
 _KEPT: list[tuple[Any, str, Any]] = [
     (holder, name, getattr(holder, name))
