@@ -662,7 +662,8 @@ def test_the_stamp_is_json_and_holds_no_secrets(monkeypatch: pytest.MonkeyPatch)
     if len(getpass.getuser()) > 4:
         assert getpass.getuser() not in text
     for name in ("time", "package", "git", "python", "torch", "triton", "numpy", "os",
-                 "kernel", "cpu", "memory_gib", "gpus", "cuda_driver", "nvcc", "extension", "missing"):  # fmt: skip
+                 "kernel", "cpu", "memory_gib", "gpus", "cuda_driver", "nvcc", "extension",
+                 "missing"):  # fmt: skip
         assert name in found
 
 
