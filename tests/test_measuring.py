@@ -134,6 +134,14 @@ def test_a_lost_device_is_blamed_on_one(cuda: FakeCuda) -> None:
     assert found["options"]["lost"] == second["skipped"]
 
 
+def test_a_device_lost_in_the_checks_is_blamed_on_one(cuda: FakeCuda, monkeypatch: Any) -> None:
+    monkeypatch.setattr(bench.OfProvider, "check", lambda self, timer: cuda.kill())
+    first, second = rows_of(one_run("on_its_stream"))
+    assert "illegal memory access" in first["failure"]
+    assert second["failure"] is None
+    assert second["skipped"] == "cpu can't be used any more, after attention tiny planted"
+
+
 def test_clocks_and_reasons_stand_in_the_row(cuda: FakeCuda, monkeypatch: Any) -> None:
     masks = iter([0x4] * 3 + [0x48] + [0x0] * 10_000)
     counters = nvml.Nvml(Library(reasons=lambda: next(masks)), "gpu")
@@ -294,6 +302,30 @@ def test_what_replaces_a_clock_is_named_and_undone() -> None:
     assert other["median_us"] > 0
     assert time.perf_counter_ns is true
     assert torch.cuda.Event.elapsed_time is elapsed
+
+
+def test_who_replaced_a_clock_is_blamed_and_no_other() -> None:
+    def patches() -> float:
+        time.monotonic = lambda: 0.0  # type: ignore[assignment]
+        return 1.0
+
+    found = timing.time_interleaved(
+        {"good": lambda: 2.0, "patches": patches}, "cpu", budget_s=10.0, timer=Scripted()
+    )
+    assert found["patches"] == timing.NoTime("it replaced time.monotonic")
+    assert isinstance(found["good"], timing.Timing)
+
+
+def test_a_second_call_on_the_same_data_must_write_too() -> None:
+    op = late_faults.plant("attention", "skips_the_same_again")
+    stage = bench.Stage(op, op.case("tiny"), torch.device("cpu"), 0, 1)
+    contestant = bench.OfProvider(stage, op.provider("planted"))
+    for round_ in range(late_faults.GATE_CALLS + 3):
+        contestant.rotate(round_)
+        contestant()
+    _, wrong = contestant.check(timing.CpuTimer())
+    assert wrong
+    assert all(w.startswith("called again on the same data: ") for w in wrong)
 
 
 def test_cold_is_claimed_only_where_the_cache_was_overwritten(monkeypatch: Any) -> None:

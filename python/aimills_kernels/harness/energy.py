@@ -52,7 +52,8 @@ def measure(
     done = 0
 
     def until_step(least_s: float) -> tuple[float, float]:
-        """Work for so long, then on to the next step of the counter: its value and the time."""
+        """Work for so long, then on to the next step of the counter: its value and the time. It
+        has gone up, or there is none."""
         nonlocal done
         begin, last = _now(), _read(counters)
         while True:
@@ -73,8 +74,6 @@ def measure(
     before = done
     end_mj, end = until_step(WINDOW_S)
     calls, joules = done - before, (end_mj - begin_mj) / 1e3
-    if joules <= 0:
-        raise NoEnergy(f"the energy counter did not move in {end - begin:.1f} s")
     return {
         "joules": joules / calls,
         "watts": joules / (end - begin),
