@@ -199,6 +199,21 @@ def test_faster_than_the_hardware_is_an_error() -> None:
     assert held_in_cache["suspect"]
 
 
+def test_a_warm_time_may_beat_the_memory_and_not_the_arithmetic() -> None:
+    op = replace(get_op("attention"), cost=lambda case: Cost(1e6, 1e6, "f16"))
+    cold = timing.summarise([200.0] * 9, clock="events", cold=True)
+    for us, wrong in ((2.0, False), (0.5, True)):
+        row = _rows.blank(op, Case("c"), "p", PLACE, False)
+        both = replace(cold, warm=timing.spread([us] * 9))
+        _rows.put_time(row, both, op.cost(Case("c")), PLACE)
+        assert ("faster than the hardware with warm caches" in str(row["failure"])) == wrong
+        assert (row["median_us"] is None) == wrong
+    row = _rows.blank(op, Case("c"), "p", PLACE, False)
+    warm_only = timing.summarise([2.0] * 9, clock="events", cold=False)
+    _rows.put_time(row, warm_only, op.cost(Case("c")), PLACE)
+    assert row["failure"] is None
+
+
 def test_an_arithmetic_without_a_ceiling_gives_no_share() -> None:
     assert _rows.floor_us(Cost(1.0, 1.0, "f16"), None) == (None, None)
     assert ceilings.peak_tflops({"gemm_f32_tflops": 2.0}, "fp8") == 2.0
@@ -283,8 +298,9 @@ def test_rounds_interleave_in_a_seeded_order() -> None:
             timer.events.append("rotate")
 
         found = timing.time_interleaved(
-            names, "cpu", budget_s=60, max_rounds=12, rotate=rotate, seed=seed, timer=timer
-        )
+            names, "cpu", budget_s=60, max_rounds=12, rotate=rotate, seed=seed, timer=timer,
+            target=None, warm=False,
+        )  # fmt: skip
         assert all(found[n].samples_us == [float(ord(n))] * 12 for n in names)
         assert timer.events == ["rotate", "flush"] * 48
         return list(rounds.values())
@@ -651,8 +667,9 @@ def test_the_stamp_is_json_and_holds_no_secrets(monkeypatch: pytest.MonkeyPatch)
     assert str(Path.home()) not in text.replace(str(env.ROOT), "")
     if len(getpass.getuser()) > 4:
         assert getpass.getuser() not in text
-    for name in ("time", "package", "git", "python", "torch", "triton", "numpy", "os", "kernel",
-                 "cpu", "memory_gib", "gpus", "nvcc", "extension", "missing"):  # fmt: skip
+    for name in ("time", "package", "git", "python", "torch", "triton", "numpy", "os",
+                 "kernel", "cpu", "memory_gib", "gpus", "cuda_driver", "nvcc", "extension",
+                 "missing"):  # fmt: skip
         assert name in found
 
 

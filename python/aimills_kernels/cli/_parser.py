@@ -122,7 +122,26 @@ def _validate(commands: Any) -> None:
 def _bench(commands: Any) -> None:
     made = _command(commands, "bench", "bench:run", "time right providers and their peers")
     chosen_arguments(made)
-    made.add_argument("--budget", type=seconds, default=120.0, help="seconds (default 120)")
+    made.add_argument("--budget", type=seconds, help="seconds (default 120, with --quick 60)")
+    made.add_argument(
+        "--mode",
+        choices=("events", "graph", "host"),
+        default="events",
+        help="by events around queued calls (default; on a CPU by the clock), around a replayed "
+        "CUDA graph, or what a call costs the host",
+    )
+    made.add_argument("--quick", action="store_true", help="one case of each op, known less well")
+    made.add_argument(
+        "--energy", action="store_true", help="joules per call too, of cases with the tag energy"
+    )
+    made.add_argument("--isolate", action="store_true", help="a process of its own for each case")
+    made.add_argument(
+        "--timeout",
+        type=seconds,
+        metavar="SECONDS",
+        help="end a check or a sample that takes longer (default 300 where a process of its own "
+        "does the work: on a GPU always, on a CPU with --isolate or --timeout)",
+    )
     made.add_argument("--out", metavar="FILE", help="write the record here, as JSON")
     made.add_argument("--list-models", action="store_true", help="the models that --model knows")
     _model(made.add_argument_group("one forward pass of a real model, on one GPU of --tp"))
