@@ -22,6 +22,7 @@ BENCH_VERBS: dict[str, str] = {
     "compare": "judge one run of benchmarks against another, row by row",
     "history": "show how the time of each row went over records, and where it changed",
     "report": "show records as a page and as Markdown, with plots",
+    "tune": "write the tables of which provider serves a problem, from records",
 }
 
 
