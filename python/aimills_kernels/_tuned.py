@@ -83,8 +83,12 @@ def _of(arg: Any) -> str:
 def stamp(op: Op, provider: Provider) -> dict[str, str]:
     """What an entry is measured with, as far as it must be the same later."""
     key = _records.key(op, provider, None)
-    torch_minor = ".".join(torch.__version__.split(".")[:2])
-    return {"sources": key["sources"], "triton": key["triton"], "torch": torch_minor}
+    return {"sources": key["sources"], "triton": key["triton"], "torch": minor(torch.__version__)}
+
+
+def minor(version: str) -> str:
+    """2.11 of 2.11.0+cu130."""
+    return ".".join(str(version).split(".")[:2])
 
 
 def why_stale(entry: Entry, op: Op) -> str | None:

@@ -79,8 +79,8 @@ def _line(step: Step) -> list[str]:
     from aimills_kernels.harness._rows import time_text
 
     source, environment = step.part.source, step.part.source.record["environment"]
-    torch = environment.get("torch")
-    version = torch.get("version") if isinstance(torch, dict) else torch
+    framework = environment.get("torch")
+    version = framework.get("version") if isinstance(framework, dict) else framework
     verdict, us = step.verdict, step.row["median_us"]
     change = f"{verdict.ratio - 1:+.1%}" if verdict and verdict.ratio else ""
     since = f"{step.since.ratio - 1:+.1%}" if step.since and step.since.ratio else ""

@@ -193,13 +193,9 @@ def _stamp(op: Op, provider: Provider, record: Record) -> dict[str, str]:
     triton = record["environment"].get("triton") or "none"
     return {
         "sources": known["sources"],
-        "triton": _minor(triton) if provider.interpret else "",
-        "torch": _minor(torch_version),
+        "triton": _tuned.minor(triton) if provider.interpret else "",
+        "torch": _tuned.minor(torch_version),
     }
-
-
-def _minor(version: str) -> str:
-    return ".".join(str(version).split(".")[:2])
 
 
 def _name(name: str, record: Record) -> str:
