@@ -113,6 +113,7 @@ def test_a_time_that_does_not_count(changed: dict[str, Any], why: str) -> None:
         (made({"triton": 1, "sdpa": 2}, dirty=True), "not made by a clean checkout"),
         (made({"triton": 1, "sdpa": 2}, commit=""), "not made by a clean checkout"),
         (made({"triton": 1, "sdpa": 2}, gpu=records.H100), "compute capability"),
+        (made({"triton": 1, "sdpa": 2}, torch=None), "does not say its version of torch"),
     ],
 )
 def test_a_record_that_does_not_count(record: dict[str, Any], why: str) -> None:

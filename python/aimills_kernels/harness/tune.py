@@ -15,8 +15,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from aimills_kernels import _records, _tuned
 from aimills_kernels._op import Case, Op, Provider
 from aimills_kernels._registry import OPS
@@ -95,6 +93,9 @@ def _by_op(made: Tuning, name: str, record: Record) -> Iterator[tuple[tuple[str,
     git = mapping(record, "environment", "git")
     if not git.get("commit") or git.get("dirty"):
         made.leave("not made by a clean checkout, so what it measured is not known", name)
+        return
+    if not mapping(record, "environment", "torch").get("version"):
+        made.leave("it does not say its version of torch", name)
         return
     found: dict[tuple[str, int], list[Row]] = {}
     for row in record["rows"]:
@@ -189,7 +190,7 @@ def _best(op: Op, usable: dict[str, Row]) -> tuple[Provider, Row]:
 def _stamp(op: Op, provider: Provider, record: Record) -> dict[str, str]:
     """As of the record, not of this machine."""
     known = _tuned.stamp(op, provider)
-    torch_version = mapping(record, "environment", "torch").get("version") or torch.__version__
+    torch_version = mapping(record, "environment", "torch")["version"]
     triton = record["environment"].get("triton") or "none"
     return {
         "sources": known["sources"],
