@@ -123,6 +123,18 @@ def test_a_record_that_does_not_count(record: dict[str, Any], why: str) -> None:
     assert any(why in reason for reason in found.left)
 
 
+def test_a_time_of_other_sources_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though it is the fastest."""
+    monkeypatch.setattr(
+        tune, "_changed", lambda provider, commit: "changed" if provider.name == "triton" else None
+    )
+    record = made({"triton": 100, "sdpa": 400, "reference": 500})
+    assert entry(record)["provider"] == "sdpa"
+    assert tune.tune([("r.json", record)]).left == {
+        "changed": ["attention llama3-8b-prefill triton"]
+    }
+
+
 def test_rows_of_a_cpu_or_of_unknown_problems_are_left_out() -> None:
     record = made({"triton": 400, "sdpa": 500})
     record["rows"] += [row("reference", 1, device="cpu"), row("triton", 1, op="nothing"),
