@@ -20,7 +20,9 @@ _EXITS = "exit codes: 0 all is well, 1 something wrong, 2 what could have run di
 BENCH_VERBS: dict[str, str] = {
     "ab": "judge two checkouts, or two providers, that take turns in one run",
     "compare": "judge one run of benchmarks against another, row by row",
+    "history": "show how the time of each row went over records, and where it changed",
     "report": "show records as a page and as Markdown, with plots",
+    "tune": "write the tables of which provider serves a problem, from records",
 }
 
 
@@ -99,8 +101,8 @@ def _explain(commands: Any) -> None:
 
 def chosen_arguments(made: argparse.ArgumentParser) -> None:
     made.add_argument("op", nargs="*", help="names of ops; all by default")
-    made.add_argument("--case", type=_names, metavar="NAME,...", help="only these cases")
-    made.add_argument("--provider", type=_names, metavar="NAME,...", help="only these providers")
+    made.add_argument("--case", type=names, metavar="NAME,...", help="only these cases")
+    made.add_argument("--provider", type=names, metavar="NAME,...", help="only these providers")
     made.add_argument("--device", type=_device, default="auto", help=_DEVICE)
     made.add_argument("--seed", type=_seed, default=0, help="of the inputs (default 0)")
 
@@ -155,7 +157,7 @@ def _precompile(commands: Any) -> None:
         "compile ahead what a model's shapes need, for a GPU that need not be here",
     )
     made.add_argument("op", nargs="*", help="names of ops; all by default")
-    made.add_argument("--case", type=_names, metavar="NAME,...", help="of the ops' own cases")
+    made.add_argument("--case", type=names, metavar="NAME,...", help="of the ops' own cases")
     made.add_argument("--sm", type=_count, metavar="N", help="of the GPU (90); that of one here")
     made.add_argument("--out", metavar="DIR", help="folder; Triton's own cache by default")
     _model(made, several=True)
@@ -185,7 +187,7 @@ def _accept(commands: Any) -> None:
     made.add_argument("--out", metavar="DIR", default="reports/accept", help="default %(default)s")
     made.add_argument(
         "--exclude",
-        type=_names,
+        type=names,
         metavar="NAME,...",
         default=(),
         help="leave out: video-decode, bench, an op, <op>/<case>, <op>/<provider>, a package",
@@ -210,7 +212,7 @@ def _gpu(commands: Any) -> None:
     )
 
 
-def _names(text: str) -> list[str]:
+def names(text: str) -> list[str]:
     if names := [part.strip() for part in text.split(",") if part.strip()]:
         return list(dict.fromkeys(names))
     raise argparse.ArgumentTypeError(f"{text!r} names nothing; leave it out or give <name>,...")
@@ -241,7 +243,7 @@ def _count(text: str) -> int:
 
 
 def _counts(text: str) -> list[int]:
-    return [_count(part) for part in _names(text)]
+    return [_count(part) for part in names(text)]
 
 
 def seconds(text: str) -> float:

@@ -31,7 +31,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--providers", nargs=2, metavar=("BASE", "NEW"), help="two providers, and no checkouts"
     )
-    parser.add_argument("--budget", type=_parser.seconds, default=120.0, help="seconds (120)")
+    parser.add_argument(
+        "--budget", type=_parser.seconds, default=120.0,
+        help="seconds (default 120); a row gets ten turns a side in any case",
+    )  # fmt: skip
     add_threshold(parser)
     parser.add_argument("--json", action="store_true", help="the verdicts as JSON")
 

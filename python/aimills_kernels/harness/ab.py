@@ -42,6 +42,7 @@ from aimills_kernels.harness.compare import (
 
 _WORKER = Path(__file__).with_name("_ab_worker.py")
 _BLOCK, _LEAST_BLOCKS, _MOST_BLOCKS = 5, 10, 60
+_BLOCK_US = 1e6  # blocks of slow calls are shorter, so that sides still change
 _FLOOR = {"cuda": 0.005, "cpu": 0.01}  # two processes of the same: other addresses
 _PATIENCE_S = 900.0  # for one answer; a large case on a CPU is validated in minutes
 _BUILT = ("csrc", "CMakeLists.txt")
@@ -243,16 +244,17 @@ def _row(
         why = f"the two checkouts give the case other {other}"
         return replace(blank, verdict=REFUSED, why=why), [], []
     medians: tuple[list[float], list[float]] = ([], [])
-    turn = [0, 1]
+    turn, size = [0, 1], 1
     while len(medians[0]) < _LEAST_BLOCKS or (
         time.monotonic() < until and len(medians[0]) < _MOST_BLOCKS
     ):
         order.shuffle(turn)
         for side in turn:
-            answer = _asked(workers[side], "block", n=_BLOCK)
+            answer = _asked(workers[side], "block", n=size)
             if _reason(answer):
                 return _unpaired(blank, [answer if side == i else {} for i in (0, 1)]), [], []
             medians[side].append(statistics.median(answer["samples_us"]))
+        size = max(1, min(_BLOCK, int(_BLOCK_US / max(medians[0][-1], 1.0))))
     closed = [_asked(worker, "close") for worker in workers]
     if any(map(_reason, closed)):
         return _unpaired(blank, closed), [], []

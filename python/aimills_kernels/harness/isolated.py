@@ -108,7 +108,8 @@ def _case(
     rows: list[dict[str, Any]] = []
     while True:
         job = {"ops": [op.name], "cases": [case.name], "budget_s": budget_s, **_known(parts),
-               **options, "without": [row["provider"] for row in rows]}  # fmt: skip
+               **options,
+               "without": [*options.get("without", ()), *(row["provider"] for row in rows)]}  # fmt: skip
         answer = worker.ask(job)
         if isinstance(answer, _Ended):
             if not answer.at or any(row["provider"] == answer.at for row in rows):
@@ -130,8 +131,8 @@ def _case(
 def _left(
     op: Op, case: Case, options: dict[str, Any], rows: list[dict[str, Any]], why: str
 ) -> list[dict[str, Any]]:
-    """The providers that have no row yet."""
-    have = {row["provider"] for row in rows}
+    """The providers that have no row yet and are not left out."""
+    have = {row["provider"] for row in rows} | set(options.get("without", ()))
     named = options["providers"] or [p.name for p in op.all_providers]
     return [
         _blank(op, case, p.name, options, skipped=why, gap=True)
