@@ -107,9 +107,9 @@ def _case(
     """Rows of one case, run as often as there are contestants that end the worker."""
     rows: list[dict[str, Any]] = []
     while True:
+        without = [*options.get("without", ()), *(row["provider"] for row in rows)]
         job = {"ops": [op.name], "cases": [case.name], "budget_s": budget_s, **_known(parts),
-               **options,
-               "without": [*options.get("without", ()), *(row["provider"] for row in rows)]}  # fmt: skip
+               **options, "without": without}  # fmt: skip
         answer = worker.ask(job)
         if isinstance(answer, _Ended):
             if not answer.at or any(row["provider"] == answer.at for row in rows):

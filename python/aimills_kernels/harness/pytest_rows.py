@@ -88,7 +88,7 @@ class Rows:
 
     def save(self, path: Path) -> list[Path]:
         """One record for each device; of a second one, its type is added to the name."""
-        paths = []
+        paths: list[Path] = []
         for made in self.by_device():
             device = made["ceilings"]["device"]
             name = path if not paths else path.with_stem(f"{path.stem}-{device.replace(':', '')}")
@@ -227,9 +227,3 @@ class Own:
 
 def _default(t: Tensor) -> Tolerance:
     return Ratio() if t.is_floating_point() and t.itemsize > 1 else Exact()
-
-
-def without_times(row: Row) -> Row:
-    """For JSON of others: what they have no place for, without the samples."""
-    left_out = ("samples_us", "flags", "warm", "dims")
-    return {name: value for name, value in row.items() if name not in left_out}
