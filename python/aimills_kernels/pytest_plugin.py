@@ -232,7 +232,7 @@ class BenchOp:
         from aimills_kernels._validate import pick_device
         from aimills_kernels.harness.pytest_rows import Own
 
-        called: str = name or getattr(function, "__name__", type(function).__name__)
+        called = str(name or getattr(function, "__name__", type(function).__name__))
         case = Case(self._node.name, **_dims(self._node))
         own = Own(called, function, inputs, reference, case, Cost(flops, bytes, unit), tolerance)
         place = str(pick_device(device))
@@ -354,6 +354,7 @@ def _store_rows(config: pytest.Config, state: _State, regressed: bool) -> None:
     state.said += [f"record: {path}" for path in paths]
 
 
+@pytest.hookimpl(trylast=True)  # below pytest-benchmark's tables
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     state = terminalreporter.config.stash.get(_STATE, None)
     if state is None or (state.rows is None and not state.said):
