@@ -39,14 +39,14 @@ def test_wrong(bench_op): bench_op(wrong, draw, reference=right)
 def test_raises(bench_op): bench_op(raises, draw, reference=right)
 def test_oom(bench_op): bench_op(oom, draw, reference=right)
 def test_writes(bench_op): bench_op(writes, draw, reference=right)
-def test_right(bench_op): bench_op(right, draw, reference=right, peers={"theirs": right}, bytes=2**15)
+def test_right(bench_op): bench_op(right, draw, reference=right, peers={"theirs": right}, bytes=9)
 """
 
 
 def _pytest(folder: Path, *args: str, **env: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--rootdir", str(folder),
-         "--benchmark-max-time=0.05", *args],
+         "--benchmark-max-time=0.05", *args],  # the last of an option counts
         cwd=folder, capture_output=True, text=True, timeout=300, env={**os.environ, **env},
     )  # fmt: skip
 
@@ -125,24 +125,25 @@ def test_sleepy(bench_op):
     bench_op(sleepy, lambda g: torch.randn(8, generator=g), reference=lambda x: x + 1)
 """
 FAIL = "--benchmark-fail-on-regression=20%"
+SAMPLES = "--benchmark-max-time=0.5"  # enough of them for a verdict
 
 
 @pytest.fixture
 def stored(folder: Path) -> Path:
     (folder / "bench" / "test_mine.py").write_text(SLEEPY)
-    run = _pytest(folder, "--benchmark", "--benchmark-autosave", SLEEP="0.002")
+    run = _pytest(folder, "--benchmark", SAMPLES, "--benchmark-autosave", SLEEP="0.002")
     assert run.returncode == 0, run.stdout + run.stderr
     (path,) = (folder / ".benchmarks" / "aimills-kernels").glob("*.json")
     return path
 
 
 def test_a_slower_kernel_fails_and_is_no_new_baseline(folder: Path, stored: Path) -> None:
-    slow = _pytest(folder, "--benchmark", FAIL, "--benchmark-autosave", SLEEP="0.006")
+    slow = _pytest(folder, "--benchmark", SAMPLES, FAIL, "--benchmark-autosave", SLEEP="0.006")
     assert slow.returncode == 1, slow.stdout + slow.stderr
     assert "sleepy test_sleepy own on cpu: SLOWER" in slow.stdout
     assert "not stored as a baseline" in slow.stdout
     assert list(stored.parent.glob("*.json")) == [stored]
-    fast = _pytest(folder, "--benchmark", FAIL, SLEEP="0.0005")
+    fast = _pytest(folder, "--benchmark", SAMPLES, FAIL, SLEEP="0.0005")
     assert fast.returncode == 0, fast.stdout + fast.stderr
     assert "own on cpu: FASTER" in fast.stdout
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -347,10 +348,8 @@ def _store_rows(config: pytest.Config, state: _State, regressed: bool) -> None:
         if regressed:
             state.said.append("not stored as a baseline, as it has regressed")
         else:
-            created = (
-                state.rows.by_device()[0]["created"].replace(":", "") if state.rows.rows else ""
-            )
-            paths += state.rows.save(store / f"{created}.json") if created else []
+            made = datetime.now(UTC).strftime("%Y-%m-%dT%H%M%S.%f")
+            paths += state.rows.save(store / f"{made}.json")
     state.said += [f"record: {path}" for path in paths]
 
 
