@@ -42,12 +42,15 @@ def test_writes(bench_op): bench_op(writes, draw, reference=right)
 def test_right(bench_op): bench_op(right, draw, reference=right, peers={"theirs": right}, bytes=9)
 """
 
+# pytest-xdist's workers time nothing, and neither would what they start.
+_ENV = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")}
+
 
 def _pytest(folder: Path, *args: str, **env: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--rootdir", str(folder),
          "--benchmark-max-time=0.05", *args],  # the last of an option counts
-        cwd=folder, capture_output=True, text=True, timeout=300, env={**os.environ, **env},
+        cwd=folder, capture_output=True, text=True, timeout=300, env={**_ENV, **env},
     )  # fmt: skip
 
 
@@ -111,7 +114,7 @@ def _pytest_without_benchmark(folder: Path, *args: str) -> subprocess.CompletedP
     return subprocess.run(
         [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:benchmark",
          "--rootdir", str(folder), *args],
-        cwd=folder, capture_output=True, text=True, timeout=300,
+        cwd=folder, capture_output=True, text=True, timeout=300, env=_ENV,
     )  # fmt: skip
 
 
