@@ -5,10 +5,12 @@ Only the checks around the clock can see them.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from aimills_kernels._dispatch import load
@@ -18,7 +20,7 @@ from tests.faults import _first_tensor, _right
 
 GATE_CALLS = 3  # what validate() makes
 _calls: list[int] = []
-_cache: dict[int, list[Tensor]] = {}
+_cache: dict[int, list[Any]] = {}
 
 
 def _late() -> bool:
@@ -61,6 +63,48 @@ def cached_by_pointer(op: str, outs: tuple[Tensor, ...], args: tuple) -> None:
         out.copy_(old)
 
 
+def result_reuse(op: str, outs: tuple[Tensor, ...], args: tuple) -> None:
+    """Does nothing where it has seen the data before."""
+    key = hash(tuple(_first_tensor(args).float().flatten().tolist()))
+    if not _late() or key not in _cache:
+        _right(op, outs, args)
+        _cache[key] = []
+
+
+def skips_the_same_again(op: str, outs: tuple[Tensor, ...], args: tuple) -> None:
+    """Does nothing where the call before had the same data."""
+    key = hash(tuple(_first_tensor(args).float().flatten().tolist()))
+    if not _late() or _cache.get(0) != [key]:
+        _right(op, outs, args)
+    _cache[0] = [key]
+
+
+def right_for_ten_calls(op: str, outs: tuple[Tensor, ...], args: tuple) -> None:
+    _right(op, outs, args)
+    _late()
+    if len(_calls) > GATE_CALLS + 10:
+        outs[0].mul_(1.5)
+
+
+def precision_downgraded(op: str, outs: tuple[Tensor, ...], args: tuple) -> None:
+    _right(op, outs, args)
+    if _late():
+        outs[0].copy_(outs[0].to(torch.float8_e4m3fn))
+
+
+def patched_timer(op: str, outs: tuple[Tensor, ...], args: tuple) -> None:
+    _right(op, outs, args)
+    if _late():
+        torch.cuda.Event.elapsed_time = lambda self, end: 1e-3
+        time.perf_counter_ns = lambda: 0
+
+
+def out_of_memory(op: str, outs: tuple[Tensor, ...], args: tuple) -> None:
+    _right(op, outs, args)
+    if _late():
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 PiB")
+
+
 def raises(op: str, outs: tuple[Tensor, ...], args: tuple) -> None:
     _right(op, outs, args)
     if _late():
@@ -69,8 +113,42 @@ def raises(op: str, outs: tuple[Tensor, ...], args: tuple) -> None:
 
 LATE_FAULTS: dict[str, Callable[..., None]] = {
     f.__name__: f
-    for f in (stale_output, wrong_values, overwrites_an_input, cached_by_pointer, raises)
+    for f in (
+        stale_output, result_reuse, skips_the_same_again, wrong_values, right_for_ten_calls,
+        precision_downgraded, overwrites_an_input, cached_by_pointer, patched_timer, raises,
+    )
+}  # fmt: skip
+NO_FAULTS = {f.__name__: f for f in (no_fault, out_of_memory)}
+
+
+def work_on_a_side_stream(cuda: Any, right: Callable[[], None]) -> None:
+    """Late on a stream of its own, which nothing waits for."""
+    cuda.launch(right, 10.0, side=_late())
+
+
+def misses_the_graph(cuda: Any, right: Callable[[], None]) -> None:
+    _late()
+    if not cuda.capturing():
+        cuda.launch(right, 10.0)
+
+
+def on_its_stream(cuda: Any, right: Callable[[], None]) -> None:
+    _late()
+    cuda.launch(right, 10.0)
+
+
+def kills_the_device(cuda: Any, right: Callable[[], None]) -> None:
+    cuda.launch(right, 10.0)
+    if _late():
+        cuda.kill()
+
+
+# Of a GPU only; `cuda` is a device of a test, real or not.
+GPU_FAULTS: dict[str, Callable[[Any, Callable[[], None]], None]] = {
+    f.__name__: f
+    for f in (on_its_stream, work_on_a_side_stream, misses_the_graph, kills_the_device)
 }
+device: list[Any] = []
 
 
 def plant(op: str, fault: str) -> Op:
@@ -86,5 +164,7 @@ def plant(op: str, fault: str) -> Op:
 
 def launcher(name: str) -> Any:
     op, _, fault = name.partition(".")
-    behave = LATE_FAULTS.get(fault, no_fault)
+    if behave_on := GPU_FAULTS.get(fault):
+        return lambda outs, *args: behave_on(device[-1], lambda: _right(op, outs, args))
+    behave = LATE_FAULTS.get(fault) or NO_FAULTS.get(fault, no_fault)
     return lambda outs, *args: behave(op, outs, args)

@@ -113,7 +113,8 @@ def record(
 def telemetry(**more: Any) -> dict[str, Any]:
     return {
         "source": "nvml", "sm_mhz": 1755.0, "sm_mhz_min": 1590.0, "memory_mhz": 2619.0,
-        "power_w": 612.0, "temperature_c": 64.0, "throttle": {}, "missing": [], **more,
+        "power_w": 612.0, "temperature_c": 64.0, "throttle": {}, "missing": [],
+        "sm_mhz_samples": [], "reasons_samples": [], **more,
     }  # fmt: skip
 
 

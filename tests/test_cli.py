@@ -531,6 +531,9 @@ TIMED = _bench_row(samples_us=[5.0] * 9, median_us=5.0, q1_us=4.0, q3_us=6.0, no
         ([TIMED], 0),
         ([TIMED, _bench_row(failure="out: NaN", validated=False)], 1),
         ([_bench_row(skipped="no time left")], 2),
+        ([TIMED, _bench_row(skipped="it runs on cuda, the tensors are on cpu")], 0),
+        ([TIMED, _bench_row(skipped="too little memory", gap=True)], 2),
+        ([TIMED, _bench_row(failure="NaN"), _bench_row(skipped="no memory", gap=True)], 1),
     ],
 )
 def test_bench_exit_codes(
@@ -554,3 +557,83 @@ def test_bench_exit_codes(
     assert (asked["cases"], asked["providers"], asked["seed"]) == (["tiny"], None, 5)
     assert (asked["device"], asked["budget_s"]) == ("cpu", 7.0)
     assert ("suspect: attention c p: only 3 samples" in capsys.readouterr().out) == (TIMED in rows)
+
+
+class Asked(Exception):
+    """In place of a run."""
+
+
+def asked_of_bench(monkeypatch: pytest.MonkeyPatch, *command: str) -> tuple[str, dict[str, Any]]:
+    """Which of the two runs the command starts, and with what."""
+    from aimills_kernels.harness import isolated, model_bench
+
+    told: dict[str, Any] = {}
+
+    def asked(name: str) -> Any:
+        def run(*found: Any, **options: Any) -> Any:
+            told.update(options, name=name)
+            raise Asked
+
+        return run
+
+    monkeypatch.setattr(bench, "run", asked("here"))
+    monkeypatch.setattr(isolated, "run", asked("apart"))
+    monkeypatch.setattr(model_bench, "run", asked("model"))
+    main(["bench", "--device", "cpu", *command])
+    return str(told.pop("name", None)), told
+
+
+def test_bench_options_reach_the_harness(monkeypatch: pytest.MonkeyPatch) -> None:
+    where, told = asked_of_bench(monkeypatch, "attention")
+    assert (where, told["budget_s"], told["mode"]) == ("here", 120.0, "stream")
+    assert (told["with_energy"], told["cases"]) == (False, None)
+    where, quick = asked_of_bench(monkeypatch, "attention", "quantize_fp8", "--quick", "--energy")
+    assert (where, quick["budget_s"], quick["with_energy"]) == ("here", 60.0, True)
+    assert quick["cases"] == ["gpt-oss-prefill", "llama3-8b-hidden"]
+    assert quick["target"] > told["target"]
+    _, own = asked_of_bench(monkeypatch, "attention", "--quick", "--case", "tiny", "--budget", "9")
+    assert (own["cases"], own["budget_s"]) == (["tiny"], 9.0)
+    where, told = asked_of_bench(monkeypatch, "attention", "--timeout", "7")
+    assert (where, told["timeout_s"], told["fresh"]) == ("apart", 7.0, False)
+    where, told = asked_of_bench(monkeypatch, "attention", "--isolate")
+    assert (where, told["timeout_s"], told["fresh"]) == ("apart", 300.0, True)
+    model = ("--model", "llama3-8b", "--quick")
+    where, told = asked_of_bench(monkeypatch, *model)
+    assert (where, told["budget_s"], told["mode"]) == ("model", 60.0, "stream")
+    assert told["target"] == quick["target"]
+
+
+@pytest.mark.parametrize(
+    ("command", "says"),
+    [
+        ("--mode graph", "--mode graph is for a GPU: a call on a CPU has no queue behind it"),
+        ("--mode host", "--mode host is for a GPU"),
+        ("--mode fast", "invalid choice: 'fast' (choose from"),
+        ("--model llama3-8b --mode graph", "--mode graph is for a GPU"),
+        ("--model llama3-8b --energy", "--energy is not for --model: no call of a model has"),
+        ("--model llama3-8b --isolate", "--isolate is not for --model"),
+        ("--model llama3-8b --timeout 5", "--timeout is not for --model"),
+        ("--timeout 0", "--timeout: '0' is not a number of seconds above 0"),
+    ],
+)
+def test_bench_options_that_cannot_be_had(
+    command: str, says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = refused(capsys, "bench", "--device", "cpu", *command.split())
+    assert says in said
+
+
+def test_bench_tells_of_modes_and_energy(capsys: pytest.CaptureFixture[str]) -> None:
+    from aimills_kernels.cli.bench import notes
+
+    modes = [{"median_us": 5.0, "share": 0.75}, {"median_us": 9.0, "share": 0.25}]
+    held = {"joules": 0.25, "watts": 640.0, "level": "GPU board"}
+    missed = TIMED | {"energy_missing": "the energy counter did not move in 7.0 s"}
+    rows = [TIMED | {"modes": modes, "energy": held}, missed]
+    notes({"rows": rows, "options": {"energy": True}})
+    said = capsys.readouterr().out
+    assert "two modes: attention c p: 5 us (75%) and 9 us (25%)" in said
+    assert "energy: attention c p: 0.25 J a call, 640 W mean" in said
+    assert "no energy: attention c p: the energy counter did not move in 7.0 s" in said
+    notes({"rows": [missed], "options": {"energy": False}})
+    assert "no energy" not in capsys.readouterr().out

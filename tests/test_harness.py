@@ -24,7 +24,6 @@ from aimills_kernels._op import Case, Cost, Op
 from aimills_kernels._registry import OPS, get_op
 from aimills_kernels._validate import NO_MEMORY, validate, validate_each
 from aimills_kernels.harness import (
-    _contest,
     _node,
     _rows,
     bench,
@@ -32,6 +31,7 @@ from aimills_kernels.harness import (
     env,
     gpu,
     overhead,
+    peers,
     sanitize,
     timing,
 )
@@ -118,7 +118,10 @@ def test_one_broken_contestant_does_not_stop_the_others() -> None:
 
 
 def peers_folder(folder: Path, body: str) -> Path:
-    (folder / "peers_attention.py").write_text(body)
+    (folder / "peers").mkdir()
+    (folder / "peers" / "__init__.py").write_text(
+        "from aimills_kernels.harness.peers import Adapter\n" + body
+    )
     return folder
 
 
@@ -129,7 +132,9 @@ def test_a_peer_is_judged_but_not_gated(tmp_path: Path) -> None:
         "def off(*args):\n    'Half as much again.'\n    out, lse = reference(*args)\n"
         "    return out * 1.5, lse\n"
         "def broken(*args):\n    raise NotImplementedError('no such shape')\n"
-        "PEERS = {'good': reference, 'off': off, 'broken': broken}\n",
+        "found = {'good': reference, 'off': off, 'broken': broken}\n"
+        "ADAPTERS = [Adapter(name, {'attention': f}) for name, f in found.items()]\n"
+        "ADAPTERS.append(Adapter('absent', {'attention': reference}, {'no_such': 'such-1'}))\n",
     )
     record = one_run(get_op("attention"), providers=["reference"], peers=True, peers_folder=folder)
     good, off, broken = (row_of(record, n) for n in ("good", "off", "broken"))
@@ -146,11 +151,12 @@ def test_a_peer_is_judged_but_not_gated(tmp_path: Path) -> None:
     assert off["about"] == "Half as much again."
     assert good["apart"] is good["differing"] is None
     assert "no such shape" in broken["skipped"]
+    assert row_of(record, "absent")["skipped"] == "such-1 is not installed"
     assert [line[7] for line in bench.table(record) if line[2] == "off"] != ["-"]
 
 
 def test_no_folder_means_no_peers(tmp_path: Path) -> None:
-    assert _contest.peers_of(get_op("attention"), tmp_path) == {}
+    assert peers.peers_of(get_op("attention"), tmp_path) == []
 
 
 # ---- rooflines
@@ -191,6 +197,21 @@ def test_faster_than_the_hardware_is_an_error() -> None:
     held_in_cache = timed_row(0.1, Cost(0, 3000, "f16"))
     assert held_in_cache["failure"] is None
     assert held_in_cache["suspect"]
+
+
+def test_a_warm_time_may_beat_the_memory_and_not_the_arithmetic() -> None:
+    op = replace(get_op("attention"), cost=lambda case: Cost(1e6, 1e6, "f16"))
+    cold = timing.summarise([200.0] * 9, clock="events", cold=True)
+    for us, wrong in ((2.0, False), (0.5, True)):
+        row = _rows.blank(op, Case("c"), "p", PLACE, False)
+        both = replace(cold, warm=timing.spread([us] * 9))
+        _rows.put_time(row, both, op.cost(Case("c")), PLACE)
+        assert ("faster than the hardware with warm caches" in str(row["failure"])) == wrong
+        assert (row["median_us"] is None) == wrong
+    row = _rows.blank(op, Case("c"), "p", PLACE, False)
+    warm_only = timing.summarise([2.0] * 9, clock="events", cold=False)
+    _rows.put_time(row, warm_only, op.cost(Case("c")), PLACE)
+    assert row["failure"] is None
 
 
 def test_an_arithmetic_without_a_ceiling_gives_no_share() -> None:
@@ -277,8 +298,9 @@ def test_rounds_interleave_in_a_seeded_order() -> None:
             timer.events.append("rotate")
 
         found = timing.time_interleaved(
-            names, "cpu", budget_s=60, max_rounds=12, rotate=rotate, seed=seed, timer=timer
-        )
+            names, "cpu", budget_s=60, max_rounds=12, rotate=rotate, seed=seed, timer=timer,
+            target=None, warm=False,
+        )  # fmt: skip
         assert all(found[n].samples_us == [float(ord(n))] * 12 for n in names)
         assert timer.events == ["rotate", "flush"] * 48
         return list(rounds.values())
@@ -645,8 +667,9 @@ def test_the_stamp_is_json_and_holds_no_secrets(monkeypatch: pytest.MonkeyPatch)
     assert str(Path.home()) not in text.replace(str(env.ROOT), "")
     if len(getpass.getuser()) > 4:
         assert getpass.getuser() not in text
-    for name in ("time", "package", "git", "python", "torch", "triton", "numpy", "os", "kernel",
-                 "cpu", "memory_gib", "gpus", "nvcc", "extension", "missing"):  # fmt: skip
+    for name in ("time", "package", "git", "python", "torch", "triton", "numpy", "os",
+                 "kernel", "cpu", "memory_gib", "gpus", "cuda_driver", "nvcc", "extension",
+                 "missing"):  # fmt: skip
         assert name in found
 
 

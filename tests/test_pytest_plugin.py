@@ -63,7 +63,7 @@ def test_it_goes_with_the_conftest_of_our_benchmarks(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("args", "says"),
     [
-        (["-p", "no:benchmark"], "needs pytest-benchmark: pip install pytest-benchmark"),
+        (["-p", "no:benchmark"], "is not installed: pip install pytest-benchmark"),
         (["-n", "2"], "without -n"),
         (["--benchmark-disable"], "--benchmark-disable contradict"),
         (["--benchmark-skip"], "--benchmark-skip contradict"),

@@ -36,6 +36,7 @@ WARM = {k: timed()[k] for k in record.ROW["properties"]["warm"]["properties"]}
 TELEMETRY = {
     "source": "nvml", "sm_mhz": 1980, "sm_mhz_min": 1755, "memory_mhz": None, "power_w": 600.5,
     "temperature_c": 61, "throttle": {"sw_power_cap": 0.5}, "missing": ["memory clock: no"],
+    "sm_mhz_samples": [1980, None], "reasons_samples": [4, None],
 }  # fmt: skip
 GOOD = [
     whole(),

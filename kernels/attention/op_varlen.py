@@ -203,7 +203,7 @@ CASES = (
          tags=_I),
     Case("onehot", q_lens=(100, 60), k_lens=(150, 60), H=2, G=1, D=64, fill="onehot", tags=_I),
     Case("llama3-8b-docs", q_lens=_DOCS, H=32, G=8, D=128, causal=True,
-         cpu=dict(q_lens=(128, 31, 1, 96), H=8, G=2), tags={"bench", "accept", "aot"}),
+         cpu=dict(q_lens=(128, 31, 1, 96), H=8, G=2), tags={"bench", "accept", "aot", "energy"}),
     Case("aot-everything", q_lens=(1001, 7), used=(700, 7), H=8, G=2, D=128, sinks="q",
          alibi="batch", causal=True, window=(300, -1), softcap=30.0, lse=True, tail=3,
          cpu=dict(q_lens=(65, 7), used=(40, 7)), tags={"aot"}),

@@ -260,6 +260,7 @@ def _layer_cases() -> tuple[Case, ...]:
             small = dict(M=min(M, 32), N=N // 64, K=K // 8)
             tags = {"bench"} | ({"accept"} if M != 16 else set())
             tags |= {"aot"} if layer == "qkv" and M != 16 and kind == "row" else set()
+            tags |= {"energy"} if layer == "gate-up" and M == 4096 and kind == "row" else set()
             name = f"llama3-8b-{layer}-{M}" + ("" if kind == "row" else "-tensor")
             found.append(
                 Case(name, M=M, N=N, K=K, scale_a=kind, scale_b=kind, cpu=small, tags=tags)

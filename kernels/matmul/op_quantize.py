@@ -163,7 +163,7 @@ CASES = (
     *_pair("magnitudes", (40, 90), fill="magnitudes"),
     *_pair("magnitudes-f16", (40, 90), fill="magnitudes", dtype="f16"),
     *_pair("magnitudes-f32", (40, 90), fill="magnitudes", dtype="f32"),
-    *_pair("llama3-8b-hidden", (4096, 4096), tags={"bench", "accept", "aot"},
+    *_pair("llama3-8b-hidden", (4096, 4096), tags={"bench", "accept", "aot", "energy"},
            cpu=dict(shape=(64, 4096))),
     *_pair("llama3-8b-decode", (1, 14336), tags={"bench", "aot"}),
     *_pair("aot-long-rows", (64, 40007), dtype="f32", layout="sliced", tags={"aot"},

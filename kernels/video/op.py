@@ -393,7 +393,7 @@ CASES = (
     Case("tall", F=1, H=5003, W=6, h=3, w=4, dtype="f32"),
     Case("sparse", F=3, H=21, W=70, h=10, w=30, layout="sparse", dtype="f32"),
     Case("many-frames", F=70000, H=2, W=2, h=1, w=1, cpu=dict(F=300)),
-    Case("hd-224", **_HD, h=224, w=224),
+    Case("hd-224", **{**_HD, "tags": _HD["tags"] | {"energy"}}, h=224, w=224),
     Case("hd-qwen2.5-vl", **_HD, h=560, w=1008),
     Case("hd-224-bilinear", **{**_HD, "tags": {"bench"}}, h=224, w=224, interpolation="bilinear"),
 )  # fmt: skip

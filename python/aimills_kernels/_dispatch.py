@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from aimills_kernels import _records
+from aimills_kernels import _records, _tuned
 from aimills_kernels._op import Op, Problem, Provider, as_tuple, tensors_of
 
 _MAX_PLANS = 4096
@@ -37,10 +37,12 @@ _AUTOCAST = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCPU) | torch._C
 
 @dataclass(frozen=True)
 class Choice:
-    """A provider and why it does not serve; `reason` is None where it could."""
+    """A provider and why it does not serve; `reason` is None where it could. `note` says what a
+    tuned table has on it."""
 
     provider: Provider
     reason: str | None
+    note: str = ""
 
 
 class Plan:
@@ -198,10 +200,11 @@ def choose(op: Op, args: Sequence[Any], device: torch.device, forced: str | None
 
 def choices(op: Op, problem: Problem) -> list[Choice]:
     """Every provider in order of preference, with the reason why it would not be taken."""
+    tuned = _tuned.tuned(op, problem)
     found = []
-    for provider in op.all_providers:
+    for provider in _tuned.ordered(op, tuned):
         reason = why_not(provider, problem) or _unproven(op, provider, problem)
-        found.append(Choice(provider, reason))
+        found.append(Choice(provider, reason, tuned.note(provider) if tuned else ""))
     return found
 
 

@@ -66,7 +66,8 @@ def explain_flat(op: Op, args: tuple, device: torch.device | None = None) -> Exp
                 _dispatch.why_not(choice.provider, problem) if asked else "another is asked for"
             )
         chosen = why_not is None and not taken
-        rows.append((choice.provider.name, chosen, why_not or _why(chosen, bool(forced))))
+        why = why_not or _why(chosen, bool(forced))
+        rows.append((choice.provider.name, chosen, "; ".join(filter(None, (why, choice.note)))))
         taken = taken or chosen
     text = ", ".join(f"{p}={describe(a)}" for p, a in zip(op.params, args, strict=True))
     place = device.type if problem.sm is None else f"{device.type} sm_{problem.sm}"

@@ -1,36 +1,107 @@
 """`pytest --benchmark`: time the benchmarks, and nothing but the benchmarks.
 
 It stands beside pytest-benchmark, whose storage, JSON and comparisons go on working. Without a
-path it collects `bench/`. It imports no torch.
+path it collects `bench/`. It imports torch when a benchmark runs, or for a baseline.
 """
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
 import pytest
 
+if TYPE_CHECKING:
+    from aimills_kernels.harness.pytest_rows import Rows
+
 _FLAG = "--benchmark"
+_NEEDS = "pytest-benchmark is not installed: pip install pytest-benchmark"
+_TIMEOUT_HELP = (
+    "Run each declared case in a process of its own, and end a check or a sample that takes longer."
+)
+_OPTIONS: tuple[tuple[str, dict[str, Any]], ...] = (
+    (_FLAG, dict(action="store_true", dest="aimills_benchmark",
+        help="Time the benchmarks and run nothing else; without a path, those in bench/.")),
+    ("--benchmark-record", dict(metavar="FILE", dest="aimills_record",
+        help="Write the rows of bench_op as a record of aimills-kernels.")),
+    ("--benchmark-baseline", dict(metavar="PATH", dest="aimills_baseline",
+        help="A record, or a folder of them, to compare with; by default what "
+        "--benchmark-autosave has stored.")),
+    ("--benchmark-fail-on-regression", dict(metavar="PERCENT", dest="aimills_regression",
+        help="Compare with the baseline; exit code 1 where a row of bench_op is SLOWER by more "
+        "than this, such as 5%%, or wrong now.")),
+    ("--benchmark-require-gpu", dict(action="store_true", dest="aimills_require_gpu",
+        help="Fail where there is no GPU, in place of skipping what needs one.")),
+    ("--benchmark-timeout", dict(metavar="SECONDS", type=float, dest="aimills_timeout",
+        help=_TIMEOUT_HELP)),
+)  # fmt: skip
+_TIMED = ("record", "baseline", "regression", "require_gpu", "timeout")
+_KEPT = (
+    "error_used", "sol", "sol_spec", "sol_bound", "tflops", "gbps", "cold", "clock", "mode",
+    "suspect", "note", "host_us", "energy",
+)  # fmt: skip
+
+
+class Clock:
+    """Shows the sum of the samples that were played to it, in seconds."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+_CLOCK = Clock()
+_STATE = pytest.StashKey["_State"]()
+
+
+class _State:
+    """Of a session. `rows` is made at the first benchmark."""
+
+    def __init__(self) -> None:
+        self.rows: Rows | None = None
+        self.base: list[dict[str, Any]] | None = None
+        self.threshold = 0.0
+        self.absent: Counter[tuple[str, str]] = Counter()  # (reason, op and contestant)
+        self.said: list[str] = []
+
+
+# ---- options
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    # A plugin that has the option already stays in charge of it. pytest looks for a second one
+    # A plugin that has an option already stays in charge of it. pytest looks for a second one
     # only within a group, and argparse then ends the run.
     groups = [parser._anonymous, *parser._groups]
-    if any(_FLAG in option.names() for group in groups for option in group.options):
-        return
-    parser.getgroup("benchmark").addoption(
-        _FLAG,
-        action="store_true",
-        dest="aimills_benchmark",
-        help="Time the benchmarks and run nothing else; without a path, those in bench/.",
-    )
+    taken = {name for group in groups for option in group.options for name in option.names()}
+    for name, details in _OPTIONS:
+        if name not in taken:
+            parser.getgroup("benchmark").addoption(name, **details)
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
-    if not getattr(config.option, "aimills_benchmark", False):
-        return
+    config.stash[_STATE] = _State()
     if not config.pluginmanager.hasplugin("benchmark"):
-        raise pytest.UsageError(f"{_FLAG} needs pytest-benchmark: pip install pytest-benchmark")
+        config.pluginmanager.register(_Fallback(), "aimills-benchmark-fallback")
+    if getattr(config.option, "aimills_benchmark", False):
+        _configure_benchmark(config)
+    for name in _TIMED:
+        if getattr(config.option, f"aimills_{name}", None) and not _timing(config):
+            option = next(o for o, d in _OPTIONS if d["dest"] == f"aimills_{name}")
+            raise pytest.UsageError(f"{option} goes with {_FLAG}")
+    if (seconds := getattr(config.option, "aimills_timeout", None)) is not None and seconds <= 0:
+        raise pytest.UsageError(f"--benchmark-timeout must be above 0, got {seconds:g}")
+    _read_baseline(config)
+    _writable(config)
+
+
+def _configure_benchmark(config: pytest.Config) -> None:
+    if not config.pluginmanager.hasplugin("benchmark"):
+        raise pytest.UsageError(f"{_FLAG}: {_NEEDS}")
     if getattr(config.option, "dist", "no") != "no":
         raise pytest.UsageError(f"{_FLAG} times one thing at a time: run it without -n and --dist")
     for other in ("disable", "skip"):
@@ -42,3 +113,278 @@ def pytest_configure(config: pytest.Config) -> None:
         if not folder.is_dir():
             raise pytest.UsageError(f"{_FLAG} found no folder {folder}: name the benchmarks' path")
         config.args = [str(folder)]
+
+
+def _timing(config: pytest.Config) -> bool:
+    return bool(getattr(config.option, "benchmark_only", False))
+
+
+def _read_baseline(config: pytest.Config) -> None:
+    """Before anything runs: what can't be compared with afterwards is said now."""
+    asked = getattr(config.option, "aimills_regression", None)
+    named = getattr(config.option, "aimills_baseline", None)
+    if asked is None:
+        if named is not None:
+            raise pytest.UsageError("--benchmark-baseline goes with --benchmark-fail-on-regression")
+        return
+    from aimills_kernels.harness import compare, pytest_rows
+
+    state = config.stash[_STATE]
+    try:
+        state.threshold = compare.percent(asked)
+    except ValueError as error:
+        raise pytest.UsageError(f"--benchmark-fail-on-regression: {error}") from None
+    path = Path(named) if named is not None else _store(config)
+    if path is None or not path.exists():
+        raise pytest.UsageError(
+            f"--benchmark-fail-on-regression found no baseline {path or ''}: name one with "
+            "--benchmark-baseline, or store one with --benchmark-autosave"
+        )
+    state.base, unread = pytest_rows.baseline(path)
+    if unread:
+        raise pytest.UsageError(f"the baseline can't be read: {'; '.join(unread)}")
+
+
+def _store(config: pytest.Config) -> Path | None:
+    """Our records' folder in pytest-benchmark's storage, where that is a folder."""
+    storage = str(getattr(config.option, "benchmark_storage", "file://./.benchmarks"))
+    if "://" in storage and not storage.startswith("file://"):
+        return None
+    return Path(storage.removeprefix("file://")).expanduser() / "aimills-kernels"
+
+
+def _writable(config: pytest.Config) -> None:
+    if (name := getattr(config.option, "aimills_record", None)) is None:
+        return
+    path = Path(name)
+    if path.is_dir():
+        raise pytest.UsageError(f"--benchmark-record names a file to write, {path} is a folder")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise pytest.UsageError(f"--benchmark-record {path}: {error.strerror}") from None
+
+
+class _Fallback:
+    """Where pytest-benchmark is missing: its fixture, which says so."""
+
+    @pytest.fixture
+    def benchmark(self) -> Callable[..., Any]:
+        def missing(*args: Any, **kwargs: Any) -> None:
+            pytest.skip(_NEEDS)
+
+        return missing
+
+
+# ---- items
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    if "bench_op" in getattr(item, "fixturenames", ()):
+        item.add_marker(pytest.mark.benchmark(timer=_CLOCK, warmup=False))
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if not getattr(item.config.option, "aimills_require_gpu", False):
+        return
+    if "benchmark" not in getattr(item, "fixturenames", ()):
+        return
+    from aimills_kernels.cli import _choose
+
+    if reason := _choose.no_cuda():
+        pytest.exit(f"--benchmark-require-gpu: {reason}", returncode=1)
+
+
+@pytest.fixture
+def bench_op(benchmark: Any, request: pytest.FixtureRequest) -> BenchOp:
+    """Checks a kernel against a reference and, under --benchmark, times it beside its peers."""
+    return BenchOp(benchmark, request)
+
+
+class BenchOp:
+    def __init__(self, benchmark: Any, request: pytest.FixtureRequest):
+        self._benchmark, self._node, self._config = benchmark, request.node, request.config
+        self._state = request.config.stash[_STATE]
+        self._timing = _timing(request.config)
+
+    def __call__(
+        self,
+        function: Callable[..., Any],
+        inputs: Callable[[Any], Any],
+        *,
+        reference: Callable[..., Any],
+        peers: Mapping[str, Callable[..., Any]] | None = None,
+        flops: float = 0.0,
+        bytes: float = 0.0,
+        unit: str = "f32",
+        tolerance: Any = None,
+        name: str | None = None,
+        device: str = "auto",
+    ) -> dict[str, Any] | None:
+        """Time `function(*inputs(generator))`; the row of the record, None where nothing is timed.
+
+        `inputs` draws a tensor or a tuple of arguments with a torch.Generator, on its device; it is
+        called for several sets of them. `reference` takes the same and must be right: in float64
+        it is what `function` is held against, by default as FlashAttention does (`Ratio`), bit for
+        bit where an output is of integers. It is timed too, as are `peers`. `flops`, `bytes` and
+        `unit` are the least work, for the share of the ceilings.
+        """
+        from aimills_kernels._op import Case, Cost
+        from aimills_kernels._validate import pick_device
+        from aimills_kernels.harness.pytest_rows import Own
+
+        called = str(name or getattr(function, "__name__", type(function).__name__))
+        case = Case(self._node.name, **_dims(self._node))
+        own = Own(called, function, inputs, reference, case, Cost(flops, bytes, unit), tolerance)
+        place = str(pick_device(device))
+        if not self._timing:
+            if wrong := own.check(place):
+                pytest.fail(f"{called}: {wrong}", pytrace=False)
+            self._unused()
+            return None
+        return self._show(self._rows.own(own, peers or {}, place))
+
+    def declared(self, op: Any, case: Any, name: str) -> dict[str, Any] | None:
+        """The same for a provider or a peer of an op of `aimills_kernels` and one of its cases. All
+        that are selected of a case are timed in one run."""
+        from aimills_kernels.harness.pytest_rows import check_declared
+
+        if self._timing:
+            return self._show(self._rows.declared(op, case, name, self._selected(op, case)))
+        skipped, wrong = check_declared(op, case, name)
+        if skipped is not None:
+            pytest.skip(f"not run: {skipped}")
+        if wrong is not None:
+            pytest.fail(f"{op} {case} {name}: {wrong}", pytrace=False)
+        self._unused()
+        return None
+
+    @property
+    def _rows(self) -> Rows:
+        if self._state.rows is None:
+            from aimills_kernels.harness.pytest_rows import Rows
+
+            options = self._config.option
+            self._state.rows = Rows(float(options.benchmark_max_time), options.aimills_timeout)
+        return self._state.rows
+
+    def _selected(self, op: Any, case: Any) -> list[str]:
+        found = []
+        for item in self._node.session.items:
+            params = getattr(getattr(item, "callspec", None), "params", {})
+            if params.get("op") is op and params.get("case") is case:
+                found.append(params["contestant"])
+        return found
+
+    def _show(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Play the row to pytest-benchmark, or say why there is no time."""
+        what = f"{row['op']} {row['case']} {row['provider']}"
+        if row["failure"] is not None:
+            pytest.fail(f"{what}: {row['failure']}", pytrace=False)
+        if row["skipped"] is not None:
+            if row["gap"]:  # it was not given the chance, which is no reason to pass
+                pytest.fail(f"{what}: not run: {row['skipped']}", pytrace=False)
+            self._state.absent[row["skipped"], f"{row['op']} {row['provider']}"] += 1
+            pytest.skip(f"not run: {row['skipped']}")
+        samples = iter(row["samples_us"])
+
+        def play() -> None:
+            Clock.now += next(samples) / 1e6
+
+        self._benchmark.group = f"{row['op']} {row['case']} on {row['device']}"
+        self._benchmark.extra_info.update({name: row[name] for name in _KEPT})
+        self._benchmark.pedantic(play, rounds=row["n"], iterations=1, warmup_rounds=0)
+        return row
+
+    def _unused(self) -> None:
+        """pytest-benchmark warns of a fixture that was not used; there is nothing to time."""
+        if self._config.pluginmanager.hasplugin("benchmark"):
+            self._benchmark.disabled = True
+            self._benchmark(lambda: None)
+
+
+def _dims(node: Any) -> dict[str, Any]:
+    """The test's parameters that a record can hold."""
+    params = getattr(getattr(node, "callspec", None), "params", {})
+    ours = ("name", "tags", "cpu")
+    return {k: v for k, v in params.items() if type(v) in (int, float, str, bool) and k not in ours}
+
+
+# ---- the end of the session
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    state = session.config.stash[_STATE]
+    code = 0
+    if state.base is not None:
+        code = _compare(state)
+    if state.rows is not None:
+        _store_rows(session.config, state, regressed=code == 1)
+    if code and session.exitstatus in (0, pytest.ExitCode.NO_TESTS_COLLECTED):
+        session.exitstatus = code
+
+
+def _compare(state: _State) -> int:
+    """1 where a row is slower or wrong, 2 where something can't be compared, else 0."""
+    if state.rows is None or not state.rows.records:
+        state.said.append("nothing was timed that could be compared")
+        return 2
+    assert state.base is not None
+    found = state.rows.compared(state.base, state.threshold)
+    state.said += [str(v) for v in found.verdicts if v.verdict not in ("SAME", "NOT TIMED", "NEW")]
+    counts = ", ".join(f"{n} {name}" for name, n in found.counts.items()) or "no row in common"
+    state.said.append(f"against the baseline: {counts}; the threshold is {state.threshold:.1%}")
+    return found.code
+
+
+def _store_rows(config: pytest.Config, state: _State, regressed: bool) -> None:
+    assert state.rows is not None
+    paths = []
+    if (name := getattr(config.option, "aimills_record", None)) is not None:
+        paths += state.rows.save(Path(name))
+    store = _store(config)
+    if store is not None and (config.option.benchmark_autosave or config.option.benchmark_save):
+        if regressed:
+            state.said.append("not stored as a baseline, as it has regressed")
+        else:
+            made = datetime.now(UTC).strftime("%Y-%m-%dT%H%M%S.%f")
+            paths += state.rows.save(store / f"{made}.json")
+    state.said += [f"record: {path}" for path in paths]
+
+
+@pytest.hookimpl(trylast=True)  # below pytest-benchmark's tables
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    state = terminalreporter.config.stash.get(_STATE, None)
+    if state is None or (state.rows is None and not state.said):
+        return
+    terminalreporter.section("kernels")
+    if state.rows is not None:
+        for line in _counts(state):
+            terminalreporter.line(line)
+    for line in state.said:
+        terminalreporter.line(line)
+
+
+def _counts(state: _State) -> list[str]:
+    from aimills_kernels.harness.pytest_rows import wants_gpu
+
+    assert state.rows is not None
+    rows = state.rows.rows
+    timed = [row for row in rows if row["median_us"] is not None]
+    failed = [row for row in rows if row["failure"] or row["gap"]]
+    gpu = {row["skipped"] for row in rows if wants_gpu(row)}
+    devices = ", ".join(sorted({row["device"] for row in rows})) or "nothing"
+    lines = [
+        f"{len(timed)} rows timed on {devices}, "
+        f"{sum(state.absent.values())} not run, {len(failed)} failed"
+    ]
+    by_reason: dict[str, list[str]] = {}
+    for (reason, name), n in sorted(state.absent.items()):
+        by_reason.setdefault("they need a GPU" if reason in gpu else reason, []).append(
+            name if n == 1 else f"{name} x {n}"
+        )
+    for reason, names in sorted(by_reason.items(), key=lambda each: each[0] != "they need a GPU"):
+        total = sum(int(name.rpartition(" x ")[2]) if " x " in name else 1 for name in names)
+        lines.append(f"not run: {total} row{'s' * (total > 1)}, {reason}: {', '.join(names)}")
+    return lines

@@ -7,8 +7,14 @@ from typing import Any
 
 from aimills_kernels.cli import _choose, _ui
 from aimills_kernels.cli._errors import OK, UsageError
-from aimills_kernels.cli.bench import code_of, notes
+from aimills_kernels.cli.bench import budget_of, code_of, notes, settings
 from aimills_kernels.harness import bench, model_bench
+
+_NOT_FOR_MODELS = {
+    "energy": "no call of a model has the tag energy; name an op without --model",
+    "isolate": "the calls of a model are timed in one process",
+    "timeout": "the calls of a model are timed in this process, which can't end itself",
+}
 
 
 def listing() -> int:
@@ -19,6 +25,9 @@ def listing() -> int:
 def run(options: Namespace) -> int:
     if options.case is not None:
         raise UsageError("--case names an op's own cases; with --model, name ops and a --phase")
+    for name in ("energy", "isolate", "timeout"):
+        if getattr(options, name):
+            raise UsageError(f"--{name} is not for --model: {_NOT_FOR_MODELS[name]}")
     chosen = _choose.ops(options.op)
     _choose.providers(chosen, options.provider)
     found = model_bench.passes(
@@ -34,10 +43,9 @@ def run(options: Namespace) -> int:
             ops=chosen,
             providers=options.provider,
             device=str(place),
-            budget_s=options.budget,
+            budget_s=budget_of(options),
             progress=step,
-            seed=options.seed,
-            peers=not options.provider,
+            **settings(options, place.type),
         )
     timed = [line for line in bench.table(record) if not line[3].startswith("not run")]
     lines = model_bench.plain(timed, options.model)

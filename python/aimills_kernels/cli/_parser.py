@@ -18,7 +18,11 @@ _EXITS = "exit codes: 0 all is well, 1 something wrong, 2 what could have run di
 # Second words of `bench`: each has a module here with `arguments(parser)` and `run(options)`, and
 # imports neither torch nor rich at its top.
 BENCH_VERBS: dict[str, str] = {
+    "ab": "judge two checkouts, or two providers, that take turns in one run",
+    "compare": "judge one run of benchmarks against another, row by row",
+    "history": "show how the time of each row went over records, and where it changed",
     "report": "show records as a page and as Markdown, with plots",
+    "tune": "write the tables of which provider serves a problem, from records",
 }
 
 
@@ -95,10 +99,10 @@ def _explain(commands: Any) -> None:
     )
 
 
-def _chosen(made: argparse.ArgumentParser) -> None:
+def chosen_arguments(made: argparse.ArgumentParser) -> None:
     made.add_argument("op", nargs="*", help="names of ops; all by default")
-    made.add_argument("--case", type=_names, metavar="NAME,...", help="only these cases")
-    made.add_argument("--provider", type=_names, metavar="NAME,...", help="only these providers")
+    made.add_argument("--case", type=names, metavar="NAME,...", help="only these cases")
+    made.add_argument("--provider", type=names, metavar="NAME,...", help="only these providers")
     made.add_argument("--device", type=_device, default="auto", help=_DEVICE)
     made.add_argument("--seed", type=_seed, default=0, help="of the inputs (default 0)")
 
@@ -113,14 +117,33 @@ def _validate(commands: Any) -> None:
         "check found too little memory, 3 wrong use. What a provider does not take (this device, "
         "the case, a package that isn't here) is listed as not run and changes none of them.",
     )
-    _chosen(made)
+    chosen_arguments(made)
     made.add_argument("-v", "--verbose", action="store_true", help="one row for each check")
 
 
 def _bench(commands: Any) -> None:
     made = _command(commands, "bench", "bench:run", "time right providers and their peers")
-    _chosen(made)
-    made.add_argument("--budget", type=_seconds, default=120.0, help="seconds (default 120)")
+    chosen_arguments(made)
+    made.add_argument("--budget", type=seconds, help="seconds (default 120, with --quick 60)")
+    made.add_argument(
+        "--mode",
+        choices=("events", "graph", "host"),
+        default="events",
+        help="by events around queued calls (default; on a CPU by the clock), around a replayed "
+        "CUDA graph, or what a call costs the host",
+    )
+    made.add_argument("--quick", action="store_true", help="one case of each op, known less well")
+    made.add_argument(
+        "--energy", action="store_true", help="joules per call too, of cases with the tag energy"
+    )
+    made.add_argument("--isolate", action="store_true", help="a process of its own for each case")
+    made.add_argument(
+        "--timeout",
+        type=seconds,
+        metavar="SECONDS",
+        help="end a check or a sample that takes longer (default 300 where a process of its own "
+        "does the work: on a GPU always, on a CPU with --isolate or --timeout)",
+    )
     made.add_argument("--out", metavar="FILE", help="write the record here, as JSON")
     made.add_argument("--list-models", action="store_true", help="the models that --model knows")
     _model(made.add_argument_group("one forward pass of a real model, on one GPU of --tp"))
@@ -134,7 +157,7 @@ def _precompile(commands: Any) -> None:
         "compile ahead what a model's shapes need, for a GPU that need not be here",
     )
     made.add_argument("op", nargs="*", help="names of ops; all by default")
-    made.add_argument("--case", type=_names, metavar="NAME,...", help="of the ops' own cases")
+    made.add_argument("--case", type=names, metavar="NAME,...", help="of the ops' own cases")
     made.add_argument("--sm", type=_count, metavar="N", help="of the GPU (90); that of one here")
     made.add_argument("--out", metavar="DIR", help="folder; Triton's own cache by default")
     _model(made, several=True)
@@ -164,7 +187,7 @@ def _accept(commands: Any) -> None:
     made.add_argument("--out", metavar="DIR", default="reports/accept", help="default %(default)s")
     made.add_argument(
         "--exclude",
-        type=_names,
+        type=names,
         metavar="NAME,...",
         default=(),
         help="leave out: video-decode, bench, an op, <op>/<case>, <op>/<provider>, a package",
@@ -173,7 +196,7 @@ def _accept(commands: Any) -> None:
     made.add_argument("--video", metavar="FILE", help="use this clip, not one that is made here")
     made.add_argument("--seed", type=_seed, default=0, help="of the inputs (default 0)")
     made.add_argument(
-        "--budget", type=_seconds, metavar="SECONDS", help="for the benchmarks of one device"
+        "--budget", type=seconds, metavar="SECONDS", help="for the benchmarks of one device"
     )
 
 
@@ -182,14 +205,14 @@ def _gpu(commands: Any) -> None:
     made.add_argument("--out", metavar="DIR", required=True, help="where the records go")
     made.add_argument(
         "--budget",
-        type=_seconds,
+        type=seconds,
         metavar="SECONDS",
         default=540.0,
         help="what finds nothing left of it is named as not run (default 540)",
     )
 
 
-def _names(text: str) -> list[str]:
+def names(text: str) -> list[str]:
     if names := [part.strip() for part in text.split(",") if part.strip()]:
         return list(dict.fromkeys(names))
     raise argparse.ArgumentTypeError(f"{text!r} names nothing; leave it out or give <name>,...")
@@ -220,10 +243,10 @@ def _count(text: str) -> int:
 
 
 def _counts(text: str) -> list[int]:
-    return [_count(part) for part in _names(text)]
+    return [_count(part) for part in names(text)]
 
 
-def _seconds(text: str) -> float:
+def seconds(text: str) -> float:
     try:
         value = float(text)
     except ValueError:

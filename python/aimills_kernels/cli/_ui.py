@@ -15,6 +15,8 @@ _STYLES = {
     "right": "green", "passed": "green", "accepted": "bold green", "serves": "green",
     "wrong": "bold red", "rejected": "bold red", "failed": "bold red",
     "not run": "yellow", "incomplete": "bold yellow", "excluded": "yellow",
+    "FASTER": "green", "SAME": "green", "SLOWER": "bold red", "BROKEN": "bold red",
+    "AMBIGUOUS": "yellow", "REFUSED": "bold yellow", "MISSING": "bold yellow",
 }  # fmt: skip
 
 

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from argparse import Namespace
 from collections import Counter
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
 
 from aimills_kernels.cli import _choose, _ui
 from aimills_kernels.cli._errors import INCOMPLETE, OK, WRONG, UsageError
 
+if TYPE_CHECKING:
+    from aimills_kernels._op import Op
+
+_BUDGET_S, _QUICK_S = 120.0, 60.0
+
 
 def run(options: Namespace) -> int:
-    from aimills_kernels.harness import bench
+    from aimills_kernels.harness import bench, isolated
 
     if options.list_models or options.model:
         from aimills_kernels.cli import _model
@@ -26,18 +32,23 @@ def run(options: Namespace) -> int:
     if out and len(places) > 1:
         raise UsageError(f"--out holds the record of one device; name one of {_names(places)}")
     code = OK
+    cases = quick_cases(chosen) if options.quick and options.case is None else options.case
     for place in places:
+        given = settings(options, place.type) | {"budget_s": budget_of(options) / len(places)}
+        if place.type == "cuda" or options.isolate or options.timeout is not None:
+            given |= {"timeout_s": options.timeout or isolated.TIMEOUT_S, "fresh": options.isolate}
+            timed_by: Callable[..., dict[str, Any]] = isolated.run
+        else:
+            timed_by = bench.run
         with _ui.progress(f"bench on {place}") as step:
-            record = bench.run(
+            record = timed_by(
                 ops=chosen,
-                cases=options.case,
+                cases=cases,
                 providers=options.provider,
                 tag="bench",
                 device=str(place),
-                budget_s=options.budget / len(places),
                 progress=step,
-                seed=options.seed,
-                peers=not options.provider,
+                **given,
             )
         timed = [line for line in bench.table(record) if not line[3].startswith("not run")]
         _ui.table(f"on {place}", bench.COLUMNS, timed)
@@ -47,6 +58,32 @@ def run(options: Namespace) -> int:
             bench.save(record, out)
             _ui.say(f"record: {out}")
     return code
+
+
+def settings(options: Namespace, device_type: str) -> dict[str, Any]:
+    """What the options say of how times are taken, for `bench.run`."""
+    from aimills_kernels.harness import _stopping
+
+    mode = "stream" if options.mode == "events" else options.mode
+    if mode != "stream" and device_type == "cpu":
+        raise UsageError(f"--mode {mode} is for a GPU: a call on a CPU has no queue behind it")
+    return {
+        "mode": mode,
+        "target": _stopping.QUICK_TARGET if options.quick else _stopping.TARGET,
+        "seed": options.seed,
+        "peers": not options.provider,
+        "with_energy": options.energy,
+    }
+
+
+def budget_of(options: Namespace) -> float:
+    return float(options.budget or (_QUICK_S if options.quick else _BUDGET_S))
+
+
+def quick_cases(chosen: Iterable[Op]) -> list[str]:
+    """The first benchmark case of each op."""
+    first = (next((c.name for c in op.cases if "bench" in c.tags), None) for op in chosen)
+    return list(dict.fromkeys(name for name in first if name))
 
 
 def _no_model(options: Namespace) -> None:
@@ -60,20 +97,32 @@ def _names(places: tuple[Any, ...]) -> str:
 
 
 def notes(record: dict[str, Any]) -> None:
+    from aimills_kernels.harness._rows import time_text
+
     absent = Counter(
         (row["op"], row["provider"], row["skipped"]) for row in record["rows"] if row["skipped"]
     )
     for (op, provider, reason), count in absent.items():
         _ui.say(f"not run: {op} {provider}, {count} case{'s' * (count > 1)}: {reason}")
     for row in record["rows"]:
+        name = f"{row['op']} {row['case']} {row['provider']}"
         if row["suspect"]:
-            name = f"{row['op']} {row['case']} {row['provider']}"
             _ui.say(f"suspect: {name}: {row['suspect']}", "yellow")
+        if row["modes"]:
+            modes = (f"{time_text(m['median_us'])} ({m['share']:.0%})" for m in row["modes"])
+            _ui.say(f"two modes: {name}: {' and '.join(modes)}", "yellow")
+        if row["energy"]:
+            held = row["energy"]
+            _ui.say(f"energy: {name}: {held['joules']:.3g} J a call, {held['watts']:.0f} W mean")
+        if row["energy_missing"] and record["options"]["energy"]:
+            _ui.say(f"no energy: {name}: {row['energy_missing']}", "yellow")
 
 
 def code_of(record: dict[str, Any]) -> int:
     if any(row["failure"] for row in record["rows"]):
         return WRONG
+    if any(row["gap"] for row in record["rows"]):
+        return INCOMPLETE
     if not any(row["median_us"] is not None for row in record["rows"]):
         _ui.say("nothing was timed", "yellow")
         return INCOMPLETE

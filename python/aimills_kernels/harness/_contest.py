@@ -7,18 +7,17 @@ fresh data under the same pointers are checked.
 
 from __future__ import annotations
 
-import importlib.util
 import math
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from aimills_kernels import _dispatch, _validate
 from aimills_kernels._op import Case, Op, Provider, as_tuple, map_tensors, span, tensors_of
-from aimills_kernels.harness.env import ROOT, first_line
+from aimills_kernels.harness._clocks import Cuda
+from aimills_kernels.harness._timers import Timer
+from aimills_kernels.harness.peers import Peer
 
 _MAX_SETS = 6
 _SEED_STEP = 1000  # apart from the seeds of `validate`, which are two neighbours
@@ -83,18 +82,28 @@ def _own(t: Tensor) -> Tensor:
 class Contestant:
     """A provider with its own copies of the inputs, and outputs that are allocated once."""
 
-    external = False
+    external = False  # timed though it is less exact than the op allows
 
     def __init__(self, stage: Stage, name: str, peer: bool):
         self.stage, self.name, self.peer = stage, name, peer
         self.sets = [tuple(map_tensors(_own, a) for a in s) for s in stage.sets]
         self.current = 0
-        self.broken: str | None = None  # an exception in the timed loop
+        self._replays: list[Callable[[], None]] = []
 
     def rotate(self, round_: int) -> None:
         """On to the next inputs, with poisoned outputs."""
         self.current = round_ % len(self.sets)
         self.poison()
+
+    def capture(self, cuda: Cuda) -> None:
+        """From now on a call replays a CUDA graph; each set of inputs has its own."""
+        for index in range(len(self.sets)):
+            self.current = index
+            self._replays.append(cuda.capture(lambda: self.launch(self.sets[self.current])))
+            self.captured(index)
+
+    def captured(self, index: int) -> None:
+        """Where the graph of this set leaves its outputs, for who does not know it."""
 
     def poison(self) -> None:
         raise NotImplementedError
@@ -106,27 +115,39 @@ class Contestant:
         raise NotImplementedError
 
     def __call__(self) -> None:
-        if self.broken is None:
-            try:
-                self.launch(self.sets[self.current])
-            except Exception as error:  # the others go on
-                self.broken = f"{type(error).__name__}: {first_line(error)}"
+        if self._replays:
+            self._replays[self.current]()
+        else:
+            self.launch(self.sets[self.current])
 
-    def check(self) -> tuple[float, list[str]]:
+    def touched_bytes(self, samples: int) -> int:
+        """Of the inputs and outputs that so many samples went through."""
+        args = [t for s in self.sets[:samples] for t in tensors_of(s)]
+        return sum(span(t) * t.element_size() for t in [*args, *self.outputs()])
+
+    def check(self, timer: Timer) -> tuple[float, list[str]]:
         """After the timed loop: the largest share of the tolerance used, and all that is wrong."""
-        if self.broken is not None:
-            return math.inf, [self.broken]
         used, wrong = self._judged("the last timed output", self.current)
         wrong += self._changed_inputs()
         args = self.sets[self.current]
         for old, new in zip(tensors_of(args), tensors_of(self.stage.fresh), strict=True):
             _validate._overwrite(old, new)
+        for label in ("on fresh data after timing", "called again on the same data"):
+            wrong += self._call_in_order(timer)
+            again, more = self._judged(label, -1)
+            used, wrong = max(used, again), wrong + more
+        return used, wrong
+
+    def _call_in_order(self, timer: Timer) -> list[str]:
+        """What the stream of the clock holds right behind the call must be all of its outputs."""
+        timer.hold()
         self.poison()
         self()
-        if self.broken is not None:
-            return math.inf, [*wrong, self.broken]
-        again, more = self._judged("on fresh data after timing", -1)
-        return max(used, again), wrong + more
+        seen = [o.clone() for o in self.outputs()]
+        timer.synchronize()
+        if all(_validate._same_bits(a, b) for a, b in zip(seen, self.outputs(), strict=True)):
+            return []
+        return ["its outputs came after its end: it works on a stream that the clock does not see"]
 
     def _judged(self, label: str, index: int) -> tuple[float, list[str]]:
         used, wrong = self.stage.judge(self.outputs(), index)
@@ -163,14 +184,24 @@ class OfProvider(Contestant):
 class OfPeer(Contestant):
     """Someone else's function, which makes its own outputs: that is part of its time."""
 
-    external = True
-
-    def __init__(self, stage: Stage, name: str, function: Callable[..., Any]):
-        super().__init__(stage, name, True)
-        self._function, self._result = function, ()
+    def __init__(self, stage: Stage, peer: Peer):
+        super().__init__(stage, peer.name, not peer.gated)
+        self.external = not peer.gated
+        self._function = peer.function
+        self._result: tuple[Tensor, ...] = ()
+        self._of_set: dict[int, tuple[Tensor, ...]] = {}
 
     def poison(self) -> None:
-        self._result = ()
+        if not self._replays:
+            self._result = ()
+            return
+        self._result = self._of_set[self.current]
+        for out in self._result:
+            kind = out.dtype
+            out.fill_(math.nan if kind.is_floating_point else torch.iinfo(kind).max)
+
+    def captured(self, index: int) -> None:
+        self._of_set[index] = self._result
 
     def outputs(self) -> tuple[Tensor, ...]:
         return self._result
@@ -199,17 +230,3 @@ class OfPeer(Contestant):
         """One call on the first inputs, before any timing. What it raises is the caller's."""
         self.launch(self.sets[0])
         return self._judged("against float64", 0)
-
-
-def peers_of(op: Op, folder: Path | None = None) -> dict[str, Callable[..., Any]]:
-    """`PEERS` of `bench/peers_<family>.py`; empty where there's no such file, as in a wheel."""
-    family = op.reference.__module__.split(".")[-2:][0]
-    path = (folder or ROOT / "bench") / f"peers_{family}.py"
-    if not path.is_file():
-        return {}
-    spec = importlib.util.spec_from_file_location(f"aimills_bench_peers_{family}", path)
-    if spec is None or spec.loader is None:
-        return {}
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return dict(module.PEERS)

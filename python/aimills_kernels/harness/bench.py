@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,18 +13,32 @@ from typing import Any
 import torch
 
 from aimills_kernels import _dispatch
-from aimills_kernels._op import Case, Op, Provider
+from aimills_kernels._op import Case, Cost, Op, Provider
 from aimills_kernels._registry import OPS, get_op
 from aimills_kernels._validate import Validation, pick_device, validate_each
-from aimills_kernels.harness import _rows, ceilings, env
-from aimills_kernels.harness._contest import Contestant, OfPeer, OfProvider, Stage, peers_of
+from aimills_kernels.harness import _clocks, _rows, _stopping, ceilings, energy, env, nvml
+from aimills_kernels.harness._contest import Contestant, OfPeer, OfProvider, Stage
 from aimills_kernels.harness._rows import COLUMNS, table
+from aimills_kernels.harness._timers import CudaTimer, Mode
+from aimills_kernels.harness.peers import Peer, peers_of
 from aimills_kernels.harness.record import KIND, SCHEMA, load, save
-from aimills_kernels.harness.timing import Timer, time_interleaved, timer_for
+from aimills_kernels.harness.timing import (
+    DeviceLost,
+    NoTime,
+    Timer,
+    Timing,
+    is_memory,
+    no_time,
+    time_interleaved,
+    timer_for,
+)
 
 __all__ = ["COLUMNS", "SCHEMA", "load", "run", "save", "table"]
 
 _TIMED_SHARE = 0.3  # of a case's time, at the least, goes to the clock and not to checks
+_BEAT = 64  # calls of an energy window between two signs of life
+ENERGY = "energy"  # the tag of cases whose energy is measured
+SECONDS = ("timed", "flushed", "spent")  # of the timed loops of all rows
 Progress = Callable[[str, int, int], None]
 
 
@@ -39,10 +54,17 @@ class _Run:
     progress: Progress
     steps: int
     providers: frozenset[str] | None
-    with_peers: bool
+    peers: bool | Sequence[Peer]
     folder: Path | None
     least: int
+    target: float
+    with_energy: bool
+    counters: nvml.Counters | None
+    at: Callable[[str], None]
+    without: frozenset[str]
     done: int = 0
+    lost: str | None = None  # why nothing more can run on the device
+    seconds: dict[str, float] = field(default_factory=dict)
     rows: list[dict[str, Any]] = field(default_factory=list)
 
     def step(self, label: str) -> None:
@@ -51,6 +73,21 @@ class _Run:
 
     def left_s(self) -> float:
         return self.end - time.monotonic()
+
+    def providers_of(self, op: Op) -> list[Provider]:
+        return [
+            p
+            for p in op.all_providers
+            if p.name not in self.without and (self.providers is None or p.name in self.providers)
+        ]
+
+    def peers_of(self, op: Op) -> list[Peer]:
+        found: Sequence[Peer] = ()
+        if not isinstance(self.peers, bool):
+            found = self.peers
+        elif self.peers:
+            found = peers_of(op, self.folder)
+        return [peer for peer in found if peer.name not in self.without]
 
 
 def run(
@@ -63,20 +100,33 @@ def run(
     budget_s: float = 60.0,
     progress: Progress | None = None,
     seed: int = 0,
-    peers: bool = True,
+    peers: bool | Sequence[Peer] = True,
     peers_folder: Path | None = None,
     measured: dict[str, Any] | None = None,
     least: int = 1,
+    mode: Mode = "stream",
+    target: float = _stopping.TARGET,
+    with_energy: bool = False,
+    stamp: dict[str, Any] | None = None,
+    at: Callable[[str], None] | None = None,
+    without: Iterable[str] = (),
 ) -> dict[str, Any]:
     """Validate and time, and return the record.
 
     Named `cases` are taken whatever their tags, else those with `tag`. Each case gets an equal
     part of what is left of `budget_s`, but time for `least` samples of each contestant in any case;
     a case that finds nothing left is a row with `skipped`. The ceilings come first and take some
-    2 s more, unless `measured` hands over those that this process measured before.
+    2 s more, unless `measured` hands over those that this process measured before. A contestant is
+    done before its time is up when its median is known to `target`. `with_energy` measures the
+    joules of cases with the tag `energy` on top.
+
+    `stamp` is an environment of this machine that is known already. `at(name)` is called before
+    each step of a contestant, with its name; those named in `without` are left out.
+
+    `peers` are those of `bench/peers` (or of `peers_folder`), none, or the ones that are given.
 
     `progress(label, done, total)` is called before each step and once at the end. Raises
-    ValueError for an unknown op, case or provider.
+    ValueError for an unknown op, case or provider, and for a mode that the device does not have.
     """
     todo = _todo(ops, cases, providers, tag)
     place = _device(device)
@@ -84,7 +134,7 @@ def run(
     steps = 1 + 2 * len(todo)
     progress("ceilings of this device", 0, steps)
     with _dispatch.on_device(place):
-        timer = timer_for(place)
+        timer = timer_for(place, mode)
         where = _rows.Place(str(place), measured or ceilings.measure(place), timer.cache_bytes)
     state = _Run(
         where,
@@ -98,6 +148,11 @@ def run(
         peers,
         peers_folder,
         least,
+        target,
+        with_energy,
+        nvml.counters_of(place),
+        at or (lambda name: None),
+        frozenset(without),
         done=1,
     )
     with _dispatch.on_device(place):
@@ -106,12 +161,15 @@ def run(
     declared = {(op.name, case.name): i for i, (op, case) in enumerate(todo)}
     state.rows.sort(key=lambda row: declared[row["op"], row["case"]])
     state.progress("done", state.steps, state.steps)
+    options = {"budget_s": budget_s, "seed": seed, "least": least, "peers": bool(peers),
+               "mode": mode, "target": target, "energy": with_energy, "lost": state.lost,
+               "seconds": state.seconds}  # fmt: skip
     return {
         "schema": SCHEMA,
         "kind": KIND,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "options": {"budget_s": budget_s, "seed": seed, "least": least, "peers": peers},
-        "environment": env.stamp(str(place)),
+        "options": options,
+        "environment": stamp or env.stamp(str(place)),
         "ceilings": state.place.ceilings,
         "rows": state.rows,
     }
@@ -126,7 +184,7 @@ def _todo(
     chosen = [get_op(op) if isinstance(op, str) else op for op in (OPS if ops is None else ops)]
     known = {p.name for op in chosen for p in op.all_providers}
     for name in providers or ():
-        if name not in known:
+        if chosen and name not in known:
             raise ValueError(f"unknown provider {name!r}; there are: {', '.join(sorted(known))}")
     if cases is None:
         return [(op, case) for op in chosen for case in op.cases if tag in case.tags]
@@ -163,47 +221,117 @@ def _device(device: str | torch.device) -> torch.device:
 
 
 def _bench_case(state: _Run, op: Op, case: Case, budget_s: float) -> None:
-    begin = time.monotonic()
     state.step(f"{op.name} {case.name}: validate")
-    rows: dict[str, dict[str, Any]] = {}
-    named = [p for p in op.all_providers if not state.providers or p.name in state.providers]
-    if budget_s <= 0:
-        for provider in named:
-            row = _rows.blank(op, case, provider.name, state.place, provider.vendor)
-            state.rows.append(row | {"skipped": "the time budget ended before this case"})
-        state.step(f"{op.name} {case.name}: no time left")
-        return
-    stage: Stage | None = None
+    rows = {
+        p.name: _rows.blank(op, case, p.name, state.place, p.vendor) for p in state.providers_of(op)
+    }
+    for peer in state.peers_of(op):
+        row = _rows.blank(op, case, peer.name, state.place, not peer.gated)
+        rows[peer.name] = row | {"skipped": peer.absent}
+    late = None if budget_s > 0 else "the time budget ended before this case"
+    try:
+        if why := state.lost or late:
+            _leave_out(rows, why)
+            state.step(f"{op.name} {case.name}: not run")
+        else:
+            _time_case(state, op, case, rows, budget_s)
+    except DeviceLost as lost:
+        rows[lost.name] |= {"failure": lost.why, "validated": False}
+        state.lost = f"{state.device} can't be used any more, after {op} {case} {lost.name}"
+        _leave_out(rows, state.lost)
+    except Exception as error:  # the other cases go on
+        _leave_out(rows, no_time(error).why)
+    state.rows += rows.values()
+
+
+def _leave_out(rows: dict[str, dict[str, Any]], why: str) -> None:
+    for row in rows.values():
+        if row["failure"] is None and row["skipped"] is None and row["median_us"] is None:
+            row |= {"skipped": why, "gap": True, "validated": False}
+
+
+def _time_case(
+    state: _Run, op: Op, case: Case, rows: dict[str, dict[str, Any]], budget_s: float
+) -> None:
+    begin = time.monotonic()
+    right = _gate(state, op, case, state.providers_of(op), rows)
+    found = [peer for peer in state.peers_of(op) if peer.absent is None]
     contestants: list[Contestant] = []
-    right = _gate(state, op, case, named, rows)
-    found = peers_of(op, state.folder) if state.with_peers else {}
     if right or found:
         stage = Stage(op, case, state.device, state.seed, state.timer.cache_bytes)
-        contestants += [OfProvider(stage, p) for p in right]
+        for provider in right:
+            with _entering(state, rows[provider.name]):
+                contestants.append(OfProvider(stage, provider))
         contestants += _ready_peers(state, stage, found, rows)
+    if state.timer.mode == "graph":
+        contestants = [c for c in contestants if _captured(state, c, rows[c.name])]
     state.step(f"{op.name} {case.name}: time {len(contestants)} contestants")
     left = budget_s - (time.monotonic() - begin)
     _time(state, op, case, contestants, rows, max(left, _TIMED_SHARE * budget_s))
-    state.rows += rows.values()
+
+
+@contextlib.contextmanager
+def _entering(state: _Run, row: dict[str, Any]) -> Iterator[None]:
+    """What is raised within costs this row its time, and no other where the device lives on."""
+    try:
+        yield
+    except Exception as error:
+        found = no_time(error)
+        _alive(state, row["provider"], found.why)
+        _put_no_time(row, found)
+
+
+def _put_no_time(row: dict[str, Any], found: NoTime) -> None:
+    row |= {"skipped" if found.gap else "failure": found.why, "gap": found.gap, "validated": False}
+
+
+def _captured(state: _Run, contestant: Contestant, row: dict[str, Any]) -> bool:
+    """A kernel of our own must go into a graph; someone else's is left out."""
+    state.at(contestant.name)
+    try:
+        contestant.capture(_cuda_of(state.timer))
+    except Exception as error:
+        _alive(state, contestant.name, error)
+        row |= {"skipped" if contestant.peer else "failure": env.first_line(error),
+                "validated": False}  # fmt: skip
+        return False
+    return True
+
+
+def _cuda_of(timer: Timer) -> _clocks.Cuda:
+    assert isinstance(timer, CudaTimer)
+    return timer.cuda
+
+
+def _alive(state: _Run, name: str, error: object) -> None:
+    """Raise DeviceLost, with what it was that broke the device."""
+    if not state.timer.usable():
+        raise DeviceLost(name, str(error))
 
 
 def _gate(
     state: _Run, op: Op, case: Case, named: list[Provider], rows: dict[str, dict[str, Any]]
 ) -> list[Provider]:
-    """The providers that may be timed. Each gets its row either way."""
+    """The providers that may be timed. Each has its row either way."""
     for p in named:
-        rows[p.name] = _rows.blank(op, case, p.name, state.place, p.vendor)
         if p.interpret and state.device.type == "cpu" and _dispatch.interpreting():
             why = "Triton's interpreter shows what is right, not how long it takes"
             rows[p.name]["skipped"] = why
     due = [p for p in named if rows[p.name]["skipped"] is None]
-    for result in validate_each(op, case, due, device=state.device, seed=state.seed):
+    results = validate_each(op, case, due, device=state.device, seed=state.seed)
+    for provider in due:
+        state.at(provider.name)
+        result = next(results)
+        if replaced := _clocks.restore():
+            result.failures.append(replaced)
         _enter(rows[result.provider], result)
+        if result.failures:
+            _alive(state, result.provider, result.failures[0])
     return [p for p in due if rows[p.name]["validated"]]
 
 
 def _enter(row: dict[str, Any], result: Validation) -> None:
-    row["skipped"] = result.skipped
+    row |= {"skipped": result.skipped, "gap": result.gap}
     if result.judgements:
         row["error_used"] = _rows.share(result.used)
     if result.failures:
@@ -212,23 +340,31 @@ def _enter(row: dict[str, Any], result: Validation) -> None:
 
 
 def _ready_peers(
-    state: _Run,
-    stage: Stage,
-    functions: dict[str, Callable[..., Any]],
-    rows: dict[str, dict[str, Any]],
+    state: _Run, stage: Stage, found: list[Peer], rows: dict[str, dict[str, Any]]
 ) -> list[Contestant]:
-    """External peers that take the case. One beyond the tolerance is timed too, and says so."""
+    """Those that take the case. One beyond the tolerance is timed too, and says so, unless it is
+    gated."""
     ready: list[Contestant] = []
-    for name, function in functions.items():
-        row = _rows.blank(stage.op, stage.case, name, state.place, True)
-        rows[name] = row
+    for each in found:
+        row = rows[each.name]
+        state.at(each.name)
         try:
-            peer = OfPeer(stage, name, function)
+            peer = OfPeer(stage, each)
             used, wrong = peer.try_out()
         except Exception as error:  # whatever another library raises for a case it can't do
-            row["skipped"] = f"{type(error).__name__}: {env.first_line(error)}"
+            why = f"{type(error).__name__}: {env.first_line(error)}"
+            row |= {"failure" if each.gated else "skipped": why, "gap": is_memory(error)}
+            _alive(state, each.name, error)
+            continue
+        finally:
+            replaced = _clocks.restore()
+        if replaced:
+            row["failure"] = replaced
             continue
         row |= {"error_used": _rows.share(used), "validated": not wrong}
+        if wrong and each.gated:
+            row["failure"] = "; ".join(wrong)
+            continue
         row["note"] = "; ".join(wrong) or None
         if wrong:
             row |= {"apart": row["note"], "about": peer.about, "differing": peer.differing()}
@@ -253,17 +389,90 @@ def _time(
         seed=state.seed,
         timer=state.timer,
         least=state.least,
+        target=state.target,
+        counters=state.counters,
+        at=state.at,
     )
     cost = op.cost(case)
+    idle = _idle(state, case)
     for contestant in contestants:
-        row = rows[contestant.name]
-        used, wrong = contestant.check()
-        if contestant.broken is not None:
-            row |= {"failure": contestant.broken, "validated": False}
-        elif wrong and not contestant.external:
-            row |= {"failure": "; ".join(wrong), "validated": False}
-        else:
-            row["error_used"] = _rows.share(max(used, row["error_used"] or 0.0))
-            row["validated"] = row["validated"] and not wrong
-            row["note"] = "; ".join(wrong) or row["note"]
-            _rows.put_time(row, timings[contestant.name], cost, state.place)
+        row, timing = rows[contestant.name], timings[contestant.name]
+        state.at(contestant.name)
+        with _entering(state, row):
+            held = _energy(state, case, contestant, timing, idle)
+            if isinstance(timing, NoTime):
+                if not timing.ran or _right_afterwards(state, contestant, row):
+                    _put_no_time(row, timing)
+            elif _right_afterwards(state, contestant, row):
+                _put_time(state, row, contestant, timing, cost)
+                row |= held if row["median_us"] is not None else {}
+
+
+def _right_afterwards(state: _Run, contestant: Contestant, row: dict[str, Any]) -> bool:
+    used, wrong = contestant.check(state.timer)
+    if replaced := _clocks.restore():
+        wrong.append(replaced)
+    if wrong and not contestant.external:
+        row |= {"failure": "; ".join(wrong), "validated": False}
+        return False
+    row["error_used"] = _rows.share(max(used, row["error_used"] or 0.0))
+    row["validated"] = row["validated"] and not wrong
+    row["note"] = "; ".join(wrong) or row["note"]
+    return True
+
+
+def _put_time(
+    state: _Run, row: dict[str, Any], contestant: Contestant, timing: Timing, cost: Cost
+) -> None:
+    for name in SECONDS:
+        state.seconds[name] = state.seconds.get(name, 0.0) + getattr(timing, f"{name}_s")
+    touched = contestant.touched_bytes(timing.n)
+    held, cache = state.timer.flushed_bytes + touched, state.timer.cache_bytes
+    warm = (
+        f"the caches were not cold: {held} bytes were touched between two samples on the same "
+        f"data, and they hold {cache}"
+        if timing.cold and held <= cache
+        else None
+    )
+    _rows.put_time(row, timing, cost, state.place, warm)
+    if row["median_us"] is not None:
+        row["touched_bytes"] = touched
+
+
+# ---- energy
+
+
+def _idle(state: _Run, case: Case) -> float | None:
+    if not state.with_energy or ENERGY not in case.tags or state.counters is None:
+        return None
+    state.timer.synchronize()
+    return energy.idle_watts(state.counters)
+
+
+def _energy(
+    state: _Run, case: Case, contestant: Contestant, timing: Timing | NoTime, idle: float | None
+) -> dict[str, Any]:
+    """The fields `energy` and `energy_missing` of a row."""
+    if ENERGY not in case.tags or isinstance(timing, NoTime):
+        return {}
+    if not state.with_energy:
+        return {"energy_missing": "it was not asked for"}
+    if state.counters is None:
+        return {"energy_missing": "a CPU has no counter that NVML reads"}
+    begin = time.monotonic()
+
+    def call(index: int) -> None:
+        if index % _BEAT == 0:
+            state.at(contestant.name)
+        contestant.current = index % len(contestant.sets)
+        contestant()
+
+    try:
+        found = energy.measure(
+            call, state.timer.synchronize, state.counters, call_us=timing.median_us, idle=idle
+        )
+    except energy.NoEnergy as error:
+        return {"energy_missing": str(error)}
+    finally:
+        state.end += time.monotonic() - begin  # the budget is for times
+    return {"energy": found}

@@ -28,6 +28,9 @@ _CUPY = ("cupy-cuda13x", "cupy-cuda12x", "cupy")
 _SMI = {
     "name": "name",
     "uuid": "uuid",
+    "pci.device_id": "pci_device",
+    "pci.sub_device_id": "pci_subdevice",
+    "vbios_version": "vbios",
     "compute_cap": "compute_capability",
     "memory.total": "memory_mib",
     "driver_version": "driver",
@@ -80,6 +83,7 @@ def stamp(device: str | None = None) -> dict[str, Any]:
         "cpu": _cpu(facts),
         "memory_gib": facts.get("memory", _memory_gib),
         "gpus": gpus(facts),
+        "cuda_driver": facts.get("CUDA of the driver", _cuda_driver),
         "nvcc": facts.get("nvcc", _nvcc),
         "extension": facts.get("extension", _extension),
     }
@@ -176,6 +180,15 @@ def last_level_cache() -> int | None:
 
 def _memory_gib() -> float:
     return round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30, 1)
+
+
+def _cuda_driver() -> str:
+    """The newest CUDA that the driver serves, as 13.0."""
+    import pynvml
+
+    pynvml.nvmlInit()
+    version = pynvml.nvmlSystemGetCudaDriverVersion()
+    return f"{version // 1000}.{version % 1000 // 10}"
 
 
 def _nvcc() -> str | None:

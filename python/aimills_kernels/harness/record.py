@@ -72,6 +72,7 @@ TELEMETRY = _object(
         "source": _about("nvml, or what stands in for it", TEXT),
         "sm_mhz": _about("SM clock, median over the samples", maybe(FIGURE)),
         "sm_mhz_min": maybe(FIGURE),
+        "sm_mhz_samples": _about("of each sample", _list(maybe(FIGURE))),
         "memory_mhz": maybe(FIGURE),
         "power_w": _about("mean power while timed", maybe(FIGURE)),
         "temperature_c": _about("highest GPU temperature while timed", maybe(FIGURE)),
@@ -79,6 +80,7 @@ TELEMETRY = _object(
             "clocks event reason to its share of the samples, each bit on its own",
             {"type": "object", "additionalProperties": FIGURE},
         ),
+        "reasons_samples": _about("NVML's mask of them at each sample", _list(maybe(COUNT))),
         "missing": _about("counters that could not be read, and why", _list(TEXT)),
     }
 )
@@ -113,6 +115,7 @@ _VERDICT: dict[str, Spec] = {
     "validated": FLAG,
     "failure": _about("why there is no time: something was wrong", maybe(TEXT)),
     "skipped": _about("why there is no time: it did not run", maybe(TEXT)),
+    "gap": _about("skipped, though it could have run", FLAG),
     "suspect": _about("why the time may not be what it seems", maybe(TEXT)),
     "note": maybe(TEXT),
     "about": maybe(TEXT),

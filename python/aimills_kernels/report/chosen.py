@@ -11,6 +11,7 @@ from typing import Any
 
 from aimills_kernels._words import shown
 from aimills_kernels.harness import record as _record
+from aimills_kernels.harness._machine import facts, kind, mapping, run_mode
 from aimills_kernels.report.words import Row
 
 _CARD = ("name", "uuid", "power_limit_w", "clock_application_sm_mhz", "ecc", "mig")
@@ -38,7 +39,7 @@ class Source:
 
     @property
     def commit(self) -> str:
-        return str(_mapping(self.record, "environment", "git").get("commit") or "")[:9]
+        return str(mapping(self.record, "environment", "git").get("commit") or "")[:9]
 
     @property
     def code(self) -> str:
@@ -49,7 +50,7 @@ class Source:
 
     @property
     def dirty(self) -> bool:
-        return bool(_mapping(self.record, "environment", "git").get("dirty"))
+        return bool(mapping(self.record, "environment", "git").get("dirty"))
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,8 +80,7 @@ class Part:
 
     @cached_property
     def _mode(self) -> str:
-        asked = self.source.record["options"].get("mode")
-        return str(asked or next((r["mode"] for r in self.rows if r["mode"]), "stream"))
+        return run_mode(self.source.record, self.rows)
 
     @cached_property
     def problems(self) -> dict[str, list[Row]]:
@@ -229,36 +229,12 @@ def _keys(device: str, by_card: bool) -> tuple[str, ...]:
     return _CARD if by_card else tuple(k for k in _CARD if k != "uuid")
 
 
-def kind(device: str) -> str:
-    return device.partition(":")[0]
-
-
-def facts(record: dict[str, Any], device: str) -> dict[str, Any]:
-    """What the record says of one of its devices."""
-    if kind(device) == "cpu":
-        return _mapping(record, "environment", "cpu")
-    index = device.partition(":")[2]
-    gpus = record["environment"].get("gpus")
-    listed = [g for g in gpus if isinstance(g, dict)] if isinstance(gpus, list) else []
-    place = int(index) if index.isdecimal() else 0
-    known = [g for g in listed if g.get("torch_index") == place]
-    if known or any("torch_index" in g for g in listed):
-        return known[0] if known else {}
-    return listed[place] if place < len(listed) else {}
-
-
 def _name(device: str, known: dict[str, Any]) -> str:
     if kind(device) == "cpu":
         threads = known.get("threads")
         name = str(known.get("model") or "a CPU that is not named")
         return f"{name}, {threads} threads" if threads else name
     return str(known.get("name") or f"{device}, which is not named")
-
-
-def _mapping(value: Any, *path: str) -> dict[str, Any]:
-    for key in path:
-        value = value.get(key) if isinstance(value, dict) else None
-    return value if isinstance(value, dict) else {}
 
 
 def _held(value: Any) -> Any:

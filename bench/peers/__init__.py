@@ -1,0 +1,33 @@
+"""What is timed beside our kernels where it is installed: one file a library, listed here.
+
+No file imports its library before a call: what isn't installed gives a row that says so.
+"""
+
+from . import (
+    bitsandbytes,
+    fa3,
+    flash_attn,
+    flashinfer,
+    kornia_rs,
+    opencv,
+    pillow,
+    pytorch,
+    torchao,
+    torchvision,
+    xformers,
+)
+
+ADAPTERS = (
+    flash_attn.ADAPTER,
+    fa3.ADAPTER,
+    flashinfer.ADAPTER,
+    xformers.ADAPTER,
+    pytorch.SCALED_MM,
+    torchao.ADAPTER,
+    bitsandbytes.ADAPTER,
+    opencv.ADAPTER,
+    pytorch.FLOAT_VIDEO,
+    pillow.ADAPTER,
+    torchvision.ADAPTER,
+    kornia_rs.ADAPTER,
+)

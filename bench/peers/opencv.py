@@ -1,0 +1,28 @@
+"""OpenCV on a CPU."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from aimills_kernels.harness.peers import Adapter
+
+from ._video import normalize, opencv_rgb
+
+
+def opencv_torch(*args: Any) -> Tensor:
+    """OpenCV's NV12 to RGB (BT.601, limited range, nearest chroma), torch's u8 resize."""
+    rgb = torch.stack([torch.from_numpy(frame) for frame in opencv_rgb(args)])
+    height, width, interpolation, antialias = args[5:9]
+    resized = F.interpolate(
+        rgb.permute(0, 3, 1, 2), size=(height, width), mode=interpolation, antialias=antialias
+    )
+    return normalize(resized, args)
+
+
+ADAPTER = Adapter(
+    "opencv+torch", {"video_to_tensor": opencv_torch}, needs={"cv2": "opencv-python-headless"}
+)

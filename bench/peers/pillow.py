@@ -1,0 +1,35 @@
+"""Pillow's resize behind OpenCV's colours."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from aimills_kernels.harness.peers import Adapter
+
+from ._video import normalize, opencv_rgb
+
+
+def pillow(*args: Any) -> Tensor:
+    """OpenCV's NV12 to RGB (BT.601, limited range, nearest chroma), Pillow's resize."""
+    import numpy as np
+    from PIL import Image
+
+    height, width, interpolation, antialias = args[5:9]
+    if not antialias:
+        raise NotImplementedError("Pillow's resize always has an antialias filter")
+    filter_ = Image.Resampling.BICUBIC if interpolation == "bicubic" else Image.Resampling.BILINEAR
+    frames = [
+        np.asarray(Image.fromarray(frame).resize((width, height), filter_))
+        for frame in opencv_rgb(args)
+    ]
+    return normalize(torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2), args)
+
+
+ADAPTER = Adapter(
+    "pillow",
+    {"video_to_tensor": pillow},
+    needs={"PIL": "pillow", "cv2": "opencv-python-headless"},
+)

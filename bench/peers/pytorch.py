@@ -1,0 +1,39 @@
+"""PyTorch itself, where a way through it is no provider of ours."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from aimills_kernels.harness.peers import Adapter
+from aimills_kernels.kernels.video.op import rgb_levels
+
+from ._video import normalize
+
+
+def scaled_mm(
+    a: Tensor, b: Tensor, scale_a: Tensor, scale_b: Tensor, bias: Tensor | None,
+    out_dtype: torch.dtype,
+) -> Tensor:  # fmt: skip
+    """F.scaled_mm, which makes its own output; the provider of that name is torch._scaled_mm."""
+    if (scale_a.dim() == 2) != (scale_b.dim() == 2):
+        raise NotImplementedError("F.scaled_mm takes a scale for each row of both or of neither")
+    rows = scale_a.dim() == 2
+    kind = F.ScalingType.RowWise if rows else F.ScalingType.TensorWise
+    across = scale_b.T if rows else scale_b
+    return F.scaled_mm(a, b.T, scale_a, kind, across, kind, bias=bias, output_dtype=out_dtype)
+
+
+def float_video(*args: Any) -> Tensor:
+    """The same steps in float32 torch ops, the way of torchvision on a GPU."""
+    (y, uv), space, range_, location, upsampling, height, width, interpolation, antialias = args[:9]
+    rgb = rgb_levels(y, uv, space, range_, location, upsampling, torch.float32)
+    resized = F.interpolate(rgb, size=(height, width), mode=interpolation, antialias=antialias)
+    return normalize(resized.round_().clamp_(0, 255), args)
+
+
+SCALED_MM = Adapter("F.scaled_mm", {"matmul_fp8": scaled_mm})
+FLOAT_VIDEO = Adapter("torch float", {"video_to_tensor": float_video})

@@ -1,0 +1,40 @@
+"""torchao's fp8 path: its matmul of codes and its quantisation."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from aimills_kernels.harness.peers import Adapter
+
+
+def matmul_fp8(
+    a: Tensor, b: Tensor, scale_a: Tensor, scale_b: Tensor, bias: Tensor | None,
+    out_dtype: torch.dtype,
+) -> Tensor:  # fmt: skip
+    """torchao: addmm_float8_unwrapped_inference."""
+    from torchao.float8.inference import addmm_float8_unwrapped_inference
+
+    if (scale_a.dim() == 2) != (scale_b.dim() == 2):
+        raise NotImplementedError("torchao takes a scale for each row of both or of neither")
+    across = scale_b.T if scale_b.dim() == 2 else scale_b
+    return addmm_float8_unwrapped_inference(a, scale_a, b.T, across, out_dtype, bias=bias)
+
+
+def quantize_fp8(x: Tensor, granularity: str, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """torchao: Float8Tensor.from_hp."""
+    from torchao.quantization import Float8Tensor, PerRow, PerTensor
+
+    kinds = {"row": PerRow, "tensor": PerTensor}
+    if granularity not in kinds:
+        raise NotImplementedError(f"this adapter of torchao has no granularity {granularity!r}")
+    found = Float8Tensor.from_hp(x, float8_dtype=dtype, granularity=kinds[granularity]())
+    scale = found.scale if granularity == "row" else found.scale.reshape(())
+    return found.qdata, scale
+
+
+ADAPTER = Adapter(
+    "torchao",
+    {"matmul_fp8": matmul_fp8, "quantize_fp8": quantize_fp8},
+    needs={"torchao": "torchao"},
+)

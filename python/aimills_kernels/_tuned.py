@@ -1,0 +1,161 @@
+"""Tuned choices of a provider: what a benchmark record showed to be fastest on a problem.
+
+`aimills-kernels bench tune` writes `kernels/<family>/dispatch.json`. An entry puts one provider
+first for one problem (shapes, dtypes, strides and scalars) on one compute capability; it counts for
+the sources, the Triton and the torch minor version that were measured. Whether that provider may
+serve at all is decided as for any other.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from aimills_kernels import _records
+from aimills_kernels._op import Op, Problem, Provider, describe
+
+SCHEMA = 1
+FILE = "dispatch.json"
+_KINDS: dict[str, type | tuple[type, ...]] = {
+    "op": str, "sm": int, "problem": str, "provider": str, "sources": str, "triton": str,
+    "torch": str, "record": str, "median_us": (int, float), "fastest": str,
+    "fastest_us": (int, float),
+}  # fmt: skip
+Entry = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """The entry of a problem. `stale` says why it does not count; None where it does."""
+
+    provider: str
+    record: str
+    stale: str | None = None
+
+    def note(self, provider: Provider) -> str:
+        """What `explain` adds to the line of `provider`."""
+        if provider.name != self.provider:
+            return ""
+        if self.stale:
+            return f"the choice of {self.record} does not count: {self.stale}"
+        return f"the choice of {self.record}"
+
+
+def tuned(op: Op, problem: Problem) -> Tuned | None:
+    """The entry for this problem; None where there is none."""
+    if problem.device != "cuda" or problem.sm is None or not (known := _entries(op)):
+        return None
+    entry = known.get((problem.sm, signature(op, problem.args)))
+    if entry is None:
+        return None
+    return Tuned(entry["provider"], entry["record"], why_stale(entry, op))
+
+
+def ordered(op: Op, found: Tuned | None) -> Sequence[Provider]:
+    """All providers; the tuned one comes first."""
+    if found is None or found.stale:
+        return op.all_providers
+    return sorted(op.all_providers, key=lambda p: p.name != found.provider)
+
+
+def signature(op: Op, args: Sequence[Any]) -> str:
+    """The problem as a text, without what a pointer or a device adds."""
+    return ", ".join(f"{p}={_of(a)}" for p, a in zip(op.params, args, strict=True))
+
+
+def _of(arg: Any) -> str:
+    if isinstance(arg, (list, tuple)) and arg and isinstance(arg[0], Tensor):
+        return f"({', '.join(map(_of, arg))})"
+    if isinstance(arg, Tensor) and not arg.is_contiguous():
+        return f"{describe(arg)} strides {list(arg.stride())}"
+    return str(list(arg)) if isinstance(arg, (list, tuple)) else describe(arg)
+
+
+def stamp(op: Op, provider: Provider) -> dict[str, str]:
+    """What an entry is measured with, as far as it must be the same later."""
+    key = _records.key(op, provider, None)
+    return {"sources": key["sources"], "triton": key["triton"], "torch": minor(torch.__version__)}
+
+
+def minor(version: str) -> str:
+    """2.11 of 2.11.0+cu130."""
+    return ".".join(str(version).split(".")[:2])
+
+
+def why_stale(entry: Entry, op: Op) -> str | None:
+    """Why an entry does not count here; None where it does."""
+    provider = next((p for p in op.all_providers if p.name == entry["provider"]), None)
+    if provider is None:
+        return f"there is no provider {entry['provider']!r}"
+    now = stamp(op, provider)
+    if entry["sources"] != now["sources"]:
+        return f"the sources of {provider.name!r} changed since"
+    for name in ("triton", "torch"):
+        if entry[name] != now[name]:
+            return f"it was measured with {name} {entry[name]}, this is {now[name]}"
+    return None
+
+
+# ---- the files
+
+
+def table_file(op: Op) -> Path:
+    """Beside the op's declaration."""
+    return Path(str(sys.modules[op.reference.__module__].__file__)).parent / FILE
+
+
+@cache
+def _entries(op: Op) -> dict[tuple[int, str], Entry]:
+    path = table_file(op)
+    if not path.exists():
+        return {}
+    try:
+        entries = read(path)
+    except ValueError as error:
+        warnings.warn(f"{error}; it is not used", stacklevel=2)
+        return {}
+    return {(e["sm"], e["problem"]): e for e in entries if e["op"] == op.name}
+
+
+def read(path: Path) -> list[Entry]:
+    """The entries of a table; ValueError, one sentence, where it is none."""
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path}: can't be read as a table of choices: {error}") from None
+    if not isinstance(found, dict) or found.get("schema") != SCHEMA:
+        raise ValueError(f"{path}: is no table of choices of schema {SCHEMA}")
+    entries = found.get("entries")
+    if not isinstance(entries, list):
+        raise ValueError(f"{path}: `entries` is no list")
+    for index, entry in enumerate(entries):
+        if wrong := _wrong(entry):
+            raise ValueError(f"{path}: entries[{index}] {wrong}")
+    return entries
+
+
+def _wrong(entry: Any) -> str | None:
+    if not isinstance(entry, dict):
+        return "is no object"
+    for name, kind in _KINDS.items():
+        value = entry.get(name)
+        if not isinstance(value, kind) or isinstance(value, bool):
+            return f"has {name!r} as {value!r:.40}"
+    return None
+
+
+def write(path: Path, entries: Sequence[Entry]) -> None:
+    """The table, whole or not at all, in an order of its own."""
+    ordered = sorted(entries, key=lambda e: (e["op"], e["sm"], e["problem"]))
+    made = {"schema": SCHEMA, "entries": ordered}
+    _records.write_whole(path, json.dumps(made, indent=1) + "\n")
+    _entries.cache_clear()

@@ -1,0 +1,101 @@
+"""What a record says of the machine that a row is of, and which rows may be compared."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+Record = dict[str, Any]
+Row = dict[str, Any]
+
+# Facts of which another value makes other times, whatever the kernel: such rows aren't compared.
+_GPU = {
+    "name": "GPU", "driver": "driver", "power_limit_w": "power limit",
+    "clock_application_sm_mhz": "application clock", "ecc": "ECC mode", "mig": "MIG mode",
+}  # fmt: skip
+_CPU = {"model": "CPU", "usable_cores": "usable cores", "threads": "threads"}
+_NEEDED = frozenset({"name", "driver", "model", "usable_cores", "threads"})
+_MINORS = ("torch", "triton")  # another minor version compiles and calls other code: refused
+_NAMED = ("python", "torch", "triton", "nvcc", "kernel", "package")
+
+
+def kind(device: str) -> str:
+    return device.partition(":")[0]
+
+
+def mapping(value: Any, *path: str) -> dict[str, Any]:
+    for key in path:
+        value = value.get(key) if isinstance(value, dict) else None
+    return value if isinstance(value, dict) else {}
+
+
+def facts(record: Record, device: str) -> dict[str, Any]:
+    """What the record says of one of its devices."""
+    if kind(device) == "cpu":
+        return mapping(record, "environment", "cpu")
+    index = device.partition(":")[2]
+    gpus = record["environment"].get("gpus")
+    listed = [g for g in gpus if isinstance(g, dict)] if isinstance(gpus, list) else []
+    place = int(index) if index.isdecimal() else 0
+    known = [g for g in listed if g.get("torch_index") == place]
+    if known or any("torch_index" in g for g in listed):
+        return known[0] if known else {}
+    return listed[place] if place < len(listed) else {}
+
+
+def run_mode(record: Record, rows: Sequence[Row]) -> str:
+    """How the run timed, for a row that has no time of its own."""
+    asked = record["options"].get("mode")
+    return str(asked or next((r["mode"] for r in rows if r["mode"]), "stream"))
+
+
+def refusals(base: Record, new: Record, device: str) -> list[str]:
+    """Why times of this device in the two records can't be compared; empty where they can."""
+    mine, other = facts(base, device), facts(new, device)
+    found = []
+    for name, words in (_CPU if kind(device) == "cpu" else _GPU).items():
+        a, b = mine.get(name), other.get(name)
+        if a != b:
+            found.append(f"another {words}: {_text(a)} and {_text(b)}")
+        elif a is None and name in _NEEDED:
+            found.append(f"neither record says its {words}")
+    return found + minor_versions(base, new)
+
+
+def minor_versions(base: Record, new: Record) -> list[str]:
+    """Minor versions that differ and make other code of the same kernel."""
+    found = []
+    for name in _MINORS:
+        a, b = _version(base, name), _version(new, name)
+        if _minor(a) != _minor(b):
+            found.append(f"another {name}: {_text(a)} and {_text(b)}")
+    return found
+
+
+def differences(base: Record, new: Record, device: str) -> list[str]:
+    """What differs and does not forbid a comparison."""
+    found = []
+    for name in _NAMED:
+        a, b = _version(base, name), _version(new, name)
+        if a != b:
+            found.append(f"{name} {_text(a)} and {_text(b)}")
+    if other_card(base, new, device):
+        found.append("another card of the same kind")
+    return found
+
+
+def other_card(base: Record, new: Record, device: str) -> bool:
+    return facts(base, device).get("uuid") != facts(new, device).get("uuid")
+
+
+def _version(record: Record, name: str) -> Any:
+    held = record["environment"].get(name)
+    return held.get("version") if isinstance(held, dict) else held
+
+
+def _minor(version: Any) -> Any:
+    return None if version is None else str(version).split(".")[:2]
+
+
+def _text(value: Any) -> str:
+    return "not stated" if value is None else str(value)

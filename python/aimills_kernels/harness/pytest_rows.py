@@ -1,0 +1,229 @@
+"""The rows of a pytest session: what `bench_op` times, its record and its comparison."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from aimills_kernels._op import Case, Cost, Op, as_tuple, to_device
+from aimills_kernels._registry import get_op
+from aimills_kernels._tolerance import Exact, Ratio, Tolerance
+from aimills_kernels._validate import pick_device, validate
+from aimills_kernels.harness import bench, ceilings, isolated, record
+from aimills_kernels.harness._contest import OfPeer, Stage
+from aimills_kernels.harness.compare import Comparison, compare_records
+from aimills_kernels.harness.peers import Peer, peers_of
+from aimills_kernels.harness.timing import timer_for
+from aimills_kernels.report import chosen
+
+Row = dict[str, Any]
+_NO_GPU = "it runs on cuda, "  # how the dispatcher begins to say that a provider needs a GPU
+
+
+@dataclass
+class Rows:
+    """All that was timed in this session. `timeout_s` asks for a process of its own for what is
+    declared, which is ended when a step takes longer."""
+
+    budget_s: float
+    timeout_s: float | None = None
+    records: list[dict[str, Any]] = field(default_factory=list)
+    _cases: dict[tuple[str, str], dict[str, Row] | str] = field(default_factory=dict)
+    _ceilings: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def declared(self, op: Op, case: Case, name: str, wanted: Sequence[str]) -> Row:
+        """The row of one contestant; all that are `wanted` of a case are timed in the same run."""
+        key = op.name, case.name
+        if key not in self._cases:
+            self._cases[key] = self._run(op, case, wanted)
+        found = self._cases[key]
+        if isinstance(found, str):
+            raise RuntimeError(found)
+        return found[name]
+
+    def _run(self, op: Op, case: Case, wanted: Sequence[str]) -> dict[str, Row] | str:
+        device = str(pick_device("auto"))
+        known = [p.name for p in op.all_providers]
+        options: dict[str, Any] = {
+            "ops": [op], "cases": [case.name], "device": device,
+            "providers": [name for name in known if name in wanted],
+            "budget_s": self.budget_s * len(wanted), "measured": self.measured(device),
+            "without": [name for name in contestants(op) if name not in wanted],
+        }  # fmt: skip
+        if self.timeout_s is None:
+            made = bench.run(**options)
+        else:
+            made = isolated.run(**options, timeout_s=self.timeout_s)
+        self.records.append(made)
+        return {row["provider"]: row for row in made["rows"]}
+
+    def own(self, own: Own, peers: Mapping[str, Callable[..., Any]], device: str) -> Row:
+        """The row of somebody's kernel, timed beside its reference and `peers`."""
+        op, case = own.op(device), own.case
+        beside = {"reference": own.reference, **peers}
+        made = bench.run(
+            ops=[op], cases=[case.name], providers=[], device=device,
+            budget_s=self.budget_s * (1 + len(beside)), measured=self.measured(device),
+            peers=[own.peer, *(Peer(name, function) for name, function in beside.items())],
+        )  # fmt: skip
+        self.records.append(made)
+        return next(row for row in made["rows"] if row["provider"] == own.peer.name)
+
+    def measured(self, device: str) -> dict[str, Any]:
+        if device not in self._ceilings:
+            self._ceilings[device] = ceilings.measure(torch.device(device))
+        return self._ceilings[device]
+
+    # ---- of the whole session
+
+    @property
+    def rows(self) -> list[Row]:
+        return [row for made in self.records for row in made["rows"]]
+
+    def save(self, path: Path) -> list[Path]:
+        """One record for each device; of a second one, its type is added to the name."""
+        paths: list[Path] = []
+        for made in self.by_device():
+            device = made["ceilings"]["device"]
+            name = path if not paths else path.with_stem(f"{path.stem}-{device.replace(':', '')}")
+            record.save(made, name)
+            paths.append(name)
+        return paths
+
+    def by_device(self) -> list[dict[str, Any]]:
+        parts: dict[str, list[dict[str, Any]]] = {}
+        for made in self.records:
+            parts.setdefault(made["ceilings"]["device"], []).append(made)
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        return [
+            {**made[0], "created": now, "rows": [row for part in made for row in part["rows"]]}
+            for made in parts.values()
+        ]
+
+    def compared(self, base: Sequence[dict[str, Any]], threshold: float) -> Comparison:
+        """With a baseline, of which only the rows count that this session has too."""
+        have = {_key(row) for row in self.rows}
+        shared = [
+            {**old, "rows": [row for row in old["rows"] if _key(row) in have]} for old in base
+        ]
+        return compare_records(shared, self.by_device(), threshold)
+
+
+def _key(row: Row) -> tuple[str, ...]:
+    return tuple(row[name] for name in ("op", "case", "provider", "device"))
+
+
+def baseline(path: Path) -> tuple[list[dict[str, Any]], list[str]]:
+    """The records of a file or a folder, and a sentence for each file that is none."""
+    sources, unread = chosen.read([str(path)])
+    return [source.record for source in sources], unread
+
+
+def wants_gpu(row: Row) -> bool:
+    return bool(row["skipped"]) and row["skipped"].startswith(_NO_GPU)
+
+
+# ---- what is declared
+
+
+def grid() -> list[tuple[Op, Case, str]]:
+    """Op x benchmark case x provider or peer."""
+    from aimills_kernels._registry import OPS
+
+    return [
+        (op, case, name)
+        for op in OPS
+        for case in op.cases
+        if "bench" in case.tags
+        for name in contestants(op)
+    ]
+
+
+def contestants(op: Op) -> list[str]:
+    return [p.name for p in op.all_providers] + [p.name for p in peers_of(op)]
+
+
+def check_declared(op: Op | str, case: Case | str, name: str) -> tuple[str | None, str | None]:
+    """One checked pass: (why it was not run, what is wrong)."""
+    op = get_op(op) if isinstance(op, str) else op
+    case = op.case(case) if isinstance(case, str) else case
+    device = torch.device(pick_device("auto"))
+    if name in {p.name for p in op.all_providers}:
+        result = validate(op, case, name, device=device)
+        return (None, result.skipped) if result.gap else (result.skipped, _joined(result.failures))
+    peer = next(p for p in peers_of(op) if p.name == name)
+    if peer.absent is not None:
+        return peer.absent, None
+    try:
+        peer.function(*op.make_inputs(case.on(device.type), device, 0))
+    except Exception as error:  # whatever another library raises for a case it can't do
+        return f"{type(error).__name__}: {error}".splitlines()[0], None
+    return None, None
+
+
+def _joined(failures: list[str]) -> str | None:
+    return "; ".join(failures) or None
+
+
+# ---- somebody's own kernel
+
+
+class _OwnOp(Op):
+    """An op without a schema: its arguments come as they are drawn."""
+
+    def make_inputs(self, case: Case, device: str | torch.device, seed: int) -> tuple:
+        generator = torch.Generator(device).manual_seed(seed)
+        drawn: Any = self.inputs(case, generator)
+        return tuple(to_device(a, device) for a in as_tuple(drawn))
+
+
+@dataclass(frozen=True)
+class Own:
+    """A function, what draws its arguments, and a function that is right."""
+
+    name: str
+    function: Callable[..., Any]
+    inputs: Callable[[torch.Generator], Any]
+    reference: Callable[..., Any]
+    case: Case
+    cost: Cost
+    tolerance: Tolerance | None = None
+
+    @property
+    def peer(self) -> Peer:
+        return Peer("own", self.function, gated=True)
+
+    def op(self, device: str) -> Op:
+        drawn = self.inputs(torch.Generator(device).manual_seed(0))
+        outputs = as_tuple(self.reference(*as_tuple(drawn)))
+        if not all(isinstance(t, Tensor) for t in outputs):
+            raise TypeError("bench_op: reference must return a tensor or a tuple of tensors")
+        return _OwnOp(
+            name=self.name, reference=self.reference, fake=self.reference,
+            inputs=lambda case, generator: self.inputs(generator),  # type: ignore[return-value]
+            cases=(self.case,), cost=lambda case: self.cost,
+            tolerance=tuple(self.tolerance or _default(t) for t in outputs), errors=(),
+            providers=(), outputs=tuple(f"output {i}" for i in range(len(outputs))),
+        )  # fmt: skip
+
+    def check(self, device: str) -> str | None:
+        """One checked pass: what is wrong."""
+        place = torch.device(device)
+        stage = Stage(self.op(device), self.case, place, 0, 0)
+        contestant = OfPeer(stage, self.peer)
+        try:
+            _, wrong = contestant.try_out()
+            wrong += contestant.check(timer_for(place))[1]
+        except Exception as error:  # whatever the kernel raises
+            return f"{type(error).__name__}: {error}".splitlines()[0]
+        return _joined(wrong)
+
+
+def _default(t: Tensor) -> Tolerance:
+    return Ratio() if t.is_floating_point() and t.itemsize > 1 else Exact()

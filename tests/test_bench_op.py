@@ -1,0 +1,220 @@
+"""`bench_op` and the options around it, in a folder of somebody who has the package installed."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from aimills_kernels.harness import record
+from aimills_kernels.harness.env import ROOT
+
+needs_no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="says what there is without")
+
+
+def example() -> str:
+    """The kernel of one's own that bench/README.md shows."""
+    text = (ROOT / "bench" / "README.md").read_text()
+    found = re.search(r"<!-- bench_op -->\n((?:    .*\n|\n)+)", text)
+    assert found
+    return re.sub(r"(?m)^    ", "", found[1])
+
+
+KINDS = """\
+import time, torch
+def draw(g): return torch.randn(64, 64, generator=g)
+def right(x): return x + 1
+def wrong(x): return x + 1.01
+def raises(x): raise RuntimeError("no image for this device")
+def oom(x): raise torch.OutOfMemoryError("CUDA out of memory")
+def writes(x): x.add_(1); return x
+def test_wrong(bench_op): bench_op(wrong, draw, reference=right)
+def test_raises(bench_op): bench_op(raises, draw, reference=right)
+def test_oom(bench_op): bench_op(oom, draw, reference=right)
+def test_writes(bench_op): bench_op(writes, draw, reference=right)
+def test_right(bench_op): bench_op(right, draw, reference=right, peers={"theirs": right}, bytes=9)
+"""
+
+# pytest-xdist's workers time nothing, and neither would what they start.
+_ENV = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")}
+
+
+def _pytest(folder: Path, *args: str, **env: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--rootdir", str(folder),
+         "--benchmark-max-time=0.05", *args],  # the last of an option counts
+        cwd=folder, capture_output=True, text=True, timeout=300, env={**_ENV, **env},
+    )  # fmt: skip
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "bench").mkdir()
+    (tmp_path / "bench" / "test_mine.py").write_text(example())
+    return tmp_path
+
+
+def test_the_example_is_five_lines_and_does_both(folder: Path) -> None:
+    assert len([line for line in example().splitlines() if line.strip()]) <= 5
+    plain = _pytest(folder, "bench")
+    assert plain.returncode == 0, plain.stdout
+    assert "1 passed" in plain.stdout
+    assert "rows timed" not in plain.stdout
+    timed = _pytest(folder, "--benchmark", "--benchmark-json=a.json", "--benchmark-record=r/b.json")
+    assert timed.returncode == 0, timed.stdout + timed.stderr
+    assert "2 rows timed on" in timed.stdout
+    (theirs,) = json.loads((folder / "a.json").read_text())["benchmarks"]
+    made = record.load(folder / "r" / "b.json")
+    assert {row["provider"] for row in made["rows"]} == {"own", "reference"}
+    own = next(row for row in made["rows"] if row["provider"] == "own")
+    assert theirs["stats"]["rounds"] == own["n"]
+    assert theirs["stats"]["median"] * 1e6 == pytest.approx(own["median_us"], rel=1e-3)
+    assert theirs["extra_info"]["error_used"] == own["error_used"]
+
+
+def test_kernels_that_go_wrong_get_a_sentence_and_the_others_run(folder: Path) -> None:
+    (folder / "bench" / "test_mine.py").write_text(KINDS)
+    for flags in ([], ["--benchmark", "--benchmark-record=r.json"]):
+        run = _pytest(folder, *flags, "bench")
+        assert run.returncode == 1, run.stdout
+        assert "4 failed, 1 passed" in run.stdout
+        for says in ("max error", "no image for this device", "out of memory", "was written to"):
+            assert says in run.stdout, says
+        assert "Traceback" not in run.stdout
+    rows = record.load(folder / "r.json")["rows"]
+    assert [row["provider"] for row in rows if row["case"] == "test_right"] == [
+        "own", "reference", "theirs",
+    ]  # fmt: skip
+    for row in rows:
+        if row["provider"] == "own" and row["case"] != "test_right":
+            assert row["failure"], row["case"]
+            assert row["median_us"] is None
+
+
+def test_a_missing_pytest_benchmark_is_told(folder: Path) -> None:
+    run = _pytest_without_benchmark(folder, "bench")
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "1 passed" in run.stdout
+    (folder / "bench" / "test_mine.py").write_text(
+        "def test_theirs(benchmark): benchmark(sum, [1])\n"
+    )
+    run = _pytest_without_benchmark(folder, "bench", "-ra")
+    assert "1 skipped" in run.stdout
+    assert "pip install pytest-benchmark" in run.stdout
+
+
+def _pytest_without_benchmark(folder: Path, *args: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:benchmark",
+         "--rootdir", str(folder), *args],
+        cwd=folder, capture_output=True, text=True, timeout=300, env=_ENV,
+    )  # fmt: skip
+
+
+# ---- regressions
+
+
+SLEEPY = """\
+import os, time, torch
+def sleepy(x): time.sleep(float(os.environ["SLEEP"])); return x + 1
+def test_sleepy(bench_op):
+    bench_op(sleepy, lambda g: torch.randn(8, generator=g), reference=lambda x: x + 1)
+"""
+FAIL = "--benchmark-fail-on-regression=20%"
+SAMPLES = "--benchmark-max-time=0.5"  # enough of them for a verdict
+
+
+@pytest.fixture
+def stored(folder: Path) -> Path:
+    (folder / "bench" / "test_mine.py").write_text(SLEEPY)
+    run = _pytest(folder, "--benchmark", SAMPLES, "--benchmark-autosave", SLEEP="0.002")
+    assert run.returncode == 0, run.stdout + run.stderr
+    (path,) = (folder / ".benchmarks" / "aimills-kernels").glob("*.json")
+    return path
+
+
+def test_a_slower_kernel_fails_and_is_no_new_baseline(folder: Path, stored: Path) -> None:
+    slow = _pytest(folder, "--benchmark", SAMPLES, FAIL, "--benchmark-autosave", SLEEP="0.006")
+    assert slow.returncode == 1, slow.stdout + slow.stderr
+    assert "sleepy test_sleepy own on cpu: SLOWER" in slow.stdout
+    assert "not stored as a baseline" in slow.stdout
+    assert list(stored.parent.glob("*.json")) == [stored]
+    fast = _pytest(folder, "--benchmark", SAMPLES, FAIL, SLEEP="0.0005")
+    assert fast.returncode == 0, fast.stdout + fast.stderr
+    assert "own on cpu: FASTER" in fast.stdout
+
+
+def test_another_machine_is_refused(folder: Path, stored: Path) -> None:
+    held: dict[str, Any] = record.load(stored)
+    held["environment"]["cpu"]["model"] = "another"
+    record.save(held, stored)
+    run = _pytest(folder, "--benchmark", FAIL, SLEEP="0.002")
+    assert run.returncode == 2, run.stdout + run.stderr
+    assert "REFUSED" in run.stdout
+    assert "another CPU: another and" in run.stdout
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        ([FAIL], "found no baseline .benchmarks/aimills-kernels: name one with"),
+        ([FAIL, "--benchmark-baseline=no.json"], "found no baseline no.json"),
+        ([FAIL, "--benchmark-baseline=cut.json"], "cut.json: not JSON, or cut short"),
+        (["--benchmark-fail-on-regression=x"], "'x' is no share"),
+        (["--benchmark-baseline=cut.json"], "goes with --benchmark-fail-on-regression"),
+        (["--benchmark-record=bench"], "bench is a folder"),
+        (["--benchmark-timeout=-1"], "must be above 0"),
+    ],
+)
+def test_what_can_not_be_done_is_said_before_anything_runs(
+    folder: Path, args: list[str], says: str
+) -> None:
+    (folder / "cut.json").write_text('{"kind": "bench", "rows": [')
+    run = _pytest(folder, "--benchmark", *args)
+    assert run.returncode == pytest.ExitCode.USAGE_ERROR, run.stdout + run.stderr
+    assert says in run.stderr
+    assert "Traceback" not in run.stderr
+    assert "collected" not in run.stdout
+
+
+def test_options_without_the_flag_are_refused(folder: Path) -> None:
+    run = _pytest(folder, "--benchmark-record=a.json", "bench")
+    assert run.returncode == pytest.ExitCode.USAGE_ERROR
+    assert "--benchmark-record goes with --benchmark" in run.stderr
+
+
+# ---- without a GPU
+
+
+@needs_no_gpu
+def test_without_a_gpu_our_own_benchmarks_are_green(folder: Path) -> None:
+    run = _pytest(folder, "--benchmark", str(ROOT / "bench" / "test_bench.py"), "-ra",
+                  "-k", "quantize_fp8-llama3-8b-decode")  # fmt: skip
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert re.search(r"\d+ rows timed on cpu, \d+ not run, 0 failed", run.stdout)
+    assert "not run: 2 rows, they need a GPU: quantize_fp8 triton x 2" in run.stdout
+
+
+@needs_no_gpu
+def test_a_gpu_may_be_required(folder: Path) -> None:
+    run = _pytest(folder, "--benchmark", "--benchmark-require-gpu")
+    assert run.returncode == 1, run.stdout + run.stderr
+    assert "--benchmark-require-gpu: " in run.stdout + run.stderr
+    assert "rows timed" not in run.stdout
+
+
+@needs_no_gpu
+def test_a_case_may_have_a_process_of_its_own(folder: Path) -> None:
+    run = _pytest(folder, "--benchmark", str(ROOT / "bench" / "test_bench.py"),
+                  "--benchmark-timeout=120", "--benchmark-record=r.json",
+                  "-k", "quantize_fp8-llama3-8b-decode-reference")  # fmt: skip
+    assert run.returncode == 0, run.stdout + run.stderr
+    (row,) = record.load(folder / "r.json")["rows"]
+    assert row["median_us"] > 0

@@ -1,0 +1,74 @@
+"""Benchmarks in a process of their own: what ends it costs one row."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import pytest
+
+from aimills_kernels._registry import get_op
+from aimills_kernels.harness import isolated, record
+from tests import late_faults
+
+
+def run(behaviour: str, timeout_s: float) -> dict[str, Any]:
+    found = isolated.run(
+        ops=[late_faults.plant("attention", "none")], cases=["tiny"], device="cpu", budget_s=4.0,
+        providers=["planted", "reference"], peers=False, timeout_s=timeout_s,
+        program=(sys.executable, "-m", "tests.hanging_worker", behaviour),
+    )  # fmt: skip
+    assert record._wrong(found, record.RECORD, "") is None
+    return found
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "says"),
+    [
+        ("hangs", "no answer after 3 s, so it was ended"),
+        ("crashes", "its process ended by SIGSEGV: the last words"),
+        ("leaves", "its process ended with exit code 7"),
+    ],
+)
+def test_what_ends_the_process_costs_its_own_row(behaviour: str, says: str) -> None:
+    found = run(behaviour, timeout_s=3.0 if behaviour == "hangs" else 60.0)
+    rows = {row["provider"]: row for row in found["rows"]}
+    assert rows["planted"]["failure"] == says
+    assert rows["planted"]["median_us"] is None
+    assert not rows["planted"]["validated"]
+    assert rows["reference"]["failure"] is None
+    assert rows["reference"]["median_us"] > 0
+    assert found["environment"]["torch"]
+    assert found["options"]["isolated"] == "all cases"
+
+
+def test_a_worker_that_never_starts_is_a_sentence_for_each_row() -> None:
+    found = isolated.run(
+        ops=[get_op("attention")], cases=["tiny", "dim-1"], providers=["reference"], device="cpu",
+        budget_s=4.0, peers=False, program=(sys.executable, "-c", "raise SystemExit('no such')"),
+    )  # fmt: skip
+    assert [row["skipped"] for row in found["rows"]] == [
+        "its process ended with exit code 1: no such"
+    ] * 2
+    assert all(row["gap"] for row in found["rows"])
+
+
+def test_a_process_for_each_case_gives_the_same_rows() -> None:
+    found = isolated.run(
+        ops=[get_op("quantize_fp8")], cases=["one", "llama3-8b-decode"], providers=["reference"],
+        device="cpu", budget_s=3.0, peers=False, fresh=True,
+    )  # fmt: skip
+    assert {row["case"] for row in found["rows"]} == {"llama3-8b-decode", "one"}
+    assert all(row["median_us"] > 0 for row in found["rows"])
+    assert found["options"]["isolated"] == "each case"
+    assert found["ceilings"]["copy_gbps"] > 0
+
+
+def test_what_a_worker_refuses_is_told_in_its_rows() -> None:
+    found = isolated.run(
+        ops=[get_op("attention")], cases=["tiny"], providers=["reference"], device="cpu",
+        budget_s=1.0, mode="graph",
+    )  # fmt: skip
+    (row,) = found["rows"]
+    assert "mode 'graph' is for a GPU" in row["skipped"]
+    assert row["gap"]

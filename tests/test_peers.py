@@ -1,0 +1,145 @@
+"""Peers: what a library can't express is refused, and all the rest reaches it."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import pytest
+import torch
+
+from aimills_kernels._op import Case, Op, as_tuple
+from aimills_kernels._registry import OPS, get_op
+from aimills_kernels.harness import peers
+from aimills_kernels.harness.env import ROOT
+from tests import fake_peers
+
+ADAPTERS = {a.name: a for a in peers._adapters(ROOT / "bench" / "peers" / "__init__.py")}
+ATTENTION = ("flash_attn", "fa3", "flashinfer", "xformers")
+TAKEN = {  # of the cases without a GPU, at the least
+    "flash_attn": 25, "fa3": 12, "flashinfer": 9, "xformers": 5,
+}  # fmt: skip
+
+
+@pytest.fixture
+def installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, module in fake_peers.modules().items():
+        monkeypatch.setitem(sys.modules, name, module)
+
+
+def small(op: Op) -> list[Any]:
+    return [c for c in op.cases if "interpret" in c.tags and "sparse" not in c.get("layout", "")]
+
+
+@pytest.mark.usefixtures("installed")
+@pytest.mark.parametrize("name", ATTENTION)
+def test_an_argument_is_passed_on_or_refused(name: str) -> None:
+    taken = 0
+    for op in (get_op("attention"), get_op("attention_varlen")):
+        for case in small(op):
+            args = op.make_inputs(case, "cpu", 0)
+            try:
+                found = as_tuple(ADAPTERS[name].ops[op.name](*args))
+            except (NotImplementedError, ValueError):
+                continue
+            want = op.reference(*args)
+            assert len(found) == 2 or not case.get("lse"), case
+            for got, right in zip(found, want, strict=False):
+                torch.testing.assert_close(got, right, equal_nan=True, msg=f"{op} {case}")
+            taken += 1
+    assert taken >= TAKEN[name]
+
+
+@pytest.mark.usefixtures("installed")
+@pytest.mark.parametrize(
+    ("name", "case", "says"),
+    [
+        ("flash_attn", "sinks", "flash_attn takes no sinks"),
+        ("flash_attn", "used", "flash_attn takes no seqused_k"),
+        ("fa3", "alibi", "fa3 takes no alibi_slopes"),
+        ("fa3", "sinks-f16", "fa3 takes no sinks"),
+        ("fa3", "used", "takes no seqused_k"),
+        ("fa3", "tiny-f16", "takes no float16"),
+        ("flashinfer", "window-right", "flashinfer takes no right window"),
+        ("flashinfer", "plain", "flashinfer takes one sequence"),
+        ("flashinfer", "alibi-full", "flashinfer takes no alibi_slopes"),
+        ("xformers", "softcap", "xformers takes no softcap"),
+        ("xformers", "window", "xformers takes no window"),
+        ("xformers", "tiny", "xformers takes no return_lse"),
+    ],
+)
+def test_what_is_refused_is_named(name: str, case: str, says: str) -> None:
+    op = get_op("attention")
+    with pytest.raises(NotImplementedError, match=says):
+        ADAPTERS[name].ops["attention"](*op.make_inputs(op.case(case), "cpu", 0))
+
+
+def test_a_build_without_windows_refuses_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, module in fake_peers.modules(local=False).items():
+        monkeypatch.setitem(sys.modules, name, module)
+    op = get_op("attention")
+    args = op.make_inputs(op.case("window"), "cpu", 0)
+    with pytest.raises(NotImplementedError, match="this build of fa3 takes no window"):
+        ADAPTERS["fa3"].ops["attention"](*args)
+
+
+@pytest.mark.usefixtures("installed")
+def test_lengths_and_plans_are_had_once_a_tensor(monkeypatch: pytest.MonkeyPatch) -> None:
+    op = get_op("attention_varlen")
+    args = op.make_inputs(op.case("packed"), "cpu", 0)
+    monkeypatch.setattr(fake_peers._Ragged, "plans", 0)
+    for _ in range(3):
+        ADAPTERS["flashinfer"].ops[op.name](*args)
+    assert fake_peers._Ragged.plans == 1
+    ADAPTERS["flash_attn"].ops[op.name](*args)
+    monkeypatch.setattr(torch.Tensor, "diff", None)
+    ADAPTERS["xformers"].ops[op.name](*args)
+
+
+def test_an_absent_library_is_named_and_not_imported() -> None:
+    before = set(sys.modules)
+    found = {p.name: p.absent for op in OPS for p in peers.peers_of(op)}
+    assert {"F.scaled_mm", "torch float", *ATTENTION} <= set(found)
+    assert found["F.scaled_mm"] is None
+    for name, package in (("flash_attn", "flash-attn"), ("fa3", "fa3-fwd")):
+        if found[name] is not None:
+            assert found[name] == f"{package} is not installed"
+    libraries = {module for adapter in ADAPTERS.values() for module in adapter.needs}
+    assert not libraries & (set(sys.modules) - before)
+
+
+def test_bitsandbytes_says_what_it_multiplies() -> None:
+    with pytest.raises(NotImplementedError, match="int8 and 4-bit codes, not fp8"):
+        ADAPTERS["bitsandbytes"].ops["matmul_fp8"]()
+
+
+@pytest.mark.parametrize("name", ["F.scaled_mm", "torchao"])
+def test_scaled_matmuls(name: str) -> None:
+    if reason := ADAPTERS[name].absent():
+        pytest.skip(reason)
+    op = get_op("matmul_fp8")
+    multiply = ADAPTERS[name].ops[op.name]
+    for case in ("aligned", "aligned-rows"):
+        args = op.make_inputs(op.case(case), "cpu", 0)
+        got, want = multiply(*args), op.reference(*args)
+        judged = op.tolerance[0].judge(got, op.oracle(args)[0], want, args)
+        assert judged.ok, judged.text
+    mixed = op.make_inputs(op.case("mixed-a"), "cpu", 0)
+    with pytest.raises(NotImplementedError, match="each row of both or of neither"):
+        multiply(*mixed)
+
+
+@pytest.mark.parametrize(
+    "name", ["opencv+torch", "torch float", "pillow", "torchvision", "kornia_rs"]
+)
+def test_video_peers_give_the_picture(name: str) -> None:
+    """Another matrix moves levels by a few per cent and not the picture."""
+    if reason := ADAPTERS[name].absent():
+        pytest.skip(reason)
+    op = get_op("video_to_tensor")
+    args = op.make_inputs(Case("small", F=2, H=90, W=160, h=28, w=42), "cpu", 0)
+    got, want = ADAPTERS[name].ops[op.name](*args), op.reference(*args)
+    assert got.shape == want.shape
+    assert got.dtype == want.dtype
+    both = torch.stack([got.float().flatten(), want.float().flatten()])
+    assert float(torch.corrcoef(both)[0, 1]) > 0.9

@@ -1,0 +1,280 @@
+"""`bench tune`: the choice by records, the table, and what dispatch and `explain` make of it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from aimills_kernels import _dispatch, _records, _registry, _tuned
+from aimills_kernels._explain import Explanation, explain_flat
+from aimills_kernels._op import Provider
+from aimills_kernels.cli import main
+from aimills_kernels.harness import env, tune
+from aimills_kernels.harness import record as _record
+from tests import records
+
+OP = _registry.get_op("attention")
+CASE = OP.case("llama3-8b-prefill")
+GPU = records.H100 | {"sm": 90, "compute_capability": 9.0}
+TORCH = {"version": torch.__version__}
+
+
+@pytest.fixture(autouse=True)
+def table(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
+    """A table of its own for every op, and sources that no commit has changed."""
+    path = tmp_path / "dispatch.json"
+    monkeypatch.setattr(_tuned, "table_file", lambda op: path)
+    monkeypatch.setattr(tune, "_changed", lambda provider, commit: None)
+    _tuned._entries.cache_clear()
+    yield path
+    _tuned._entries.cache_clear()
+
+
+def made(us: dict[str, float], *, gpu: dict[str, Any] = GPU, **more: Any) -> dict[str, Any]:
+    """A record with a row for each provider."""
+    rows = [row(provider, time) for provider, time in us.items()]
+    given = {"torch": TORCH, "triton": _records._triton_minor() + ".0"}
+    return records.record(rows, gpus=[gpu], **(given | more))
+
+
+def row(provider: str, us: float, **more: Any) -> dict[str, Any]:
+    work = {"op": OP.name, "case": CASE.name, "dims": json.loads(json.dumps(CASE.dims))}
+    return records.row(provider, records.samples(us), **(work | more))
+
+
+def entry(*found: dict[str, Any]) -> _tuned.Entry:
+    tuning = tune.tune([(f"r{i}.json", r) for i, r in enumerate(found)])
+    (chosen,) = tuning.chosen
+    return chosen.entry
+
+
+def explained(sm: int = 90) -> Explanation:
+    with _dispatch.assume_sm(sm):
+        return explain_flat(OP, OP.meta_inputs(CASE), torch.device("cuda"))
+
+
+def why(found: Explanation, provider: str) -> str:
+    return next(text for name, _, text in found.rows if name == provider)
+
+
+# ---- the choice
+
+
+@pytest.mark.parametrize(
+    ("us", "chosen"),
+    [
+        ({"triton": 400, "sdpa": 500, "reference": 9000}, "triton"),
+        ({"triton": 500, "sdpa": 400, "reference": 9000}, "sdpa"),
+        ({"triton": 408, "sdpa": 400}, "triton"),  # within 3 %: the order of preference decides
+        ({"triton": 416, "sdpa": 400}, "sdpa"),
+        ({"sdpa": 400, "reference": 300}, "reference"),
+        ({"flash_attn": 100, "triton": 400, "sdpa": 500}, "triton"),  # a peer can't serve
+    ],
+)
+def test_the_choice(us: dict[str, float], chosen: str) -> None:
+    found = entry(made(us))
+    assert (found["provider"], found["sm"], found["op"]) == (chosen, 90, "attention")
+    assert found["record"] == "r0.json (2026-01-05, 012345678, NVIDIA H100 80GB HBM3)"
+    assert found["fastest_us"] <= found["median_us"] <= 1.03 * found["fastest_us"]
+
+
+def test_a_newer_record_goes_before_an_older() -> None:
+    old, new = made({"triton": 400, "sdpa": 500}), made({"triton": 600, "sdpa": 500})
+    assert entry(old, new)["provider"] == "sdpa"
+    assert entry(new, old)["provider"] == "triton"
+
+
+@pytest.mark.parametrize(
+    ("changed", "why"),
+    [
+        ({"validated": False}, "fewer than two"),
+        ({"suspect": "1.2 times the ceiling"}, "its time is suspect"),
+        ({"n": 3, "samples_us": [1.0, 1.0, 1.0]}, "fewer than 5 samples"),
+        ({"mode": "graph"}, "fewer than two"),
+    ],
+)
+def test_a_time_that_does_not_count(changed: dict[str, Any], why: str) -> None:
+    record = made({"triton": 400})
+    record["rows"].append(row("sdpa", 100, **changed))
+    found = tune.tune([("r.json", record)])
+    assert not found.chosen
+    assert any(why in reason for reason in found.left)
+
+
+@pytest.mark.parametrize(
+    ("record", "why"),
+    [
+        (made({"triton": 1, "sdpa": 2}, dirty=True), "not made by a clean checkout"),
+        (made({"triton": 1, "sdpa": 2}, commit=""), "not made by a clean checkout"),
+        (made({"triton": 1, "sdpa": 2}, gpu=records.H100), "compute capability"),
+        (made({"triton": 1, "sdpa": 2}, torch=None), "does not say its version of torch"),
+    ],
+)
+def test_a_record_that_does_not_count(record: dict[str, Any], why: str) -> None:
+    found = tune.tune([("r.json", record)])
+    assert not found.chosen
+    assert not found.tables
+    assert any(why in reason for reason in found.left)
+
+
+def test_a_time_of_other_sources_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though it is the fastest."""
+    monkeypatch.setattr(
+        tune, "_changed", lambda provider, commit: "changed" if provider.name == "triton" else None
+    )
+    record = made({"triton": 100, "sdpa": 400, "reference": 500})
+    assert entry(record)["provider"] == "sdpa"
+    assert tune.tune([("r.json", record)]).left == {
+        "changed": ["attention llama3-8b-prefill triton"]
+    }
+
+
+def test_rows_of_a_cpu_or_of_unknown_problems_are_left_out() -> None:
+    record = made({"triton": 400, "sdpa": 500})
+    record["rows"] += [row("reference", 1, device="cpu"), row("triton", 1, op="nothing"),
+                       row("triton", 1, case="odd", dims={"B": 1})]  # fmt: skip
+    found = tune.tune([("r.json", record)])
+    assert len(found.chosen) == 1
+    reasons = " / ".join(found.left)
+    assert "a CPU has one path" in reasons
+    assert "there is no such op" in reasons
+    assert "its problem can't be made" in reasons
+
+
+def test_a_provider_whose_sources_changed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Held against the commit that the record names."""
+    monkeypatch.undo()
+    monkeypatch.setattr(env, "ROOT", tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    source = tmp_path / "aimills_made_up.py"
+    source.write_text("launch = 1\n")
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=n", "-c", "user.email=n@n"]
+    for words in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "x"]):
+        subprocess.run([*git, *words], check=True)
+    head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
+    commit = head.stdout.strip()
+    provider = Provider("made-up", "aimills_made_up:launch")
+    assert tune._changed(provider, commit) is None
+    assert "can't be had as of" in str(tune._changed(provider, "f" * 40))
+    source.write_text("launch = 2\n")
+    tune._changed.cache_clear()
+    _records.source_hash.cache_clear()
+    assert f"changed since {commit[:9]}" in str(tune._changed(provider, commit))
+
+
+# ---- the table at work
+
+
+def test_explain_names_the_record_and_dispatch_follows(table: Path) -> None:
+    before = explained()
+    assert before.provider == "sdpa"
+    _tuned.write(table, [entry(made({"sdpa": 400, "reference": 300}))])
+    after = explained()
+    assert after.provider == "reference"
+    assert "serves; the choice of r0.json (2026-01-05" in why(after, "reference")
+    assert explained(100).provider == before.provider  # of another capability it says nothing
+
+
+def test_other_problems_are_not_touched(table: Path) -> None:
+    _tuned.write(table, [entry(made({"sdpa": 400, "reference": 300}))])
+    other = OP.case("llama3-8b-full")
+    with _dispatch.assume_sm(90):
+        found = explain_flat(OP, OP.meta_inputs(other), torch.device("cuda"))
+    assert found.provider == "sdpa"
+
+
+def test_a_choice_is_no_record_of_correctness(table: Path) -> None:
+    _tuned.write(table, [entry(made({"triton": 100, "sdpa": 400}))])
+    found = explained()
+    assert found.provider == "sdpa"
+    assert why(found, "triton").startswith("no record shows it correct")
+    assert "the choice of r0.json" in why(found, "triton")
+
+
+@pytest.mark.parametrize(
+    ("changed", "text"),
+    [
+        ({"sources": "0" * 16}, "the sources of 'reference' changed since"),
+        ({"torch": "2.0"}, "it was measured with torch 2.0"),
+    ],
+)
+def test_a_stale_entry_does_not_count(table: Path, changed: dict[str, str], text: str) -> None:
+    stale = entry(made({"sdpa": 400, "reference": 300})) | changed
+    _tuned.write(table, [stale])
+    found = explained()
+    assert found.provider == "sdpa"
+    assert f"does not count: {text}" in why(found, "reference")
+    again = tune.tune([("r.json", made({"sdpa": 300, "reference": 400}))])
+    assert [e["provider"] for e in again.tables[table]] == ["sdpa"]
+
+
+def test_an_entry_of_a_provider_that_is_gone(table: Path) -> None:
+    _tuned.write(table, [entry(made({"sdpa": 400, "reference": 300})) | {"provider": "gone"}])
+    assert explained().provider == "sdpa"
+
+
+def test_entries_stay_until_they_are_measured_anew(table: Path) -> None:
+    first = entry(made({"sdpa": 400, "reference": 300}))
+    kept = first | {"sm": 100}
+    stale = first | {"sm": 80, "sources": "0" * 16}
+    other = first | {"op": "attention_varlen"}
+    _tuned.write(table, [first, kept, stale, other])
+    found = tune.tune([("r.json", made({"sdpa": 300, "reference": 400}))])
+    left = {(e["op"], e["sm"], e["provider"]) for e in found.tables[table]}
+    assert left == {("attention", 90, "sdpa"), ("attention", 100, "reference"),
+                    ("attention_varlen", 90, "reference")}  # fmt: skip
+    assert any("an entry of before is dropped" in reason for reason in found.left)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["{", "[]", '{"schema": 9, "entries": []}', '{"schema": 1}', '{"schema": 1, "entries": [3]}',
+     '{"schema": 1, "entries": [{"op": "attention"}]}'],
+)  # fmt: skip
+def test_a_wrong_table_is_not_used_and_not_written_over(
+    table: Path, text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table.write_text(text)
+    with pytest.warns(UserWarning, match=r"dispatch\.json: .*; it is not used"):
+        assert explained().provider == "sdpa"
+    path = tmp_path / "r.json"
+    _record.save(made({"sdpa": 400, "reference": 300}), path)
+    assert main(["bench", "tune", str(path)]) == 3
+    assert str(table) in capsys.readouterr().err
+    assert table.read_text() == text
+
+
+# ---- the command
+
+
+def test_the_command(table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "r.json"
+    _record.save(made({"sdpa": 400, "reference": 300}), path)
+    assert main(["bench", "tune", str(path), "--dry-run"]) == 0
+    assert not table.exists()
+    assert "would be written" in capsys.readouterr().out
+    assert main(["bench", "tune", str(path)]) == 0
+    assert "choices of 1 problem" in capsys.readouterr().out
+    assert explained().provider == "reference"
+    first = table.read_text()
+    assert main(["bench", "tune", str(path)]) == 0
+    assert table.read_text() == first
+    (tmp_path / "cut.json").write_text("{")
+    assert main(["bench", "tune", str(path), str(tmp_path / "cut.json")]) == 2
+    assert table.read_text() == first
+
+
+def test_the_command_without_a_choice(
+    table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _record.save(made({"sdpa": 400}), tmp_path / "r.json")
+    assert main(["bench", "tune", str(tmp_path / "r.json")]) == 2
+    assert "nothing is written" in capsys.readouterr().out
+    assert main(["bench", "tune", str(tmp_path / "nowhere")]) == 2
+    assert not table.exists()
