@@ -119,7 +119,7 @@ def _dq_tile(
     zeros = tl.zeros([q.shape[0], k.shape[1]], tl.float32)
     scores, bent = _scores(
         dot(q, k, zeros), positions[:, None], keys[None, :], scale, cap, slope, n, left, right,
-        q.dtype == tl.float32, LEFT, RIGHT, SOFTCAP, ALIBI, MASKED,
+        TILT or q.dtype == tl.float32, LEFT, RIGHT, SOFTCAP, ALIBI, MASKED,
     )  # fmt: skip
     weights = tl.exp2(scores - lse[:, None])
     dscore = weights * (dot(dout, v, zeros) - delta[:, None])
