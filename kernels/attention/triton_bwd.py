@@ -6,9 +6,9 @@
 where dx is dscore times the derivative of the soft cap (Dao et al., arXiv:2205.14135 and 2307.08691).
 One kernel holds BLOCK_M queries of a head and walks their keys for dq, and writes delta; the next
 holds BLOCK_N keys of a key head and walks, for each query head that reads it, their queries for dk
-and dv. So the scores are made twice, and no sum is shared between programs. Both walk the
-forward's tiles: those of the diagonal, the window's edges and the ragged end have a mask, the
-others none. A third kernel adds up what the rows of a sequence give to sinks and slopes.
+and dv. So the scores are made twice, and no sum is shared between programs. Each has a
+single loop, over all heads and tiles, whose mask costs less than the registers that loops with and
+without one took. A third kernel adds up what the rows of a sequence give to sinks and slopes.
 Layout: as in the forward; lse, dlse and delta are [B, H, M], or [H, T] of packed sequences.
 """
 
@@ -75,12 +75,11 @@ def _exponent(lse):
 
 @triton.jit
 def _scores(
-    products, positions, keys, scale, cap, slope, n, left, right, EXACT: tl.constexpr,
+    products, positions, keys, scale, cap, slope, left, right, EXACT: tl.constexpr,
     LEFT: tl.constexpr, RIGHT: tl.constexpr, SOFTCAP: tl.constexpr, ALIBI: tl.constexpr,
-    MASKED: tl.constexpr,
 ):  # fmt: skip
-    """Scores in base 2 of products q k^T, and the tanh of the soft cap. `positions` and `keys` are
-    laid along the sides of `products`, whichever way."""
+    """Scores in base 2 of products q k^T, -inf where a limit hides the key, and the tanh of the
+    soft cap. `positions` and `keys` lie along the sides of `products`, whichever way."""
     scores = products * scale
     bent = scores
     if SOFTCAP:
@@ -88,46 +87,11 @@ def _scores(
         scores = bent * cap
     if ALIBI:
         scores -= slope * tl.abs(positions - keys).to(tl.float32)
-    if MASKED:
-        visible = keys < n
-        if RIGHT:
-            visible = visible & (positions - keys >= -right)
-        if LEFT:
-            visible = visible & (positions - keys <= left)
-        scores = tl.where(visible, scores, float("-inf"))
+    if RIGHT:
+        scores = tl.where(positions - keys >= -right, scores, float("-inf"))
+    if LEFT:
+        scores = tl.where(positions - keys <= left, scores, float("-inf"))
     return scores, bent
-
-
-@triton.jit
-def _dq_tile(
-    acc, tilt, q, dout, delta, lse, k_ptrs, v_ptrs, start, positions, offs_n, offs_d, offs_dv,
-    scale, cap, slope, n, left, right,
-    D: tl.constexpr, DV: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
-    LEFT: tl.constexpr, RIGHT: tl.constexpr, SOFTCAP: tl.constexpr, ALIBI: tl.constexpr,
-    TILT: tl.constexpr, MASKED: tl.constexpr,
-):  # fmt: skip
-    """What one tile of keys adds to dq / scale, and to each row's part of the slope."""
-    keys = start + offs_n
-    k_mask = (offs_d < D)[:, None] & (keys < n)[None, :]
-    v_mask = (offs_dv < DV)[:, None] & (keys < n)[None, :]
-    if MASKED:
-        k = tl.load(k_ptrs, mask=k_mask, other=0.0)  # [BLOCK_D, BLOCK_N]
-        v = tl.load(v_ptrs, mask=v_mask, other=0.0)  # [BLOCK_DV, BLOCK_N]
-    else:
-        k = tl.load(k_ptrs) if D == BLOCK_D else tl.load(k_ptrs, mask=(offs_d < D)[:, None], other=0.0)
-        v = tl.load(v_ptrs) if DV == BLOCK_DV else tl.load(v_ptrs, mask=(offs_dv < DV)[:, None], other=0.0)
-    zeros = tl.zeros([q.shape[0], k.shape[1]], tl.float32)
-    scores, bent = _scores(
-        dot(q, k, zeros), positions[:, None], keys[None, :], scale, cap, slope, n, left, right,
-        TILT or q.dtype == tl.float32, LEFT, RIGHT, SOFTCAP, ALIBI, MASKED,
-    )  # fmt: skip
-    weights = tl.exp2(scores - lse[:, None])
-    dscore = weights * (dot(dout, v, zeros) - delta[:, None])
-    if TILT:
-        tilt -= tl.sum(dscore * tl.abs(positions[:, None] - keys[None, :]).to(tl.float32), 1)
-    if SOFTCAP:
-        dscore = dscore * (1.0 - bent * bent)
-    return dot(round_to(dscore, k.dtype), tl.trans(k), acc), tilt
 
 
 @triton.jit
@@ -201,37 +165,30 @@ def _attention_bwd_dq_kernel(
     tilt = tl.zeros([BLOCK_M], tl.float32)
     # The keys of the first and of the last query bound those of the tile.
     first = tile * BLOCK_M + n - M
-    begin, full_begin, full_end, end = 0, 0, n, n
+    begin, end = 0, n
     if RIGHT:
-        full_end = tl.minimum(tl.maximum(first + right + 1, 0), n)
         end = tl.minimum(tl.maximum(first + BLOCK_M + right, 0), n)
-    full_end = full_end // BLOCK_N * BLOCK_N
     if LEFT:
         begin = tl.maximum(first - left, 0) // BLOCK_N * BLOCK_N
-        full_begin = tl.cdiv(tl.maximum(first + BLOCK_M - 1 - left, 0), BLOCK_N) * BLOCK_N
-        full_begin = tl.minimum(full_begin, tl.maximum(full_end, begin))
-        full_end = tl.maximum(full_end, full_begin)
-        for start in range(begin, tl.minimum(full_begin, end), BLOCK_N):
-            step = tl.cast(start, tl.int64)
-            acc, tilt = _dq_tile(
-                acc, tilt, q, dout, delta, lse, k_tile + step * stride_kn, v_tile + step * stride_vn,
-                start, positions, offs_n, offs_d, offs_dv, scale, cap, slope, n, left, right,
-                D, DV, BLOCK_D, BLOCK_DV, LEFT, RIGHT, SOFTCAP, ALIBI, TILT, MASKED=True,
-            )  # fmt: skip
-    for start in range(full_begin, full_end, BLOCK_N):
+    zeros = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
+    for start in range(begin, end, BLOCK_N):
         step = tl.cast(start, tl.int64)
-        acc, tilt = _dq_tile(
-            acc, tilt, q, dout, delta, lse, k_tile + step * stride_kn, v_tile + step * stride_vn,
-            start, positions, offs_n, offs_d, offs_dv, scale, cap, slope, n, left, right,
-            D, DV, BLOCK_D, BLOCK_DV, LEFT, RIGHT, SOFTCAP, ALIBI, TILT, MASKED=False,
+        keys = start + offs_n
+        there = (keys < n)[None, :]
+        k = tl.load(k_tile + step * stride_kn, mask=(offs_d < D)[:, None] & there, other=0.0)
+        v = tl.load(v_tile + step * stride_vn, mask=(offs_dv < DV)[:, None] & there, other=0.0)
+        scores, bent = _scores(
+            dot(q, k, zeros), positions[:, None], keys[None, :], scale, cap, slope, left, right,
+            TILT or q.dtype == tl.float32, LEFT, RIGHT, SOFTCAP, ALIBI,
         )  # fmt: skip
-    for start in range(full_end, end, BLOCK_N):
-        step = tl.cast(start, tl.int64)
-        acc, tilt = _dq_tile(
-            acc, tilt, q, dout, delta, lse, k_tile + step * stride_kn, v_tile + step * stride_vn,
-            start, positions, offs_n, offs_d, offs_dv, scale, cap, slope, n, left, right,
-            D, DV, BLOCK_D, BLOCK_DV, LEFT, RIGHT, SOFTCAP, ALIBI, TILT, MASKED=True,
-        )  # fmt: skip
+        weights = tl.exp2(tl.where(there, scores, float("-inf")) - lse[:, None])
+        dscore = weights * (dot(dout, v, zeros) - delta[:, None])
+        if TILT:
+            distance = tl.abs(positions[:, None] - keys[None, :]).to(tl.float32)
+            tilt -= tl.sum(dscore * distance, 1)
+        if SOFTCAP:
+            dscore = dscore * (1.0 - bent * bent)
+        acc = dot(round_to(dscore, k.dtype), tl.trans(k), acc)
 
     if TILT:
         tl.store(tilt_ptr + row_ptrs, tilt, mask=inside)
@@ -241,40 +198,6 @@ def _attention_bwd_dq_kernel(
         round_to(acc * grad_scale, dq_ptr.dtype.element_ty),
         mask=inside[:, None] & (offs_d < D)[None, :],
     )
-
-
-@triton.jit
-def _dkv_tile(
-    dk, dv, k, v, q_ptrs, dout_ptrs, lse_ptrs, delta_ptrs, start, shift, M, keys, offs_m, offs_d,
-    offs_dv, scale, cap, slope, n, left, right,
-    D: tl.constexpr, DV: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
-    LEFT: tl.constexpr, RIGHT: tl.constexpr, SOFTCAP: tl.constexpr, ALIBI: tl.constexpr,
-    MASKED: tl.constexpr,
-):  # fmt: skip
-    """What one tile of queries adds to dk / scale and dv. Of keys not in use it may be anything."""
-    queries = start + offs_m
-    inside = queries < M
-    if MASKED:
-        q = tl.load(q_ptrs, mask=(offs_d < D)[:, None] & inside[None, :], other=0.0)
-        dout = tl.load(dout_ptrs, mask=inside[:, None] & (offs_dv < DV)[None, :], other=0.0)
-        lse = tl.load(lse_ptrs, mask=inside, other=float("-inf"))
-        delta = tl.load(delta_ptrs, mask=inside, other=0.0)
-    else:
-        q = tl.load(q_ptrs) if D == BLOCK_D else tl.load(q_ptrs, mask=(offs_d < D)[:, None], other=0.0)
-        dout = tl.load(dout_ptrs) if DV == BLOCK_DV else tl.load(dout_ptrs, mask=(offs_dv < DV)[None, :], other=0.0)
-        lse = tl.load(lse_ptrs)
-        delta = tl.load(delta_ptrs)
-    zeros = tl.zeros([k.shape[0], q.shape[1]], tl.float32)
-    scores, bent = _scores(
-        dot(k, q, zeros), (queries + shift)[None, :], keys[:, None], scale, cap, slope, n, left,
-        right, q.dtype == tl.float32, LEFT, RIGHT, SOFTCAP, ALIBI, MASKED,
-    )  # fmt: skip
-    weights = tl.exp2(scores - _exponent(lse)[None, :])
-    dv = dot(round_to(weights, dout.dtype), dout, dv)
-    dscore = weights * (dot(v, tl.trans(dout), zeros) - delta[None, :])
-    if SOFTCAP:
-        dscore = dscore * (1.0 - bent * bent)
-    return dot(round_to(dscore, q.dtype), tl.trans(q), dk), dv
 
 
 @triton.jit
@@ -328,56 +251,49 @@ def _attention_bwd_dkv_kernel(
 
     # The queries that see the first and the last key bound those of the tile.
     first = tile * BLOCK_N - shift
-    begin, full_begin, full_end, end = 0, 0, M, M
+    begin, end = 0, M
     if RIGHT:
         begin = tl.maximum(first - right, 0) // BLOCK_M * BLOCK_M
-        full_begin = tl.cdiv(tl.maximum(first + BLOCK_N - 1 - right, 0), BLOCK_M) * BLOCK_M
     if LEFT:
-        full_end = tl.minimum(tl.maximum(first + left + 1, 0), M)
         end = tl.minimum(tl.maximum(first + BLOCK_N + left, 0), M)
-    end = tl.where(tile * BLOCK_N < n, end, 0)
-    full_end = tl.minimum(full_end, end) // BLOCK_M * BLOCK_M
-    if RIGHT:
-        full_begin = tl.minimum(full_begin, tl.maximum(full_end, begin))
-        full_end = tl.maximum(full_end, full_begin)
+    tiles_m = tl.where(tile * BLOCK_N < n, tl.cdiv(tl.maximum(end - begin, 0), BLOCK_M), 0)
 
     dk = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
     dv = tl.zeros([BLOCK_N, BLOCK_DV], tl.float32)
+    zeros = tl.zeros([BLOCK_N, BLOCK_M], tl.float32)
     slope = 0.0
-    for r in range(0, GROUP):
-        h = g * GROUP + r
-        q_head = q_tile + h * stride_qh
-        dout_head = dout_tile + h * stride_gh
-        lse_head = lse_tile + h * stride_lh
-        delta_head = delta_tile + h * stride_rh
+    for i in range(0, tiles_m * GROUP):
+        h = g * GROUP + i // tiles_m
+        start = begin + i % tiles_m * BLOCK_M
+        step = tl.cast(start, tl.int64)
+        queries = start + offs_m
+        inside = queries < M
+        q = tl.load(
+            q_tile + (h * stride_qh + step * stride_qm),
+            mask=(offs_d < D)[:, None] & inside[None, :], other=0.0,
+        )  # fmt: skip
+        lse = tl.load(
+            lse_tile + (h * stride_lh + step * stride_lm), mask=inside, other=float("-inf")
+        )
         if ALIBI:
             slope_ptr = slopes_ptr + b * stride_slope_b + h * stride_slope_h
             slope = tl.load(slope_ptr, mask=b < B, other=0.0) * LOG2_E
-        if RIGHT:
-            for start in range(begin, tl.minimum(full_begin, end), BLOCK_M):
-                step = tl.cast(start, tl.int64)
-                dk, dv = _dkv_tile(
-                    dk, dv, k, v, q_head + step * stride_qm, dout_head + step * stride_gm,
-                    lse_head + step * stride_lm, delta_head + step, start, shift, M, keys, offs_m,
-                    offs_d, offs_dv, scale, cap, slope, n, left, right, D, DV, BLOCK_D, BLOCK_DV,
-                    LEFT, RIGHT, SOFTCAP, ALIBI, MASKED=True,
-                )  # fmt: skip
-        for start in range(full_begin, full_end, BLOCK_M):
-            step = tl.cast(start, tl.int64)
-            dk, dv = _dkv_tile(
-                dk, dv, k, v, q_head + step * stride_qm, dout_head + step * stride_gm,
-                lse_head + step * stride_lm, delta_head + step, start, shift, M, keys, offs_m,
-                offs_d, offs_dv, scale, cap, slope, n, left, right, D, DV, BLOCK_D, BLOCK_DV,
-                LEFT, RIGHT, SOFTCAP, ALIBI, MASKED=False,
-            )  # fmt: skip
-        for start in range(full_end, end, BLOCK_M):
-            step = tl.cast(start, tl.int64)
-            dk, dv = _dkv_tile(
-                dk, dv, k, v, q_head + step * stride_qm, dout_head + step * stride_gm,
-                lse_head + step * stride_lm, delta_head + step, start, shift, M, keys, offs_m,
-                offs_d, offs_dv, scale, cap, slope, n, left, right, D, DV, BLOCK_D, BLOCK_DV,
-                LEFT, RIGHT, SOFTCAP, ALIBI, MASKED=True,
-            )  # fmt: skip
+        # A key that is not in use has scores like others; its sums are left out at the end.
+        scores, bent = _scores(
+            dot(k, q, zeros), (queries + shift)[None, :], keys[:, None], scale, cap, slope, left,
+            right, q.dtype == tl.float32, LEFT, RIGHT, SOFTCAP, ALIBI,
+        )  # fmt: skip
+        weights = tl.exp2(scores - _exponent(lse)[None, :])
+        dout = tl.load(
+            dout_tile + (h * stride_gh + step * stride_gm),
+            mask=inside[:, None] & (offs_dv < DV)[None, :], other=0.0,
+        )  # fmt: skip
+        dv = dot(round_to(weights, dout.dtype), dout, dv)
+        delta = tl.load(delta_tile + (h * stride_rh + step), mask=inside, other=0.0)
+        dscore = weights * (dot(v, tl.trans(dout), zeros) - delta[None, :])
+        if SOFTCAP:
+            dscore = dscore * (1.0 - bent * bent)
+        dk = dot(round_to(dscore, q.dtype), tl.trans(q), dk)
 
     row = (cols if VARLEN else b * ALL + cols) * G + g
     inside = (keys < N)[:, None]
