@@ -42,7 +42,7 @@ def attention_backward(
         sinks         [H]            f32 or dtype of q
         alibi_slopes  [B, H]         f32; or [H]
         seqused_k     [B]            i32, 0 to N
-        dq, dk, dv                   like q, k, v
+        dq            [B, M, H, D]   dtype of q; dk and dv likewise like k and v
 
     `o` and `lse` may be those of more keys than are given here, merged from several calls: then
     the result is these keys' part of the gradients, as context parallelism wants it.
@@ -111,7 +111,7 @@ def attention_varlen_backward(
         sinks         [H]         f32 or dtype of q
         alibi_slopes  [B, H]      f32; or [H]
         seqused_k     [B]         i32, 0 to the length of the sequence's keys
-        dq, dk, dv                like q, k, v
+        dq            [T, H, D]   dtype of q; dk and dv likewise like k and v
 
     Args:
         causal, scale, window, softcap, sinks, alibi_slopes, seqused_k: those of the forward.
