@@ -60,10 +60,17 @@ def select_backward_config(
 ) -> tuple[Config, Config]:
     """Tiles of the kernel for dq, which holds `block_m` queries, and of that for dk and dv, which
     holds `block_n` keys. Chosen like those of the forward."""
-    if itemsize == 4:
+    if itemsize == 4 or (dim > 128 and not aligned):
         return Config(16, 16, 8, 1), Config(16, 16, 8, 1)
     if not aligned:
         return Config(32, 16, 8, 1), Config(16, 32, 8, 1)
+    hopper, blackwell = sm == 90, sm // 10 == 10
     if dim > 128:
-        return Config(64, 32, 8, 1), Config(32, 64, 8, 1)
-    return Config(128, 32, 8, 2), Config(32, 128, 8, 2)
+        if blackwell:
+            return Config(128, 32, 8, 1), Config(32, 64, 8, 1)
+        return Config(64 if hopper else 32, 32, 8, 1), Config(32, 32, 8, 1)
+    if hopper or blackwell:
+        return Config(128, 64, 8, 2), Config(64, 128, 8, 2) if dim <= 64 else Config(32, 128, 8, 2)
+    if dim <= 64:
+        return Config(128, 32, 8, 2), Config(32, 128, 8, 2)
+    return Config(64, 64, 8, 2), Config(64, 64, 8, 1)

@@ -4,11 +4,11 @@
     dv = P^T dout           dq = scale dx k                  dk = scale dx^T q
 
 where dx is dscore times the derivative of the soft cap (Dao et al., arXiv:2205.14135 and 2307.08691).
-One kernel holds BLOCK_M queries of a head and walks their keys for dq, and writes delta; the next
+A first kernel makes delta. One holds BLOCK_M queries of a head and walks their keys for dq; the next
 holds BLOCK_N keys of a key head and walks, for each query head that reads it, their queries for dk
-and dv. So the scores are made twice, and no sum is shared between programs. Each has a
-single loop, over all heads and tiles, whose mask costs less than the registers that loops with and
-without one took. A third kernel adds up what the rows of a sequence give to sinks and slopes.
+and dv. So the scores are made twice, and no sum is shared between programs. Each has a single loop,
+over all heads and tiles, whose mask costs less than the registers that loops with and without one
+took. A last kernel adds up what the rows of a sequence give to sinks and slopes.
 Layout: as in the forward; lse, dlse and delta are [B, H, M], or [H, T] of packed sequences.
 """
 
@@ -68,6 +68,37 @@ def _place(
 
 
 @triton.jit
+def _attention_bwd_delta_kernel(
+    delta_ptr, dout_ptr, o_ptr, dlse_ptr,
+    stride_gb, stride_gm, stride_gh, stride_gd,
+    stride_ob, stride_om, stride_oh, stride_od,
+    stride_db, stride_dh, stride_dm, stride_rb, stride_rh, M, H,
+    DV: tl.constexpr, BLOCK_DV: tl.constexpr, BLOCK_M: tl.constexpr, DLSE: tl.constexpr,
+):  # fmt: skip
+    """A row's rowsum(dout o) - dlse, which knows of no sequence."""
+    tiles = tl.cdiv(M, BLOCK_M)
+    head = tl.program_id(0) // tiles
+    b = (head // H).to(tl.int64)
+    h = (head % H).to(tl.int64)
+    offs_m = tl.program_id(0) % tiles * BLOCK_M + tl.arange(0, BLOCK_M)
+    offs_dv = tl.arange(0, BLOCK_DV)
+    inside = offs_m < M
+    rows = offs_m.to(tl.int64)
+    deep = offs_dv.to(tl.int64)
+    dout_ptrs = dout_ptr + b * stride_gb + h * stride_gh
+    dout_ptrs += rows[:, None] * stride_gm + deep[None, :] * stride_gd
+    o_ptrs = o_ptr + b * stride_ob + h * stride_oh
+    o_ptrs += rows[:, None] * stride_om + deep[None, :] * stride_od
+    mask = inside[:, None] & (offs_dv < DV)[None, :]
+    dout = widen(tl.load(dout_ptrs, mask=mask, other=0.0))
+    delta = tl.sum(dout * widen(tl.load(o_ptrs, mask=mask, other=0.0)), 1)
+    if DLSE:
+        dlse_ptrs = dlse_ptr + b * stride_db + h * stride_dh + rows * stride_dm
+        delta -= tl.load(dlse_ptrs, mask=inside, other=0.0)
+    tl.store(delta_ptr + b * stride_rb + h * stride_rh + rows, delta, mask=inside)
+
+
+@triton.jit
 def _exponent(lse):
     """lse in base 2; a row without keys gets weights of 0 whatever its scores."""
     return tl.where(lse == float("-inf"), float("inf"), lse * LOG2_E)
@@ -96,22 +127,20 @@ def _scores(
 
 @triton.jit
 def _attention_bwd_dq_kernel(
-    dq_ptr, delta_ptr, tilt_ptr, dout_ptr, q_ptr, k_ptr, v_ptr, cu_q_ptr, cu_k_ptr, o_ptr, lse_ptr,
-    dlse_ptr, slopes_ptr, used_ptr,
+    dq_ptr, tilt_ptr, delta_ptr, dout_ptr, q_ptr, k_ptr, v_ptr, cu_q_ptr, cu_k_ptr, lse_ptr,
+    slopes_ptr, used_ptr,
     stride_gb, stride_gm, stride_gh, stride_gd,
     stride_qb, stride_qm, stride_qh, stride_qd,
     stride_kb, stride_kn, stride_kg, stride_kd,
     stride_vb, stride_vn, stride_vg, stride_vd,
-    stride_ob, stride_om, stride_oh, stride_od,
     stride_lb, stride_lh, stride_lm,
-    stride_db, stride_dh, stride_dm,
     stride_rb, stride_rh,
     stride_slope_b, stride_slope_h, stride_used, stride_cu_q, stride_cu_k,
     scale, cap, grad_scale, B, M, N, H, GROUP, left, right,
     D: tl.constexpr, DV: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, VARLEN: tl.constexpr, LEFT: tl.constexpr,
     RIGHT: tl.constexpr, SOFTCAP: tl.constexpr, ALIBI: tl.constexpr, USED: tl.constexpr,
-    DLSE: tl.constexpr, TILT: tl.constexpr,
+    TILT: tl.constexpr,
 ):  # fmt: skip
     ALL = M
     tile, b, h, start_q, M, start_k, N = _place(
@@ -137,22 +166,15 @@ def _attention_bwd_dq_kernel(
     q_ptrs += rows[:, None] * stride_qm + deep[None, :] * stride_qd
     dout_ptrs = dout_ptr + b * stride_gb + h * stride_gh
     dout_ptrs += rows[:, None] * stride_gm + deep_v[None, :] * stride_gd
-    o_ptrs = o_ptr + b * stride_ob + h * stride_oh
-    o_ptrs += rows[:, None] * stride_om + deep_v[None, :] * stride_od
     g = h // GROUP
     k_tile = k_ptr + b * stride_kb + g * stride_kg + start_k * stride_kn
     k_tile += deep[:, None] * stride_kd + cols[None, :] * stride_kn
     v_tile = v_ptr + b * stride_vb + g * stride_vg + start_k * stride_vn
-    v_tile += deep_v[:, None] * stride_vd + cols[None, :] * stride_vn
+    v_tile += cols[:, None] * stride_vn + deep_v[None, :] * stride_vd
 
-    dv_mask = inside[:, None] & (offs_dv < DV)[None, :]
-    dout = tl.load(dout_ptrs, mask=dv_mask, other=0.0)
-    delta = tl.sum(widen(dout) * widen(tl.load(o_ptrs, mask=dv_mask, other=0.0)), 1)
-    if DLSE:
-        dlse_ptrs = dlse_ptr + b * stride_db + h * stride_dh + rows * stride_dm
-        delta -= tl.load(dlse_ptrs, mask=inside, other=0.0)
     row_ptrs = b * stride_rb + h * stride_rh + rows
-    tl.store(delta_ptr + row_ptrs, delta, mask=inside)
+    delta = tl.load(delta_ptr + row_ptrs, mask=inside, other=0.0)
+    dout = tl.load(dout_ptrs, mask=inside[:, None] & (offs_dv < DV)[None, :], other=0.0)
     q = tl.load(q_ptrs, mask=inside[:, None] & (offs_d < D)[None, :], other=0.0)
     lse_ptrs = lse_ptr + b * stride_lb + h * stride_lh + rows * stride_lm
     lse = _exponent(tl.load(lse_ptrs, mask=inside, other=float("-inf")))
@@ -174,15 +196,17 @@ def _attention_bwd_dq_kernel(
     for start in range(begin, end, BLOCK_N):
         step = tl.cast(start, tl.int64)
         keys = start + offs_n
-        there = (keys < n)[None, :]
-        k = tl.load(k_tile + step * stride_kn, mask=(offs_d < D)[:, None] & there, other=0.0)
-        v = tl.load(v_tile + step * stride_vn, mask=(offs_dv < DV)[:, None] & there, other=0.0)
+        there = keys < n
+        k_mask = (offs_d < D)[:, None] & there[None, :]
+        v_mask = there[:, None] & (offs_dv < DV)[None, :]
+        k = tl.load(k_tile + step * stride_kn, mask=k_mask, other=0.0)
+        v = tl.load(v_tile + step * stride_vn, mask=v_mask, other=0.0)
         scores, bent = _scores(
             dot(q, k, zeros), positions[:, None], keys[None, :], scale, cap, slope, left, right,
             TILT or q.dtype == tl.float32, LEFT, RIGHT, SOFTCAP, ALIBI,
         )  # fmt: skip
-        weights = tl.exp2(tl.where(there, scores, float("-inf")) - lse[:, None])
-        dscore = weights * (dot(dout, v, zeros) - delta[:, None])
+        weights = tl.exp2(tl.where(there[None, :], scores, float("-inf")) - lse[:, None])
+        dscore = weights * (dot(dout, tl.trans(v), zeros) - delta[:, None])
         if TILT:
             distance = tl.abs(positions[:, None] - keys[None, :]).to(tl.float32)
             tilt -= tl.sum(dscore * distance, 1)
@@ -382,7 +406,7 @@ def _launch(
         aligned=all(_aligned(t) for t in (dout, q, k, v)),
     )  # fmt: skip
     left, right = limits(causal, window_left, window_right, N)
-    # Each row's delta and part of the slope: written by the first kernel, read by the others.
+    # Two numbers a row are kept between the kernels: delta, and its part of the slope.
     shape = (H, M) if varlen else (B, H, M)
     delta = q.new_empty(shape, dtype=torch.float32)
     tilt = torch.empty_like(delta) if tilted else None
@@ -400,12 +424,16 @@ def _launch(
     )  # fmt: skip
     of_dout, of_q, of_k, of_v, of_o = strides
     if dq.numel():
+        block = max(4096 // block_dv, 16)
+        _attention_bwd_delta_kernel[(delta.numel() // M * triton.cdiv(M, block),)](
+            delta, dout, o, dlse, *of_dout, *of_o, *row_strides[1], *delta_strides, M, H,
+            DV=Dv, BLOCK_DV=block_dv, BLOCK_M=block, DLSE=dlse is not None, num_warps=4,
+        )  # fmt: skip
         tiles = _tiles(M, for_dq.block_m, B, varlen)
         _attention_bwd_dq_kernel[(tiles * H,)](
-            dq, delta, tilt, dout, q, k, v, cu_q, cu_k, o, lse, dlse, slopes, used,
-            *of_dout, *of_q, *of_k, *of_v, *of_o, *row_strides[0], *row_strides[1],
-            *delta_strides, *extra_strides, *scalars, H, H // G, left or 0, right or 0,
-            **options, **for_dq.options(), DLSE=dlse is not None, TILT=tilted,
+            dq, tilt, delta, dout, q, k, v, cu_q, cu_k, lse, slopes, used,
+            *of_dout, *of_q, *of_k, *of_v, *row_strides[0], *delta_strides, *extra_strides,
+            *scalars, H, H // G, left or 0, right or 0, **options, **for_dq.options(), TILT=tilted,
         )  # fmt: skip
     if dk.numel():
         tiles = _tiles(N, for_dkv.block_n, B, varlen)
