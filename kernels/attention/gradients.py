@@ -11,9 +11,9 @@ from aimills_kernels._op import Backward, Case, Cost, Problem, describe
 from aimills_kernels._tolerance import Ratio
 
 SOURCES = tuple(f"kernels/attention/{name}.py" for name in ("config", "mask", "triton_fwd"))
-# The 16-bit operands of the second products, P and dx, are roundings of their own, which few terms
-# that cancel may leave in one element: docs/adr/0012.
-TOLERANCE = (Ratio(peak=4.0),) * 3 + (Ratio(),) * 2
+# P and dx are rounded to 16 bits before the second products, and in a sum of few terms that cancel
+# all of that stays: docs/adr/0012.
+TOLERANCE = (Ratio(factor=4.0),) * 3 + (Ratio(),) * 2
 OUTPUTS = ("dq", "dk", "dv", "dsinks", "dslopes")
 # Arguments of a forward from `sinks` on: the eight that the backward takes too, `return_lse` and
 # `deterministic`. Before them are q, k, v and, of packed sequences, their places.

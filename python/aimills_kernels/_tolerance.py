@@ -64,12 +64,10 @@ class Ratio:
     element and in the root mean square (FlashAttention's rule), plus `floor` float32 roundings of
     the largest value, for dtypes in which the reference is as good as exact. The reference's
     largest error counts as half a step of the output's dtype at the largest value where luck made
-    it less: over 300 seeds, luck alone used up to 1.2 of the tolerance of a right kernel.
-    `peak` takes the place of `factor` for the largest element (`docs/adr/0012`)."""
+    it less: over 300 seeds, luck alone used up to 1.2 of the tolerance of a right kernel."""
 
     factor: float = 2.0
     floor: float = 16.0
-    peak: float | None = None
 
     def judge(self, got: Tensor, oracle: Tensor, rounded: Tensor, args: tuple) -> Judgement:
         if got.numel() == 0:
@@ -87,8 +85,7 @@ class Ratio:
         largest = float(want.abs().max())
         slack = self.floor * EPS32 * largest
         half_step *= 2.0 ** (math.frexp(largest)[1] - 1) if largest else 0.0
-        peak = self.factor if self.peak is None else self.peak
-        bound = peak * max(float(own.max()), half_step) + slack
+        bound = self.factor * max(float(own.max()), half_step) + slack
         rms, own_rms = (float(t.square().mean().sqrt()) for t in (err, own))
         used = max(_share(float(err.max()), bound), _share(rms, self.factor * own_rms + slack))
         text = (
