@@ -142,11 +142,6 @@ CASES = (
          cpu=dict(B=1, M=64, N=64, H=8, G=2), tags={"bench"}),
     Case("gpt-oss-train", B=1, M=4096, N=4096, H=64, G=8, D=64, causal=True, window=(127, 0),
          sinks="q", cpu=dict(M=128, N=128, H=8, G=1), tags={"bench"}),
-    Case("aot-everything", B=2, M=1001, N=1001, H=8, G=2, D=128, sinks="q", alibi="batch",
-         used=(1001, 700), causal=True, window=(300, -1), softcap=30.0, dlse=True, dslopes=True,
-         cpu=dict(M=65, N=65, used=(65, 40)), tags={"aot"}),
-    Case("aot-f32", B=1, M=1024, N=1024, H=8, G=8, D=64, dtype="f32", causal=True,
-         cpu=dict(M=64, N=64), tags={"aot"}),
 )  # fmt: skip
 
 ERRORS = (

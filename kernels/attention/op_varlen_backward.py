@@ -136,7 +136,7 @@ CASES = (
     Case("no-lse", q_lens=(5, 4), k_lens=(7, 4), H=2, G=1, D=16, causal=True, sinks="q",
          saved="none", dtype="f32"),
     Case("llama3-8b-docs", q_lens=_DOCS, H=32, G=8, D=128, causal=True,
-         cpu=dict(q_lens=(64, 31, 1, 32), H=8, G=2), tags={"bench", "accept", "aot"}),
+         cpu=dict(q_lens=(64, 31, 1, 32), H=8, G=2), tags={"bench", "accept"}),
     Case("aot-everything", q_lens=(1001, 7), used=(700, 7), H=8, G=2, D=128, sinks="q",
          alibi="batch", causal=True, window=(300, -1), softcap=30.0, dlse=True, dslopes=True,
          tail=3, cpu=dict(q_lens=(65, 7), used=(40, 7)), tags={"aot"}),
