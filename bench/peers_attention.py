@@ -20,7 +20,10 @@ def sdpa_backward(*args: Any) -> tuple[Tensor, ...]:
     """FlashAttention-2's backward as in PyTorch, from the saved output and lse."""
     dout, q, k, v, o, lse, causal, scale = _plain(args)
     if q.device.type == "cuda":
-        none, state = torch.empty(0, device=q.device), torch.zeros(2, dtype=torch.int64).to(q.device)
+        none, state = (
+            torch.empty(0, device=q.device),
+            torch.zeros(2, dtype=torch.int64).to(q.device),
+        )
         return torch.ops.aten._flash_attention_backward(
             dout, q, k, v, o, lse, None, None, q.shape[1], k.shape[1], 0.0, causal, state, none,
             scale=scale,
@@ -51,7 +54,9 @@ def _plain(args: tuple) -> tuple[Any, ...]:
     """What PyTorch takes; NotImplementedError for what it has not."""
     if len(args) != _BACKWARD_ARGUMENTS:
         raise NotImplementedError("it is the backward of attention alone")
-    dout, q, k, v, o, lse, dlse, sinks, slopes, used, causal, scale, left, right, softcap = args[:15]
+    dout, q, k, v, o, lse, dlse, sinks, slopes, used, causal, scale, left, right, softcap = args[
+        :15
+    ]
     extras = {
         "gradient of lse": dlse is not None, "sinks": sinks is not None,
         "alibi_slopes": slopes is not None, "seqused_k": used is not None,

@@ -166,9 +166,7 @@ def drawn_grads(
     }  # fmt: skip
 
 
-def cost_of(
-    case: Case, pairs: int, queries: int, keys: int, rows: int, dtype: torch.dtype
-) -> Cost:
+def cost_of(case: Case, pairs: int, queries: int, keys: int, rows: int, dtype: torch.dtype) -> Cost:
     """Five products of the pairs that are seen; q, k, v, out and dout read, three gradients
     written. `queries` and `keys` count rows of one head each, over all heads."""
     D, Dv = case.D, case.get("Dv", case.D)

@@ -129,9 +129,7 @@ def attention_varlen_backward(
     Lengths stay on the device. Formula: as in `attention_backward`.
     """
     scalars = scalars_of("attention_varlen_backward", q, causal, scale, window, softcap)
-    check_bools(
-        "attention_varlen_backward", need_dslopes=need_dslopes, deterministic=deterministic
-    )
+    check_bools("attention_varlen_backward", need_dslopes=need_dslopes, deterministic=deterministic)
     args = (
         dout, q, k, v, cu_seqlens_q, cu_seqlens_k, o, lse, dlse, sinks, alibi_slopes, seqused_k,
         *scalars, need_dslopes, deterministic,
