@@ -51,7 +51,8 @@ def reference(
         )  # fmt: skip
         found.append(gradients.gradients(
             scores, distance, dout[None, :, heads], o[None, :, heads],
-            lse if lse.dim() == 1 else lse[None, heads], None if dlse is None else dlse[None, heads],
+            lse if lse.dim() == 1 else lse[None, heads],
+            None if dlse is None else dlse[None, heads],
             None if sinks is None else sinks[heads], scale, softcap,
         ))  # fmt: skip
     dq, dk, dv = (torch.cat([each[i] for each in found], 2)[0] for i in range(3))

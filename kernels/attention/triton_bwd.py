@@ -3,12 +3,12 @@
     P = exp(score - lse)    delta = rowsum(dout o) - dlse    dscore = P (dout v^T - delta)
     dv = P^T dout           dq = scale dx k                  dk = scale dx^T q
 
-where dx is dscore times the derivative of the soft cap (Dao et al., arXiv:2205.14135 and 2307.08691).
-A first kernel makes delta. One holds BLOCK_M queries of a head and walks their keys for dq; the next
-holds BLOCK_N keys of a key head and walks, for each query head that reads it, their queries for dk
-and dv. So the scores are made twice, and no sum is shared between programs. Each has a single loop,
-over all heads and tiles, whose mask costs less than the registers that loops with and without one
-took. A last kernel adds up what the rows of a sequence give to sinks and slopes.
+where dx is dscore times the soft cap's derivative (Dao et al., arXiv:2205.14135, arXiv:2307.08691).
+A first kernel makes delta. One holds BLOCK_M queries of a head and walks their keys for dq; the
+next holds BLOCK_N keys of a key head and walks, for each query head that reads it, their queries
+for dk and dv. So the scores are made twice, and no sum is shared between programs. Each has a
+single loop, over all heads and tiles, whose mask costs less than the registers that loops with and
+without one took. A last kernel adds up what the rows of a sequence give to sinks and slopes.
 Layout: as in the forward; lse, dlse and delta are [B, H, M], or [H, T] of packed sequences.
 """
 
@@ -286,7 +286,7 @@ def _attention_bwd_dkv_kernel(
     dv = tl.zeros([BLOCK_N, BLOCK_DV], tl.float32)
     zeros = tl.zeros([BLOCK_N, BLOCK_M], tl.float32)
     slope = 0.0
-    for i in range(0, tiles_m * GROUP):
+    for i in range(tiles_m * GROUP):
         h = g * GROUP + i // tiles_m
         start = begin + i % tiles_m * BLOCK_M
         step = tl.cast(start, tl.int64)
