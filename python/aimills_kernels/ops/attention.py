@@ -83,10 +83,10 @@ def attention(
     `attention_backward`; where a kernel of ours serves it, in memory for two numbers a row. Second
     derivatives, and torch.func's, differentiate the PyTorch reference, with memory for
     B * H * M * N scores; there are none in forward mode (jvp, jacfwd). torch.vmap makes one call
-    for each element of the batch; torch.autocast changes nothing. Formula: Vaswani et al., arXiv:1706.03762; the blockwise form:
-    Dao et al., arXiv:2205.14135; ALiBi: Press et al., arXiv:2108.12409; sinks: Xiao et al.,
-    arXiv:2309.17453, as learned logits in gpt-oss (arXiv:2508.10925); soft cap: Gemma 2,
-    arXiv:2408.00118.
+    for each element of the batch; torch.autocast changes nothing. Formula: Vaswani et al.,
+    arXiv:1706.03762; the blockwise form: Dao et al., arXiv:2205.14135; ALiBi: Press et al.,
+    arXiv:2108.12409; sinks: Xiao et al., arXiv:2309.17453, as learned logits in gpt-oss
+    (arXiv:2508.10925); soft cap: Gemma 2, arXiv:2408.00118.
     """
     scalars = scalars_of("attention", q, causal, scale, window, softcap)
     if type(return_lse) is not bool or type(deterministic) is not bool:
