@@ -112,7 +112,7 @@ _DOCS = (2048, 511, 1, 3001, 1300, 64, 1267)  # 8192 tokens of documents
 
 CASES = (
     Case("tiny", q_lens=(5, 11), H=2, G=1, D=16, causal=True, dlse=True, dtype="f32", tags=_I),
-    Case("ragged", q_lens=(1, 37, 0, 130, 3), k_lens=(9, 67, 40, 140, 0), H=4, G=2, D=32,
+    Case("ragged", q_lens=(1, 37, 0, 130, 3), k_lens=(9, 67, 40, 140, 0), H=2, G=1, D=32,
          causal=True, dlse=True, tags=_I),
     Case("ragged-f16", q_lens=(40, 3), k_lens=(40, 80), H=2, G=2, D=24, Dv=40, dtype="f16",
          tags=_I),
@@ -129,8 +129,8 @@ CASES = (
          grad="expanded", tags=_I),
     Case("alibi", q_lens=(20, 33), k_lens=(20, 30), H=2, G=2, D=32, alibi="batch", dslopes=True,
          dtype="f32", tags=_I),
-    Case("everything", q_lens=(33, 0, 40, 1), k_lens=(40, 9, 40, 50), used=(40, 0, 21, 47), H=4,
-         G=2, D=40, Dv=24, sinks="q", alibi="batch", causal=True, window=(30, -1), softcap=30.0,
+    Case("everything", q_lens=(33, 0, 20, 1), k_lens=(40, 9, 20, 30), used=(40, 0, 11, 27), H=2,
+         G=1, D=40, Dv=24, sinks="q", alibi="batch", causal=True, window=(30, -1), softcap=30.0,
          tail=5, dlse=True, dslopes=True, tags=_I),
     Case("sparse", q_lens=(40, 30), k_lens=(5, 4), H=1, G=1, D=16, dtype="f16", layout="sparse",
          tags=_I),
