@@ -56,14 +56,15 @@ def _unaligned(m: int, dim: int, itemsize: int, sm: int) -> Config:
 
 
 def select_backward_config(
-    dim: int, itemsize: int, sm: int, softcap: bool, aligned: bool = True
+    dim: int, itemsize: int, sm: int, crowded: bool, aligned: bool = True
 ) -> tuple[Config, Config]:
     """Tiles of the kernel for dq, which holds `block_m` queries, and of that for dk and dv, which
-    holds `block_n` keys. A soft cap keeps one more tile in registers. Chosen like the forward's."""
-    if itemsize == 4 or (dim > 128 and not aligned):
-        side = 32 if dim <= 64 and aligned else 16
-        return Config(side, side, 8, 1), Config(side, side, 8, 1)
-    if not aligned:
+    holds `block_n` keys. `crowded`: a soft cap or a padded head dim takes more registers. Chosen like
+    the forward's."""
+    if dim > 128 and (itemsize == 4 or not aligned):
+        stages = 2 if itemsize == 4 else 1
+        return Config(16, 16, 8, stages), Config(16, 16, 8, stages)
+    if itemsize == 4 or not aligned:
         return Config(32, 16, 8, 1), Config(16, 32, 8, 1)
     hopper, blackwell = sm == 90, sm // 10 == 10
     if dim > 128:
@@ -75,7 +76,7 @@ def select_backward_config(
             return Config(128, 64, 8, 2), Config(64, 128, 8, 2)
         return Config(128, 32, 8, 2), Config(32, 128, 8, 2)
     if hopper:
-        return Config(128, 64, 8, 2), Config(16 if softcap else 32, 128, 8, 2)
+        return Config(128, 64, 8, 2), Config(32, 64 if crowded else 128, 8, 2)
     if blackwell:
         return Config(128, 32, 8, 2), Config(32, 128, 8, 2)
     return Config(64, 64, 8, 2), Config(64, 64, 8, 1)

@@ -402,7 +402,8 @@ def _launch(
     (H, D), G, Dv = q.shape[-2:], k.shape[-2], v.shape[-1]
     block_d, block_dv = max(16, triton.next_power_of_2(D)), max(16, triton.next_power_of_2(Dv))
     for_dq, for_dkv = select_backward_config(
-        max(block_d, block_dv), q.element_size(), sm_of(q.device) or 90, softcap != 0,
+        max(block_d, block_dv), q.element_size(), sm_of(q.device) or 90,
+        crowded=softcap != 0 or (D, Dv) != (block_d, block_dv),
         aligned=all(_aligned(t) for t in (dout, q, k, v)),
     )  # fmt: skip
     left, right = limits(causal, window_left, window_right, N)
