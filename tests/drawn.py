@@ -52,6 +52,20 @@ def varlen_cases(draw: st.DrawFn) -> Case:
 
 
 @st.composite
+def backward_cases(draw: st.DrawFn, forward: st.SearchStrategy[Case]) -> Case:
+    """Of few heads, as each case is three kernels and the interpreter is slow."""
+    case = dict(draw(forward).dims)
+    case["H"] = case["H"] // case["G"] % 3 * case["G"] + case["G"]
+    for name in ("dlse", "dslopes", "deterministic"):
+        case[name] = draw(st.booleans())
+    case["dslopes"] &= case["alibi"] is not None
+    case["grad"] = draw(st.sampled_from(["contiguous", "heads_first", "expanded"]))
+    case["saved"] = draw(st.sampled_from(["lse", "lse", "lse", "none"]))
+    del case["lse"]
+    return Case("drawn", **case)
+
+
+@st.composite
 def matmul_cases(draw: st.DrawFn) -> Case:
     sides, scales = st.integers(0, 90), st.sampled_from(["row", "tensor", "one"])
     return Case(
@@ -94,7 +108,9 @@ def video_cases(draw: st.DrawFn) -> Case:
 
 CASES = {
     "attention": attention_cases(),
+    "attention_backward": backward_cases(attention_cases()),
     "attention_varlen": varlen_cases(),
+    "attention_varlen_backward": backward_cases(varlen_cases()),
     "matmul_fp8": matmul_cases(),
     "quantize_fp8": quantize_cases(),
     "video_to_tensor": video_cases(),

@@ -28,6 +28,14 @@ LOCKS = sorted(ROOT.glob("kernels/*/resources.json"))
 UPDATE = os.environ.get("AIMILLS_UPDATE_RESOURCES") == "1"
 
 
+EVERY = dict(window=(500, -1), softcap=30.0, sinks="q", alibi="batch", used=(2000,))
+FEATURES: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "window-alibi": dict(window=(500, -1), alibi="batch", used=(2000,)),
+    "every": dict(EVERY, dlse=True, dslopes=True),
+}
+
+
 def _grid() -> list:
     return [
         pytest.param(op, case, provider, sm, id=f"{op}-{case}-{provider}-sm{sm}")
@@ -127,12 +135,21 @@ def test_attention_never_spills(M: int, D: int, dtype: str, sm: int) -> None:
 @pytest.mark.parametrize("dtype", ["f16", "f32"])
 @pytest.mark.parametrize("D", [64, 80, 128, 256])
 def test_attention_with_every_feature_never_spills(D: int, dtype: str, sm: int) -> None:
-    _hold_within_limits(sm, M=2048, D=D, dtype=dtype, window=(500, -1), softcap=30.0, sinks="q",
-                        alibi="batch", used=(2000,))  # fmt: skip
+    _hold_within_limits(sm, M=2048, D=D, dtype=dtype, **EVERY)
 
 
-def _hold_within_limits(sm: int, **dims: Any) -> None:
-    op = get_op("attention")
+@pytest.mark.full
+@pytest.mark.parametrize("sm", [80, 86, 90, 100, 120])
+@pytest.mark.parametrize("dtype", ["bf16", "f32"])
+@pytest.mark.parametrize("D", [16, 64, 73, 80, 128, 193, 256])
+@pytest.mark.parametrize("features", FEATURES)
+def test_attention_backward_never_spills(features: str, D: int, dtype: str, sm: int) -> None:
+    """Head dims 73 and 193 leave no row aligned."""
+    _hold_within_limits(sm, "attention_backward", M=2048, D=D, dtype=dtype, **FEATURES[features])
+
+
+def _hold_within_limits(sm: int, name: str = "attention", **dims: Any) -> None:
+    op = get_op(name)
     case = Case("sweep", B=1, N=2048, H=8, G=2, causal=True, lse=True, **dims)
     for kernel in compile_provider(op, case, op.provider("triton"), sm) or []:
         assert kernel.spilled == 0

@@ -16,7 +16,7 @@ from aimills_kernels.kernels.attention import mask
 
 PLAIN = dict(
     sinks=None, alibi_slopes=None, seqused_k=None, causal=False, scale=0.3, window_left=-1,
-    window_right=-1, softcap=0.0, return_lse=True,
+    window_right=-1, softcap=0.0, return_lse=True, deterministic=False,
 )  # fmt: skip
 
 
@@ -121,7 +121,7 @@ def test_gradients_by_finite_differences(seed: int) -> None:
         pad = torch.full_like(k[:, :2], torch.nan)
         return op.reference(
             q, torch.cat([k, pad], 1), torch.cat([v, pad], 1), s, a, used, True, 0.7, 2, -1, 1.5,
-            True,
+            True, False,
         )  # fmt: skip
 
     given = [t.requires_grad_() for t in (q, k, v, sinks, slopes)]

@@ -22,6 +22,8 @@ ADAPTERS = (
     fa3.ADAPTER,
     flashinfer.ADAPTER,
     xformers.ADAPTER,
+    pytorch.SDPA_BACKWARD,
+    pytorch.SDPA_WITH_FORWARD,
     pytorch.SCALED_MM,
     torchao.ADAPTER,
     bitsandbytes.ADAPTER,

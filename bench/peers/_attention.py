@@ -30,6 +30,7 @@ class Call:
     right: int
     softcap: float
     return_lse: bool
+    deterministic: bool
 
     @classmethod
     def of(cls, *args: Any) -> Call:
@@ -40,6 +41,8 @@ class Call:
     def of_varlen(cls, *args: Any) -> Call:
         """From those of `attention_varlen`."""
         call = cls(*args)
+        if call.deterministic:
+            raise NotImplementedError("other libraries are timed without deterministic")
         return cls(*args[:11], -1, *args[12:]) if call.causal else call
 
     def refuse(self, library: str, *features: Feature) -> None:

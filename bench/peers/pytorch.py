@@ -11,6 +11,7 @@ from torch import Tensor
 from aimills_kernels.harness.peers import Adapter
 from aimills_kernels.kernels.video.op import rgb_levels
 
+from ._sdpa_backward import sdpa_backward, sdpa_with_forward
 from ._video import normalize
 
 
@@ -37,3 +38,5 @@ def float_video(*args: Any) -> Tensor:
 
 SCALED_MM = Adapter("F.scaled_mm", {"matmul_fp8": scaled_mm})
 FLOAT_VIDEO = Adapter("torch float", {"video_to_tensor": float_video})
+SDPA_BACKWARD = Adapter("sdpa backward", {"attention_backward": sdpa_backward})
+SDPA_WITH_FORWARD = Adapter("sdpa with forward", {"attention_backward": sdpa_with_forward})

@@ -12,6 +12,13 @@ class Config:
     num_warps: int
     num_stages: int
 
+    def options(self) -> dict[str, int]:
+        """As a launch takes them."""
+        return {
+            "BLOCK_M": self.block_m, "BLOCK_N": self.block_n, "num_warps": self.num_warps,
+            "num_stages": self.num_stages,
+        }  # fmt: skip
+
 
 def select_config(m: int, dim: int, itemsize: int, sm: int, aligned: bool = True) -> Config:
     """Tiles for `m` queries a sequence, a padded head dim and an element size in bytes.
@@ -46,3 +53,30 @@ def _unaligned(m: int, dim: int, itemsize: int, sm: int) -> Config:
     if dim > 128:
         return Config(32, 32, 8, 1)
     return Config(64 if sm >= 90 else 32, 32, 8, 2)
+
+
+def select_backward_config(
+    dim: int, itemsize: int, sm: int, crowded: bool, aligned: bool = True
+) -> tuple[Config, Config]:
+    """Tiles of the kernel for dq, which holds `block_m` queries, and of that for dk and dv, which
+    holds `block_n` keys. `crowded`: a soft cap or a padded head dim takes more registers. Chosen
+    like the forward's."""
+    if dim > 128 and (itemsize == 4 or not aligned):
+        stages = 2 if itemsize == 4 else 1
+        return Config(16, 16, 8, stages), Config(16, 16, 8, stages)
+    if itemsize == 4 or not aligned:
+        return Config(32, 16, 8, 1), Config(16, 32, 8, 1)
+    hopper, blackwell = sm == 90, sm // 10 == 10
+    if dim > 128:
+        if blackwell:
+            return Config(128, 32, 8, 1), Config(32, 64, 8, 1)
+        return Config(64 if hopper else 32, 32, 8, 1), Config(32, 32, 8, 1)
+    if dim <= 64:
+        if hopper or blackwell:
+            return Config(128, 64, 8, 2), Config(64, 128, 8, 2)
+        return Config(128, 32, 8, 2), Config(32, 128, 8, 2)
+    if hopper:
+        return Config(128, 64, 8, 2), Config(32, 64 if crowded else 128, 8, 2)
+    if blackwell:
+        return Config(128, 32, 8, 2), Config(32, 128, 8, 2)
+    return Config(64, 64, 8, 2), Config(64, 64, 8, 1)

@@ -16,12 +16,13 @@ from aimills_kernels.kernels.attention.checks import (
     check_qkv,
     check_scalars,
 )
+from aimills_kernels.kernels.attention.gradients import fused_backward
 
 
 def reference(
     q: Tensor, k: Tensor, v: Tensor, sinks: Tensor | None, alibi_slopes: Tensor | None,
     seqused_k: Tensor | None, causal: bool, scale: float, window_left: int, window_right: int,
-    softcap: float, return_lse: bool,
+    softcap: float, return_lse: bool, deterministic: bool,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Attention in float32 (float64 for float64 inputs), rounded once at the end.
 
@@ -34,20 +35,29 @@ def reference(
     ->   out [B, M, H, Dv]  dtype of q; 0 for a query without keys
          lse [B, H, M]      f32, natural logarithm of the softmax's denominator, sink included;
                             -inf where that is 0; [0] unless asked for
+    `deterministic` is for the gradients; a forward always sums in one order.
 
     score = cap(scale q k^T) - slope |p - j|, where cap(x) = softcap tanh(x / softcap), query i
     stands at p = i + n - M and j is the key. It sees the keys from p - window_left to
     p + window_right; -1 is no limit, causal a right limit of 0.
     """
+    slopes = None if alibi_slopes is None else alibi_slopes[..., None]
+    who = pairs_of(q, k, seqused_k, causal, window_left, window_right)
+    return attend(q, k, v, sinks, slopes, *who, scale, softcap, return_lse)
+
+
+def pairs_of(
+    q: Tensor, k: Tensor, seqused_k: Tensor | None, causal: bool, window_left: int,
+    window_right: int,
+) -> tuple[Tensor | None, Tensor, Tensor | None]:  # fmt: skip
+    """`used`, `distance` and `seen` as `attend` takes them."""
     M, N = q.shape[1], k.shape[1]
     left, right = mask.limits(causal, window_left, window_right, N)
     distance = mask.distances(M, N, seqused_k, q.device)
     used = None
     if seqused_k is not None:
         used = torch.arange(N, device=q.device) < seqused_k.view(-1, 1)
-    slopes = None if alibi_slopes is None else alibi_slopes[..., None]
-    seen = mask.visible(distance, used, left, right)
-    return attend(q, k, v, sinks, slopes, used, distance, seen, scale, softcap, return_lse)
+    return used, distance, mask.visible(distance, used, left, right)
 
 
 def attend(
@@ -62,21 +72,10 @@ def attend(
     distance  [1 or B, M, N]        p - j
     seen      [1 or B, M, N] bool   None for every pair
     """
-    B, M, H, D = q.shape
+    B, M, H = q.shape[:3]
     N, G = k.shape[1], k.shape[2]
     wide = torch.promote_types(q.dtype, torch.float32)
-    qh, keys, values = q.to(wide).reshape(B, M, G, H // G, D), k.to(wide), v.to(wide)
-    if used is not None:  # what is not in use may be NaN, and 0 times that is NaN
-        unused = ~used[:, :, None, None]
-        keys, values = keys.masked_fill(unused, 0.0), values.masked_fill(unused, 0.0)
-    scores = torch.einsum("bmgrd,bngd->bgrmn", qh, keys) * scale
-    if softcap:
-        scores = softcap * (scores / softcap).tanh()
-    if slopes is not None:
-        each = slopes.to(wide).unflatten(-2, (G, H // G)).unsqueeze(-1)
-        scores = scores - each * distance[:, None, None].abs()
-    if seen is not None:
-        scores = scores.masked_fill(~seen[:, None, None], float("-inf"))
+    _, _, values, _, scores = scores_of(q, k, v, slopes, used, distance, seen, scale, softcap)
     # A query without keys has no finite score; its sums are kept finite for the sake of gradients.
     top = scores.new_full((B, G, H // G, M), float("-inf"))
     if N:
@@ -100,38 +99,72 @@ def attend(
     return out, lse
 
 
+def scores_of(
+    q: Tensor, k: Tensor, v: Tensor, slopes: Tensor | None, used: Tensor | None, distance: Tensor,
+    seen: Tensor | None, scale: float, softcap: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """The operands in at least float32, what the soft cap makes of the products (without one, the
+    products), and the scores: q [B, M, G, R, D], k, v, and twice [B, G, R, M, N]."""
+    B, M, H, D = q.shape
+    G = k.shape[2]
+    wide = torch.promote_types(q.dtype, torch.float32)
+    qh, keys, values = q.to(wide).reshape(B, M, G, H // G, D), k.to(wide), v.to(wide)
+    if used is not None:  # what is not in use may be NaN, and 0 times that is NaN
+        unused = ~used[:, :, None, None]
+        keys, values = keys.masked_fill(unused, 0.0), values.masked_fill(unused, 0.0)
+    scores = torch.einsum("bmgrd,bngd->bgrmn", qh, keys) * scale
+    if softcap:
+        scores = softcap * (scores / softcap).tanh()
+    capped = scores
+    if slopes is not None:
+        each = slopes.to(wide).unflatten(-2, (G, H // G)).unsqueeze(-1)
+        scores = scores - each * distance[:, None, None].abs()
+    if seen is not None:
+        scores = scores.masked_fill(~seen[:, None, None], float("-inf"))
+    return qh, keys, values, capped, scores
+
+
 def fake(
     q: Tensor, k: Tensor, v: Tensor, sinks: Tensor | None, alibi_slopes: Tensor | None,
     seqused_k: Tensor | None, causal: bool, scale: float, window_left: int, window_right: int,
-    softcap: float, return_lse: bool,
+    softcap: float, return_lse: bool, deterministic: bool,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    check_qkv("attention", q, k, v, "[batch, seq, heads, dim]")
-    B, M, H, _ = q.shape
-    N, G = k.shape[1], k.shape[2]
-    if k.shape[0] != B or v.shape[0] != B:
-        raise ValueError(
-            f"attention: k and v must have the batch of q, {B}, got {describe([k, v])}"
-        )
-    if v.shape[1] != N or v.shape[2] != G:
-        raise ValueError(
-            f"attention: v must have the sequence and heads of k, {[N, G]}, got {describe(v)}"
-        )
-    check_extras("attention", q, B, sinks, alibi_slopes, seqused_k)
+    check("attention", q, k, v, sinks, alibi_slopes, seqused_k)
     check_scalars("attention", scale, window_left, window_right, softcap)
+    B, M, H, _ = q.shape
     lse = q.new_empty((B, H, M) if return_lse else (0,), dtype=torch.float32)
     return q.new_empty((B, M, H, v.shape[3])), lse
+
+
+def check(
+    op: str, q: Tensor, k: Tensor, v: Tensor, sinks: Tensor | None, alibi_slopes: Tensor | None,
+    seqused_k: Tensor | None,
+) -> None:  # fmt: skip
+    check_qkv(op, q, k, v, "[batch, seq, heads, dim]")
+    B, N, G = q.shape[0], k.shape[1], k.shape[2]
+    if k.shape[0] != B or v.shape[0] != B:
+        raise ValueError(f"{op}: k and v must have the batch of q, {B}, got {describe([k, v])}")
+    if v.shape[1] != N or v.shape[2] != G:
+        raise ValueError(
+            f"{op}: v must have the sequence and heads of k, {[N, G]}, got {describe(v)}"
+        )
+    check_extras(op, q, B, sinks, alibi_slopes, seqused_k)
 
 
 def values(
     q: Tensor, k: Tensor, v: Tensor, sinks: Tensor | None, alibi_slopes: Tensor | None,
     seqused_k: Tensor | None, *scalars: Any,
 ) -> None:  # fmt: skip
+    check_values("attention", k, seqused_k)
+
+
+def check_values(op: str, k: Tensor, seqused_k: Tensor | None) -> None:
     if seqused_k is None or seqused_k.numel() == 0:
         return
     low, high = (int(x) for x in seqused_k.aminmax())
     if low < 0 or high > k.shape[1]:
         raise ValueError(
-            f"attention: seqused_k must be 0 to {k.shape[1]}, the length of k, got {low} to {high}"
+            f"{op}: seqused_k must be 0 to {k.shape[1]}, the length of k, got {low} to {high}"
         )
 
 
@@ -198,6 +231,7 @@ def extras_of(case: Case, B: int, normal: Any, dtype: torch.dtype) -> dict[str, 
         "window_left": left, "window_right": right,
         "softcap": case.get("softcap", 0.0),
         "return_lse": case.get("lse", False),
+        "deterministic": case.get("deterministic", False),
     }  # fmt: skip
 
 
@@ -434,7 +468,7 @@ attention = Op(
     errors=ERRORS,
     values=values,
     outputs=("out", "lse"),
-    backward="reference",
+    backward=fused_backward("attention_backward"),
     providers=(
         Provider.triton(
             "triton",

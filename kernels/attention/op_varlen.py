@@ -17,6 +17,7 @@ from aimills_kernels.kernels.attention.checks import (
     check_qkv,
     check_scalars,
 )
+from aimills_kernels.kernels.attention.gradients import fused_backward
 from aimills_kernels.kernels.attention.op import attend, edit, extras_of, fill_in, lay_out
 
 NAME = "attention_varlen"
@@ -26,6 +27,7 @@ def reference(
     q: Tensor, k: Tensor, v: Tensor, cu_seqlens_q: Tensor, cu_seqlens_k: Tensor,
     sinks: Tensor | None, alibi_slopes: Tensor | None, seqused_k: Tensor | None, causal: bool,
     scale: float, window_left: int, window_right: int, softcap: float, return_lse: bool,
+    deterministic: bool,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """`attention` for each sequence b: queries cu_seqlens_q[b] to cu_seqlens_q[b + 1] on its keys.
 
@@ -41,25 +43,12 @@ def reference(
     One head group at a time, with a mask over all T x S pairs: no length is read by the host, so
     that its derivative can be traced.
     """
-    T, S, G = q.shape[0], k.shape[0], k.shape[1]
+    G = k.shape[1]
     R = q.shape[1] // G
-    B = cu_seqlens_q.shape[0] - 1
-    seq_q, i, M = _places(cu_seqlens_q, T)
-    seq_k, j, n = _places(cu_seqlens_k, S)
-    if seqused_k is not None:
-        n = torch.cat([seqused_k.to(n.dtype), n.new_zeros(1)])
-    left, right = mask.limits(causal, window_left, window_right, S)
-    p = i + (n - M)[seq_q]
-    distance = (p.view(T, 1) - j.view(1, S)).unsqueeze(0)
-    used = (j < n[seq_k]).unsqueeze(0)
-    seen = mask.visible(distance, used, left, right)
-    assert seen is not None
-    seen = seen & (seq_q.view(T, 1) == seq_k.view(1, S))
-    slopes = None
-    if alibi_slopes is not None:
-        each = alibi_slopes.expand(B, q.shape[1])
-        each = torch.cat([each, each.new_zeros(1, each.shape[1])])
-        slopes = each[seq_q].T.unsqueeze(0)  # [1, H, T]
+    used, distance, seen, seq_q = pairs_of(
+        q, k, cu_seqlens_q, cu_seqlens_k, seqused_k, causal, window_left, window_right
+    )
+    slopes = None if alibi_slopes is None else slopes_of(alibi_slopes, cu_seqlens_q, q, seq_q)
     found = [
         attend(
             q[None, :, g * R : (g + 1) * R], k[None, :, g : g + 1], v[None, :, g : g + 1],
@@ -73,6 +62,32 @@ def reference(
     if not return_lse:
         return out, q.new_empty(0, dtype=found[0][1].dtype)
     return out, torch.cat([lse for _, lse in found], 1)[0]
+
+
+def pairs_of(
+    q: Tensor, k: Tensor, cu_seqlens_q: Tensor, cu_seqlens_k: Tensor, seqused_k: Tensor | None,
+    causal: bool, window_left: int, window_right: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """`used`, `distance` and `seen` as `attend` takes them, and the sequence of each query."""
+    T, S = q.shape[0], k.shape[0]
+    seq_q, i, M = _places(cu_seqlens_q, T)
+    seq_k, j, n = _places(cu_seqlens_k, S)
+    if seqused_k is not None:
+        n = torch.cat([seqused_k.to(n.dtype), n.new_zeros(1)])
+    left, right = mask.limits(causal, window_left, window_right, S)
+    p = i + (n - M)[seq_q]
+    distance = (p.view(T, 1) - j.view(1, S)).unsqueeze(0)
+    used = (j < n[seq_k]).unsqueeze(0)
+    seen = mask.visible(distance, used, left, right)
+    assert seen is not None
+    return used, distance, seen & (seq_q.view(T, 1) == seq_k.view(1, S)), seq_q
+
+
+def slopes_of(alibi_slopes: Tensor, cu_seqlens_q: Tensor, q: Tensor, seq_q: Tensor) -> Tensor:
+    """One a query: [1, H, T]."""
+    each = alibi_slopes.expand(cu_seqlens_q.shape[0] - 1, q.shape[1])
+    each = torch.cat([each, each.new_zeros(1, each.shape[1])])
+    return each[seq_q].T.unsqueeze(0)
 
 
 def _places(cu_seqlens: Tensor, total: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -89,28 +104,43 @@ def fake(
     q: Tensor, k: Tensor, v: Tensor, cu_seqlens_q: Tensor, cu_seqlens_k: Tensor,
     sinks: Tensor | None, alibi_slopes: Tensor | None, seqused_k: Tensor | None, causal: bool,
     scale: float, window_left: int, window_right: int, softcap: float, return_lse: bool,
+    deterministic: bool,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    check_qkv(NAME, q, k, v, "[tokens, heads, dim]")
-    T, H, _ = q.shape
-    if v.shape[0] != k.shape[0]:
-        raise ValueError(f"{NAME}: v must have the tokens of k, {k.shape[0]}, got {describe(v)}")
-    for name, t in (("cu_seqlens_q", cu_seqlens_q), ("cu_seqlens_k", cu_seqlens_k)):
-        if t.dim() != 1 or t.shape[0] < 1 or t.dtype != torch.int32:
-            raise ValueError(f"{NAME}: {name} must be int32 [sequences + 1], got {describe(t)}")
-    if cu_seqlens_k.shape != cu_seqlens_q.shape:
-        raise ValueError(
-            f"{NAME}: cu_seqlens_k must be as long as cu_seqlens_q, {cu_seqlens_q.shape[0]}, "
-            f"got {describe(cu_seqlens_k)}"
-        )
-    check_extras(NAME, q, cu_seqlens_q.shape[0] - 1, sinks, alibi_slopes, seqused_k)
+    check(NAME, q, k, v, cu_seqlens_q, cu_seqlens_k, sinks, alibi_slopes, seqused_k)
     check_scalars(NAME, scale, window_left, window_right, softcap)
+    T, H, _ = q.shape
     lse = q.new_empty((H, T) if return_lse else (0,), dtype=torch.float32)
     return q.new_empty((T, H, v.shape[2])), lse
+
+
+def check(
+    op: str, q: Tensor, k: Tensor, v: Tensor, cu_seqlens_q: Tensor, cu_seqlens_k: Tensor,
+    sinks: Tensor | None, alibi_slopes: Tensor | None, seqused_k: Tensor | None,
+) -> None:  # fmt: skip
+    check_qkv(op, q, k, v, "[tokens, heads, dim]")
+    if v.shape[0] != k.shape[0]:
+        raise ValueError(f"{op}: v must have the tokens of k, {k.shape[0]}, got {describe(v)}")
+    for name, t in (("cu_seqlens_q", cu_seqlens_q), ("cu_seqlens_k", cu_seqlens_k)):
+        if t.dim() != 1 or t.shape[0] < 1 or t.dtype != torch.int32:
+            raise ValueError(f"{op}: {name} must be int32 [sequences + 1], got {describe(t)}")
+    if cu_seqlens_k.shape != cu_seqlens_q.shape:
+        raise ValueError(
+            f"{op}: cu_seqlens_k must be as long as cu_seqlens_q, {cu_seqlens_q.shape[0]}, "
+            f"got {describe(cu_seqlens_k)}"
+        )
+    check_extras(op, q, cu_seqlens_q.shape[0] - 1, sinks, alibi_slopes, seqused_k)
 
 
 def values(
     q: Tensor, k: Tensor, v: Tensor, cu_seqlens_q: Tensor, cu_seqlens_k: Tensor,
     sinks: Tensor | None, alibi_slopes: Tensor | None, seqused_k: Tensor | None, *scalars: Any,
+) -> None:  # fmt: skip
+    check_values(NAME, q, k, cu_seqlens_q, cu_seqlens_k, seqused_k)
+
+
+def check_values(
+    op: str, q: Tensor, k: Tensor, cu_seqlens_q: Tensor, cu_seqlens_k: Tensor,
+    seqused_k: Tensor | None,
 ) -> None:  # fmt: skip
     for name, t, total in (
         ("cu_seqlens_q", cu_seqlens_q, q.shape[0]), ("cu_seqlens_k", cu_seqlens_k, k.shape[0]),
@@ -118,14 +148,14 @@ def values(
         steps = t.diff()
         if int(t[0]) != 0 or (steps.numel() and int(steps.min()) < 0) or int(t[-1]) > total:
             raise ValueError(
-                f"{NAME}: {name} must rise from 0 to at most {total}, the tokens there are, "
+                f"{op}: {name} must rise from 0 to at most {total}, the tokens there are, "
                 f"and never fall, got {_few(t)}"
             )
     if seqused_k is not None and seqused_k.numel():
         lengths = cu_seqlens_k.diff()
         if int(seqused_k.min()) < 0 or bool((seqused_k > lengths).any()):
             raise ValueError(
-                f"{NAME}: seqused_k must be 0 to the length of each sequence's keys, "
+                f"{op}: seqused_k must be 0 to the length of each sequence's keys, "
                 f"{_few(lengths)}, got {_few(seqused_k)}"
             )
 
@@ -255,7 +285,7 @@ attention_varlen = Op(
     errors=ERRORS,
     values=values,
     outputs=("out", "lse"),
-    backward="reference",
+    backward=fused_backward("attention_varlen_backward"),
     providers=(
         Provider.triton(
             "triton",

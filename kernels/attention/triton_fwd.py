@@ -250,7 +250,7 @@ def _launch(
     cu_k: torch.Tensor | None, B: int, M: int, N: int, mean: int, strides: tuple, rest: tuple,
 ) -> None:  # fmt: skip
     """`mean` queries a sequence pick the tiles; packed sequences have M and N in all."""
-    sinks, alibi_slopes, seqused_k, causal, scale, window_left, window_right, softcap, lse = rest
+    sinks, alibi_slopes, seqused_k, causal, scale, window_left, window_right, softcap, lse, _ = rest
     if outs[0].numel() == 0:
         return
     (H, D), G, Dv = q.shape[-2:], k.shape[-2], v.shape[-1]

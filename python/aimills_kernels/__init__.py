@@ -14,7 +14,9 @@ from aimills_kernels._version import __version__
 __all__ = [
     "__version__",
     "attention",
+    "attention_backward",
     "attention_varlen",
+    "attention_varlen_backward",
     "explain",
     "matmul_fp8",
     "quantize_fp8",
@@ -27,7 +29,9 @@ __all__ = [
 
 _HOMES = {
     "attention": "aimills_kernels.ops.attention",
+    "attention_backward": "aimills_kernels.ops.attention_backward",
     "attention_varlen": "aimills_kernels.ops.attention",
+    "attention_varlen_backward": "aimills_kernels.ops.attention_backward",
     "matmul_fp8": "aimills_kernels.ops.matmul",
     "quantize_fp8": "aimills_kernels.ops.matmul",
     "video_to_tensor": "aimills_kernels.ops.video",
@@ -45,6 +49,10 @@ if TYPE_CHECKING:
     from aimills_kernels.integrations.sdpa import register_sdpa
     from aimills_kernels.integrations.transformers import register_transformers
     from aimills_kernels.ops.attention import attention, attention_varlen
+    from aimills_kernels.ops.attention_backward import (
+        attention_backward,
+        attention_varlen_backward,
+    )
     from aimills_kernels.ops.matmul import matmul_fp8, quantize_fp8
     from aimills_kernels.ops.video import video_to_tensor
 

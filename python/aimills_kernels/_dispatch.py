@@ -198,6 +198,18 @@ def choose(op: Op, args: Sequence[Any], device: torch.device, forced: str | None
     raise ValueError(f"{op.name}: no provider takes this problem; see explain({op.name!r}, ...)")
 
 
+def served_by_kernel(op: Op, args: Sequence[Any]) -> bool:
+    """Whether anything but the reference serves `args`; not where the op would refuse them."""
+    try:
+        try:
+            provider = plan_for(op, args).provider
+        except RuntimeError:  # traced or wrapped tensors have no address, and so no plan
+            provider = choose(op, args, one_device(op, args), forced_provider(op.name))
+    except ValueError:
+        return False
+    return provider.name != "reference"
+
+
 def choices(op: Op, problem: Problem) -> list[Choice]:
     """Every provider in order of preference, with the reason why it would not be taken."""
     tuned = _tuned.tuned(op, problem)

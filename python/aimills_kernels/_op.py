@@ -170,13 +170,32 @@ class Invalid:
 
 
 @dataclass(frozen=True)
+class Backward:
+    """Gradients by an op of their own, which is declared like any other.
+
+    op         its name in OPS
+    saving     the forward's flat arguments, changed so that it also gives what the backward wants;
+               they count where a kernel serves them, as the reference would do without
+    arguments  (args, outs, grads, needs) to the flat arguments of `op`: `outs` are the outputs of
+               the forward, `grads` theirs or None, `needs` whether each argument wants a gradient
+    gradients  (args, results, needs) to a gradient or None for each argument, in their order
+    """
+
+    op: str
+    saving: Callable[[tuple], tuple]
+    arguments: Callable[[tuple, tuple, tuple, tuple[bool, ...]], tuple]
+    gradients: Callable[[tuple, tuple, tuple[bool, ...]], tuple]
+
+
+@dataclass(frozen=True)
 class Op:
     """One op, declared once. See `docs/adr/0001-one-declaration.md`.
 
     `reference` is plain PyTorch on any device with the op's flat schema; with float64 inputs it is
     the oracle. `fake` checks the arguments (ValueError) and returns the empty outputs. `values`
-    checks tensor contents: always on a CPU, on a GPU with AIMILLS_CHECK=1. `backward` is
-    "reference" (differentiate the reference, recomputed) or None (outputs carry no gradient).
+    checks tensor contents: always on a CPU, on a GPU with AIMILLS_CHECK=1. `backward` is a
+    `Backward`, "reference" (differentiate the reference, recomputed) or None (outputs carry no
+    gradient).
     `inputs` draws on the device of its generator.
     """
 
@@ -190,7 +209,7 @@ class Op:
     errors: tuple[Invalid, ...]
     providers: tuple[Provider, ...]
     values: Callable[..., None] | None = None
-    backward: str | None = None
+    backward: Backward | str | None = None
     outputs: tuple[str, ...] = ("out",)
 
     def __hash__(self) -> int:

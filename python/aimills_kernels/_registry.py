@@ -20,17 +20,21 @@ from torch.autograd import forward_ad
 from torch.autograd.function import _SingleLevelFunction
 
 from aimills_kernels import _dispatch
-from aimills_kernels._op import Op, address_range, as_tuple, describe, tensors_of
+from aimills_kernels._op import Backward, Op, address_range, as_tuple, describe, tensors_of
 from aimills_kernels._words import shown
 from aimills_kernels.kernels.attention.op import attention
+from aimills_kernels.kernels.attention.op_backward import attention_backward
 from aimills_kernels.kernels.attention.op_varlen import attention_varlen
+from aimills_kernels.kernels.attention.op_varlen_backward import attention_varlen_backward
 from aimills_kernels.kernels.matmul.op_fp8 import matmul_fp8
 from aimills_kernels.kernels.matmul.op_quantize import quantize_fp8
 from aimills_kernels.kernels.video.op import video_to_tensor
 
 OPS: tuple[Op, ...] = (
     attention,
+    attention_backward,
     attention_varlen,
+    attention_varlen_backward,
     matmul_fp8,
     quantize_fp8,
     video_to_tensor,
@@ -199,7 +203,7 @@ def _autograd_kernel(op: Op, overload: Any) -> Any:
     A Function at the Autograd key and not `register_autograd`: only so does opcheck pass with
     inputs that require a gradient (`docs/adr/0003`).
     """
-    function = _reference_function(op, overload) if op.backward == "reference" else None
+    function = None if op.backward is None else _function(op, overload)
 
     def kernel(*args: Any) -> Any:
         if function is not None:
@@ -222,44 +226,78 @@ def _refuse_tangents(op: Op, args: tuple) -> None:
         )
 
 
-def _reference_function(op: Op, overload: Any) -> Any:
-    """Gradients by differentiating the reference, which is run again for them.
+def _function(op: Op, overload: Any) -> Any:
+    """The autograd.Function of an op.
 
     The kernel at the Autograd key is called once for each functorch level, so this is the Function
     of a single level; `Function.apply` would enter all levels anew, and fail.
     """
+    fused = op.backward if isinstance(op.backward, Backward) else None
 
     class Function(_SingleLevelFunction):
         @staticmethod
         def forward(ctx: Any, *args: Any) -> Any:
-            ctx.save_for_backward(*[a if isinstance(a, Tensor) else None for a in args])
             ctx.scalars = [None if isinstance(a, Tensor) else a for a in args]
+            ctx.set_materialize_grads(False)
             # A Function switches both off, and functorch's outer levels would take no derivative.
             with (
                 torch._C._AutoDispatchBelowAutograd(),
                 torch.enable_grad(),
                 forward_ad._set_fwd_grad_enabled(True),
             ):
-                return overload(*args)
+                given = args if fused is None else _saving(op, fused, args)
+                found = overload(*given)
+                outs = as_tuple(found)
+                if given is not args:  # what was not asked for is saved, and not returned
+                    wanted = as_tuple(op.fake(*args))
+                    found = tuple(
+                        o if o.shape == w.shape else w for o, w in zip(outs, wanted, strict=True)
+                    )
+            kept = outs if fused is not None else ()
+            ctx.like = [(o.shape, o.dtype, o.device) for o in as_tuple(found)]
+            ctx.save_for_backward(*[a if isinstance(a, Tensor) else None for a in args], *kept)
+            return found
 
         @staticmethod
-        def backward(ctx: Any, *grads: Tensor) -> tuple:
+        def backward(ctx: Any, *grads: Tensor | None) -> tuple:
             saved = unwrap_dead_wrappers(ctx.saved_tensors)  # vjp's pullback outlives its level
-            args = [s if t is None else t for s, t in zip(ctx.scalars, saved, strict=True)]
-            wanted = [i for i, need in enumerate(ctx.needs_input_grad) if need]
-
-            def reference(*given: Tensor) -> tuple:
-                for i, t in zip(wanted, given, strict=True):
-                    args[i] = t
-                return as_tuple(op.reference(*args))
-
+            own, outs = saved[: len(ctx.scalars)], saved[len(ctx.scalars) :]
+            args = [s if t is None else t for s, t in zip(ctx.scalars, own, strict=True)]
+            needs = tuple(ctx.needs_input_grad)
             with _dispatch.without_autocast():
-                _, pullback = torch.func.vjp(reference, *[args[i] for i in wanted])
-                found = pullback(grads)
-            result: list[Tensor | None] = [None] * len(args)
-            for i, g in zip(wanted, found, strict=True):
-                result[i] = g
-            return tuple(result)
+                # A derivative of the gradient itself must see through what was saved.
+                if fused is None or torch.is_grad_enabled():
+                    whole = tuple(
+                        torch.zeros(shape, dtype=dtype, device=device) if g is None else g
+                        for g, (shape, dtype, device) in zip(grads, ctx.like, strict=True)
+                    )
+                    return _by_reference(op, args, whole, needs)
+                given = fused.arguments(tuple(args), outs, grads, needs)
+                results = as_tuple(torch_op(fused.op)(*given))
+                return fused.gradients(tuple(args), results, needs)
 
-    Function.__name__ = f"{op.name}_by_reference"
+    Function.__name__ = f"{op.name}_function"
     return Function
+
+
+def _saving(op: Op, fused: Backward, args: tuple) -> tuple:
+    """The arguments by which the forward gives what its backward wants, where a kernel takes them;
+    else its own, as the reference is no way to save time."""
+    given = fused.saving(args)
+    return given if _dispatch.served_by_kernel(op, given) else args
+
+
+def _by_reference(op: Op, args: list[Any], grads: tuple, needs: tuple[bool, ...]) -> tuple:
+    """Gradients by differentiating the reference, which is run again for them."""
+    wanted = [i for i, need in enumerate(needs) if need]
+
+    def reference(*given: Tensor) -> tuple:
+        for i, t in zip(wanted, given, strict=True):
+            args[i] = t
+        return as_tuple(op.reference(*args))
+
+    _, pullback = torch.func.vjp(reference, *[args[i] for i in wanted])
+    result: list[Tensor | None] = [None] * len(args)
+    for i, g in zip(wanted, pullback(grads), strict=True):
+        result[i] = g
+    return tuple(result)

@@ -34,6 +34,7 @@ def flash_attn_func(
     out, lse = attention(
         q, k, v, causal=causal, scale=softmax_scale, window=window_size, softcap=softcap,
         alibi_slopes=alibi_slopes, return_lse=True,
+        deterministic=deterministic,
     )  # fmt: skip
     return (out, lse, None) if return_attn_probs else out
 
@@ -78,6 +79,7 @@ def flash_attn_varlen_func(
     out, lse = attention_varlen(
         q, k, v, cu_seqlens_q, cu_seqlens_k, causal=causal, scale=softmax_scale,
         window=window_size, softcap=softcap, alibi_slopes=alibi_slopes, return_lse=True,
+        deterministic=deterministic,
     )  # fmt: skip
     return (out, lse, None) if return_attn_probs else out
 

@@ -35,6 +35,7 @@ def flash_attn_func(
     out, lse = attention(
         q, k, v, causal=causal, scale=softmax_scale, window=window_size, softcap=softcap,
         return_lse=True,
+        deterministic=deterministic,
     )  # fmt: skip
     return (out, lse) if return_attn_probs else out
 
@@ -84,6 +85,7 @@ def flash_attn_varlen_func(
     out, lse = attention_varlen(
         q, k, v, cu_seqlens_q, cu_seqlens_k, causal=causal, scale=softmax_scale,
         window=window_size, softcap=softcap, seqused_k=seqused_k, return_lse=True,
+        deterministic=deterministic,
     )  # fmt: skip
     return (out, lse) if return_attn_probs else out
 

@@ -16,14 +16,14 @@ def attention(
     q: Tensor, k: Tensor, v: Tensor, *, causal: bool = ..., scale: float | None = ...,
     window: tuple[int, int] = ..., softcap: float = ..., sinks: Tensor | None = ...,
     alibi_slopes: Tensor | None = ..., seqused_k: Tensor | None = ...,
-    return_lse: Literal[False] = ..., out: Tensor | None = ...,
+    return_lse: Literal[False] = ..., deterministic: bool = ..., out: Tensor | None = ...,
 ) -> Tensor: ...  # fmt: skip
 @overload
 def attention(
     q: Tensor, k: Tensor, v: Tensor, *, causal: bool = ..., scale: float | None = ...,
     window: tuple[int, int] = ..., softcap: float = ..., sinks: Tensor | None = ...,
     alibi_slopes: Tensor | None = ..., seqused_k: Tensor | None = ...,
-    return_lse: Literal[True], out: None = ...,
+    return_lse: Literal[True], deterministic: bool = ..., out: None = ...,
 ) -> tuple[Tensor, Tensor]: ...  # fmt: skip
 def attention(
     q: Tensor,
@@ -38,6 +38,7 @@ def attention(
     alibi_slopes: Tensor | None = None,
     seqused_k: Tensor | None = None,
     return_lse: bool = False,
+    deterministic: bool = False,
     out: Tensor | None = None,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Fused attention: softmax(scale * q k^T + mask) v, with windows, soft caps, sinks and ALiBi.
@@ -66,6 +67,8 @@ def attention(
         alibi_slopes: slope * |p - j| is taken off the score of key j, after the soft cap.
         seqused_k: how many keys and values of each sequence are in use. The others are not read.
         return_lse: also return the logarithm of each row's softmax denominator.
+        deterministic: only take kernels that give the same bits in every run, gradients included.
+            Ours always do.
         out: written and returned in place of a new tensor; not with `return_lse`.
 
     Returns:
@@ -76,16 +79,20 @@ def attention(
             `seqused_k` lies within 0 and N is looked at on a CPU, and with AIMILLS_CHECK=1 on a
             GPU.
 
-    Accumulates in float32. Gradients of q, k, v, sinks and slopes are those of the PyTorch
-    reference, which is run again for them and needs memory for B * H * M * N scores; there are none
-    in forward mode (jvp, jacfwd). torch.vmap makes one call for each element of the batch;
-    torch.autocast changes nothing. Formula: Vaswani et al., arXiv:1706.03762; the blockwise form:
-    Dao et al., arXiv:2205.14135; ALiBi: Press et al., arXiv:2108.12409; sinks: Xiao et al.,
-    arXiv:2309.17453, as learned logits in gpt-oss (arXiv:2508.10925); soft cap: Gemma 2,
-    arXiv:2408.00118.
+    Accumulates in float32. Gradients of q, k, v, sinks and slopes, through out and lse, come from
+    `attention_backward`; where a kernel of ours serves it, in memory for two numbers a row. Second
+    derivatives, and torch.func's, differentiate the PyTorch reference, with memory for
+    B * H * M * N scores; there are none in forward mode (jvp, jacfwd). torch.vmap makes one call
+    for each element of the batch; torch.autocast changes nothing. Formula: Vaswani et al.,
+    arXiv:1706.03762; the blockwise form: Dao et al., arXiv:2205.14135; ALiBi: Press et al.,
+    arXiv:2108.12409; sinks: Xiao et al., arXiv:2309.17453, as learned logits in gpt-oss
+    (arXiv:2508.10925); soft cap: Gemma 2, arXiv:2408.00118.
     """
-    scalars = _scalars("attention", q, causal, scale, window, softcap, return_lse)
-    return _call("attention", (q, k, v, sinks, alibi_slopes, seqused_k, *scalars), return_lse, out)
+    scalars = scalars_of("attention", q, causal, scale, window, softcap)
+    if type(return_lse) is not bool or type(deterministic) is not bool:
+        check_bools("attention", return_lse=return_lse, deterministic=deterministic)
+    args = (q, k, v, sinks, alibi_slopes, seqused_k, *scalars, return_lse, deterministic)
+    return _call("attention", args, return_lse, out)
 
 
 @overload
@@ -93,14 +100,16 @@ def attention_varlen(
     q: Tensor, k: Tensor, v: Tensor, cu_seqlens_q: Tensor, cu_seqlens_k: Tensor, *,
     causal: bool = ..., scale: float | None = ..., window: tuple[int, int] = ...,
     softcap: float = ..., sinks: Tensor | None = ..., alibi_slopes: Tensor | None = ...,
-    seqused_k: Tensor | None = ..., return_lse: Literal[False] = ..., out: Tensor | None = ...,
+    seqused_k: Tensor | None = ..., return_lse: Literal[False] = ..., deterministic: bool = ...,
+    out: Tensor | None = ...,
 ) -> Tensor: ...  # fmt: skip
 @overload
 def attention_varlen(
     q: Tensor, k: Tensor, v: Tensor, cu_seqlens_q: Tensor, cu_seqlens_k: Tensor, *,
     causal: bool = ..., scale: float | None = ..., window: tuple[int, int] = ...,
     softcap: float = ..., sinks: Tensor | None = ..., alibi_slopes: Tensor | None = ...,
-    seqused_k: Tensor | None = ..., return_lse: Literal[True], out: None = ...,
+    seqused_k: Tensor | None = ..., return_lse: Literal[True], deterministic: bool = ...,
+    out: None = ...,
 ) -> tuple[Tensor, Tensor]: ...  # fmt: skip
 def attention_varlen(
     q: Tensor,
@@ -117,6 +126,7 @@ def attention_varlen(
     alibi_slopes: Tensor | None = None,
     seqused_k: Tensor | None = None,
     return_lse: bool = False,
+    deterministic: bool = False,
     out: Tensor | None = None,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """`attention` over sequences of any lengths, packed one behind the other.
@@ -138,8 +148,8 @@ def attention_varlen(
     the GPU.
 
     Args:
-        causal, scale, window, softcap, sinks, alibi_slopes, seqused_k, return_lse, out: as in
-            `attention`, with M and N of each sequence.
+        causal, scale, window, softcap, sinks, alibi_slopes, seqused_k, return_lse, deterministic,
+            out: as in `attention`, with M and N of each sequence.
 
     Returns:
         out, or (out, lse). A query without keys, or beyond the last sequence, has out 0 and lse
@@ -150,19 +160,25 @@ def attention_varlen(
             stands in `cu_seqlens_q`, `cu_seqlens_k` and `seqused_k` is looked at on a CPU, and
             with AIMILLS_CHECK=1 on a GPU.
 
-    Gradients are those of the PyTorch reference, which is run again for them and needs memory for
-    T * S scores of each query head. Formulas: as in `attention`.
+    Gradients come from `attention_varlen_backward`; second derivatives differentiate the PyTorch
+    reference, with memory for T * S scores of each query head. Formulas: as in `attention`.
     """
-    scalars = _scalars("attention_varlen", q, causal, scale, window, softcap, return_lse)
-    args = (q, k, v, cu_seqlens_q, cu_seqlens_k, sinks, alibi_slopes, seqused_k, *scalars)
+    scalars = scalars_of("attention_varlen", q, causal, scale, window, softcap)
+    if type(return_lse) is not bool or type(deterministic) is not bool:
+        check_bools("attention_varlen", return_lse=return_lse, deterministic=deterministic)
+    args = (
+        q, k, v, cu_seqlens_q, cu_seqlens_k, sinks, alibi_slopes, seqused_k, *scalars, return_lse,
+        deterministic,
+    )  # fmt: skip
     return _call("attention_varlen", args, return_lse, out)
 
 
-def _scalars(
-    op: str, q: Any, causal: bool, scale: float | None, window: Any, softcap: float, lse: bool
-) -> tuple[bool, float, int, int, float, bool]:
-    if type(causal) is not bool or type(lse) is not bool:
-        check_bools(op, causal=causal, return_lse=lse)
+def scalars_of(
+    op: str, q: Any, causal: bool, scale: float | None, window: Any, softcap: float
+) -> tuple[bool, float, int, int, float]:
+    """As the flat schema has them; a ValueError for what is none."""
+    if type(causal) is not bool:
+        check_bools(op, causal=causal)
     if scale is None:
         known = isinstance(q, Tensor) and not q.is_nested and q.dim() and q.shape[-1]
         scale = q.shape[-1] ** -0.5 if known else 1.0
@@ -171,7 +187,7 @@ def _scalars(
     if type(softcap) is bool:
         raise ValueError(f"{op}: softcap must be a number, got {softcap}")
     left, right = (-1, -1) if window == (-1, -1) else _sides(op, window)
-    return causal, scale, left, right, softcap, lse
+    return causal, scale, left, right, softcap
 
 
 def _call(op: str, args: tuple, return_lse: bool, out: Tensor | None) -> Any:
