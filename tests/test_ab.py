@@ -64,6 +64,7 @@ def fake(folder: Path, **changed: str) -> ab.Tree:
     return ab.Tree("fake", folder, sys.executable, str(folder))
 
 
+@pytest.mark.full  # two processes that import torch, and time for enough blocks
 def test_planted_faults_of_a_checkout_are_found(copy: Path) -> None:
     """Slower, dead, wrong, of other inputs: each its verdict, and one that is right goes on."""
     path = copy / "kernels" / "video" / "cpu.py"
@@ -74,7 +75,7 @@ def test_planted_faults_of_a_checkout_are_found(copy: Path) -> None:
     other = '.manual_seed(seed + (case.name == "center"))'
     path.write_text(path.read_text().replace(seeded, other))
     todo = video("tiny", "one-pixel-up", "ragged", "center", "identity")
-    found = ab.trees(str(env.ROOT), str(copy), todo, "cpu", budget_s=2.0)
+    found = ab.trees(str(env.ROOT), str(copy), todo, "cpu", budget_s=20.0)
     verdicts = {v.case: v for v in found.verdicts}
     slower = verdicts["tiny"]
     assert slower.verdict == "SLOWER"

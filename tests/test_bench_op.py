@@ -79,6 +79,7 @@ def test_the_example_is_five_lines_and_does_both(folder: Path) -> None:
     assert theirs["extra_info"]["error_used"] == own["error_used"]
 
 
+@pytest.mark.full
 def test_kernels_that_go_wrong_get_a_sentence_and_the_others_run(folder: Path) -> None:
     (folder / "bench" / "test_mine.py").write_text(KINDS)
     for flags in ([], ["--benchmark", "--benchmark-record=r.json"]):
