@@ -466,10 +466,11 @@ class Shadow:
         key: int | None = None,
         warp: int | np.ndarray | None = None,
         of: np.ndarray | None = None,
-    ) -> None:
+    ) -> tuple[int, int]:
         """It is done: before whatever follows an `acquire` of the mbarrier `key`'s phase, or else
         before whatever its issuer does next. warp: a read is before what any of these does next.
-        of: of a write that several warps issued, only the part of these."""
+        of: of a write that several warps issued, only the part of these. Returns in whose name it
+        was, and its time."""
         g = self._over(transfer, of)
         time = self._tick(transfer.pc)
         if transfer.write:
@@ -477,9 +478,15 @@ class Shadow:
         else:
             who = self._end_read(transfer, g, time, transfer.warp if key is warp is None else warp)
         if key is not None:
-            row = np.zeros_like(self.clocks[:, 0])
+            self.ended(key, {who: time})
+        return who, time
+
+    def ended(self, key: Hashable, ends: dict[int, int]) -> None:
+        """Transfers that ended so, by entity, are before what follows an `acquire` of `key`."""
+        row = np.zeros_like(self.clocks[:, 0])
+        for who, time in ends.items():
             row[0, who] = time
-            self._arrive(key, row)
+        self._arrive(key, row)
 
     def _over(self, t: Transfer, of: np.ndarray | None) -> np.ndarray:
         """The granules of the part that these warps issued, which is no more under way."""
