@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.ptx import errors, snippet
+from tests.ptx import errors, launch, snippet
 
 pytestmark = pytest.mark.ptx
 
@@ -99,3 +99,64 @@ def test_planted_in_the_pipeline(change, kind):
     for seed in SEEDS:
         with pytest.raises(kind):
             pipelined(change, seed=seed)
+
+
+# ---- setmaxnreg
+
+SHARES = """mov.u32 %r1, %tid.x; shr.u32 %r2, %r1, 7; setp.eq.u32 %p1, %r2, 0; @%p1 bra FEW;
+setmaxnreg.inc.sync.aligned.u32 MORE; bra DONE;
+FEW: setmaxnreg.dec.sync.aligned.u32 LESS;
+DONE: bar.sync 0;"""
+
+
+def shared_out(
+    more: int = 232, less: int = 40, body: str = SHARES, limit: str = ".maxnreg 168"
+) -> None:
+    """Three warpgroups, the first of which gives registers away."""
+    body = body.replace("MORE", str(more)).replace("LESS", str(less))
+    source = snippet.text(body, threads=384).replace("{", f"{limit}\n{{", 1)
+    for seed in SEEDS:
+        launch.run(source, [], [2], seed=seed)
+
+
+@pytest.mark.parametrize("limit", [".maxnreg 168", ""])
+def test_registers_that_a_warpgroup_gives_others_take(limit):
+    shared_out(limit=limit)
+    shared_out(240, 24, limit=limit)
+    shared_out(168, 168, limit=limit)
+
+
+@pytest.mark.parametrize("limit", [".maxnreg 168", ""])
+def test_registers_that_are_not_there_are_waited_for(limit):
+    said = r"waits for 240 registers a thread at line \d+ and has 168: it lacks 2304, and its CTA has"
+    with pytest.raises(errors.Deadlock, match=said):
+        shared_out(240, 40, limit=limit)
+    with pytest.raises(errors.Deadlock, match="waits for 224 registers"):
+        shared_out(224, 80, limit=limit)
+
+
+@pytest.mark.parametrize(
+    ("more", "less", "said"),
+    [(160, 40, "inc to 160 of a thread that has 168"), (104, 40, "inc to 104"),
+     (168, 176, "dec to 176 of a thread that has 168"), (168, 240, "dec to 240")],
+)  # fmt: skip
+def test_an_inc_does_not_lower_and_a_dec_does_not_raise(more, less, said):
+    with pytest.raises(errors.Fault, match=rf"setmaxnreg\.{said}"):
+        shared_out(more, less)
+
+
+@pytest.mark.parametrize(("more", "less"), [(232, 16), (264, 40), (228, 40), (232, 36)])
+def test_a_share_that_no_thread_can_have(more, less):
+    with pytest.raises(errors.Unknown, match="a multiple of 8 from 24 to 256"):
+        shared_out(more, less)
+
+
+def test_all_warps_of_a_warpgroup_change_their_registers():
+    part = SHARES.replace("MORE; bra", "168; bra")
+    for body, said in (
+        (part.replace("FEW: ", "FEW: shr.u32 %r2, %r1, 6; setp.eq.u32 %p1, %r2, 1; @%p1 bra DONE;"),
+         r"dec to 40 by some warps of a warpgroup only, not by warp 2 of CTA"),
+        (part.replace("%r1, 7", "%r1, 6"), "another warp of its warpgroup: "),
+    ):  # fmt: skip
+        with pytest.raises(errors.Fault, match=said):
+            shared_out(body=body)

@@ -134,15 +134,6 @@ def _griddepcontrol(i: Instr, b: Binder) -> Handler:
     return lambda s: None
 
 
-@handles("setmaxnreg")
-def _setmaxnreg(i: Instr, b: Binder) -> Handler:
-    only(i, b, "setmaxnreg", "inc", "dec", "sync", "aligned", "u32")
-    count = i.args[0].value if isinstance(i.args[0], Imm) else 0
-    if count % 8 or not 24 <= count <= 256:
-        raise b.unknown(f"setmaxnreg takes a multiple of 8 from 24 to 256, not {count}")
-    return lambda s: None
-
-
 @handles("createpolicy")
 def _createpolicy(i: Instr, b: Binder) -> Handler:
     put = b.dst(i.args[0], "b64")
