@@ -128,7 +128,9 @@ def test_registers_that_a_warpgroup_gives_others_take(limit):
 
 @pytest.mark.parametrize("limit", [".maxnreg 168", ""])
 def test_registers_that_are_not_there_are_waited_for(limit):
-    said = r"waits for 240 registers a thread at line \d+ and has 168: it lacks 2304, and its CTA has"
+    said = (
+        r"waits for 240 registers a thread at line \d+ and has 168: it lacks 2304, and its CTA has"
+    )
     with pytest.raises(errors.Deadlock, match=said):
         shared_out(240, 40, limit=limit)
     with pytest.raises(errors.Deadlock, match="waits for 224 registers"):
