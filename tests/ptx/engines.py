@@ -33,6 +33,8 @@ def blame(instr: Instr) -> Iterator[None]:
 
 # ---- cp.async
 
+Ended = tuple[int, int]  # a transfer's end: in whose name it was, and when
+
 
 class Copy:
     """What one cp.async copies, for some lanes: arrays [warps, 32] of the warps [lo, hi)."""
@@ -55,6 +57,8 @@ class Copy:
         self.group = group.copy()
         self.source, self.wanted, self.index = (self._spread(s, v) for v in (source, wanted, index))
         self.flying = s.mask.any(axis=1)  # warps
+        self.keys = np.full(s.mask.shape, -1)  # the first mbarriers that are to hear of it
+        self.ends: dict[int, Ended] = {}  # by warp
         if memory.shadow is not None:
             step = np.arange(0, size, 1 << memory.shadow.shift)
             self.transfer = memory.shadow.begin(
@@ -105,19 +109,20 @@ class Copy:
                 out[some, first : first + width] = got.view(np.uint8).reshape(-1, width)
         return out
 
-    def done(self, mask: np.ndarray, keys: np.ndarray | None = None) -> None:
-        """These lanes' data has been waited for, or by the mbarriers `keys` [warps, 32] will be."""
+    def done(self, mask: np.ndarray, *, told: bool = False) -> None:
+        """These lanes' data has been waited for, or by mbarriers (told) will be."""
         self.due &= ~mask
         over = self.flying & ~self.due.any(axis=1)
         self.flying &= ~over
         shadow, warps = self.memory.shadow, np.nonzero(over)[0] + self.lo
         if shadow is None or not len(warps):
             return
-        if keys is None:
+        if not told:
             shadow.end(self.transfer, of=warps)
             return
-        for key, warp in zip(keys[over].max(axis=1), warps, strict=True):
-            shadow.end(self.transfer, key=int(key), of=np.array([warp]))
+        for key, warp in zip(self.keys[over].max(axis=1), warps, strict=True):
+            ended = shadow.end(self.transfer, key=int(key), of=np.array([warp]))
+            self.ends[int(warp)] = ended
 
 
 class Copies:
@@ -127,6 +132,7 @@ class Copies:
         self.memory, self.m = memory, memory.m
         self.number = np.zeros((self.m.warps, 32), np.int64)  # of the group that is open
         self.open: list[Copy] = []
+        self.landed: dict[int, dict[int, int]] = {}  # of what mbarriers heard: the ends, by warp
 
     def issue(self, copy: Copy) -> None:
         self.open.append(copy)
@@ -148,17 +154,30 @@ class Copies:
 
     def arrive(self, instr: Instr, s: Active, cells: np.ndarray) -> None:
         """Each lane arrives at an mbarrier when all that it has issued so far has landed."""
+        self.open = [copy for copy in self.open if copy.due.any()]
         started = [(c, c.rows(s) & c.due) for c in self.open]
         started = [(c, mask) for c, mask in started if mask.any()]
-        keys = np.zeros((self.m.warps, 32), np.int64)
+        keys = np.full((self.m.warps, 32), -1)
         keys[s.lanes] = cells * 8
+        for copy, mask in started:
+            first = mask & (copy.keys < 0)
+            copy.keys[first] = keys[copy.lo : copy.hi][first]
+        before = {int(w): dict(self.landed.get(int(w), {})) for w in s.warps}
         lanes, table = s.lanes, mbarriers(self.memory)
         ones = np.ones(len(cells), np.int64)
 
         def arrive() -> None:
             for copy, mask in started:
                 copy.land(mask)
-                copy.done(mask, keys[copy.lo : copy.hi])
+                copy.done(mask & copy.due, told=True)
+                for warp in before.keys() & copy.ends.keys():
+                    who, time = copy.ends[warp]
+                    for known in (before[warp], self.landed.setdefault(warp, {})):
+                        known[who] = max(time, known.get(who, 0))
+            if self.memory.shadow is not None:
+                for warp, ends in before.items():
+                    for key in np.unique(keys[warp][keys[warp] >= 0]):
+                        self.memory.shadow.ended(int(key), ends)
             with blame(instr):
                 table.arrive(cells, ones, 0 * ones, lanes, release=False)
 

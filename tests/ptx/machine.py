@@ -22,7 +22,7 @@ STOP = -1  # what a handler returns that has moved its lanes itself
 _FAR = np.int32(2**31 - 1)
 _EVERY = np.uint32(0xFFFFFFFF)  # a membermask
 # Why lanes are blocked.
-FREE, BARRIER, PHASE = 0, 1, 2
+FREE, BARRIER, PHASE, REGISTERS = 0, 1, 2, 3
 
 
 class Active:
@@ -99,8 +99,8 @@ class Machine:
     ):
         self.kernel, self.shape, self.clusters = kernel, shape, clusters
         self.n = len(clusters)
-        # wgmma's warpgroups begin at multiples of four in a CTA.
-        whole = 4 if any(i.parts[0] == "wgmma" for i in kernel.code) else 1
+        # Warpgroups begin at multiples of four in a CTA.
+        whole = 4 if any(i.parts[0] in ("wgmma", "setmaxnreg") for i in kernel.code) else 1
         self.slots = -(-shape.warps // whole) * whole  # of warps in a CTA; the last may be empty
         self.positions = shape.cluster_size * self.slots
         self.warps = self.positions * self.n

@@ -190,8 +190,15 @@ class Memory:
             self._check_others(rank, s)
 
     def _check_others(self, rank: np.ndarray, s: tuple) -> None:
-        """CTAs whose shared memory others access are there."""
+        """CTAs whose shared memory others access are there: have started, and not exited."""
         size = self.m.shape.cluster_size
+        if self.shadow is not None:
+            there = (rank == 0) | self.shadow.there(s[0], np.maximum(rank - 1, 0))
+            if not there.all():
+                at = int(np.argmin(there))
+                text = f"shared memory of CTA {rank[at] - 1} of the cluster, and nothing orders "
+                text += "this after that one's start (barrier.cluster)"
+                raise fault(Fault, self.m, text, s[0][at], s[1][at])
         ctas = self.group[s[0]] * size + rank - 1
         for cta in np.unique(ctas[rank > 0]):
             if not self.cta_alive(int(cta)):

@@ -70,13 +70,13 @@ def own_cta(memory: Memory, at: np.ndarray, lanes: tuple) -> None:
 @handles("membar")
 def _membar(i: Instr, b: Binder) -> Handler:
     only(i, b, "membar", "cta", "gl", "sys")
-    return _fence_everything(b)
+    return _fence_everything(b, wide=not i.has("cta"))
 
 
 @handles("fence")
 def _fence(i: Instr, b: Binder) -> Handler:
     only(i, b, "fence", "sc", "acq_rel", "acquire", "release", *_SCOPES)
-    return _fence_everything(b)
+    return _fence_everything(b, wide=not i.has("cta"))
 
 
 @handles("fence.acquire.sync_restrict::shared::cluster", "fence.release.sync_restrict::shared::cta")
@@ -85,13 +85,14 @@ def _fence_restricted(i: Instr, b: Binder) -> Handler:
     return _fence_everything(b)
 
 
-def _fence_everything(b: Binder) -> Handler:
+def _fence_everything(b: Binder, *, wide: bool = True) -> Handler:
     shadow, table = b.memory.shadow, mbarriers(b.memory)
 
     def fence(s: Active) -> None:
-        table.fence(s.warps)
+        if wide:
+            table.fence(s.warps)
         if shadow is not None:
-            shadow.fence(s.warps)
+            shadow.fence(s.warps, wide=wide)
 
     return fence
 
@@ -131,15 +132,6 @@ def _fence_alias(i: Instr, b: Binder) -> Handler:
 @handles("griddepcontrol")
 def _griddepcontrol(i: Instr, b: Binder) -> Handler:
     only(i, b, "griddepcontrol", "wait", "launch_dependents")
-    return lambda s: None
-
-
-@handles("setmaxnreg")
-def _setmaxnreg(i: Instr, b: Binder) -> Handler:
-    only(i, b, "setmaxnreg", "inc", "dec", "sync", "aligned", "u32")
-    count = i.args[0].value if isinstance(i.args[0], Imm) else 0
-    if count % 8 or not 24 <= count <= 256:
-        raise b.unknown(f"setmaxnreg takes a multiple of 8 from 24 to 256, not {count}")
     return lambda s: None
 
 
@@ -206,6 +198,8 @@ class ClusterBarrier:
         late = s.only(state == _ARRIVED)
         state[ready.mask] = _AWAY
         self.waiting[s.sl][ready.mask] = False
+        if self.shadow is not None:
+            self.shadow.all_started(ready.warps)
         if acquire and self.shadow is not None:
             for group in np.unique(self.m.group_of[ready.warps]):
                 of = ready.warps[self.m.group_of[ready.warps] == group]

@@ -140,6 +140,7 @@ class Kernel:
     block: tuple[int, int, int] | None = None  # .reqntid
     max_threads: int | None = None  # .maxntid
     cluster: tuple[int, int, int] | None = None  # .reqnctapercluster
+    max_registers: int | None = None  # .maxnreg
     target: str = "sm_90a"
     place: Line | None = None
 
@@ -363,6 +364,8 @@ class _Reader:
                 kernel.max_threads = shape[0] * shape[1] * shape[2]
             elif found[1] == "reqnctapercluster":
                 kernel.cluster = shape
+            elif found[1] == "maxnreg":
+                kernel.max_registers = shape[0]
 
     def body(self, kernel: Kernel) -> None:
         scopes: list[dict[str, str]] = [{}]

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 _NEVER = 1 << 30  # from here on: the numbers of transfers that are under way
 _ALWAYS = _NEVER - 1
+_STARTED = 1  # the time from which on a warp's CTA is there
+_CTA, _WIDE = 0, 1  # scopes: shared memory has none beyond the cluster
 _SLOTS = 16  # columns that are added at once
 _STRONG = ("relaxed", "acquire", "release", "acq_rel", "volatile", "mmio", "atom", "red")
 _DONE = {"write": "written", "read": "read"}
@@ -78,8 +80,8 @@ class Shadow:
         self.clocks[0, np.arange(self.m.warps), self.here] = _ALWAYS
         # The least of a warp's clock for writers, and of the time to which its lanes are ordered.
         self.floor = np.zeros(self.m.warps, np.int32)
-        self.now = 0
-        self.pcs = array("i", [0])  # of every time
+        self.now = _STARTED
+        self.pcs = array("i", [0, 0])  # of every time
         granules = len(memory.shared) >> self.shift
         self.written = np.zeros(granules, np.int32)
         self.writer = np.zeros(granules, np.int16)
@@ -104,8 +106,9 @@ class Shadow:
         self.slots: dict[tuple[int, str], int] = {}
         self.arrived: dict[Hashable, np.ndarray] = {}
         self.completed: dict[Hashable, np.ndarray] = {}
-        self.flags: dict[int, np.ndarray] = {}
-        self.fences: list[np.ndarray] = []  # clocks at the last fence, clocks its reads saw
+        self.flags: dict[Hashable, np.ndarray] = {}
+        # For each scope: clocks at the last fence, and clocks that reads since have seen.
+        self.fences: list[np.ndarray] = []
 
     def _table(self) -> np.ndarray:
         return np.zeros((len(self.written), self.readers), np.int32)
@@ -355,15 +358,33 @@ class Shadow:
         """All of the cluster come after the last writes of the granules at these bytes."""
         self.written[np.asarray(at) >> self.shift] = 0
 
-    def fence(self, warps: np.ndarray) -> None:
-        """fence.acq_rel or stronger."""
-        if not self.fences:
-            self.fences = [np.zeros_like(self.clocks), np.zeros_like(self.clocks)]
-        before, saw = self.fences
-        self.clocks[:, warps] = np.maximum(self.clocks[:, warps], saw[:, warps])
-        before[:, warps] = self.clocks[:, warps]
-        before[0, warps, self.here[warps]] = self.now
+    def fence(self, warps: np.ndarray, *, wide: bool = True) -> None:
+        """fence.acq_rel or stronger; if not wide, of scope .cta."""
+        self._remember()
+        for scope in (_CTA, _WIDE)[: 1 + wide]:
+            saw = self.fences[2 * scope + 1]
+            self.clocks[:, warps] = np.maximum(self.clocks[:, warps], saw[:, warps])
+        for scope in (_CTA, _WIDE)[: 1 + wide]:
+            before = self.fences[2 * scope]
+            before[:, warps] = self.clocks[:, warps]
+            before[0, warps, self.here[warps]] = self.now
         self._sink(warps)
+
+    def _remember(self) -> None:
+        if not self.fences:
+            self.fences = [np.zeros_like(self.clocks) for _ in range(4)]
+
+    def all_started(self, warps: np.ndarray) -> None:
+        """These know that all CTAs of their cluster have started."""
+        own = self.clocks[0, warps, : self.m.positions]
+        self.clocks[0, warps, : self.m.positions] = np.maximum(own, _STARTED)
+
+    def there(self, warps: np.ndarray, ranks: np.ndarray) -> np.ndarray:
+        """Of warps [k], whether something orders them after the start of the CTA of each rank."""
+        slots = self.m.slots
+        columns = ranks[:, None] * slots + np.arange(slots)
+        known = (self.clocks[0, warps[:, None], columns] >= _STARTED).any(axis=1)
+        return known | (self.memory.rank[warps] == ranks)
 
     def _leaving(self, warps: np.ndarray) -> np.ndarray:
         """The clocks [2, entities] of who comes after all that these warps did."""
@@ -392,24 +413,35 @@ class Shadow:
         releases = _orders(self.m.kernel.code[self.m.current], "release")
         if not releases and not self.fences:
             return
-        for key, warp in set(zip(at.tolist(), w.tolist(), strict=True)):
-            row = self._leaving(np.array([warp])) if releases else self.fences[0][:, warp]
-            known = self.flags.get(key)
-            self.flags[key] = row.copy() if known is None else np.maximum(known, row)
+        for place, warp in set(zip(at.tolist(), w.tolist(), strict=True)):
+            for scope, key in self._flags(place, warp):
+                left = self._leaving(np.array([warp])) if releases else None
+                row = self.fences[2 * scope][:, warp] if left is None else left
+                known = self.flags.get(key)
+                self.flags[key] = row.copy() if known is None else np.maximum(known, row)
 
     def _observe(self, at: np.ndarray, w: np.ndarray) -> None:
         if not self.flags:
             return
-        if not self.fences:
-            self.fences = [np.zeros_like(self.clocks), np.zeros_like(self.clocks)]
+        self._remember()
         acquires = _orders(self.m.kernel.code[self.m.current], "acquire")
-        for key, warp in set(zip(at.tolist(), w.tolist(), strict=True)):
-            row = self.flags.get(key)
-            if row is not None and acquires:
-                self._join(np.array([warp]), row)
-            elif row is not None:
-                saw = self.fences[1]
-                saw[:, warp] = np.maximum(saw[:, warp], row)
+        for place, warp in set(zip(at.tolist(), w.tolist(), strict=True)):
+            for scope, key in self._flags(place, warp):
+                row = self.flags.get(key)
+                if row is not None and acquires:
+                    self._join(np.array([warp]), row)
+                elif row is not None:
+                    saw = self.fences[2 * scope + 1]
+                    saw[:, warp] = np.maximum(saw[:, warp], row)
+
+    def _flags(self, place: int, warp: int) -> list[tuple[int, Hashable]]:
+        """What an access to this place by this warp tells or hears: scopes, each with its key.
+        Two accesses order only where the scope of each holds the other's thread."""
+        cta = int(self.memory.group[warp]) * self.m.shape.cluster_size + int(self.memory.rank[warp])
+        found: list[tuple[int, Hashable]] = [(_CTA, (place, cta))]
+        if not self.m.kernel.code[self.m.current].has("cta"):
+            found.append((_WIDE, place))
+        return found
 
     # ---- asynchronous operations
 
@@ -466,10 +498,11 @@ class Shadow:
         key: int | None = None,
         warp: int | np.ndarray | None = None,
         of: np.ndarray | None = None,
-    ) -> None:
+    ) -> tuple[int, int]:
         """It is done: before whatever follows an `acquire` of the mbarrier `key`'s phase, or else
         before whatever its issuer does next. warp: a read is before what any of these does next.
-        of: of a write that several warps issued, only the part of these."""
+        of: of a write that several warps issued, only the part of these. Returns in whose name it
+        was, and its time."""
         g = self._over(transfer, of)
         time = self._tick(transfer.pc)
         if transfer.write:
@@ -477,9 +510,15 @@ class Shadow:
         else:
             who = self._end_read(transfer, g, time, transfer.warp if key is warp is None else warp)
         if key is not None:
-            row = np.zeros_like(self.clocks[:, 0])
+            self.ended(key, {who: time})
+        return who, time
+
+    def ended(self, key: Hashable, ends: dict[int, int]) -> None:
+        """Transfers that ended so, by entity, are before what follows an `acquire` of `key`."""
+        row = np.zeros_like(self.clocks[:, 0])
+        for who, time in ends.items():
             row[0, who] = time
-            self._arrive(key, row)
+        self._arrive(key, row)
 
     def _over(self, t: Transfer, of: np.ndarray | None) -> np.ndarray:
         """The granules of the part that these warps issued, which is no more under way."""

@@ -70,9 +70,10 @@ def run(
         kernel = _parsed[ptx] = parse(ptx).kernel(compiled.metadata.name)
     if callable(grid):
         grid = grid(bound)
-    result = launch.run(
-        kernel, _arguments(compiled, bound, grid, kernel), grid,
-        cluster=(compiled.metadata.num_ctas, 1, 1), shared=compiled.metadata.shared, **options,
+    ctas, (x, *rest) = compiled.metadata.num_ctas, grid
+    result = launch.run(  # a program is a cluster
+        kernel, _arguments(compiled, bound, grid, kernel), (x * ctas, *rest),
+        cluster=(ctas, 1, 1), shared=compiled.metadata.shared, **options,
     )  # fmt: skip
     result.cubin = compiled.asm["cubin"]
     return result
