@@ -14,9 +14,13 @@ from aimills_kernels._version import __version__
 __all__ = [
     "__version__",
     "attention",
+    "attention_paged",
     "attention_varlen",
+    "attention_workspace",
     "explain",
+    "kv_append",
     "matmul_fp8",
+    "merge_attention_states",
     "quantize_fp8",
     "use_provider",
     "validate",
@@ -25,7 +29,11 @@ __all__ = [
 
 _HOMES = {
     "attention": "aimills_kernels.ops.attention",
+    "attention_paged": "aimills_kernels.ops.paged",
     "attention_varlen": "aimills_kernels.ops.attention",
+    "attention_workspace": "aimills_kernels.ops.paged",
+    "kv_append": "aimills_kernels.ops.paged",
+    "merge_attention_states": "aimills_kernels.ops.paged",
     "matmul_fp8": "aimills_kernels.ops.matmul",
     "quantize_fp8": "aimills_kernels.ops.matmul",
     "video_to_tensor": "aimills_kernels.ops.video",
@@ -40,6 +48,12 @@ if TYPE_CHECKING:
     from aimills_kernels._validate import validate
     from aimills_kernels.ops.attention import attention, attention_varlen
     from aimills_kernels.ops.matmul import matmul_fp8, quantize_fp8
+    from aimills_kernels.ops.paged import (
+        attention_paged,
+        attention_workspace,
+        kv_append,
+        merge_attention_states,
+    )
     from aimills_kernels.ops.video import video_to_tensor
 
 
