@@ -137,7 +137,7 @@ def lay_out(case: Case, k_cache: Tensor, v_cache: Tensor) -> tuple[Tensor, Tenso
     pages, size, G, D = k_cache.shape
     if layout == "packed":
         flat = k_cache.new_empty(pages * size * G * (D + v_cache.shape[3]) + 3)[3:]
-        both = flat.view(pages, size, G, -1).split([D, v_cache.shape[3]], 3)
+        both = flat.view(pages, size, G, D + v_cache.shape[3]).split([D, v_cache.shape[3]], 3)
         return _copied(both[0], k_cache), _copied(both[1], v_cache)
     if layout == "heads_first":
         k_cache, v_cache = (
