@@ -11,10 +11,10 @@ from typing import Any
 
 from torch import Tensor
 
-from aimills_kernels._dispatch import load
+from aimills_kernels._dispatch import load, raw_launch
 from aimills_kernels._op import Op, Provider
 from aimills_kernels._registry import get_op
-from tests.faults import _first_tensor, _right
+from tests.faults import _first_tensor, _right, results
 
 GATE_CALLS = 3  # what validate() makes
 _calls: list[int] = []
@@ -78,6 +78,7 @@ def plant(op: str, fault: str) -> Op:
     _calls.clear()
     _cache.clear()
     load.cache_clear()
+    raw_launch.cache_clear()
     target = f"tests.late_faults:launcher/{op}.{fault}"
     declared = get_op(op)
     planted = Provider("planted", target, devices=("cpu", "cuda"))
@@ -87,4 +88,4 @@ def plant(op: str, fault: str) -> Op:
 def launcher(name: str) -> Any:
     op, _, fault = name.partition(".")
     behave = LATE_FAULTS.get(fault, no_fault)
-    return lambda outs, *args: behave(op, outs, args)
+    return lambda outs, *args: behave(op, results(op, outs, args), args)

@@ -8,11 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from aimills_kernels._dispatch import sm_count, sm_of
 from aimills_kernels.kernels.attention.config import Config
+from aimills_kernels.kernels.hardware import shared_kib
 
 MIN_KEYS = 256  # of a split: fewer cost more in merging than they save
 MAX_SPLITS = 128
@@ -67,16 +67,22 @@ def select_paged_config(
 ) -> Config:
     """Tiles for `rows` of queries and heads of a sequence and key head, and a padded head dim.
 
-    Not tuned on a GPU yet: chosen so that ptxas reports no spill on any architecture. Few rows are
-    bound by memory: their loads are in flight for three tiles.
+    Not tuned on a GPU yet: chosen so that ptxas reports no spill on any architecture. Addresses
+    come out of the page table, so of 5 stages Triton keeps two tiles of keys and values in flight,
+    and of 4 or less none.
     """
     if itemsize == 4 or not aligned:
-        return Config(16, 32 if dim <= 128 and aligned else 16, 8, 2 if aligned else 1)
+        return Config(16, 32 if dim <= 64 and aligned else 16, 8, 2 if aligned else 1)
     if rows <= 16:
-        return Config(16, 64 if dim <= 128 else 32, 4, 3)
-    if rows <= 64 or dim > 128:
-        return Config(64, 64 if dim <= 128 else 32, 4 if dim <= 128 else 8, 2)
-    return Config(128, 64, 8, 2)
+        if dim > 128:
+            return Config(16, 32, 4 if cache_itemsize == 2 else 8, 5)
+        wide = sm >= 90 if cache_itemsize == 1 else shared_kib(sm) >= 128
+        return Config(16, 64 if wide else 32, 4, 5)
+    if dim > 128:
+        return Config(32, 32, 8, 5)
+    if sm < 90 or sm >= 120:
+        return Config(64, 32, 8, 5)
+    return Config(64, 64, 4, 5) if rows <= 64 else Config(128, 64, 8, 5)
 
 
 def _power(n: int) -> int:

@@ -57,7 +57,10 @@ def reference(
             wide = x.float()
             if scale is not None:
                 wide = wide / scale.view(-1, 1)
-            x, into = wide.clamp(-MAX_E4M3, MAX_E4M3).to(E4M3).view(torch.uint8), cache.view(torch.uint8)
+            x, into = (
+                wide.clamp(-MAX_E4M3, MAX_E4M3).to(E4M3).view(torch.uint8),
+                cache.view(torch.uint8),
+            )
         _put(into, slots, valid, x)
 
 

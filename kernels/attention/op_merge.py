@@ -16,9 +16,7 @@ from aimills_kernels.kernels.attention.op import edit
 NAME = "merge_attention_states"
 
 
-def reference(
-    out_a: Tensor, lse_a: Tensor, out_b: Tensor, lse_b: Tensor
-) -> tuple[Tensor, Tensor]:
+def reference(out_a: Tensor, lse_a: Tensor, out_b: Tensor, lse_b: Tensor) -> tuple[Tensor, Tensor]:
     """out = (e^lse_a out_a + e^lse_b out_b) / (e^lse_a + e^lse_b), lse = log of that sum.
 
     out_a  [B, M, H, Dv]  f16 | bf16 | f32; or [T, H, Dv]
@@ -72,7 +70,7 @@ def inputs(case: Case, generator: torch.Generator) -> dict[str, Any]:
     much more weight than the other."""
     dtype, place = DTYPES[case.one_of("dtype", *DTYPES)], generator.device
     fill = case.one_of("fill", "normal", "empty", "far")
-    *batch, M, H, Dv = case.shape
+    *batch, M, H, _ = case.shape
     given = {}
     for i, name in enumerate("ab"):
         out = torch.randn(case.shape, generator=generator, device=place)

@@ -19,6 +19,7 @@ from aimills_kernels.kernels.attention.checks import (
     check_heads,
     check_scalars,
 )
+from aimills_kernels.kernels.attention.config_paged import workspace_floats
 from aimills_kernels.kernels.attention.op import extras_of, fill_in
 from aimills_kernels.kernels.attention.op import reference as attend_batch
 from aimills_kernels.kernels.attention.op_varlen import reference as attend_packed
@@ -32,7 +33,6 @@ from aimills_kernels.kernels.attention.pages import (
     check_table,
     lay_out,
 )
-from aimills_kernels.kernels.attention.config_paged import workspace_floats
 
 NAME = "attention_paged"
 
@@ -158,7 +158,11 @@ def inputs(case: Case, generator: torch.Generator) -> dict[str, Any]:
     dtype, place = DTYPES[case.one_of("dtype", *DTYPES)], generator.device
     fp8, scales = case.one_of("cache", None, "e4m3"), case.one_of("scales", None, "tensor", "head")
     lens, q_lens, P = case.n, case.get("q_lens"), case.page
-    B, capacity, G = len(lens), -(-max([*lens, case.get("capacity", 0)], default=0) // P) * P, case.G
+    B, capacity, G = (
+        len(lens),
+        -(-max([*lens, case.get("capacity", 0)], default=0) // P) * P,
+        case.G,
+    )
 
     def normal(*shape: int) -> Tensor:
         return torch.randn(shape, generator=generator, device=place)
@@ -187,9 +191,7 @@ def inputs(case: Case, generator: torch.Generator) -> dict[str, Any]:
     k_cache, v_cache = lay_out(case, given["k_cache"], given["v_cache"])
     cu = None
     if q_lens is not None:
-        cu = torch.tensor(
-            [0, *itertools.accumulate(q_lens)], dtype=torch.int32, device=place
-        )
+        cu = torch.tensor([0, *itertools.accumulate(q_lens)], dtype=torch.int32, device=place)
     extras = extras_of(case, B, normal, dtype)
     extras.pop("seqused_k")
     return {

@@ -29,7 +29,7 @@ def _sequence_of_token(cu_ptr, stride, token, B):
     return low
 
 
-@triton.jit(do_not_specialize=["B", "M", "listed", "pages"])
+@triton.jit(do_not_specialize=["B", "M", "listed", "pages", "stride_tb"])
 def _append_kernel(
     cache_ptr, x_ptr, table_ptr, lens_ptr, cu_ptr, scale_ptr,
     stride_xb, stride_xm, stride_xg, stride_xd, stride_cp, stride_cn, stride_cg, stride_cd,
@@ -91,7 +91,7 @@ def launch(
         if x.numel() == 0 or cache.numel() == 0:
             continue
         D = x.shape[-1]
-        block = min(1024, triton.next_power_of_2(G * D))
+        block = min(1024, max(128, triton.next_power_of_2(G * D)))
         _append_kernel[(tokens, triton.cdiv(G * D, block))](
             cache.view(torch.uint8) if encode else cache, x, page_table, cache_seqlens, cu, scale,
             *(x.stride() if cu is None else (0, *x.stride())), *cache.stride(),

@@ -44,7 +44,9 @@ def _merge_kernel(
     # A state without weight may hold anything, and 0 times NaN is NaN.
     a = tl.where((weight_a == 0.0)[:, None], 0.0, a * weight_a[:, None])
     o = tl.where((weight_b == 0.0)[:, None], 0.0, o * weight_b[:, None])
-    tl.store(out_ptr + row[:, None] * DV + deep, round_to(a + o, out_ptr.dtype.element_ty), mask=mask)
+    tl.store(
+        out_ptr + row[:, None] * DV + deep, round_to(a + o, out_ptr.dtype.element_ty), mask=mask
+    )
     lse = tl.where(none, float("-inf"), base + tl.log(total))
     tl.store(lse_ptr + (b * H + h) * M + m, lse, mask=there)
 

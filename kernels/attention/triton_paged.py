@@ -2,13 +2,14 @@
 
     out = softmax(score) v as in `triton_fwd`, with key j of sequence b in page table[b, j // P]
 
-The rows of a tile are queries and query heads together: row r of key head g is query r // R and head
-g * R + r % R, with R = H / G, so that a page is read once for all heads that share it. The keys of
-a tile may be split over several programs. How many, and where they begin, each program works out
-from the lengths on the device: the batch's keys in equal shares, so that one long sequence among
-short ones is split more often. Each split writes its sum of values, maximum and sum of weights to
-the workspace in float32, and a second kernel merges those that exist. A tile of one split writes
-the output at once. Sinks and the scale of the values are applied where the output is written.
+The rows of a tile are queries and query heads together: row r of key head g is query r // R and
+head g * R + r % R, with R = H / G, so that a page is read once for all heads that share it. The
+keys of a tile may be split over several programs. How many, and where they begin, each program
+works out from the lengths on the device: the batch's keys in equal shares, so that one long
+sequence among short ones is split more often. Each split writes its sum of values, maximum and sum
+of weights to the workspace in float32, and a second kernel merges those that exist. A tile of one
+split writes the output at once. Sinks and the scale of the values are applied where the output is
+written.
 
 A page number out of range or a length beyond the table is not followed: it makes the rows NaN.
 """
@@ -132,9 +133,7 @@ def _step(
     """One tile of keys: scores, new maximum, weights, and their values added to `acc`."""
     keys = start + tl.arange(0, BLOCK_N)
     here = (keys >= low) & (keys < n)
-    page, place, wrong = _pages(
-        table, stride_table, start, keys, here, pages, wrong, PAGE, BLOCK_N
-    )
+    page, place, wrong = _pages(table, stride_table, start, keys, here, pages, wrong, PAGE, BLOCK_N)
     k_ptrs = (
         k_base + (page * stride_kp + place * stride_kn)[None, :]
         + offs_d.to(tl.int64)[:, None] * stride_kd
@@ -178,7 +177,10 @@ def _with_sink(row_sum, row_max, sink):
     return keep / total, tl.where(none, float("-inf"), base + tl.log2(total))
 
 
-@triton.jit(do_not_specialize=["B", "M", "T", "tiles", "capacity", "pages", "splits", "share"])
+_SIZES = ["B", "M", "T", "tiles", "capacity", "splits", "share"]  # a kernel serves all of them
+
+
+@triton.jit(do_not_specialize=[*_SIZES, "pages", "stride_tb"])
 def _paged_kernel(
     out_ptr, lse_ptr, work_ptr, q_ptr, k_ptr, v_ptr, table_ptr, lens_ptr, cu_ptr, k_scale_ptr,
     v_scale_ptr, sinks_ptr, slopes_ptr,
@@ -202,9 +204,7 @@ def _paged_kernel(
     )
     if tile * BLOCK_M >= M * R:
         return
-    low, high, full_begin, full_end = _keys_of(
-        tile, M, n, left, right, R, BLOCK_M, LEFT, RIGHT
-    )
+    low, high, full_begin, full_end = _keys_of(tile, M, n, left, right, R, BLOCK_M, LEFT, RIGHT)
     begin = low // BLOCK_N * BLOCK_N
     end = high
     used = 1
@@ -299,7 +299,7 @@ def _paged_kernel(
             tl.store(lse_ptrs, lse * LN_2, mask=there)
 
 
-@triton.jit(do_not_specialize=["B", "M", "T", "tiles", "capacity", "splits", "share", "rows"])
+@triton.jit(do_not_specialize=[*_SIZES, "rows"])
 def _merge_splits_kernel(
     out_ptr, lse_ptr, work_ptr, lens_ptr, cu_ptr, v_scale_ptr, sinks_ptr,
     stride_lens, stride_cu, stride_vs, stride_sink,
@@ -321,7 +321,7 @@ def _merge_splits_kernel(
     if r >= M * R:
         return
     low, high, _, _ = _keys_of(tile, M, n, left, right, R, BLOCK_M, LEFT, RIGHT)
-    size, used = _split(
+    _, used = _split(
         low // BLOCK_N * BLOCK_N, high, lens_ptr, stride_lens, B, capacity, splits, share, LEAST,
         BLOCK_N, BLOCK_B,
     )  # fmt: skip

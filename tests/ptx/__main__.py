@@ -75,9 +75,7 @@ def _run(op: Op, case: Case, args: argparse.Namespace) -> int:
     needed = op.cost(case)
     print(f"the op's least: {needed.bytes:.0f} bytes, {needed.flops:.0f} operations")
     print(f"{took:.1f} s, compilation included")
-    lines = [
-        first_difference(o, e, n) for o, e, n in zip(got, expected, op.outputs, strict=True)
-    ]
+    lines = [first_difference(o, e, n) for o, e, n in zip(got, expected, op.outputs, strict=True)]
     print("against the reference in the input's dtype (roundings may differ):")
     print("\n".join(f"  {line}" for line in lines))
     return 0

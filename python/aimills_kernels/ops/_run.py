@@ -53,7 +53,9 @@ def _torch_op(name: str, args: Sequence[Any], out: Tensor | None, into: dict[str
     return out
 
 
-def check_tensors(op: Op, args: Sequence[Any], into: Mapping[str, Any] = MappingProxyType({})) -> None:
+def check_tensors(
+    op: Op, args: Sequence[Any], into: Mapping[str, Any] = MappingProxyType({})
+) -> None:
     """What torch would say in its own way, or for a meta tensor not at all."""
     for i in op.tensors:
         if args[i] is None and i in op.optional:

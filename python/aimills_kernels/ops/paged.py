@@ -184,7 +184,10 @@ def kv_append(
 
     Gradients don't pass through the cache.
     """
-    run("kv_append", (k, v, k_cache, v_cache, page_table, cache_seqlens, cu_seqlens, k_scale, v_scale))
+    run(
+        "kv_append",
+        (k, v, k_cache, v_cache, page_table, cache_seqlens, cu_seqlens, k_scale, v_scale),
+    )
 
 
 def merge_attention_states(
