@@ -79,7 +79,7 @@ def select_paged_config(
         wide = sm >= 90 if cache_itemsize == 1 else shared_kib(sm) >= 128
         return Config(16, 64 if wide else 32, 4, 5)
     if dim > 128:
-        return Config(32, 32, 8, 5)
+        return Config(64 if sm == 90 else 32, 32, 8, 5)
     if sm < 90 or sm >= 120:
         return Config(64, 32, 8, 5)
     return Config(64, 64, 4, 5) if rows <= 64 else Config(128, 64, 8, 5)

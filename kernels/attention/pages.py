@@ -112,7 +112,7 @@ class PageMap:
             rows += [b] * len(used)
             columns += used
         self.pages = len(rows) + spare
-        self.order = torch.randperm(self.pages, generator=generator, device=place)
+        self.order = torch.randn(self.pages, generator=generator, device=place).argsort()
         self.table = torch.full((len(lens), listed), NOWHERE, dtype=torch.int32, device=place)
         at = [torch.tensor(x, dtype=torch.int64, device=place) for x in (rows, columns)]
         self.table[at[0], at[1]] = self.order[: len(rows)].to(torch.int32)
