@@ -66,6 +66,57 @@ def backward_cases(draw: st.DrawFn, forward: st.SearchStrategy[Case]) -> Case:
 
 
 @st.composite
+def paged_cases(draw: st.DrawFn) -> Case:
+    case = dict(draw(attention_cases()).dims)
+    for name in ("B", "M", "N", "used"):
+        case.pop(name, None)
+    case["layout"] = draw(st.sampled_from(["contiguous", "packed", "heads_first"]))
+    lens = draw(st.lists(st.integers(0, 70), max_size=4))
+    if draw(st.booleans()):
+        lengths = st.lists(st.integers(0, 40), min_size=len(lens), max_size=len(lens))
+        case |= {"q_lens": tuple(draw(lengths)), "tail": draw(st.integers(0, 20))}
+    else:
+        case["M"] = draw(st.integers(0, 9))
+    if case["dtype"] != "f32" and draw(st.booleans()):
+        case |= {"cache": "e4m3", "scales": draw(st.sampled_from([None, "tensor", "head"]))}
+    return Case(
+        "drawn", n=tuple(lens), page=draw(st.sampled_from([1, 3, 16, 64])),
+        spare=draw(st.integers(0, 3)), capacity=draw(st.sampled_from([0, 0, 90, 600])),
+        q_strided=draw(st.booleans()), **case,
+    )  # fmt: skip
+
+
+@st.composite
+def append_cases(draw: st.DrawFn) -> Case:
+    lens = tuple(draw(st.lists(st.integers(0, 70), max_size=4)))
+    case = {"dtype": draw(_dtypes), "cache": None}
+    if draw(st.booleans()):
+        lengths = st.lists(st.integers(0, 40), min_size=len(lens), max_size=len(lens))
+        case |= {"q_lens": tuple(draw(lengths)), "tail": draw(st.integers(0, 9))}
+    else:
+        case["new"] = draw(st.integers(0, 20))
+    if case["dtype"] != "f32" and draw(st.booleans()):
+        case |= {"cache": "e4m3", "scales": draw(st.sampled_from([None, "tensor", "head"]))}
+    return Case(
+        "drawn", n=lens, page=draw(st.sampled_from([1, 3, 16, 64])), spare=draw(st.integers(0, 3)),
+        G=draw(st.integers(1, 3)), D=draw(st.integers(1, 70)), Dv=draw(st.integers(1, 70)),
+        layout=draw(st.sampled_from(["contiguous", "packed", "heads_first"])),
+        strided=draw(st.booleans()), **case,
+    )  # fmt: skip
+
+
+@st.composite
+def merge_cases(draw: st.DrawFn) -> Case:
+    sizes = st.integers(0, 12)
+    shape = (*draw(st.just(()) | st.tuples(st.integers(0, 3))), draw(sizes), draw(sizes))
+    return Case(
+        "drawn", shape=(*shape, draw(st.integers(1, 90))), dtype=draw(_dtypes),
+        fill=draw(st.sampled_from(["normal", "empty", "far"])),
+        layout=draw(st.sampled_from(["contiguous", "strided"])),
+    )  # fmt: skip
+
+
+@st.composite
 def matmul_cases(draw: st.DrawFn) -> Case:
     sides, scales = st.integers(0, 90), st.sampled_from(["row", "tensor", "one"])
     return Case(
@@ -111,6 +162,9 @@ CASES = {
     "attention_backward": backward_cases(attention_cases()),
     "attention_varlen": varlen_cases(),
     "attention_varlen_backward": backward_cases(varlen_cases()),
+    "attention_paged": paged_cases(),
+    "kv_append": append_cases(),
+    "merge_attention_states": merge_cases(),
     "matmul_fp8": matmul_cases(),
     "quantize_fp8": quantize_cases(),
     "video_to_tensor": video_cases(),

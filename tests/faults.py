@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from aimills_kernels._dispatch import load
+from aimills_kernels._dispatch import load, raw_launch
 from aimills_kernels._op import Op, Provider, map_tensors, span, tensors_of
 from aimills_kernels._registry import get_op
 
@@ -22,7 +22,8 @@ _cache: dict[int, list[Tensor]] = {}
 
 
 def _right(op: str, outs: tuple[Tensor, ...], args: tuple) -> None:
-    load(get_op(op).provider("reference"))(outs, *args)
+    declared = get_op(op)
+    load(declared.provider("reference"))(() if declared.mutates else outs, *args)
 
 
 def _first_tensor(args: tuple) -> Tensor:
@@ -189,6 +190,7 @@ def plant(op: str, fault: str, *, first: bool = True) -> Op:
     _cache.clear()
     globals()["_calls"] = itertools.count()
     load.cache_clear()
+    raw_launch.cache_clear()
     planted = Provider("planted", f"tests.faults:launcher/{op}.{fault}", devices=("cpu", "cuda"))
     declared = get_op(op)
     rest = declared.providers
@@ -197,4 +199,9 @@ def plant(op: str, fault: str, *, first: bool = True) -> Op:
 
 def launcher(name: str) -> Any:
     op, _, fault = name.partition(".")
-    return lambda outs, *args: (FAULTS | SPECIAL_FAULTS)[fault](op, outs, args)
+    return lambda outs, *args: (FAULTS | SPECIAL_FAULTS)[fault](op, results(op, outs, args), args)
+
+
+def results(op: str, outs: tuple[Tensor, ...], args: tuple) -> tuple[Tensor, ...]:
+    """What a launch fills: the outputs, or the arguments that the op writes to."""
+    return outs or get_op(op).written(args)

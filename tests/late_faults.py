@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from aimills_kernels._dispatch import load
+from aimills_kernels._dispatch import load, raw_launch
 from aimills_kernels._op import Op, Provider
 from aimills_kernels._registry import get_op
-from tests.faults import _first_tensor, _right
+from tests.faults import _first_tensor, _right, results
 
 GATE_CALLS = 3  # what validate() makes
 _calls: list[int] = []
@@ -156,6 +156,7 @@ def plant(op: str, fault: str) -> Op:
     _calls.clear()
     _cache.clear()
     load.cache_clear()
+    raw_launch.cache_clear()
     target = f"tests.late_faults:launcher/{op}.{fault}"
     declared = get_op(op)
     planted = Provider("planted", target, devices=("cpu", "cuda"))
@@ -167,4 +168,4 @@ def launcher(name: str) -> Any:
     if behave_on := GPU_FAULTS.get(fault):
         return lambda outs, *args: behave_on(device[-1], lambda: _right(op, outs, args))
     behave = LATE_FAULTS.get(fault) or NO_FAULTS.get(fault, no_fault)
-    return lambda outs, *args: behave(op, outs, args)
+    return lambda outs, *args: behave(op, results(op, outs, args), args)

@@ -49,7 +49,7 @@ def test_cases_cover_the_awkward(op: Op, seed: int) -> None:
 def test_outputs_tolerances_and_fake_agree(op: Op, seed: int) -> None:
     assert len(op.tolerance) == len(op.outputs)
     args = op.make_inputs(op.case("tiny"), "cpu", seed)
-    fake, real = as_tuple(op.fake(*args)), as_tuple(op.reference(*args))
+    fake, real = as_tuple(op.fake(*args)) or op.written(args), op.results(args)
     assert [(f.shape, f.dtype) for f in fake] == [(r.shape, r.dtype) for r in real]
 
 

@@ -181,9 +181,9 @@ def through_torch(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     seen: list[str] = []
     torch_op = _run._torch_op
 
-    def watched(name: str, args: Sequence[Any], out: Any) -> Any:
+    def watched(name: str, args: Sequence[Any], out: Any, into: Any) -> Any:
         seen.append(name)
-        return torch_op(name, args, out)
+        return torch_op(name, args, out, into)
 
     monkeypatch.setattr(_run, "_torch_op", watched)
     monkeypatch.setattr(_dispatch, "_plans", {})

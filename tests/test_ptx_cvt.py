@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.ptx.errors import Unknown
 from tests.ptx.num import bf16_to_f32
 from tests.ptx.samples import (
     ALL16,
@@ -217,6 +218,16 @@ def test_f16_and_bf16_to_each_other():
     wide = bf16_to_f32(ALL16)
     wanted = wide.astype(np.float16).view(np.uint16)
     same_bits(got[~np.isnan(wide)], wanted[~np.isnan(wide)])
+
+
+def test_f16_to_bf16_without_a_rounding_needs_none():
+    """As Triton has it for what was fp8: each e4m3 is a bf16."""
+    codes = torch.arange(256, dtype=torch.uint8).view(torch.float8_e4m3fn)
+    finite = codes.half()[~codes.half().isnan()]
+    got = each("cvt.bf16.f16 d, a;", np.uint16, finite.numpy().view(np.uint16))
+    same_bits(got, finite.bfloat16().view(torch.int16).numpy().view(np.uint16))
+    with pytest.raises(Unknown, match="a value that needs one"):
+        each("cvt.bf16.f16 d, a;", np.uint16, np.array([0x3C01], np.uint16))
 
 
 @pytest.mark.parametrize("type_", ["f32", "f64", "f16", "bf16"])

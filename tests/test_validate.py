@@ -30,6 +30,8 @@ SAYS = {
     "fails_to_compile": "CompilationError: at 12:3",
 }
 
+OF_OUTPUTS = ("stale_output", "writes_beyond_the_output")  # which an op that mutates has not
+
 
 # What a count of misses, or a ratio to the largest output, would let pass in a small case.
 FINE = {
@@ -46,11 +48,13 @@ def _case(op: Op) -> Case:
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("op", OPS, ids=str)
 def test_planted_fault_is_caught(op: Op, fault: str, seed: int) -> None:
+    if op.mutates and fault == "unwritten_tail":
+        pytest.skip("what the op writes to has a tail that it leaves as it is")
     result = validate(plant(op.name, fault), _case(op), "planted", device="cpu", seed=seed)
     assert result.skipped is None
     assert not result.ok, str(result)
     assert "WRONG" in str(result)
-    if fault in SAYS:
+    if fault in SAYS and not (op.mutates and fault in OF_OUTPUTS):
         assert any(re.search(SAYS[fault], said) for said in result.failures), result.failures
 
 

@@ -20,16 +20,22 @@ def check_qkv(op: str, q: Tensor, k: Tensor, v: Tensor, layout: str) -> None:
             raise ValueError(f"{op}: {name} must be f16, bf16 or f32, got {describe(t)}")
         if t.dtype != q.dtype:
             raise ValueError(f"{op}: {name} must have the dtype of q, got {describe(t)}")
+    check_heads(op, q, k, v)
+
+
+def check_heads(
+    op: str, q: Tensor, k: Tensor, v: Tensor, k_name: str = "k", v_name: str = "v"
+) -> None:
     (H, D), G = q.shape[-2:], k.shape[-2]
     if k.shape[-1] != D:
-        raise ValueError(f"{op}: k must have the head dim of q, {D}, got {describe(k)}")
-    for name, dim in (("q", D), ("v", v.shape[-1])):
+        raise ValueError(f"{op}: {k_name} must have the head dim of q, {D}, got {describe(k)}")
+    for name, dim in (("q", D), (v_name, v.shape[-1])):
         if not 1 <= dim <= MAX_HEAD_DIM:
             raise ValueError(f"{op}: the head dim of {name} must be 1 to {MAX_HEAD_DIM}, got {dim}")
     if v.shape[-2] != G:
-        raise ValueError(f"{op}: v must have the heads of k, {G}, got {describe(v)}")
+        raise ValueError(f"{op}: {v_name} must have the heads of {k_name}, {G}, got {describe(v)}")
     if G == 0 or H % G != 0:
-        raise ValueError(f"{op}: the heads of q, {H}, must be a multiple of those of k, {G}")
+        raise ValueError(f"{op}: the heads of q, {H}, must be a multiple of those of {k_name}, {G}")
 
 
 def check_extras(
@@ -71,3 +77,19 @@ def check_scalars(
             )
     if not 0 <= softcap < 1e30:
         raise ValueError(f"{op}: softcap must be 0 (none) or positive, got {softcap}")
+
+
+def check_cu_values(op: str, name: str, cu_seqlens: Tensor, total: int, of: str) -> None:
+    """Values: from 0, never falling, to at most `total`."""
+    steps = cu_seqlens.diff()
+    falls = steps.numel() and int(steps.min()) < 0
+    if int(cu_seqlens[0]) != 0 or falls or int(cu_seqlens[-1]) > total:
+        raise ValueError(
+            f"{op}: {name} must rise from 0 to at most {total}, {of}, and never fall, "
+            f"got {few(cu_seqlens)}"
+        )
+
+
+def few(t: Tensor) -> str:
+    listed = ", ".join(str(int(x)) for x in t[:8])
+    return f"[{listed}{', ...' if t.numel() > 8 else ''}]"

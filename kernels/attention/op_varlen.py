@@ -13,9 +13,11 @@ from aimills_kernels._tolerance import Ratio
 from aimills_kernels.kernels.attention import mask
 from aimills_kernels.kernels.attention.checks import (
     DTYPES,
+    check_cu_values,
     check_extras,
     check_qkv,
     check_scalars,
+    few,
 )
 from aimills_kernels.kernels.attention.gradients import fused_backward
 from aimills_kernels.kernels.attention.op import attend, edit, extras_of, fill_in, lay_out
@@ -145,24 +147,14 @@ def check_values(
     for name, t, total in (
         ("cu_seqlens_q", cu_seqlens_q, q.shape[0]), ("cu_seqlens_k", cu_seqlens_k, k.shape[0]),
     ):  # fmt: skip
-        steps = t.diff()
-        if int(t[0]) != 0 or (steps.numel() and int(steps.min()) < 0) or int(t[-1]) > total:
-            raise ValueError(
-                f"{op}: {name} must rise from 0 to at most {total}, the tokens there are, "
-                f"and never fall, got {_few(t)}"
-            )
+        check_cu_values(op, name, t, total, "the tokens there are")
     if seqused_k is not None and seqused_k.numel():
         lengths = cu_seqlens_k.diff()
         if int(seqused_k.min()) < 0 or bool((seqused_k > lengths).any()):
             raise ValueError(
                 f"{op}: seqused_k must be 0 to the length of each sequence's keys, "
-                f"{_few(lengths)}, got {_few(seqused_k)}"
+                f"{few(lengths)}, got {few(seqused_k)}"
             )
-
-
-def _few(t: Tensor) -> str:
-    listed = ", ".join(str(int(x)) for x in t[:8])
-    return f"[{listed}{', ...' if t.numel() > 8 else ''}]"
 
 
 def inputs(case: Case, generator: torch.Generator) -> dict[str, Any]:

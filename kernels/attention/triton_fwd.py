@@ -60,9 +60,31 @@ def _attend(
         k = tl.load(k_ptrs, mask=(offs_d < D)[:, None], other=0.0)
     else:
         k = tl.load(k_ptrs)
-    scores = dot(q, k, tl.zeros([q.shape[0], k.shape[1]], tl.float32)) * scale
+    products = dot(q, k, tl.zeros([q.shape[0], k.shape[1]], tl.float32))
+    weights, keep, row_sum, row_max = weigh(
+        products, row_sum, row_max, positions, keys, scale, cap, slope, n, left, right,
+        q.dtype == tl.float32, LEFT, RIGHT, SOFTCAP, ALIBI, MASKED,
+    )  # fmt: skip
+    acc = acc * keep[:, None]
+    if MASKED:
+        v = tl.load(v_ptrs, mask=v_mask, other=0.0)  # [BLOCK_N, BLOCK_DV]
+    elif DV != BLOCK_DV:
+        v = tl.load(v_ptrs, mask=(offs_dv < DV)[None, :], other=0.0)
+    else:
+        v = tl.load(v_ptrs)
+    return dot(round_to(weights, v.dtype), v, acc), row_sum, row_max
+
+
+@triton.jit
+def weigh(
+    products, row_sum, row_max, positions, keys, scale, cap, slope, n, left, right,
+    EXACT: tl.constexpr, LEFT: tl.constexpr, RIGHT: tl.constexpr, SOFTCAP: tl.constexpr,
+    ALIBI: tl.constexpr, MASKED: tl.constexpr,
+):  # fmt: skip
+    """From q k^T of a tile its weights, what is kept of the sums before, and the new sums."""
+    scores = products * scale
     if SOFTCAP:
-        scores = _tanh(scores, q.dtype == tl.float32) * cap
+        scores = _tanh(scores, EXACT) * cap
     if ALIBI or MASKED:
         distance = positions[:, None] - keys[None, :]
     if ALIBI:
@@ -80,25 +102,19 @@ def _attend(
     weights = tl.exp2(scores - base[:, None])
     keep = tl.exp2(row_max - base)
     row_sum = row_sum * keep + tl.sum(weights, 1)
-    acc = acc * keep[:, None]
-    if MASKED:
-        v = tl.load(v_ptrs, mask=v_mask, other=0.0)  # [BLOCK_N, BLOCK_DV]
-    elif DV != BLOCK_DV:
-        v = tl.load(v_ptrs, mask=(offs_dv < DV)[None, :], other=0.0)
-    else:
-        v = tl.load(v_ptrs)
-    return dot(round_to(weights, v.dtype), v, acc), row_sum, new_max
+    return weights, keep, row_sum, new_max
 
 
 @triton.jit
-def _sequence_of(cu_ptr, stride, slot, B, BLOCK_M: tl.constexpr):
-    """The sequence that a slot belongs to. Sequence b has those from cu[b] // BLOCK_M + b on, which
-    are never fewer than its tiles, so that no length need be known on the host."""
+def sequence_of(cu_ptr, stride, slot, B, ROWS: tl.constexpr, BLOCK_M: tl.constexpr):
+    """The sequence that a slot belongs to, for ROWS rows a token. Sequence b has the slots from
+    cu[b] * ROWS // BLOCK_M + b on, which are never fewer than its tiles, so that no length need be
+    known on the host."""
     low = 0
     high = B
     while low < high:
         middle = (low + high + 1) // 2
-        begins = tl.load(cu_ptr + middle * stride) // BLOCK_M + middle
+        begins = tl.load(cu_ptr + middle * stride) * ROWS // BLOCK_M + middle
         low = tl.where(begins <= slot, middle, low)
         high = tl.where(begins <= slot, high, middle - 1)
     return low
@@ -122,7 +138,7 @@ def _attention_fwd_kernel(
         slots = T // BLOCK_M + B + 1
         slot = tl.program_id(0) % slots
         h = (tl.program_id(0) // slots).to(tl.int64)
-        sequence = _sequence_of(cu_q_ptr, stride_cu_q, slot, B, BLOCK_M)
+        sequence = sequence_of(cu_q_ptr, stride_cu_q, slot, B, 1, BLOCK_M)
         b = sequence.to(tl.int64)
         start_q = tl.load(cu_q_ptr + b * stride_cu_q)
         M = tl.load(cu_q_ptr + (b + 1) * stride_cu_q, mask=b < B, other=T) - start_q
@@ -257,7 +273,7 @@ def _launch(
     block_d, block_dv = max(16, triton.next_power_of_2(D)), max(16, triton.next_power_of_2(Dv))
     config = select_config(
         mean, max(block_d, block_dv), q.element_size(), sm_of(q.device) or 90,
-        aligned=all(_aligned(t) for t in (q, k, v)),
+        aligned=all(is_aligned(t) for t in (q, k, v)),
     )  # fmt: skip
     left, right = limits(causal, window_left, window_right, N)
     log2_e = LOG2_E.value
@@ -280,7 +296,7 @@ def _launch(
     )  # fmt: skip
 
 
-def _aligned(t: torch.Tensor) -> bool:
+def is_aligned(t: torch.Tensor) -> bool:
     """Whether Triton sees that each row starts at a multiple of 16 bytes: it knows of an address or
     a stride only whether 16 divides it."""
     *rows, last = t.stride()

@@ -15,10 +15,14 @@ __all__ = [
     "__version__",
     "attention",
     "attention_backward",
+    "attention_paged",
     "attention_varlen",
     "attention_varlen_backward",
+    "attention_workspace",
     "explain",
+    "kv_append",
     "matmul_fp8",
+    "merge_attention_states",
     "quantize_fp8",
     "register_sdpa",
     "register_transformers",
@@ -30,8 +34,12 @@ __all__ = [
 _HOMES = {
     "attention": "aimills_kernels.ops.attention",
     "attention_backward": "aimills_kernels.ops.attention_backward",
+    "attention_paged": "aimills_kernels.ops.paged",
     "attention_varlen": "aimills_kernels.ops.attention",
     "attention_varlen_backward": "aimills_kernels.ops.attention_backward",
+    "attention_workspace": "aimills_kernels.ops.paged",
+    "kv_append": "aimills_kernels.ops.paged",
+    "merge_attention_states": "aimills_kernels.ops.paged",
     "matmul_fp8": "aimills_kernels.ops.matmul",
     "quantize_fp8": "aimills_kernels.ops.matmul",
     "video_to_tensor": "aimills_kernels.ops.video",
@@ -54,6 +62,12 @@ if TYPE_CHECKING:
         attention_varlen_backward,
     )
     from aimills_kernels.ops.matmul import matmul_fp8, quantize_fp8
+    from aimills_kernels.ops.paged import (
+        attention_paged,
+        attention_workspace,
+        kv_append,
+        merge_attention_states,
+    )
     from aimills_kernels.ops.video import video_to_tensor
 
 

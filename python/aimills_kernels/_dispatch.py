@@ -55,24 +55,42 @@ class Plan:
         "outs",
         "plain",
         "provider",
+        "scratch",
         "templates",
         "values",
+        "workspace",
     )
 
-    def __init__(self, op: Op, provider: Provider, outs: tuple[Tensor, ...], plain: bool):
-        self.provider, self.launch, self.device = provider, load(provider), outs[0].device
+    def __init__(
+        self,
+        op: Op,
+        provider: Provider,
+        outs: tuple[Tensor, ...],
+        plain: bool,
+        device: torch.device,
+        args: Sequence[Any],
+    ):
+        self.provider, self.launch, self.device = provider, raw_launch(provider), device
         self.cuda_index = self.device.index if self.device.type == "cuda" else None
         self.values = value_check(op, self.device)
         self.plain = plain  # all that torch's dispatcher would do is to come here
         self.outs = tuple((tuple(o.shape), o.dtype) for o in outs)
         self.templates = tuple(_template(o) for o in outs)
+        self.workspace = op.needed_workspace(args)  # bytes that a caller's must have
+        self.scratch: Tensor | None = None
+        if provider.workspace is not None:
+            count = provider.workspace(*args)
+            self.scratch = _template(torch.empty(count, device="meta"), device)
 
     def allocate(self, skip: int = 0) -> tuple[Tensor, ...]:
         """Fresh outputs, without the first `skip`."""
         return tuple([_empty_like(t) for t in self.templates[skip:]])
 
     def run(
-        self, args: Sequence[Any], outs: tuple[Tensor, ...] | None = None
+        self,
+        args: Sequence[Any],
+        outs: tuple[Tensor, ...] | None = None,
+        workspace: Tensor | None = None,
     ) -> tuple[Tensor, ...]:
         """Launch on flat `args`; into `outs` where given, else into fresh outputs."""
         if self.values is not None and (
@@ -81,11 +99,14 @@ class Plan:
             self.values(*args)
         if outs is None:
             outs = tuple([_empty_like(t) for t in self.templates])
+        filled = outs
+        if self.scratch is not None:
+            filled = (*outs, _empty_like(self.scratch) if workspace is None else workspace)
         if self.cuda_index is None or self.cuda_index == torch.cuda.current_device():
-            self.launch(outs, *args)
+            self.launch(filled, *args)
         else:
             with on_device(self.device):
-                self.launch(outs, *args)
+                self.launch(filled, *args)
         return outs
 
 
@@ -95,15 +116,16 @@ def value_check(op: Op, device: torch.device) -> Callable[..., None] | None:
     return op.values if made else None
 
 
-def _template(out: Tensor) -> Tensor:
+def _template(out: Tensor, device: torch.device | None = None) -> Tensor:
     """What `empty_like` makes a contiguous output from, in 1.4 us where `empty` takes 2.4.
 
     One expanded element, so that a plan holds no memory. With one element at most, `empty_like`
     would keep the strides of 0.
     """
+    device = device or out.device
     if out.numel() <= 1:
-        return torch.empty(out.shape, dtype=out.dtype, device=out.device)
-    return torch.empty((), dtype=out.dtype, device=out.device).expand(out.shape)
+        return torch.empty(out.shape, dtype=out.dtype, device=device)
+    return torch.empty((), dtype=out.dtype, device=device).expand(out.shape)
 
 
 # ---- the call
@@ -153,7 +175,7 @@ def _make_plan(op: Op, args: Sequence[Any]) -> Plan:
     provider = choose(op, args, device, forced_provider(op.name))
     gradients = _gradients()
     plain = all(not (gradients and t.requires_grad) and not t.is_neg() for t in tensors_of(args))
-    return Plan(op, provider, outs, plain)
+    return Plan(op, provider, outs, plain, device, args)
 
 
 def one_device(op: Op, args: Sequence[Any]) -> torch.device:
@@ -284,6 +306,21 @@ def _capability(index: int) -> int:
     return 10 * major + minor
 
 
+_SM_COUNTS = {80: 108, 86: 84, 90: 132, 100: 148, 120: 188}
+
+
+def sm_count(device: torch.device) -> int:
+    """Multiprocessors; of a GPU that is not here, those of the largest of its architecture."""
+    if device.type == "cuda" and _assumed_sm.get() is None:
+        return _multiprocessors(device.index or 0)
+    return _SM_COUNTS.get(sm_of(device) or 90, 132)
+
+
+@cache
+def _multiprocessors(index: int) -> int:
+    return torch.cuda.get_device_properties(index).multi_processor_count
+
+
 @contextlib.contextmanager
 def assume_sm(sm: int) -> Iterator[None]:
     """Choose and compile as for this capability: for `explain` and ahead-of-time compiles."""
@@ -296,7 +333,21 @@ def assume_sm(sm: int) -> Iterator[None]:
 
 @cache
 def load(provider: Provider) -> Any:
-    """The provider's launch function."""
+    """The provider's `launch(outs, *args)`; where it needs a workspace, each call makes one."""
+    launch, needed = raw_launch(provider), provider.workspace
+    if needed is None:
+        return launch
+
+    def with_workspace(outs: tuple[Tensor, ...], *args: Any) -> None:
+        scratch = torch.empty(needed(*args), device=outs[0].device)
+        launch((*outs, scratch), *args)
+
+    return with_workspace
+
+
+@cache
+def raw_launch(provider: Provider) -> Any:
+    """The provider's launch function, which gets a workspace behind the outputs if it needs one."""
     module, _, function = provider.target.partition(":")
     function, _, op_name = function.partition("/")
     found = getattr(importlib.import_module(module), function)

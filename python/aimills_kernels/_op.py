@@ -119,6 +119,9 @@ class Provider:
     interpret: bool = False  # a Triton kernel: runs on a CPU under TRITON_INTERPRET=1
     needs: tuple[str, ...] = ()  # importable packages without which it can't run
     sources: tuple[str, ...] = ()  # further files that its record depends on, package-relative
+    # How many float32 of scratch memory a launch on these arguments needs; the launch gets them as
+    # one tensor behind `outs`, whatever is in it.
+    workspace: Callable[..., int] | None = None
 
     @classmethod
     def triton(
@@ -129,12 +132,14 @@ class Provider:
         rejects: Callable[[Problem], str | None] = _accepts,
         limits: bool = False,
         sources: tuple[str, ...] = (),
+        workspace: Callable[..., int] | None = None,
     ) -> Provider:
         """A Triton kernel. What it can't do, `rejects` says or, with `limits`, the function of that
         name beside its `launch`: then a choice on a GPU imports Triton, and so does `explain`."""
         return cls(
             name, target, sm=(80, 90, 100, 120), rejects=_beside(target) if limits else rejects,
             interpret=True, needs=("triton",), sources=(*sources, "kernels/triton_common.py"),
+            workspace=workspace,
         )  # fmt: skip
 
     def __repr__(self) -> str:
@@ -195,8 +200,9 @@ class Op:
     the oracle. `fake` checks the arguments (ValueError) and returns the empty outputs. `values`
     checks tensor contents: always on a CPU, on a GPU with AIMILLS_CHECK=1. `backward` is a
     `Backward`, "reference" (differentiate the reference, recomputed) or None (outputs carry no
-    gradient).
-    `inputs` draws on the device of its generator.
+    gradient). `inputs` draws on the device of its generator. An op that writes to arguments of its
+    own names them in `mutates`, which then are its outputs: the reference writes too, and returns
+    nothing.
     """
 
     name: str
@@ -211,6 +217,7 @@ class Op:
     values: Callable[..., None] | None = None
     backward: Backward | str | None = None
     outputs: tuple[str, ...] = ("out",)
+    mutates: tuple[str, ...] = ()
 
     def __hash__(self) -> int:
         return hash(self.name)
@@ -221,7 +228,7 @@ class Op:
 
     @cached_property
     def schema(self) -> str:
-        return torch.library.infer_schema(self.reference, mutates_args=())
+        return torch.library.infer_schema(self.reference, mutates_args=self.mutates)
 
     @cached_property
     def tensors(self) -> tuple[int, ...]:
@@ -234,6 +241,19 @@ class Op:
         """Positions of the arguments that are lists."""
         kinds = inspect.get_annotations(self.reference, eval_str=True)
         return frozenset(i for i, p in enumerate(self.params) if get_origin(kinds[p]) is list)
+
+    @cached_property
+    def workspace(self) -> bool:
+        """Whether a caller may pass scratch memory in: some provider needs any."""
+        return any(p.workspace is not None for p in self.providers)
+
+    def needed_workspace(self, args: Sequence[Any]) -> int:
+        """Bytes that are enough for every provider."""
+        return 4 * max((p.workspace(*args) for p in self.providers if p.workspace), default=0)
+
+    def written(self, args: Sequence[Any]) -> tuple[Tensor, ...]:
+        """The arguments that the op writes to."""
+        return tuple(args[self.params.index(name)] for name in self.mutates)
 
     @cached_property
     def optional(self) -> frozenset[int]:
@@ -325,9 +345,23 @@ class Op:
 
         return tuple(map_tensors(meta, a) for a in self.flat(named))
 
+    def results(self, args: tuple) -> tuple:
+        """The outputs by the reference; the arguments stay as they are."""
+        if not self.mutates:
+            return as_tuple(self.reference(*args))
+        own = self.with_own(args)
+        self.reference(*own)
+        return self.written(own)
+
+    def with_own(self, args: tuple) -> tuple:
+        """The arguments, with copies of those that the op writes to."""
+        return tuple(
+            a.clone() if p in self.mutates else a for p, a in zip(self.params, args, strict=True)
+        )
+
     def oracle(self, args: tuple) -> tuple:
         """The outputs in float64."""
-        return as_tuple(self.reference(*(_upcast(a) for a in args)))
+        return self.results(tuple(_upcast(a) for a in args))
 
     def __repr__(self) -> str:
         return self.name
@@ -343,6 +377,8 @@ def _reference_provider(op: Op) -> Provider:
 
 
 def as_tuple(outputs: Any) -> tuple:
+    if outputs is None:
+        return ()
     return outputs if isinstance(outputs, tuple) else (outputs,)
 
 
@@ -369,6 +405,19 @@ def span(t: Tensor) -> int:
     if t.numel() == 0:
         return 0
     return 1 + sum((n - 1) * s for n, s in zip(t.shape, t.stride(), strict=True))
+
+
+def overlaps_itself(t: Tensor) -> bool:
+    """Whether elements may share memory. A few layouts that don't, in which strides interleave, are
+    taken for such that do."""
+    if 0 in t.shape:
+        return False
+    reach = 0
+    for stride, n in sorted(zip(t.stride(), t.shape, strict=True)):
+        if n > 1 and stride <= reach:
+            return True
+        reach += (n - 1) * stride
+    return False
 
 
 def address_range(t: Tensor) -> tuple[int, int]:

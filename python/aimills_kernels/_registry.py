@@ -20,10 +20,21 @@ from torch.autograd import forward_ad
 from torch.autograd.function import _SingleLevelFunction
 
 from aimills_kernels import _dispatch
-from aimills_kernels._op import Backward, Op, address_range, as_tuple, describe, tensors_of
+from aimills_kernels._op import (
+    Backward,
+    Op,
+    address_range,
+    as_tuple,
+    describe,
+    overlaps_itself,
+    tensors_of,
+)
 from aimills_kernels._words import shown
 from aimills_kernels.kernels.attention.op import attention
+from aimills_kernels.kernels.attention.op_append import kv_append
 from aimills_kernels.kernels.attention.op_backward import attention_backward
+from aimills_kernels.kernels.attention.op_merge import merge_attention_states
+from aimills_kernels.kernels.attention.op_paged import attention_paged
 from aimills_kernels.kernels.attention.op_varlen import attention_varlen
 from aimills_kernels.kernels.attention.op_varlen_backward import attention_varlen_backward
 from aimills_kernels.kernels.matmul.op_fp8 import matmul_fp8
@@ -35,6 +46,9 @@ OPS: tuple[Op, ...] = (
     attention_backward,
     attention_varlen,
     attention_varlen_backward,
+    attention_paged,
+    kv_append,
+    merge_attention_states,
     matmul_fp8,
     quantize_fp8,
     video_to_tensor,
@@ -70,6 +84,8 @@ def define(library: torch.library.Library, op: Op) -> None:
 
     def kernel(*args: Any) -> Any:
         outs = _dispatch.plan_for(op, args).run(args)
+        if op.mutates:
+            return None
         return outs[0] if single else outs
 
     qualified = f"{library.ns}::{op.name}"
@@ -86,42 +102,75 @@ def define(library: torch.library.Library, op: Op) -> None:
     library.impl(op.name, _autograd_kernel(op, overload), "Autograd")
     _leave_autocast(library, op.name, overload)
     torch.library.register_vmap(qualified, _vmap_rule(op, overload), lib=library)
-    _define_out(library, op)
+    if not op.mutates:
+        _define_out(library, op)
 
 
 def _define_out(library: torch.library.Library, op: Op) -> None:
-    """`<op>_out(..., Tensor(a!) out) -> ()`: the first output goes into `out`."""
+    """`<op>_out(..., Tensor(a!) out) -> ()`: the first output goes into `out`.
+
+    An op with scratch memory also takes its other outputs, and `workspace`.
+    """
     name = f"{op.name}_out"
     inner, _, _ = op.schema.rpartition(") ->")
-    library.define(f"{name}{inner}, *, Tensor(a!) out) -> ()", tags=(torch.Tag.pt2_compliant_tag,))
+    extra = (*op.outputs[1:], "workspace") if op.workspace else ()
+    more = "".join(f", Tensor({chr(98 + i)}!)? {n}=None" for i, n in enumerate(extra))
+    library.define(
+        f"{name}{inner}, *, Tensor(a!) out{more}) -> ()", tags=(torch.Tag.pt2_compliant_tag,)
+    )
 
-    def kernel(*args: Any, out: Tensor) -> None:
+    def kernel(*args: Any, out: Tensor, workspace: Tensor | None = None, **others: Any) -> None:
         plan = _dispatch.plan_for(op, args)
-        shape, dtype = plan.outs[0]
-        _check_out(op, torch.Size(shape), dtype, plan.device, out)
-        direct = out.is_contiguous() and not any(_overlap(out, t) for t in tensors_of(args))
-        outs = list(plan.allocate(skip=int(direct)))
-        plan.run(args, (out, *outs) if direct else tuple(outs))
-        if not direct:
-            out.copy_(outs[0])
+        given = [out, *(others.get(n) for n in op.outputs[1:])]
+        scratch = None
+        if workspace is not None:
+            check_workspace(op, workspace, plan.device, plan.workspace)
+            for t in (*tensors_of(args), *tensors_of(given)):
+                if _overlap(workspace, t):
+                    raise ValueError(f"{op.name}: workspace must share no memory with a tensor")
+            scratch = workspace[: plan.workspace].view(torch.float32)
+        outs, copies = [], []
+        for t, (shape, dtype), template, which in zip(
+            given, plan.outs, plan.templates, op.outputs, strict=True
+        ):
+            if t is not None:
+                label = "out" if t is out else which
+                _check_out(op, torch.Size(shape), dtype, plan.device, t, label)
+                if t.is_contiguous() and not any(_overlap(t, a) for a in tensors_of(args)):
+                    outs.append(t)
+                    continue
+            outs.append(torch.empty_like(template))
+            if t is not None:
+                copies.append((t, outs[-1]))
+        plan.run(args, tuple(outs), scratch)
+        for t, made in copies:
+            t.copy_(made)
 
-    def fake(*args: Any, out: Tensor) -> None:
+    def fake(*args: Any, out: Tensor, workspace: Tensor | None = None, **others: Any) -> None:
         _dispatch.one_device(op, args)
-        want = as_tuple(op.fake(*args))[0]
-        _check_out(op, want.shape, want.dtype, want.device, out)
+        wanted = as_tuple(op.fake(*args))
+        for t, want, label in zip(
+            (out, *(others.get(n) for n in op.outputs[1:])), wanted, ("out", *op.outputs[1:]),
+            strict=True,
+        ):  # fmt: skip
+            if t is not None:
+                _check_out(op, want.shape, want.dtype, want.device, t, label)
+        if workspace is not None:
+            check_workspace(op, workspace, wanted[0].device, None)
 
     for key in ("CPU", "CUDA"):
         library.impl(name, kernel, key)
     torch.library.register_fake(f"{library.ns}::{name}", fake, lib=library)
     overload = getattr(getattr(torch.ops, library.ns), name).default
 
-    def autograd(*args: Any, out: Tensor) -> None:
-        if torch.is_grad_enabled() and any(t.requires_grad for t in (*tensors_of(args), out)):
+    def autograd(*args: Any, **into: Any) -> None:
+        tensors = (*tensors_of(args), *tensors_of(into.values()))
+        if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
             raise ValueError(f"{op.name}: out= can't be used where an argument requires a gradient")
         with torch._C._AutoDispatchBelowAutograd():
-            overload(*args, out=out)
+            overload(*args, **into)
 
-    def refuse(*args: Any, out: Tensor) -> None:
+    def refuse(*args: Any, **into: Any) -> None:
         raise ValueError(f"{op.name}: out= can't be used under torch.vmap")
 
     library.impl(name, autograd, "Autograd")
@@ -140,30 +189,37 @@ def _leave_autocast(library: torch.library.Library, name: str, overload: Any) ->
         library.impl(name, kernel, key)
 
 
+def check_workspace(op: Op, workspace: Tensor, device: torch.device, needed: int | None) -> None:
+    """`needed` bytes; None where the shapes are not known yet."""
+    plain = workspace.dtype == torch.uint8 and workspace.dim() == 1 and workspace.is_contiguous()
+    if not plain or workspace.device != device:
+        size = "as many bytes as attention_workspace says" if needed is None else f"{needed} bytes"
+        raise ValueError(
+            f"{op.name}: workspace must be a contiguous uint8 tensor of {size} on {device}, "
+            f"got {describe(workspace)} on {workspace.device}"
+        )
+    if needed is None:
+        return
+    if workspace.numel() < needed:
+        raise ValueError(
+            f"{op.name}: workspace must have at least {needed} bytes, got {workspace.numel()}"
+        )
+    if workspace.data_ptr() % 16:
+        raise ValueError(f"{op.name}: workspace must start at a multiple of 16 bytes")
+
+
 def _check_out(
-    op: Op, shape: torch.Size, dtype: torch.dtype, device: torch.device, out: Tensor
-) -> None:
+    op: Op, shape: torch.Size, dtype: torch.dtype, device: torch.device, out: Tensor,
+    name: str = "out",
+) -> None:  # fmt: skip
     if overlaps_itself(out):
         raise ValueError(
-            f"{op.name}: out must not overlap itself: each stride must pass the reach of all "
+            f"{op.name}: {name} must not overlap itself: each stride must pass the reach of all "
             f"smaller ones, got {tuple(out.stride())} for {tuple(out.shape)}"
         )
     if out.shape != shape or out.dtype != dtype or out.device != device:
         wanted = f"{str(dtype).removeprefix('torch.')}{list(shape)} on {device}"
-        raise ValueError(f"{op.name}: out must be {wanted}, got {describe(out)} on {out.device}")
-
-
-def overlaps_itself(t: Tensor) -> bool:
-    """Whether elements may share memory. A few layouts that don't, in which strides interleave, are
-    taken for such that do."""
-    if 0 in t.shape:
-        return False
-    reach = 0
-    for stride, n in sorted(zip(t.stride(), t.shape, strict=True)):
-        if n > 1 and stride <= reach:
-            return True
-        reach += (n - 1) * stride
-    return False
+        raise ValueError(f"{op.name}: {name} must be {wanted}, got {describe(out)} on {out.device}")
 
 
 def _overlap(out: Tensor, other: Tensor) -> bool:
@@ -180,6 +236,10 @@ def _vmap_rule(op: Op, overload: Any) -> Any:
     def rule(info: Any, in_dims: tuple, *args: Any) -> tuple[Any, Any]:
         if info.batch_size == 0:
             raise ValueError(f"{op.name}: torch.vmap over an empty dimension is not supported")
+        if op.mutates:
+            raise ValueError(
+                f"{op.name}: can't be used under torch.vmap, as it writes to its arguments"
+            )
         rows = [
             as_tuple(overload(*map(partial(_element, i), args, in_dims)))
             for i in range(info.batch_size)
@@ -206,6 +266,8 @@ def _autograd_kernel(op: Op, overload: Any) -> Any:
     function = None if op.backward is None else _function(op, overload)
 
     def kernel(*args: Any) -> Any:
+        if op.mutates and torch.is_grad_enabled():
+            _refuse_gradients(op, args)
         if function is not None:
             if forward_ad._current_level >= 0:
                 _refuse_tangents(op, args)
@@ -216,6 +278,13 @@ def _autograd_kernel(op: Op, overload: Any) -> Any:
             return overload(*args)
 
     return kernel
+
+
+def _refuse_gradients(op: Op, args: tuple) -> None:
+    """What is written to would keep the gradient of what it was."""
+    for name, t in zip(op.mutates, op.written(args), strict=True):
+        if t.requires_grad:
+            raise ValueError(f"{op.name}: {name} is written to and must not require a gradient")
 
 
 def _refuse_tangents(op: Op, args: tuple) -> None:

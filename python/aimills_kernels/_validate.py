@@ -166,19 +166,35 @@ class _Round:
     @cached_property
     def rounded(self) -> tuple:
         """What the reference gives in the op's dtypes."""
-        return as_tuple(self.op.reference(*self.args))
+        return self.op.results(self.args)
 
     def put_into(self, given: list[Fenced]) -> None:
         for into, source in zip(given, self.held, strict=True):
             _overwrite(into.whole, source.whole)
 
+    @cached_property
+    def written(self) -> frozenset[int]:
+        """Which of the tensors the op writes to, by their place among all."""
+        mine = [id(t) for t in self.op.written(self.args)]
+        return frozenset(i for i, f in enumerate(self.held) if id(f.tensor) in mine)
+
     def changed(self, given: list[Fenced]) -> Iterator[str]:
         """What was written to that only belongs to the caller."""
-        for old, new in zip(self.held, given, strict=True):
-            if not _same_bits(old.tensor, new.tensor):
+        for i, (old, new) in enumerate(zip(self.held, given, strict=True)):
+            if i in self.written:
+                if old.whole is not old.tensor and not _same_around(old.whole, new):
+                    yield f"written beyond an argument that is written to ({_shape(new.tensor)})"
+            elif not _same_bits(old.tensor, new.tensor):
                 yield f"an input was written to ({_shape(new.tensor)})"
             elif not _same_bits(old.whole, new.whole):
                 yield f"written beyond an input or into its gaps ({_shape(new.tensor)})"
+
+
+def _same_around(old: Tensor, new: Fenced) -> bool:
+    """Whether all of a buffer but the tensor in it is as it was."""
+    expected, t = old.clone(), new.tensor
+    _overwrite(expected.as_strided(t.shape, t.stride(), t.storage_offset()), t)
+    return _same_bits(expected, new.whole)
 
 
 def _in_place_of(args: tuple, held: list[Fenced]) -> tuple:
@@ -230,29 +246,42 @@ def _check(trial: _Trial, provider: Provider, result: Validation) -> None:
     given = [Fenced(t) for t in tensors_of(trial.args)]
     args = _in_place_of(trial.args, given)
     outs = [_poisoned(o) for o in as_tuple(trial.op.fake(*args))]
+    if provider.workspace is not None:
+        launch = _dispatch.raw_launch(provider)
+        count = provider.workspace(*args)
+        outs.append(_poisoned(torch.empty(count, device=trial.place)))
+    made = len(outs) - (provider.workspace is not None)
+
+    def results() -> list[Tensor]:
+        return [o for _, o, _ in outs[:made]] or list(trial.op.written(args))
+
     for round_, poison, label in zip(
         trial.rounds, _POISON_BYTES[:2], ("round 1", "round 2"), strict=True
     ):
         round_.put_into(given)
-        _run(launch, args, outs, poison)
+        _run(launch, args, outs, poison, trial.place)
         result.failures += [f"{label}: {w}" for w in _trespasses(round_, given, outs, poison)]
-        _judge(trial.op, round_, [o for _, o, _ in outs], result)
-    first = [o.clone() for _, o, _ in outs]
+        _judge(trial.op, round_, results(), result)
+    first = [o.clone() for o in results()]
     poison = _POISON_BYTES[2]
-    _run(launch, args, outs, poison)
+    if trial.op.mutates:
+        trial.rounds[1].put_into(given)
+    _run(launch, args, outs, poison, trial.place)
     result.failures += [f"repeat: {w}" for w in _trespasses(trial.rounds[1], given, outs, poison)]
-    for name, a, (_, b, _) in zip(trial.op.outputs, first, outs, strict=True):
+    for name, a, b in zip(trial.op.outputs, first, results(), strict=True):
         if not _same_bits(a, b):
             result.failures.append(f"{name} differs from run to run on the same inputs")
 
 
-def _run(launch: Callable[..., None], args: tuple, outs: list[_Output], poison: int) -> None:
+def _run(
+    launch: Callable[..., None], args: tuple, outs: list[_Output], poison: int, place: torch.device
+) -> None:
     """One launch on poisoned outputs."""
     for buffer, _, _ in outs:
         _bytes(buffer).fill_(poison)
     launch(tuple(o for _, o, _ in outs), *args)
-    if outs[0][1].device.type == "cuda":
-        torch.cuda.synchronize(outs[0][1].device)
+    if place.type == "cuda":
+        torch.cuda.synchronize(place)
 
 
 def _trespasses(

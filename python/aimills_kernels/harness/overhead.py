@@ -174,11 +174,12 @@ def noop_op(op: Op, device: str) -> Any:
     """An op with the schema of `op` that returns fresh outputs, allocated as its plan does."""
     library, name = _library(), f"{op.name}_{device.replace(':', '')}"
     args = op.make_inputs(op.case("tiny").on(torch.device(device).type), device, 0)
-    allocate, single = _dispatch.plan_for(op, args).allocate, len(op.outputs) == 1
+    plan = _dispatch.plan_for(op, args)
+    allocate, single = plan.allocate, len(plan.outs) == 1
 
     def kernel(*_: Any) -> Any:
         outs = allocate()
-        return outs[0] if single else outs
+        return outs[0] if single else outs or None
 
     library.define(name + op.schema)
     library.impl(name, kernel, torch.device(device).type.upper())

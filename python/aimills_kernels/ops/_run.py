@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -16,13 +17,16 @@ from aimills_kernels._registry import OPS, torch_op
 from aimills_kernels._words import shown
 
 _OVERLOADS = {
-    name: torch_op(name) for op in OPS for name in (op.name, f"{op.name}_out")
+    name: torch_op(name)
+    for op in OPS
+    for name in ((op.name,) if op.mutates else (op.name, f"{op.name}_out"))
 }  # a plain dict: torch.compile reads it as a constant
 _BY_NAME = {op.name: op for op in OPS}
 
 
-def run(name: str, args: Sequence[Any], out: Tensor | None = None) -> Any:
+def run(name: str, args: Sequence[Any], out: Tensor | None = None, **into: Tensor) -> Any:
     """Call `torch.ops.aimills.<name>`, or `<name>_out` where `out` is given (and return `out`).
+    `into`: what else `<name>_out` takes, further outputs and a workspace.
 
     A plain eager call that was made before goes to its plan at once; torch's dispatcher would only
     come back to the same place, which costs 11 us more for attention (`docs/adr/0003`). Whatever
@@ -30,34 +34,36 @@ def run(name: str, args: Sequence[Any], out: Tensor | None = None) -> Any:
     schema's, gets the torch op, and there the check that says what is wrong.
     """
     if torch.compiler.is_dynamo_compiling():
-        return _torch_op(name, args, out)
+        return _torch_op(name, args, out, into)
     op = _BY_NAME[name]
     if out is None and not _watched() and (plan := plain_plan(op, args)) is not None:
         outs = plan.run(args)
-        return outs if len(outs) > 1 else outs[0]
-    _check_tensors(op, args, out)
+        return outs[0] if len(outs) == 1 else outs or None
+    check_tensors(op, args, {"out": out, **into} if out is not None else {})
     try:
-        return _torch_op(name, args, out)
+        return _torch_op(name, args, out, into)
     except RuntimeError as error:
         raise _named(op, args, error) from error
 
 
-def _torch_op(name: str, args: Sequence[Any], out: Tensor | None) -> Any:
+def _torch_op(name: str, args: Sequence[Any], out: Tensor | None, into: dict[str, Any]) -> Any:
     if out is None:
         return _OVERLOADS[name](*args)
-    _OVERLOADS[f"{name}_out"](*args, out=out)
+    _OVERLOADS[f"{name}_out"](*args, out=out, **into)
     return out
 
 
-def _check_tensors(op: Op, args: Sequence[Any], out: Tensor | None) -> None:
+def check_tensors(
+    op: Op, args: Sequence[Any], into: Mapping[str, Any] = MappingProxyType({})
+) -> None:
     """What torch would say in its own way, or for a meta tensor not at all."""
     for i in op.tensors:
         if args[i] is None and i in op.optional:
             continue
         for t in args[i] if i in op.lists else (args[i],):
             _check_tensor(op, op.params[i], t)
-    if out is not None:
-        _check_tensor(op, "out", out)
+    for n, t in into.items():
+        _check_tensor(op, n, t)
     for p, a in zip(op.params, args, strict=True):
         if "dtype" in p and not isinstance(a, torch.dtype):
             raise ValueError(f"{op.name}: {p} must be a torch.dtype, got {shown(a)}")

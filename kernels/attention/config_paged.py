@@ -1,0 +1,89 @@
+"""Tiles, splits and scratch memory of paged attention: pure functions of shapes and the GPU.
+
+Nothing here reads a length, so that one CUDA graph serves all of them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from aimills_kernels._dispatch import sm_count, sm_of
+from aimills_kernels.kernels.attention.config import Config
+from aimills_kernels.kernels.hardware import shared_kib
+
+MIN_KEYS = 256  # of a split: fewer cost more in merging than they save
+MAX_SPLITS = 128
+_WAVES = 4  # programs for each multiprocessor that the device's schedule aims at
+_SLOTS = 2  # so many times as many may be used where lengths differ
+
+
+@dataclass(frozen=True)
+class Plan:
+    """`splits` are the slots of the grid for the keys of one tile. The device shares all keys of
+    the batch out over `share` pieces, and uses as many slots as a sequence then needs."""
+
+    config: Config
+    tiles: int  # of rows: of each sequence, or of all with packed queries
+    slots: int  # tiles of the grid
+    splits: int
+    share: int
+
+
+def plan(
+    q: Tensor, k_cache: Tensor, v_cache: Tensor, page_table: Tensor, packed: bool, aligned: bool
+) -> Plan:
+    (H, D), G, (B, listed) = q.shape[-2:], k_cache.shape[2], page_table.shape
+    R, dim = H // G, max(16, _power(D), _power(v_cache.shape[3]))
+    tokens = q.shape[0] if packed else q.shape[0] * q.shape[1]
+    sm = sm_of(q.device) or 90
+    config = select_paged_config(
+        R * (tokens // max(B, 1)), dim, q.element_size(), k_cache.element_size(), sm, aligned
+    )
+    tiles = -(-tokens // max(B, 1) * R // config.block_m)
+    slots = tokens * R // config.block_m + B + 1 if packed else B * tiles
+    programs, wanted = max(1, slots * G), _WAVES * sm_count(q.device)
+    capacity = listed * k_cache.shape[1]
+    splits = min(-(-_SLOTS * wanted // programs), -(-capacity // MIN_KEYS), MAX_SPLITS)
+    return Plan(config, tiles, slots, max(1, splits), max(1, wanted * B // programs))
+
+
+def workspace_floats(
+    q: Tensor, k_cache: Tensor, v_cache: Tensor, page_table: Tensor, cache_seqlens: Tensor,
+    cu_seqlens_q: Tensor | None, *others: Any,
+) -> int:  # fmt: skip
+    """A sum of values, a maximum and a sum of weights for each row and split; none for one split.
+    Enough for tensors at any address."""
+    packed = cu_seqlens_q is not None
+    splits = max(plan(q, k_cache, v_cache, page_table, packed, a).splits for a in (True, False))
+    rows = q.numel() // q.shape[-1]
+    return splits * rows * (v_cache.shape[3] + 2) if splits > 1 else 0
+
+
+def select_paged_config(
+    rows: int, dim: int, itemsize: int, cache_itemsize: int, sm: int, aligned: bool
+) -> Config:
+    """Tiles for `rows` of queries and heads of a sequence and key head, and a padded head dim.
+
+    Not tuned on a GPU yet: chosen so that ptxas reports no spill on any architecture. Addresses
+    come out of the page table, so of 5 stages Triton keeps two tiles of keys and values in flight,
+    and of 4 or less none.
+    """
+    if itemsize == 4 or not aligned:
+        return Config(16, 32 if dim <= 64 and aligned else 16, 8, 2 if aligned else 1)
+    if rows <= 16:
+        if dim > 128:
+            return Config(16, 32, 4 if cache_itemsize == 2 else 8, 5)
+        wide = sm >= 90 if cache_itemsize == 1 else shared_kib(sm) >= 128
+        return Config(16, 64 if wide else 32, 4, 5)
+    if dim > 128:
+        return Config(64 if sm == 90 else 32, 32, 8, 5)
+    if sm < 90 or sm >= 120:
+        return Config(64, 32, 8, 5)
+    return Config(64, 64, 4, 5) if rows <= 64 else Config(128, 64, 8, 5)
+
+
+def _power(n: int) -> int:
+    return 1 << (n - 1).bit_length()
