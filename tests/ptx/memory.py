@@ -28,7 +28,10 @@ PARAM = 0x7200_0000_0000
 _END = 0x7300_0000_0000
 WINDOW = {"global": 0, "shared": SHARED, "local": LOCAL, "param": PARAM, "const": 0}
 RANK = 24  # bit of a shared address from which on stands the CTA's rank + 1; 0 is one's own CTA
-_GUARD = 1 << 20  # bytes between two allocations
+# Bytes between two allocations, more than 32-bit indices of 16-byte elements reach; the rest is
+# drawn, so that a wild address that hits a tensor with one seed misses it with another.
+_GUARD = 1 << 36
+_DRAWN = 1 << 35
 _UINT = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
 
 
@@ -58,10 +61,14 @@ _NEAR = 1 << 20  # bytes up to which an address is told by the tensor beside it
 
 @dataclass
 class Global:
-    """All allocations, in the order of their addresses."""
+    """All allocations, in the order of their addresses. seed: of the gaps between them."""
 
+    seed: int | None = None
     allocations: list[Allocation] = field(default_factory=list)
     bases: list[int] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.rng = None if self.seed is None else np.random.default_rng(self.seed)
 
     def add(
         self,
@@ -75,17 +82,33 @@ class Global:
         """Puts bytes [n] u8 into memory at an address that is `skew` modulo 256."""
         if data.dtype != np.uint8 or data.ndim != 1:
             raise BadLaunch(f"{name}: global memory is given as bytes [n] u8")
-        last = self.allocations[-1] if self.allocations else None
-        base = GLOBAL if last is None else last.base + last.size + _GUARD
-        base = (base + 255) // 256 * 256 + skew
-        size = len(data)
-        held = np.zeros((skew + size + 15) // 16 * 16 + 16, np.uint8)
-        held[skew : skew + size] = data
+        held = np.zeros((skew + len(data) + 15) // 16 * 16 + 16, np.uint8)
+        held[skew : skew + len(data)] = data
         if valid is not None:
             whole = np.zeros(len(held), bool)
-            whole[skew : skew + size] = valid
+            whole[skew : skew + len(data)] = valid
             valid = whole
-        made = Allocation(name, base, held, skew, size, valid, writable, data)
+        return self.place(name, held, skew, data, valid, writable)
+
+    def place(
+        self,
+        name: str,
+        held: np.ndarray,
+        skew: int,
+        data: np.ndarray,
+        valid: np.ndarray | None,
+        writable: bool = True,
+    ) -> Allocation:
+        """Gives an address to the bytes of `held` from `skew` on, as many as `data` has, which is
+        what they are. Several may share `held`."""
+        last = self.allocations[-1] if self.allocations else None
+        base = GLOBAL if last is None else last.base + last.size + _GUARD
+        if self.rng is not None:
+            base += int(self.rng.integers(_DRAWN))
+        base = (base + 255) // 256 * 256 + skew % 256
+        if base + len(data) > SHARED:
+            raise BadLaunch(f"{name}: there are too many tensors for the addresses of the executor")
+        made = Allocation(name, base, held, skew, len(data), valid, writable, data)
         self.allocations.append(made)
         self.bases.append(base)
         return made
