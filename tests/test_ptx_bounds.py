@@ -68,7 +68,6 @@ def test_pointers_in_a_struct_point_into_their_view():
     source = snippet.text(body, ["b8"]).replace(".b8 p0", ".align 8 .b8 p0[16]")
     with pytest.raises(errors.OutOfBounds, match="64 bytes into argument tensor 0"):
         launch.run(source, [args], [1], tensors=[one, other])
-    assert whole[16] == 15
 
 
 def test_a_tensor_map_ends_with_its_view():

@@ -465,10 +465,10 @@ class Shadow:
         key: int | None = None,
         warp: int | np.ndarray | None = None,
         of: np.ndarray | None = None,
-    ) -> None:
+    ) -> tuple[int, int]:
         """It is done: before whatever follows an `acquire` of the mbarrier `key`'s phase, or else
         before whatever its issuer does next. warp: a read is before what any of these does next.
-        of: of a write that several warps issued, only the part of these."""
+        of: of a write that several warps issued, only the part of these. In whose name, and when."""
         g = self._over(transfer, of)
         time = self._tick(transfer.pc)
         if transfer.write:
@@ -476,9 +476,15 @@ class Shadow:
         else:
             who = self._end_read(transfer, g, time, transfer.warp if key is warp is None else warp)
         if key is not None:
-            row = np.zeros_like(self.clocks[:, 0])
-            row[0, who] = time
-            self._arrive(key, row)
+            self.told(key, who, time)
+        return who, time
+
+    def told(self, key: int, who: int, time: int) -> None:
+        """What was done in the name of entity `who` at that time is before what follows an
+        `acquire` of the mbarrier `key`'s phase."""
+        row = np.zeros_like(self.clocks[:, 0])
+        row[0, who] = time
+        self._arrive(key, row)
 
     def _over(self, t: Transfer, of: np.ndarray | None) -> np.ndarray:
         """The granules of the part that these warps issued, which is no more under way."""
