@@ -70,28 +70,29 @@ def own_cta(memory: Memory, at: np.ndarray, lanes: tuple) -> None:
 @handles("membar")
 def _membar(i: Instr, b: Binder) -> Handler:
     only(i, b, "membar", "cta", "gl", "sys")
-    return _fence_everything(b)
+    return _fence_everything(i, b)
 
 
 @handles("fence")
 def _fence(i: Instr, b: Binder) -> Handler:
     only(i, b, "fence", "sc", "acq_rel", "acquire", "release", *_SCOPES)
-    return _fence_everything(b)
+    return _fence_everything(i, b)
 
 
 @handles("fence.acquire.sync_restrict::shared::cluster", "fence.release.sync_restrict::shared::cta")
 def _fence_restricted(i: Instr, b: Binder) -> Handler:
     only(i, b, *i.parts[:3], "cluster")
-    return _fence_everything(b)
+    return _fence_everything(i, b)
 
 
-def _fence_everything(b: Binder) -> Handler:
-    shadow, table = b.memory.shadow, mbarriers(b.memory)
+def _fence_everything(i: Instr, b: Binder) -> Handler:
+    shadow, table, narrow = b.memory.shadow, mbarriers(b.memory), i.has("cta")
 
     def fence(s: Active) -> None:
-        table.fence(s.warps)
+        if not narrow:
+            table.fence(s.warps)
         if shadow is not None:
-            shadow.fence(s.warps)
+            shadow.fence(s.warps, narrow=narrow)
 
     return fence
 
