@@ -11,8 +11,8 @@ pytestmark = pytest.mark.ptx
 
 WIDE = ("cluster", "gpu", "sys")
 MEET = "barrier.cluster.arrive.aligned; barrier.cluster.wait.aligned;"
-# Thread 0 of CTA 0 writes data at 64 and tells by the word at 0; thread 0 of the reader, which is in
-# CTA 1 or, after it, in warp 1 of CTA 0, waits for that and reads.
+# Thread 0 of CTA 0 writes data at 64 and tells by the word at 0; the reader, which is thread 0 of
+# CTA 1 or the first of warp 1 of CTA 0, waits for that and reads.
 BODY = f"""
     mov.u32 %r1, sm; mov.u32 %r2, %tid.x; mov.u32 %r3, %cluster_ctarank;
     mapa.shared::cluster.u32 %r4, %r1, 0; mov.u32 %r5, 0; mov.u32 %r6, 1;

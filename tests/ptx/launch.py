@@ -24,6 +24,7 @@ from tests.ptx import (  # noqa: F401  (the ops_ modules register their instruct
     ops_int,
     ops_matrix,
     ops_mma,
+    ops_registers,
     ops_sync,
     ops_warp,
     ops_wgmma,

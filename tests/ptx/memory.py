@@ -168,6 +168,8 @@ class Memory:
         self.local = np.full(machine.warps * 32 * self.local_row, 0xFF, np.uint8)
         self.local_size = local_size
         self.group, self.rank = machine.group_of, machine.rank_of
+        # CTAs that have passed a barrier.cluster, and so know that the others run.
+        self.met = np.zeros(ctas, bool)
         self.counters: Counters | None = None
         self.shadow: Shadow | None = None  # None: accesses are not held against each other
         self.opaque: np.ndarray | None = None  # bytes of `shared` that are in live mbarriers
@@ -213,12 +215,21 @@ class Memory:
             self._check_others(rank, s)
 
     def _check_others(self, rank: np.ndarray, s: tuple) -> None:
-        """CTAs whose shared memory others access are there."""
+        """CTAs whose shared memory others access have begun and not ended."""
         size = self.m.shape.cluster_size
-        ctas = self.group[s[0]] * size + rank - 1
-        for cta in np.unique(ctas[rank > 0]):
+        ctas, own = self.group[s[0]] * size + rank - 1, self.cta_of_warp(s[0])
+        other = (rank > 0) & (ctas != own)
+        early = other & ~self.met[own]
+        if early.any():
+            at = int(np.argmax(early))
+            text = (
+                f"shared memory of CTA {rank[at] - 1} of the cluster, which may not have begun: no "
+                "barrier.cluster came before"
+            )
+            raise fault(Fault, self.m, text, s[0][at], s[1][at])
+        for cta in np.unique(ctas[other]):
             if not self.cta_alive(int(cta)):
-                at = int(np.argmax((ctas == cta) & (rank > 0)))
+                at = int(np.argmax((ctas == cta) & other))
                 text = f"shared memory of CTA {cta % size} of the cluster, which has exited"
                 raise fault(Fault, self.m, text, s[0][at], s[1][at])
 

@@ -135,15 +135,6 @@ def _griddepcontrol(i: Instr, b: Binder) -> Handler:
     return lambda s: None
 
 
-@handles("setmaxnreg")
-def _setmaxnreg(i: Instr, b: Binder) -> Handler:
-    only(i, b, "setmaxnreg", "inc", "dec", "sync", "aligned", "u32")
-    count = i.args[0].value if isinstance(i.args[0], Imm) else 0
-    if count % 8 or not 24 <= count <= 256:
-        raise b.unknown(f"setmaxnreg takes a multiple of 8 from 24 to 256, not {count}")
-    return lambda s: None
-
-
 @handles("createpolicy")
 def _createpolicy(i: Instr, b: Binder) -> Handler:
     put = b.dst(i.args[0], "b64")
@@ -183,7 +174,7 @@ class ClusterBarrier:
 
     def __init__(self, memory: Memory):
         self.m, self.shadow, self.mbarriers = memory.m, memory.shadow, mbarriers(memory)
-        m = self.m
+        self.memory, m = memory, self.m
         self.state = np.zeros((m.warps, 32), np.uint8)
         self.waiting = np.zeros((m.warps, 32), bool)
         m.exits.append(lambda s: self.settle(np.unique(m.group_of[s.warps])))
@@ -207,6 +198,7 @@ class ClusterBarrier:
         late = s.only(state == _ARRIVED)
         state[ready.mask] = _AWAY
         self.waiting[s.sl][ready.mask] = False
+        self.memory.met[self.memory.cta_of_warp(ready.warps)] = True
         if acquire and self.shadow is not None:
             for group in np.unique(self.m.group_of[ready.warps]):
                 of = ready.warps[self.m.group_of[ready.warps] == group]

@@ -546,7 +546,8 @@ class Shadow:
     ) -> tuple[int, int]:
         """It is done: before whatever follows an `acquire` of the mbarrier `key`'s phase, or else
         before whatever its issuer does next. warp: a read is before what any of these does next.
-        of: of a write that several warps issued, only the part of these. In whose name, and when."""
+        of: of a write that several warps issued, only the part of these. Returns in whose name it
+        was, and when."""
         g = self._over(transfer, of)
         time = self._tick(transfer.pc)
         if transfer.write:
