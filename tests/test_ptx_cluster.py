@@ -12,8 +12,8 @@ pytestmark = pytest.mark.ptx
 ARRIVE, WAIT = "barrier.cluster.arrive{}.aligned;", "barrier.cluster.wait.aligned;"
 MEET = ARRIVE.format("") + WAIT
 START = """mov.u32 %r1, sm; mov.u32 %r2, %tid.x; mov.u32 %r3, %cluster_ctarank; xor.b32 %r4, %r3, 1;
-    mapa.shared::cluster.u32 %r5, %r1, %r4; shl.b32 %r6, %r2, 2; add.u32 %r7, %r5, %r6; mov.u32 %r9, 1;
-    st.shared.u32 [%r1+512], %r9; shl.b32 %r8, %r3, 8;"""
+    mapa.shared::cluster.u32 %r5, %r1, %r4; shl.b32 %r6, %r2, 2; add.u32 %r7, %r5, %r6;
+    mov.u32 %r9, 1; st.shared.u32 [%r1+512], %r9; shl.b32 %r8, %r3, 8;"""
 ACCESS = {
     "load": "ld.shared::cluster.u32 %r10, [%r5+512];",
     "store": "st.shared::cluster.u32 [%r7], %r2;",
@@ -49,7 +49,7 @@ def test_a_relaxed_arrival_tells_that_it_has(seed):
 
 @pytest.mark.parametrize("how", ["load", "store", "generic"])
 def test_the_other_cta_has_to_be_there_until_the_end(how, seed):
-    with pytest.raises(errors.Fault, match="which has exited|whose last thread exits"):
+    with pytest.raises(errors.Fault, match=r"which has exited|whose last thread exits"):
         cluster(MEET + ACCESS[how], seed)
 
 

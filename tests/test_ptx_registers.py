@@ -66,7 +66,7 @@ def test_a_count_that_is_none(count):
 def test_a_warpgroup_comes_as_a_whole(seed):
     last = "setp.ge.u32 %p2, %r1, 96; @%p2 bra LAST;"
     go(f"{last} {less(40)} bra END; LAST: {less(40)}", seed=seed)  # as Triton has it
-    with pytest.raises(errors.Fault, match="of a warpgroup: .*none"):
+    with pytest.raises(errors.Fault, match=r"of a warpgroup: .*none"):
         go(f"{last} {less(40)} LAST:", seed=seed)
     with pytest.raises(errors.Fault, match=r"number 1 of a warpgroup: setmaxnreg.dec (40|48), but"):
         go(f"{last} {less(40)} bra END; LAST: {less(48)}", seed=seed)

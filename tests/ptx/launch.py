@@ -54,6 +54,7 @@ class Result:
     memory: Global
     counters: Counters | None = None
     cubin: bytes | None = None  # the machine code, where it was made too
+    ctas: int = 1  # of the grid
 
 
 def run(
@@ -100,6 +101,7 @@ def run(
     doubts = flow.doubtful(entry)
     executed = np.zeros(len(entry.code), np.int64)
     result = Result(entry, executed, memory, Counters() if count else None)
+    result.ctas = shape.count * shape.cluster_size
     for batch in _batches(entry, shape, size, check):
         machine = Machine(entry, shape, batch, seed=seed, budget=budget)
         view = Memory(machine, memory, params, size, local)
