@@ -139,6 +139,8 @@ class Kernel:
     variables: dict[str, Variable] = field(default_factory=dict)
     block: tuple[int, int, int] | None = None  # .reqntid
     max_threads: int | None = None  # .maxntid
+    min_ctas: int | None = None  # .minnctapersm
+    max_registers: int | None = None  # .maxnreg
     cluster: tuple[int, int, int] | None = None  # .reqnctapercluster
     max_registers: int | None = None  # .maxnreg
     target: str = "sm_90a"
@@ -362,6 +364,10 @@ class _Reader:
                 kernel.block = shape
             elif found[1] == "maxntid":
                 kernel.max_threads = shape[0] * shape[1] * shape[2]
+            elif found[1] == "minnctapersm" and numbers:
+                kernel.min_ctas = numbers[0]
+            elif found[1] == "maxnreg" and numbers:
+                kernel.max_registers = numbers[0]
             elif found[1] == "reqnctapercluster":
                 kernel.cluster = shape
             elif found[1] == "maxnreg":

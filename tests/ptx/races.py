@@ -23,6 +23,7 @@ _STARTED = 1  # the time from which on a warp's CTA is there
 _CTA, _WIDE = 0, 1  # scopes: shared memory has none beyond the cluster
 _SLOTS = 16  # columns that are added at once
 _STRONG = ("relaxed", "acquire", "release", "acq_rel", "volatile", "mmio", "atom", "red")
+_BARS = ("bar", "barrier")  # in which .cta is a part of the name
 _DONE = {"write": "written", "read": "read"}
 
 
@@ -88,6 +89,11 @@ class Shadow:
         self.reads = self._table()
         self.lanes = Lanes(self.m, granules)
         self.strong = [_is_strong(i) for i in kernel.code]
+        # An order of .cta scope ends at the CTA. Where all is of one CTA, or nothing has that
+        # scope, nobody has to ask.
+        self.narrow = np.array([i.has("cta") and i.parts[0] not in _BARS for i in kernel.code])
+        self.scoped = shape.cluster_size > 1 and bool(self.narrow.any())
+        self.sides: dict[int, set[Hashable]] = {}  # of an mbarrier: the keys of its arrivals
         # By the ISA cp.async writes through the generic proxy, so a wgmma that reads it needs a
         # proxy fence. Neither Triton nor CUTLASS (sm90_mma_multistage_gmma_ss) has one there.
         self.copies = np.array([i.has("cp") and not i.has("bulk") for i in kernel.code])
@@ -107,7 +113,8 @@ class Shadow:
         self.arrived: dict[Hashable, np.ndarray] = {}
         self.completed: dict[Hashable, np.ndarray] = {}
         self.flags: dict[Hashable, np.ndarray] = {}
-        # For each scope: clocks at the last fence, and clocks that reads since have seen.
+        # Clocks at the last fence, clocks its reads saw; where `scoped` these are of fences wider
+        # than a CTA, and the same follows for fences of any scope.
         self.fences: list[np.ndarray] = []
 
     def _table(self) -> np.ndarray:
@@ -126,6 +133,7 @@ class Shadow:
             if self.strong_reads is None:
                 self.strong_reads = self._table()
             table = self.strong_reads
+            self._after_narrow(self.strong_writes, g, w, "write", "read")
             self._observe(at, lanes[0])
         elif self.strong_writes is not None:
             self._after_all(self.strong_writes, g, w, "write", "read")
@@ -156,6 +164,8 @@ class Shadow:
             if self.strong_writes is None:
                 self.strong_writes = self._table()
             self.strong_writes[g, self.here[w]] = time
+            self._after_narrow(self.strong_writes, g, w, "write", "write")
+            self._after_narrow(self.strong_reads, g, w, "read", "write")
             self._publish(at, lanes[0])
             if not self.m.kernel.code[self.m.current].op.startswith("st"):
                 self._observe(at, lanes[0])
@@ -261,6 +271,21 @@ class Shadow:
         if self.strong_reads is not None:
             self._after_all(self.strong_reads, g, w, "read", "write")
 
+    def _after_narrow(
+        self, table: np.ndarray | None, g: np.ndarray, w: np.ndarray, past: str, doing: str
+    ) -> None:
+        """Strong accesses race with those of another CTA if either has .cta scope."""
+        if not self.scoped or table is None or self.m.kernel.code[self.m.current].has("mbarrier"):
+            return
+        times = table[g]
+        bad = times > self.clocks[0, w, : self.readers]
+        bad &= self.narrow[np.frombuffer(self.pcs, np.intc)[times]] | self.narrow[self.m.current]
+        rank = np.arange(self.readers) // self.m.slots
+        bad &= rank != self.memory.rank[w][:, None]
+        if bad.any():
+            i, who = (int(v[0]) for v in np.nonzero(bad))
+            self._race(g[i], times[i, who], who, past, _pick(w, i), doing)
+
     def _fenced(
         self, g: np.ndarray, w: np.ndarray | int, doing: str, lane: int | np.ndarray | None
     ) -> None:
@@ -321,18 +346,37 @@ class Shadow:
     def release(self, key: Hashable, warps: np.ndarray) -> None:
         """Warps arrive at the mbarrier at index `key` of Memory.shared, with release semantics.
         Other barriers have keys of another type."""
-        self._arrive(key, self._leaving(warps))
+        if not self.scoped or not isinstance(key, int):
+            self._arrive(key, self._leaving(warps))
+            return
+        ctas = self.memory.cta_of_warp(warps)
+        for cta in np.unique(ctas):
+            side = (key, int(cta), bool(self.narrow[self.m.current]))
+            self.sides.setdefault(key, set()).add(side)
+            self._arrive(side, self._leaving(warps[ctas == cta]))
 
     def flip(self, key: Hashable) -> None:
         """The mbarrier's phase completes. An arrival counts for later phases too: each arrival
         changes the mbarrier atomically, so that they are one release sequence."""
-        if key in self.arrived:
-            self.completed[key] = self.arrived[key]
+        sides = self.sides.get(key, ()) if isinstance(key, int) else ()
+        for each in (key, *sides):
+            if each in self.arrived:
+                self.completed[each] = self.arrived[each]
 
     def acquire(self, key: Hashable, warps: np.ndarray) -> None:
         """Warps saw the mbarrier's last phase completed, with acquire semantics."""
         if key in self.completed:
             self._join(warps, self.completed[key])
+        for side in self.sides.get(key, ()) if isinstance(key, int) else ():
+            if side in self.completed:
+                _, cta, narrow = side  # type: ignore[misc]
+                reached = self._reached(warps, cta, narrow)
+                self._join(warps[reached], self.completed[side])
+
+    def _reached(self, warps: np.ndarray, cta: int, narrow: bool) -> np.ndarray:
+        """Which warps, in the instruction in hand, a release of that CTA reaches."""
+        own = self.memory.cta_of_warp(warps) == cta
+        return own | (not narrow and not self.narrow[self.m.current])
 
     def proxy_fence(self, warps: np.ndarray, mask: np.ndarray) -> None:
         """fence.proxy.async, by these lanes [k, 32] of the warps: writes before it are visible to
@@ -358,33 +402,21 @@ class Shadow:
         """All of the cluster come after the last writes of the granules at these bytes."""
         self.written[np.asarray(at) >> self.shift] = 0
 
-    def fence(self, warps: np.ndarray, *, wide: bool = True) -> None:
-        """fence.acq_rel or stronger; if not wide, of scope .cta."""
-        self._remember()
-        for scope in (_CTA, _WIDE)[: 1 + wide]:
-            saw = self.fences[2 * scope + 1]
+    def fence(self, warps: np.ndarray, *, narrow: bool = False) -> None:
+        """fence.acq_rel or stronger. narrow: of .cta scope."""
+        self._with_fences()
+        for n in range(2 if narrow and self.scoped else 0, len(self.fences), 2):
+            saw = self.fences[n + 1]
             self.clocks[:, warps] = np.maximum(self.clocks[:, warps], saw[:, warps])
-        for scope in (_CTA, _WIDE)[: 1 + wide]:
-            before = self.fences[2 * scope]
+        for n in range(2 if narrow and self.scoped else 0, len(self.fences), 2):
+            before = self.fences[n]
             before[:, warps] = self.clocks[:, warps]
             before[0, warps, self.here[warps]] = self.now
         self._sink(warps)
 
-    def _remember(self) -> None:
+    def _with_fences(self) -> None:
         if not self.fences:
-            self.fences = [np.zeros_like(self.clocks) for _ in range(4)]
-
-    def all_started(self, warps: np.ndarray) -> None:
-        """These know that all CTAs of their cluster have started."""
-        own = self.clocks[0, warps, : self.m.positions]
-        self.clocks[0, warps, : self.m.positions] = np.maximum(own, _STARTED)
-
-    def there(self, warps: np.ndarray, ranks: np.ndarray) -> np.ndarray:
-        """Of warps [k], whether something orders them after the start of the CTA of each rank."""
-        slots = self.m.slots
-        columns = ranks[:, None] * slots + np.arange(slots)
-        known = (self.clocks[0, warps[:, None], columns] >= _STARTED).any(axis=1)
-        return known | (self.memory.rank[warps] == ranks)
+            self.fences = [np.zeros_like(self.clocks) for _ in range(4 if self.scoped else 2)]
 
     def _leaving(self, warps: np.ndarray) -> np.ndarray:
         """The clocks [2, entities] of who comes after all that these warps did."""
@@ -413,34 +445,50 @@ class Shadow:
         releases = _orders(self.m.kernel.code[self.m.current], "release")
         if not releases and not self.fences:
             return
-        for place, warp in set(zip(at.tolist(), w.tolist(), strict=True)):
-            for scope, key in self._flags(place, warp):
-                left = self._leaving(np.array([warp])) if releases else None
-                row = self.fences[2 * scope][:, warp] if left is None else left
-                known = self.flags.get(key)
-                self.flags[key] = row.copy() if known is None else np.maximum(known, row)
+        narrow = bool(self.narrow[self.m.current])
+        for key, warp in set(zip(at.tolist(), w.tolist(), strict=True)):
+            if releases:
+                self._raise(key, warp, narrow, self._leaving(np.array([warp])))
+                continue
+            if not narrow or not self.scoped:
+                self._raise(key, warp, False, self.fences[0][:, warp])
+            if self.scoped:
+                self._raise(key, warp, True, self.fences[2][:, warp])
+
+    def _raise(self, at: int, warp: int, narrow: bool, row: np.ndarray) -> None:
+        key = self._flag(at, self._cta(warp), narrow)
+        known = self.flags.get(key)
+        self.flags[key] = row.copy() if known is None else np.maximum(known, row)
+
+    def _flag(self, at: int, cta: int, narrow: bool) -> Hashable:
+        return (at, cta, narrow) if self.scoped else at
+
+    def _cta(self, warp: int) -> int:
+        return int(self.memory.cta_of_warp(np.array([warp]))[0])
 
     def _observe(self, at: np.ndarray, w: np.ndarray) -> None:
         if not self.flags:
             return
-        self._remember()
+        self._with_fences()
         acquires = _orders(self.m.kernel.code[self.m.current], "acquire")
-        for place, warp in set(zip(at.tolist(), w.tolist(), strict=True)):
-            for scope, key in self._flags(place, warp):
-                row = self.flags.get(key)
-                if row is not None and acquires:
+        for key, warp in set(zip(at.tolist(), w.tolist(), strict=True)):
+            for row, saw in self._seen(key, warp):
+                if acquires:
                     self._join(np.array([warp]), row)
-                elif row is not None:
-                    saw = self.fences[2 * scope + 1]
+                else:
                     saw[:, warp] = np.maximum(saw[:, warp], row)
 
-    def _flags(self, place: int, warp: int) -> list[tuple[int, Hashable]]:
-        """What an access to this place by this warp tells or hears: scopes, each with its key.
-        Two accesses order only where the scope of each holds the other's thread."""
-        cta = int(self.memory.group[warp]) * self.m.shape.cluster_size + int(self.memory.rank[warp])
-        found: list[tuple[int, Hashable]] = [(_CTA, (place, cta))]
-        if not self.m.kernel.code[self.m.current].has("cta"):
-            found.append((_WIDE, place))
+    def _seen(self, at: int, warp: int) -> list[tuple[np.ndarray, np.ndarray]]:
+        """The flags' rows that reach this warp, and what notes them for its next fence."""
+        if not self.scoped:
+            return [(self.flags[at], self.fences[1])] if at in self.flags else []
+        own, size = self._cta(warp), self.m.shape.cluster_size
+        found = []
+        for cta in range(own // size * size, own // size * size + size):
+            for narrow in (False, True):
+                row = self.flags.get((at, cta, narrow))
+                if row is not None and self._reached(np.array([warp]), cta, narrow)[0]:
+                    found.append((row, self.fences[3 if cta == own else 1]))
         return found
 
     # ---- asynchronous operations
@@ -502,7 +550,7 @@ class Shadow:
         """It is done: before whatever follows an `acquire` of the mbarrier `key`'s phase, or else
         before whatever its issuer does next. warp: a read is before what any of these does next.
         of: of a write that several warps issued, only the part of these. Returns in whose name it
-        was, and its time."""
+        was, and when."""
         g = self._over(transfer, of)
         time = self._tick(transfer.pc)
         if transfer.write:
@@ -510,14 +558,14 @@ class Shadow:
         else:
             who = self._end_read(transfer, g, time, transfer.warp if key is warp is None else warp)
         if key is not None:
-            self.ended(key, {who: time})
+            self.told(key, who, time)
         return who, time
 
-    def ended(self, key: Hashable, ends: dict[int, int]) -> None:
-        """Transfers that ended so, by entity, are before what follows an `acquire` of `key`."""
+    def told(self, key: int, who: int, time: int) -> None:
+        """What was done in the name of entity `who` at that time is before what follows an
+        `acquire` of the mbarrier `key`'s phase."""
         row = np.zeros_like(self.clocks[:, 0])
-        for who, time in ends.items():
-            row[0, who] = time
+        row[0, who] = time
         self._arrive(key, row)
 
     def _over(self, t: Transfer, of: np.ndarray | None) -> np.ndarray:

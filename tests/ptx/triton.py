@@ -70,9 +70,9 @@ def run(
         kernel = _parsed[ptx] = parse(ptx).kernel(compiled.metadata.name)
     if callable(grid):
         grid = grid(bound)
-    ctas, (x, *rest) = compiled.metadata.num_ctas, grid
-    result = launch.run(  # a program is a cluster
-        kernel, _arguments(compiled, bound, grid, kernel), (x * ctas, *rest),
+    ctas = compiled.metadata.num_ctas  # of a program: Triton's launcher makes a cluster of them
+    result = launch.run(
+        kernel, _arguments(compiled, bound, grid, kernel), (grid[0] * ctas, *grid[1:]),
         cluster=(ctas, 1, 1), shared=compiled.metadata.shared, **options,
     )  # fmt: skip
     result.cubin = compiled.asm["cubin"]
