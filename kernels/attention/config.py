@@ -59,12 +59,13 @@ def select_backward_config(
     dim: int, itemsize: int, sm: int, crowded: bool, aligned: bool = True
 ) -> tuple[Config, Config]:
     """Tiles of the kernel for dq, which holds `block_m` queries, and of that for dk and dv, which
-    holds `block_n` keys. `crowded`: a soft cap or a padded head dim takes more registers. Chosen like
-    the forward's."""
-    if dim > 128 and (itemsize == 4 or not aligned):
-        stages = 2 if itemsize == 4 else 1
-        return Config(16, 16, 8, stages), Config(16, 16, 8, stages)
-    if itemsize == 4 or not aligned:
+    holds `block_n` keys. `crowded`: a soft cap or a padded head dim takes more registers. Chosen
+    like the forward's."""
+    if itemsize == 4:
+        return Config(16, 16, 4, 1), Config(16, 16, 4, 1)
+    if not aligned:
+        if dim > 128:
+            return Config(16, 16, 8, 1), Config(16, 16, 8, 1)
         return Config(32, 16, 8, 1), Config(16, 32, 8, 1)
     hopper, blackwell = sm == 90, sm // 10 == 10
     if dim > 128:
