@@ -53,7 +53,7 @@ def varlen_cases(draw: st.DrawFn) -> Case:
 
 @st.composite
 def backward_cases(draw: st.DrawFn, forward: st.SearchStrategy[Case]) -> Case:
-    """Of few heads and half the tokens, as each case is four kernels and the interpreter is slow."""
+    """Few heads, half the tokens: a case is four kernels, and the interpreter is slow."""
     case = dict(draw(forward).dims)
     if "q_lens" in case:
         halved = [name for name in ("q_lens", "k_lens", "used") if name in case]
