@@ -31,7 +31,13 @@ def _run(case: Case, seed: int, **changed: Any) -> tuple[tuple[Tensor, ...], tup
     return outs, op.flat(named), done
 
 
-@pytest.mark.parametrize(("fp8", "few"), [(False, 0.03), (True, 0.1)], ids=["bf16", "fp8"])
+@pytest.mark.parametrize(
+    ("fp8", "few"),
+    [
+        pytest.param(False, 0.03, id="bf16"),
+        pytest.param(True, 0.1, id="fp8", marks=pytest.mark.full),
+    ],
+)
 def test_decode_reads_each_key_once_for_all_its_heads(fp8: bool, few: float, seed: int) -> None:
     """And of the page table one number a tile: `few` of the least bytes."""
     cache = dict(cache="e4m3", scales="head") if fp8 else {}
