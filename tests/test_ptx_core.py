@@ -54,6 +54,11 @@ def test_scopes_keep_their_registers_and_labels():
     assert (stored(body) == 11).all()
 
 
+def test_labels_in_a_row_belong_to_their_scope():
+    body = "mov.u32 %r2, 1;" + "{ bra B; A: B: C: add.u32 %r2, %r2, 1; }" * 2
+    assert (stored(body) == 3).all()
+
+
 @pytest.mark.parametrize(
     ("source", "says"),
     [

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -110,7 +112,19 @@ def test_an_estimate_of_a_copy_is_bound_by_memory():
     assert found["device"] == pytest.approx(2 * 4 * 4096 / (4800 / 1.83))
     assert found["issue"] == 9 * 128 / 4
     assert found["tensor"] == 0
-    assert estimate.text([done]).splitlines()[1].split() == ["device", "12.5", "100%"]
+    rows = [line.split() for line in estimate.text([done]).splitlines()]
+    assert rows[2] == ["device", "12.5", "51.5", "100%"]  # of all, and of one CTA of the 32
+    assert done.ctas == 32
+
+
+def test_a_cuda_kernel_is_shown_with_its_machine_code(capsys):
+    assert command.main(["run", "video_to_tensor", "tiny"]) == 0
+    out = capsys.readouterr().out
+    found = re.search(r"machine code: (\d+) registers, (\d+) bytes of stack, (\d+) inst", out)
+    assert found is not None
+    assert 16 <= int(found[1]) <= 255
+    assert int(found[3]) > 100
+    assert re.search(r"unit +all CTAs +one CTA\n +issue +[\d.]+ +[\d.]+ +100%", out)
 
 
 # ---- for a person

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 
-from tests.ptx.errors import Unknown
 from tests.ptx.num import bf16_to_f32
 from tests.ptx.samples import (
     ALL16,
@@ -119,6 +118,8 @@ def test_floats_to_integers(to, from_):
     """Clamped to the range; a NaN is 0, but of f64 or to 64 bits the top bit alone."""
     x = edges_of(from_)
     bits = int(to[1:])
+    if from_ == "bf16" and bits == 8:  # ptxas has no such form
+        return
     nan = wrap(1 << (bits - 1), to) if from_ == "f64" or bits == 64 else 0
     info = np.iinfo(DTYPE[to])
     for mode in ("rni", "rzi", "rmi", "rpi"):
@@ -148,14 +149,12 @@ def test_integers_to_floats(to, from_):
     if from_[1:] == "64":  # near the middle between two f32, and between two f64
         whole = (1 << 40) + (np.arange(-40, 40) << 16), (1 << 62) + (np.arange(-40, 40) << 8)
         x = np.concatenate([x, *((w + d).astype(x.dtype) for w in whole for d in (-1, 0, 1))])
-    for mode in ("rn", "rz", "rm", "rp") if to != "f64" else ("rn",):
+    for mode in ("rn", "rz", "rm", "rp"):
+        if to == "bf16" and from_[1:] == "8":  # ptxas has no such form
+            continue
         got = each(f"cvt.{mode}.{to}.{from_} d, a;", DTYPE[to], x)
-        if to == "f64":
-            wanted = np.array([float(v) for v in x.tolist()])
-        else:
-            wanted = [FORMATS[to].round(Fraction(v), mode) if v else 0.0 for v in x.tolist()]
-            wanted = encode(np.array(wanted), to).view(DTYPE[to])
-        same_bits(got, wanted)
+        wanted = [FORMATS[to].round(Fraction(v), mode) if v else 0.0 for v in x.tolist()]
+        same_bits(got, encode(np.array(wanted), to).view(DTYPE[to]))
 
 
 # ---- floats to floats
@@ -218,16 +217,10 @@ def test_f16_and_bf16_to_each_other():
     wide = bf16_to_f32(ALL16)
     wanted = wide.astype(np.float16).view(np.uint16)
     same_bits(got[~np.isnan(wide)], wanted[~np.isnan(wide)])
-
-
-def test_f16_to_bf16_without_a_rounding_needs_none():
-    """As Triton has it for what was fp8: each e4m3 is a bf16."""
-    codes = torch.arange(256, dtype=torch.uint8).view(torch.float8_e4m3fn)
-    finite = codes.half()[~codes.half().isnan()]
-    got = each("cvt.bf16.f16 d, a;", np.uint16, finite.numpy().view(np.uint16))
-    same_bits(got, finite.bfloat16().view(torch.int16).numpy().view(np.uint16))
-    with pytest.raises(Unknown, match="a value that needs one"):
-        each("cvt.bf16.f16 d, a;", np.uint16, np.array([0x3C01], np.uint16))
+    # ptxas makes the same F2F of both, without a rounding and with .rn.
+    same_bits(each("cvt.f16.bf16 d, a;", np.uint16, ALL16), got)
+    same_bits(each("cvt.bf16.f16 d, a;", np.uint16, ALL16),
+              each("cvt.rn.bf16.f16 d, a;", np.uint16, ALL16))  # fmt: skip
 
 
 @pytest.mark.parametrize("type_", ["f32", "f64", "f16", "bf16"])

@@ -29,6 +29,10 @@ STORE, LOAD, OWN = (
 )
 WARP, HALF = "bar.warp.sync -1;", "@%p2 bar.warp.sync 0xffff;"
 SYNC = "bar.sync 0;"
+# The rows of an 8x8 matrix, neighbours swapped: each lane gets the word of the lane four beside.
+ROWS = """and.b32 %r11, %r9, 7; xor.b32 %r11, %r11, 1; shl.b32 %r11, %r11, 4;
+shr.u32 %r12, %r1, 5; mad.lo.u32 %r12, %r12, 128, %r4; add.u32 %r11, %r11, %r12;
+ldmatrix.sync.aligned.m8n8.x1.shared.b16 {%r12}, [%r11];"""
 
 
 def go(body: str, threads: int = 64, **options: Any) -> launch.Result:
@@ -48,6 +52,7 @@ CLEAN = {
     "passed on": f"{STORE} {HALF} setp.gt.u32 %p3, %r9, 14; setp.lt.u32 %p4, %r9, 17;"
     "and.pred %p3, %p3, %p4; @%p3 bar.warp.sync 0x18000; setp.eq.u32 %p5, %r9, 16;"
     "@%p5 ld.shared.u32 %r8, [%r2+-64];",
+    "write after ldmatrix": f"{STORE} {WARP} {ROWS} {STORE} {WARP} {LOAD}",
     "an atom": f"@%p1 st.shared.u32 [%r4], 0; {WARP} atom.shared.add.u32 %r8, [%r4], 1;",
 }
 RACY = {
@@ -61,6 +66,8 @@ RACY = {
     "one writes, all read": f"{STORE} {SYNC} @%p1 st.shared.u32 [sm], 5;ld.shared.u32 %r8, [sm];",
     "all read, one writes": f"{STORE} {SYNC} shr.u32 %r10, %r1, 5; mad.lo.u32 %r11, %r10, 128, %r4;"
     "ld.shared.u32 %r8, [%r11]; @%p1 st.shared.u32 [%r11], 5;",
+    "ldmatrix after write": f"{STORE} {ROWS}",
+    "an earlier reader, then ldmatrix": f"{STORE} {WARP} {LOAD} {ROWS} {STORE}",
     "an earlier reader": f"{STORE} {WARP} {LOAD} {OWN} {STORE}",
     "an atom": "@%p1 st.shared.u32 [%r4], 0; atom.shared.add.u32 %r8, [%r4], 1;",
 }

@@ -117,6 +117,17 @@ def divided(stages: int, **options) -> None:
     product_is_right(c, a, b)
 
 
+def test_triton_has_several_ctas_for_a_program(seed):
+    a, b = drawn(M, K, dtype=BF16), drawn(N, K, dtype=BF16, seed=1)
+    c = torch.full((M, N), torch.nan, dtype=BF16)
+    with executing(seed=seed) as results:
+        producers.by_pointers[(2, 3)](
+            a, b, c, M, N, K, 1, K, 64, 64, 64, num_warps=4, num_stages=2, num_ctas=2
+        )
+    assert results[0].kernel.cluster == (2, 1, 1)
+    product_is_right(c, a, b)
+
+
 @pytest.mark.parametrize("stages", [2, 3])
 def test_triton_divides_a_matmul_among_warpgroups(stages, seed):
     divided(stages, seed=seed, edit=without_unused_barriers)

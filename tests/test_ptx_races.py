@@ -236,8 +236,8 @@ def test_a_cta_stays_until_others_have_read_its_memory(seed):
 KERNEL = parse(
     text(
         """st.shared.u32 [%r1], %r2; ld.shared.u32 %r2, [%r1];
-        atom.shared.add.u32 %r3, [%r1], 1; st.relaxed.cta.shared.u32 [%r1], 1;
-        ld.relaxed.cta.shared.u32 %r1, [%r1]; wgmma.fence.sync.aligned;""",
+        atom.shared.add.u32 %r3, [%r1], 1; st.relaxed.cluster.shared.u32 [%r1], 1;
+        ld.relaxed.cluster.shared.u32 %r1, [%r1]; wgmma.fence.sync.aligned;""",
         threads=128,
     )
 ).kernel()

@@ -42,6 +42,7 @@ OPTIONAL = {
     "pytest_benchmark": "the pytest benchmarks",
     "yaml": "the checks of workflow files",
     "ruff": "make lint",
+    "transformers": "attention in Transformers",
 }
 COMMANDS = {"cmake": "cmake", "ruff": "ruff"}  # a program on the path serves as well as a wheel
 NUMPY_TOO_NEW = (2, 4)  # for Triton's interpreter, as `tests/interpret` has it

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
-from torch.nn import functional as F
+
+# Not by way of torch.nn.functional, whose function may lead back here (`register_sdpa`).
+_sdpa = torch._C._nn.scaled_dot_product_attention
 
 
-def _lower_right(M: int, N: int, device: torch.device) -> Tensor:
-    if device.type == "cpu":
-        return torch.ones(M, N, dtype=torch.bool).tril(N - M)
+def _lower_right(q: Tensor, k: Tensor, v: Tensor, **others: Any) -> Tensor:
+    M, N = q.shape[2], k.shape[2]
+    if q.device.type == "cpu":
+        mask = torch.ones(M, N, dtype=torch.bool).tril(N - M)
+        return _sdpa(q, k, v, attn_mask=mask, **others)
     # Not at the top: the module pulls in torch._dynamo, and with it Triton.
-    from torch.nn.attention.bias import causal_lower_right
+    from torch.nn.attention.bias import CausalBias, causal_lower_right
 
-    return causal_lower_right(M, N)
+    return CausalBias._dispatch(q, k, v, causal_lower_right(M, N), **others)
 
 
 def launch(
@@ -25,9 +31,9 @@ def launch(
     q, k, v = (t.transpose(1, 2) for t in (q, k, v))
     # is_causal is aligned top-left; ours is bottom-right, which is the same only for M == N.
     # A single query at the end sees every key.
-    square = causal and M == N
-    mask = _lower_right(M, N, q.device) if causal and not square and M > 1 else None
-    found = F.scaled_dot_product_attention(
-        q, k, v, attn_mask=mask, is_causal=square, scale=scale, enable_gqa=q.shape[1] != k.shape[1]
-    )
+    named: dict[str, Any] = dict(scale=scale, enable_gqa=q.shape[1] != k.shape[1])
+    if causal and M != N and M > 1:
+        found = _lower_right(q, k, v, **named)
+    else:
+        found = _sdpa(q, k, v, is_causal=causal and M == N, **named)
     outs[0].copy_(found.transpose(1, 2))

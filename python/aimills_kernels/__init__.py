@@ -22,6 +22,8 @@ __all__ = [
     "matmul_fp8",
     "merge_attention_states",
     "quantize_fp8",
+    "register_sdpa",
+    "register_transformers",
     "use_provider",
     "validate",
     "video_to_tensor",
@@ -37,6 +39,8 @@ _HOMES = {
     "matmul_fp8": "aimills_kernels.ops.matmul",
     "quantize_fp8": "aimills_kernels.ops.matmul",
     "video_to_tensor": "aimills_kernels.ops.video",
+    "register_sdpa": "aimills_kernels.integrations.sdpa",
+    "register_transformers": "aimills_kernels.integrations.transformers",
     "explain": "aimills_kernels._explain",
     "use_provider": "aimills_kernels._dispatch",
     "validate": "aimills_kernels._validate",
@@ -46,6 +50,8 @@ if TYPE_CHECKING:
     from aimills_kernels._dispatch import use_provider
     from aimills_kernels._explain import explain
     from aimills_kernels._validate import validate
+    from aimills_kernels.integrations.sdpa import register_sdpa
+    from aimills_kernels.integrations.transformers import register_transformers
     from aimills_kernels.ops.attention import attention, attention_varlen
     from aimills_kernels.ops.matmul import matmul_fp8, quantize_fp8
     from aimills_kernels.ops.paged import (

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
+import tempfile
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from aimills_kernels.kernels.video import nvrtc
 from aimills_kernels.kernels.video.problem import packed
+from tests.aot import TOOLS
 from tests.ptx import launch
 from tests.ptx.parse import Kernel, Module, parse
 
@@ -17,6 +22,10 @@ RESULTS: list[launch.Result] = []
 
 
 def compiled(code: str, *options: str) -> Module:
+    return parse(ptx(code, *options))
+
+
+def ptx(code: str, *options: str) -> str:
     from cupy.cuda import nvrtc as compiler
 
     program = compiler.createProgram(code, "kernel.cu", [], [])
@@ -27,13 +36,38 @@ def compiled(code: str, *options: str) -> Module:
         raise AssertionError(compiler.getProgramLog(program)) from None
     finally:
         compiler.destroyProgram(program)
-    return parse(text.decode() if isinstance(text, bytes) else text)
+    return text.decode() if isinstance(text, bytes) else text
+
+
+def assembled(text: str) -> bytes:
+    """The machine code of PTX, by the ptxas in Triton's wheel, whose other tools read nothing that
+    is newer. It may know an older version of PTX than the text is of, which changes nothing about
+    the instructions of this GPU."""
+    text = re.sub(r"\.version\s+(?:8\.[89]|9\.\d)", ".version 8.7", text, count=1)
+    with tempfile.TemporaryDirectory() as folder:
+        source, made = Path(folder) / "kernel.ptx", Path(folder) / "kernel.cubin"
+        source.write_text(text)
+        done = subprocess.run(
+            [TOOLS / "ptxas", "-arch=sm_90a", str(source), "-o", str(made)],
+            capture_output=True, text=True,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        return made.read_bytes()
+
+
+@cache
+def _video_ptx() -> str:
+    return ptx((nvrtc.sources() / nvrtc.SOURCE).read_text(), *nvrtc.options())
 
 
 @cache
 def video_kernel() -> Kernel:
-    code = (nvrtc.sources() / nvrtc.SOURCE).read_text()
-    return compiled(code, *nvrtc.options()).kernel(nvrtc.KERNEL)
+    return parse(_video_ptx()).kernel(nvrtc.KERNEL)
+
+
+@cache
+def video_cubin() -> bytes:
+    return assembled(_video_ptx())
 
 
 def video_to_tensor(outs: tuple[Tensor, ...], *args: Any) -> None:
@@ -44,4 +78,6 @@ def video_to_tensor(outs: tuple[Tensor, ...], *args: Any) -> None:
         video_kernel(), [packed(outs, args)], [nvrtc._blocks(outs[0])], [nvrtc._THREADS],
         tensors=[*args[0], outs[0]], **OPTIONS,
     )  # fmt: skip
+    if result.counters is not None:  # somebody wants to know what it costs
+        result.cubin = video_cubin()
     RESULTS.append(result)

@@ -55,6 +55,7 @@ class Copy:
         self.group = group.copy()
         self.source, self.wanted, self.index = (self._spread(s, v) for v in (source, wanted, index))
         self.flying = s.mask.any(axis=1)  # warps
+        self.ended: dict[int, tuple[int, int]] = {}  # warp -> in whose name it wrote, and when
         if memory.shadow is not None:
             step = np.arange(0, size, 1 << memory.shadow.shift)
             self.transfer = memory.shadow.begin(
@@ -111,13 +112,20 @@ class Copy:
         over = self.flying & ~self.due.any(axis=1)
         self.flying &= ~over
         shadow, warps = self.memory.shadow, np.nonzero(over)[0] + self.lo
-        if shadow is None or not len(warps):
+        if shadow is None:
             return
         if keys is None:
-            shadow.end(self.transfer, of=warps)
+            if len(warps):
+                ended = shadow.end(self.transfer, of=warps)
+                self.ended.update((int(w), (int(shadow.here[w]), ended[1])) for w in warps)
             return
         for key, warp in zip(keys[over].max(axis=1), warps, strict=True):
-            shadow.end(self.transfer, key=int(key), of=np.array([warp]))
+            self.ended[int(warp)] = shadow.end(self.transfer, key=int(key), of=np.array([warp]))
+        # Each arrival waits for all copies before it, those too that another one came for.
+        for row in np.nonzero(mask.any(axis=1))[0]:
+            if (ended := self.ended.get(int(row) + self.lo)) is not None:
+                for key in np.unique(keys[row][mask[row]]):
+                    shadow.told(int(key), *ended)
 
 
 class Copies:
@@ -161,6 +169,7 @@ class Copies:
                 copy.done(mask, keys[copy.lo : copy.hi])
             with blame(instr):
                 table.arrive(cells, ones, 0 * ones, lanes, release=False)
+            self.open = [copy for copy in self.open if copy.due.any()]
 
         self.m.pending.append(arrive)
 

@@ -82,11 +82,14 @@ def cycles(results: Iterable[Result], sms: int = SMS) -> dict[str, float]:
 
 
 def text(results: list[Result]) -> str:
-    """The estimate for a person, largest first."""
-    found = cycles(results)
+    """The estimate for a person, largest first: of the launches, and of one CTA on its SM."""
+    found, tiles = cycles(results), max(sum(r.ctas for r in results), 1)
     whole = max(found.values()) or 1.0
-    rows = [
-        f"  {name:8} {value:12.1f} {value / whole:6.0%}" for name, value in found.items() if value
+    rows = [f"  {'unit':8} {'all CTAs':>12} {'one CTA':>12}"]
+    rows += [
+        f"  {name:8} {value:12.1f} {value * SMS / tiles:12.1f} {value / whole:6.0%}"
+        for name, value in found.items()
+        if value
     ]
     least = whole / CLOCK_GHZ / 1000
     head = (

@@ -94,12 +94,18 @@ class Lanes:
         return False if lane is None else (self.wrote[g] & _BIT[lane]) != 0
 
     def reads(
-        self, g: np.ndarray, w: np.ndarray | int, lane: int | np.ndarray, times: np.ndarray
+        self,
+        g: np.ndarray,
+        w: np.ndarray | int,
+        lane: int | np.ndarray,
+        times: np.ndarray,
+        whole: bool,
     ) -> None:
-        """times: of the warp's reads of the granules before."""
+        """times: of the warp's reads of the granules before. whole: by the warp as one (ldmatrix),
+        which is over before any of its lanes goes on."""
         place = g * self.m.positions + self.here[w]
         fresh = times > self.synced[w]
-        bit = mask = np.broadcast_to(_BIT[lane], len(g))
+        bit = mask = np.broadcast_to(np.uint32(0) if whole else _BIT[lane], len(g))
         if fresh.any():
             before = self.read[place]
             if self.known is not None:  # who is ordered before this read is covered by it
@@ -107,7 +113,7 @@ class Lanes:
                 before = before & ~(_spread(before) & covered) @ _BIT.astype(np.int64)
             mask = np.where(fresh, before, np.uint32(0)).astype(np.uint32) | mask
         self.read[place] = mask
-        if ((self.read[place] & bit) == 0).any():
+        if not whole and ((self.read[place] & bit) == 0).any():
             np.bitwise_or.at(self.read, place, mask)
 
     # ---- synchronisation

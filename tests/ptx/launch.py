@@ -24,6 +24,7 @@ from tests.ptx import (  # noqa: F401  (the ops_ modules register their instruct
     ops_int,
     ops_matrix,
     ops_mma,
+    ops_registers,
     ops_sync,
     ops_warp,
     ops_wgmma,
@@ -53,6 +54,7 @@ class Result:
     memory: Global
     counters: Counters | None = None
     cubin: bytes | None = None  # the machine code, where it was made too
+    ctas: int = 1  # of the grid
 
 
 def run(
@@ -83,7 +85,7 @@ def run(
     grammar.check(entry)
     shape = _shape(entry, grid, block, cluster, shared)
     _check_options(seed, budget)
-    memory = Global()
+    memory = Global(seed)
     held = Arguments(memory)
     params = held.pack(entry, args, tensors)
     addresses, static = _addresses(entry, memory)
@@ -99,6 +101,7 @@ def run(
     doubts = flow.doubtful(entry)
     executed = np.zeros(len(entry.code), np.int64)
     result = Result(entry, executed, memory, Counters() if count else None)
+    result.ctas = shape.count * shape.cluster_size
     for batch in _batches(entry, shape, size, check):
         machine = Machine(entry, shape, batch, seed=seed, budget=budget)
         view = Memory(machine, memory, params, size, local)
@@ -208,12 +211,24 @@ def _point(kernel: Kernel, memory: Global, addresses: dict[str, int]) -> None:
             made.origin = made.bytes[made.skew : made.skew + made.size].copy()
 
 
+@dataclass
+class Held:
+    """A view that arguments point to: bytes [start, end) of the storage at `key`."""
+
+    key: int
+    start: int
+    end: int
+    made: Allocation
+
+
 class Arguments:
-    """The tensors of a launch in global memory."""
+    """The tensors of a launch in global memory. Views of one storage share its bytes, but each has
+    addresses of its own: what runs past the end of one does not reach the next."""
 
     def __init__(self, memory: Global):
         self.memory = memory
-        self.storages: dict[int, tuple[Any, Allocation, int]] = {}
+        self.held: list[Held] = []
+        self.storages: list[tuple[np.ndarray, np.ndarray]] = []  # given bytes, the launch's
 
     def pack(self, kernel: Kernel, args: Sequence[Any], tensors: Sequence[Any] = ()) -> bytes:
         """The bytes of the parameters. `tensors` are pointed to from inside a struct."""
@@ -237,31 +252,43 @@ class Arguments:
         return out
 
     def _hold(self, key: int, views: list[Any], where: list[str]) -> None:
-        """One allocation for all arguments that share a storage; holes between them are holes."""
-        low = min(v[1] for v in views)
-        high = max(v[2] for v in views)
-        raw = views[0][3]
-        valid = None
-        if len(views) > 1 or not views[0][4]:
-            valid = np.zeros(high - low, bool)
-            for _, start, end, _, dense, index in views:
-                valid[slice(start - low, end - low) if dense else index - low] = True
-        name = "argument " + " and ".join(where)
-        made = self.memory.add(name, raw[low:high], skew=(key + low) % 256, valid=valid)
-        self.storages[key] = (raw, made, low)
+        """Views of one storage; those from the same byte to the same are one."""
+        low, high = min(v[1] for v in views), max(v[2] for v in views)
+        raw, skew = views[0][3][low:high], (key + low) % 256
+        bytes_ = np.zeros((skew + len(raw) + 15) // 16 * 16 + 16, np.uint8)
+        bytes_[skew : skew + len(raw)] = raw
+        self.storages.append((raw, bytes_[skew : skew + len(raw)]))
+        spans: dict[tuple[int, int], list[int]] = {}
+        for n, view in enumerate(views):
+            spans.setdefault((view[1], view[2]), []).append(n)
+        for (start, end), some in spans.items():
+            name = "argument " + " and ".join(where[n] for n in some)
+            place, valid = skew + start - low, None
+            if not any(views[n][4] for n in some):
+                valid = np.zeros(len(bytes_), bool)
+                for n in some:
+                    valid[views[n][5] - low + skew] = True
+            data = raw[start - low : end - low]
+            made = self.memory.place(name, bytes_, place, data, valid)
+            self.held.append(Held(key, start, end, made))
+
+    def _address(self, view: tuple) -> int:
+        """Of an argument's first byte."""
+        for held in self.held:
+            if (held.key, held.start, held.end) == view[:3]:
+                return held.made.base
+        raise AssertionError("a tensor that nobody holds")
 
     def _value(self, param: Variable, arg: Any) -> bytes:
         found = _view(arg)
         if isinstance(arg, tma.TensorMap) and found is not None:
             if param.size != 128:
                 raise BadLaunch(f"{param.name} is no tensor map, got one", param.place)
-            _, made, low = self.storages[found[0]]
-            return arg.at(made.base + found[1] - low)
+            return arg.at(self._address(found))
         if found is not None:
             if param.array or param.type not in scalars.POINTERS:
                 raise BadLaunch(f"{param.name} is no pointer, got a tensor", param.place)
-            _, made, low = self.storages[found[0]]
-            return struct.pack("<Q", made.base + found[1] - low)
+            return struct.pack("<Q", self._address(found))
         packed = scalars.pack(param, arg)
         return self._translated(packed) if isinstance(arg, (bytes, bytearray)) else packed
 
@@ -270,14 +297,16 @@ class Arguments:
         out = bytearray(struct_)
         for at in range(0, len(out) - 7, 8):
             word = int.from_bytes(out[at : at + 8], "little")
-            for key, (raw, made, low) in self.storages.items():
-                if key <= word < key + len(raw):
-                    out[at : at + 8] = struct.pack("<Q", made.base + word - key - low)
+            inside = [h for h in self.held if h.key + h.start <= word < h.key + h.end]
+            if inside:  # the view that begins last: a pointer mostly is to a view's first byte
+                held = max(inside, key=lambda h: h.start)
+                to = held.made.base + word - held.key - held.start
+                out[at : at + 8] = struct.pack("<Q", to)
         return bytes(out)
 
     def give_back(self) -> None:
-        for raw, made, low in self.storages.values():
-            raw[low : low + made.size] = made.bytes[made.skew : made.skew + made.size]
+        for raw, bytes_ in self.storages:
+            raw[:] = bytes_
 
 
 def _view(arg: Any) -> tuple | None:

@@ -22,7 +22,7 @@ STOP = -1  # what a handler returns that has moved its lanes itself
 _FAR = np.int32(2**31 - 1)
 _EVERY = np.uint32(0xFFFFFFFF)  # a membermask
 # Why lanes are blocked.
-FREE, BARRIER, PHASE = 0, 1, 2
+FREE, BARRIER, PHASE, REGISTERS = 0, 1, 2, 3
 
 
 class Active:

@@ -28,7 +28,10 @@ PARAM = 0x7200_0000_0000
 _END = 0x7300_0000_0000
 WINDOW = {"global": 0, "shared": SHARED, "local": LOCAL, "param": PARAM, "const": 0}
 RANK = 24  # bit of a shared address from which on stands the CTA's rank + 1; 0 is one's own CTA
-_GUARD = 1 << 20  # bytes between two allocations
+# Bytes between two allocations, more than 32-bit indices of 16-byte elements reach; the rest is
+# drawn, so that a wild address that hits a tensor with one seed misses it with another.
+_GUARD = 1 << 36
+_DRAWN = 1 << 35
 _UINT = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
 
 
@@ -58,10 +61,14 @@ _NEAR = 1 << 20  # bytes up to which an address is told by the tensor beside it
 
 @dataclass
 class Global:
-    """All allocations, in the order of their addresses."""
+    """All allocations, in the order of their addresses. seed: of the gaps between them."""
 
+    seed: int | None = None
     allocations: list[Allocation] = field(default_factory=list)
     bases: list[int] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.rng = None if self.seed is None else np.random.default_rng(self.seed)
 
     def add(
         self,
@@ -75,17 +82,33 @@ class Global:
         """Puts bytes [n] u8 into memory at an address that is `skew` modulo 256."""
         if data.dtype != np.uint8 or data.ndim != 1:
             raise BadLaunch(f"{name}: global memory is given as bytes [n] u8")
-        last = self.allocations[-1] if self.allocations else None
-        base = GLOBAL if last is None else last.base + last.size + _GUARD
-        base = (base + 255) // 256 * 256 + skew
-        size = len(data)
-        held = np.zeros((skew + size + 15) // 16 * 16 + 16, np.uint8)
-        held[skew : skew + size] = data
+        held = np.zeros((skew + len(data) + 15) // 16 * 16 + 16, np.uint8)
+        held[skew : skew + len(data)] = data
         if valid is not None:
             whole = np.zeros(len(held), bool)
-            whole[skew : skew + size] = valid
+            whole[skew : skew + len(data)] = valid
             valid = whole
-        made = Allocation(name, base, held, skew, size, valid, writable, data)
+        return self.place(name, held, skew, data, valid, writable)
+
+    def place(
+        self,
+        name: str,
+        held: np.ndarray,
+        skew: int,
+        data: np.ndarray,
+        valid: np.ndarray | None,
+        writable: bool = True,
+    ) -> Allocation:
+        """Gives an address to the bytes of `held` from `skew` on, as many as `data` has, which is
+        what they are. Several may share `held`."""
+        last = self.allocations[-1] if self.allocations else None
+        base = GLOBAL if last is None else last.base + last.size + _GUARD
+        if self.rng is not None:
+            base += int(self.rng.integers(_DRAWN))
+        base = (base + 255) // 256 * 256 + skew % 256
+        if base + len(data) > SHARED:
+            raise BadLaunch(f"{name}: there are too many tensors for the addresses of the executor")
+        made = Allocation(name, base, held, skew, len(data), valid, writable, data)
         self.allocations.append(made)
         self.bases.append(base)
         return made
@@ -145,6 +168,8 @@ class Memory:
         self.local = np.full(machine.warps * 32 * self.local_row, 0xFF, np.uint8)
         self.local_size = local_size
         self.group, self.rank = machine.group_of, machine.rank_of
+        # CTAs that have passed a barrier.cluster, and so know that the others run.
+        self.met = np.zeros(ctas, bool)
         self.counters: Counters | None = None
         self.shadow: Shadow | None = None  # None: accesses are not held against each other
         self.opaque: np.ndarray | None = None  # bytes of `shared` that are in live mbarriers
@@ -190,12 +215,21 @@ class Memory:
             self._check_others(rank, s)
 
     def _check_others(self, rank: np.ndarray, s: tuple) -> None:
-        """CTAs whose shared memory others access are there."""
+        """CTAs whose shared memory others access have begun and not ended."""
         size = self.m.shape.cluster_size
-        ctas = self.group[s[0]] * size + rank - 1
-        for cta in np.unique(ctas[rank > 0]):
+        ctas, own = self.group[s[0]] * size + rank - 1, self.cta_of_warp(s[0])
+        other = (rank > 0) & (ctas != own)
+        early = other & ~self.met[own]
+        if early.any():
+            at = int(np.argmax(early))
+            text = (
+                f"shared memory of CTA {rank[at] - 1} of the cluster, which may not have begun: no "
+                "barrier.cluster came before"
+            )
+            raise fault(Fault, self.m, text, s[0][at], s[1][at])
+        for cta in np.unique(ctas[other]):
             if not self.cta_alive(int(cta)):
-                at = int(np.argmax((ctas == cta) & (rank > 0)))
+                at = int(np.argmax((ctas == cta) & other))
                 text = f"shared memory of CTA {cta % size} of the cluster, which has exited"
                 raise fault(Fault, self.m, text, s[0][at], s[1][at])
 

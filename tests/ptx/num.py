@@ -85,6 +85,18 @@ def integer_odd(value: np.ndarray) -> np.ndarray:
     return add_odd((value >> value.dtype.type(32)).astype(F64) * 2.0**32, low)
 
 
+def integer_f64(value: np.ndarray, mode: str) -> np.ndarray:
+    """Integers of any width as f64, rounded once."""
+    near = value.astype(F64)
+    if mode == "rn" or value.dtype.itemsize < 8:
+        return near
+    half = value.dtype.type(0xFFFFFFFF)
+    high = (value >> value.dtype.type(32)).astype(F64) * 2.0**32
+    total, low = two_sum(high, (value & half).astype(F64))
+    toward = {"rz": -np.sign(total), "rm": -1.0, "rp": 1.0}[mode]
+    return np.where(low * toward > 0, np.nextafter(total, toward * np.inf), total)
+
+
 def sum_rm(total: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """The sum of a and b for .rm, in which x - x is -0."""
     zero = (total == 0) & (np.signbit(a) | np.signbit(b))

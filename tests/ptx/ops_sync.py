@@ -70,28 +70,29 @@ def own_cta(memory: Memory, at: np.ndarray, lanes: tuple) -> None:
 @handles("membar")
 def _membar(i: Instr, b: Binder) -> Handler:
     only(i, b, "membar", "cta", "gl", "sys")
-    return _fence_everything(b)
+    return _fence_everything(i, b)
 
 
 @handles("fence")
 def _fence(i: Instr, b: Binder) -> Handler:
     only(i, b, "fence", "sc", "acq_rel", "acquire", "release", *_SCOPES)
-    return _fence_everything(b)
+    return _fence_everything(i, b)
 
 
 @handles("fence.acquire.sync_restrict::shared::cluster", "fence.release.sync_restrict::shared::cta")
 def _fence_restricted(i: Instr, b: Binder) -> Handler:
     only(i, b, *i.parts[:3], "cluster")
-    return _fence_everything(b)
+    return _fence_everything(i, b)
 
 
-def _fence_everything(b: Binder) -> Handler:
-    shadow, table = b.memory.shadow, mbarriers(b.memory)
+def _fence_everything(i: Instr, b: Binder) -> Handler:
+    shadow, table, narrow = b.memory.shadow, mbarriers(b.memory), i.has("cta")
 
     def fence(s: Active) -> None:
-        table.fence(s.warps)
+        if not narrow:
+            table.fence(s.warps)
         if shadow is not None:
-            shadow.fence(s.warps)
+            shadow.fence(s.warps, narrow=narrow)
 
     return fence
 
@@ -134,15 +135,6 @@ def _griddepcontrol(i: Instr, b: Binder) -> Handler:
     return lambda s: None
 
 
-@handles("setmaxnreg")
-def _setmaxnreg(i: Instr, b: Binder) -> Handler:
-    only(i, b, "setmaxnreg", "inc", "dec", "sync", "aligned", "u32")
-    count = i.args[0].value if isinstance(i.args[0], Imm) else 0
-    if count % 8 or not 24 <= count <= 256:
-        raise b.unknown(f"setmaxnreg takes a multiple of 8 from 24 to 256, not {count}")
-    return lambda s: None
-
-
 @handles("createpolicy")
 def _createpolicy(i: Instr, b: Binder) -> Handler:
     put = b.dst(i.args[0], "b64")
@@ -182,7 +174,7 @@ class ClusterBarrier:
 
     def __init__(self, memory: Memory):
         self.m, self.shadow, self.mbarriers = memory.m, memory.shadow, mbarriers(memory)
-        m = self.m
+        self.memory, m = memory, self.m
         self.state = np.zeros((m.warps, 32), np.uint8)
         self.waiting = np.zeros((m.warps, 32), bool)
         m.exits.append(lambda s: self.settle(np.unique(m.group_of[s.warps])))
@@ -206,6 +198,7 @@ class ClusterBarrier:
         late = s.only(state == _ARRIVED)
         state[ready.mask] = _AWAY
         self.waiting[s.sl][ready.mask] = False
+        self.memory.met[self.memory.cta_of_warp(ready.warps)] = True
         if acquire and self.shadow is not None:
             for group in np.unique(self.m.group_of[ready.warps]):
                 of = ready.warps[self.m.group_of[ready.warps] == group]

@@ -139,6 +139,8 @@ class Kernel:
     variables: dict[str, Variable] = field(default_factory=dict)
     block: tuple[int, int, int] | None = None  # .reqntid
     max_threads: int | None = None  # .maxntid
+    min_ctas: int | None = None  # .minnctapersm
+    max_registers: int | None = None  # .maxnreg
     cluster: tuple[int, int, int] | None = None  # .reqnctapercluster
     target: str = "sm_90a"
     place: Line | None = None
@@ -361,6 +363,10 @@ class _Reader:
                 kernel.block = shape
             elif found[1] == "maxntid":
                 kernel.max_threads = shape[0] * shape[1] * shape[2]
+            elif found[1] == "minnctapersm" and numbers:
+                kernel.min_ctas = numbers[0]
+            elif found[1] == "maxnreg" and numbers:
+                kernel.max_registers = numbers[0]
             elif found[1] == "reqnctapercluster":
                 kernel.cluster = shape
 
@@ -399,7 +405,7 @@ class _Reader:
         self.at -= 1
         self.closing()
         inside, self.at = self.text[start : self.at], start
-        names = re.findall(r"(?:^|[;{}]|:)\s*([$%A-Za-z_][\w$.]*)\s*:(?!:)", inside)
+        names = re.findall(r"(?:^|(?<=[;{}:]))\s*([$%A-Za-z_][\w$.]*)\s*:(?!:)", inside)
         return {name: f"{name}@{self.fresh}" for name in names}
 
     def unique(self, name: str, scopes: list[dict[str, str]]) -> str:

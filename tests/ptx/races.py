@@ -21,6 +21,7 @@ _NEVER = 1 << 30  # from here on: the numbers of transfers that are under way
 _ALWAYS = _NEVER - 1
 _SLOTS = 16  # columns that are added at once
 _STRONG = ("relaxed", "acquire", "release", "acq_rel", "volatile", "mmio", "atom", "red")
+_BARS = ("bar", "barrier")  # in which .cta is a part of the name
 _DONE = {"write": "written", "read": "read"}
 
 
@@ -86,6 +87,11 @@ class Shadow:
         self.reads = self._table()
         self.lanes = Lanes(self.m, granules)
         self.strong = [_is_strong(i) for i in kernel.code]
+        # An order of .cta scope ends at the CTA. Where all is of one CTA, or nothing has that
+        # scope, nobody has to ask.
+        self.narrow = np.array([i.has("cta") and i.parts[0] not in _BARS for i in kernel.code])
+        self.scoped = shape.cluster_size > 1 and bool(self.narrow.any())
+        self.sides: dict[int, set[Hashable]] = {}  # of an mbarrier: the keys of its arrivals
         # By the ISA cp.async writes through the generic proxy, so a wgmma that reads it needs a
         # proxy fence. Neither Triton nor CUTLASS (sm90_mma_multistage_gmma_ss) has one there.
         self.copies = np.array([i.has("cp") and not i.has("bulk") for i in kernel.code])
@@ -104,8 +110,10 @@ class Shadow:
         self.slots: dict[tuple[int, str], int] = {}
         self.arrived: dict[Hashable, np.ndarray] = {}
         self.completed: dict[Hashable, np.ndarray] = {}
-        self.flags: dict[int, np.ndarray] = {}
-        self.fences: list[np.ndarray] = []  # clocks at the last fence, clocks its reads saw
+        self.flags: dict[Hashable, np.ndarray] = {}
+        # Clocks at the last fence, clocks its reads saw; where `scoped` these are of fences wider
+        # than a CTA, and the same follows for fences of any scope.
+        self.fences: list[np.ndarray] = []
 
     def _table(self) -> np.ndarray:
         return np.zeros((len(self.written), self.readers), np.int32)
@@ -123,12 +131,14 @@ class Shadow:
             if self.strong_reads is None:
                 self.strong_reads = self._table()
             table = self.strong_reads
+            self._after_narrow(self.strong_writes, g, w, "write", "read")
             self._observe(at, lanes[0])
         elif self.strong_writes is not None:
             self._after_all(self.strong_writes, g, w, "write", "read")
         place = g * self.readers + self.here[w]
         if table is self.reads:
-            self.lanes.reads(g, w, lane, table.reshape(-1)[place])
+            whole = self.m.kernel.code[self.m.current].op.startswith("ldmatrix")
+            self.lanes.reads(g, w, lane, table.reshape(-1)[place], whole)
         table.reshape(-1)[place] = time
 
     def write(
@@ -152,6 +162,8 @@ class Shadow:
             if self.strong_writes is None:
                 self.strong_writes = self._table()
             self.strong_writes[g, self.here[w]] = time
+            self._after_narrow(self.strong_writes, g, w, "write", "write")
+            self._after_narrow(self.strong_reads, g, w, "read", "write")
             self._publish(at, lanes[0])
             if not self.m.kernel.code[self.m.current].op.startswith("st"):
                 self._observe(at, lanes[0])
@@ -257,6 +269,21 @@ class Shadow:
         if self.strong_reads is not None:
             self._after_all(self.strong_reads, g, w, "read", "write")
 
+    def _after_narrow(
+        self, table: np.ndarray | None, g: np.ndarray, w: np.ndarray, past: str, doing: str
+    ) -> None:
+        """Strong accesses race with those of another CTA if either has .cta scope."""
+        if not self.scoped or table is None or self.m.kernel.code[self.m.current].has("mbarrier"):
+            return
+        times = table[g]
+        bad = times > self.clocks[0, w, : self.readers]
+        bad &= self.narrow[np.frombuffer(self.pcs, np.intc)[times]] | self.narrow[self.m.current]
+        rank = np.arange(self.readers) // self.m.slots
+        bad &= rank != self.memory.rank[w][:, None]
+        if bad.any():
+            i, who = (int(v[0]) for v in np.nonzero(bad))
+            self._race(g[i], times[i, who], who, past, _pick(w, i), doing)
+
     def _fenced(
         self, g: np.ndarray, w: np.ndarray | int, doing: str, lane: int | np.ndarray | None
     ) -> None:
@@ -317,18 +344,37 @@ class Shadow:
     def release(self, key: Hashable, warps: np.ndarray) -> None:
         """Warps arrive at the mbarrier at index `key` of Memory.shared, with release semantics.
         Other barriers have keys of another type."""
-        self._arrive(key, self._leaving(warps))
+        if not self.scoped or not isinstance(key, int):
+            self._arrive(key, self._leaving(warps))
+            return
+        ctas = self.memory.cta_of_warp(warps)
+        for cta in np.unique(ctas):
+            side = (key, int(cta), bool(self.narrow[self.m.current]))
+            self.sides.setdefault(key, set()).add(side)
+            self._arrive(side, self._leaving(warps[ctas == cta]))
 
     def flip(self, key: Hashable) -> None:
         """The mbarrier's phase completes. An arrival counts for later phases too: each arrival
         changes the mbarrier atomically, so that they are one release sequence."""
-        if key in self.arrived:
-            self.completed[key] = self.arrived[key]
+        sides = self.sides.get(key, ()) if isinstance(key, int) else ()
+        for each in (key, *sides):
+            if each in self.arrived:
+                self.completed[each] = self.arrived[each]
 
     def acquire(self, key: Hashable, warps: np.ndarray) -> None:
         """Warps saw the mbarrier's last phase completed, with acquire semantics."""
         if key in self.completed:
             self._join(warps, self.completed[key])
+        for side in self.sides.get(key, ()) if isinstance(key, int) else ():
+            if side in self.completed:
+                _, cta, narrow = side  # type: ignore[misc]
+                reached = self._reached(warps, cta, narrow)
+                self._join(warps[reached], self.completed[side])
+
+    def _reached(self, warps: np.ndarray, cta: int, narrow: bool) -> np.ndarray:
+        """Which warps, in the instruction in hand, a release of that CTA reaches."""
+        own = self.memory.cta_of_warp(warps) == cta
+        return own | (not narrow and not self.narrow[self.m.current])
 
     def proxy_fence(self, warps: np.ndarray, mask: np.ndarray) -> None:
         """fence.proxy.async, by these lanes [k, 32] of the warps: writes before it are visible to
@@ -354,15 +400,21 @@ class Shadow:
         """All of the cluster come after the last writes of the granules at these bytes."""
         self.written[np.asarray(at) >> self.shift] = 0
 
-    def fence(self, warps: np.ndarray) -> None:
-        """fence.acq_rel or stronger."""
-        if not self.fences:
-            self.fences = [np.zeros_like(self.clocks), np.zeros_like(self.clocks)]
-        before, saw = self.fences
-        self.clocks[:, warps] = np.maximum(self.clocks[:, warps], saw[:, warps])
-        before[:, warps] = self.clocks[:, warps]
-        before[0, warps, self.here[warps]] = self.now
+    def fence(self, warps: np.ndarray, *, narrow: bool = False) -> None:
+        """fence.acq_rel or stronger. narrow: of .cta scope."""
+        self._with_fences()
+        for n in range(2 if narrow and self.scoped else 0, len(self.fences), 2):
+            saw = self.fences[n + 1]
+            self.clocks[:, warps] = np.maximum(self.clocks[:, warps], saw[:, warps])
+        for n in range(2 if narrow and self.scoped else 0, len(self.fences), 2):
+            before = self.fences[n]
+            before[:, warps] = self.clocks[:, warps]
+            before[0, warps, self.here[warps]] = self.now
         self._sink(warps)
+
+    def _with_fences(self) -> None:
+        if not self.fences:
+            self.fences = [np.zeros_like(self.clocks) for _ in range(4 if self.scoped else 2)]
 
     def _leaving(self, warps: np.ndarray) -> np.ndarray:
         """The clocks [2, entities] of who comes after all that these warps did."""
@@ -391,24 +443,51 @@ class Shadow:
         releases = _orders(self.m.kernel.code[self.m.current], "release")
         if not releases and not self.fences:
             return
+        narrow = bool(self.narrow[self.m.current])
         for key, warp in set(zip(at.tolist(), w.tolist(), strict=True)):
-            row = self._leaving(np.array([warp])) if releases else self.fences[0][:, warp]
-            known = self.flags.get(key)
-            self.flags[key] = row.copy() if known is None else np.maximum(known, row)
+            if releases:
+                self._raise(key, warp, narrow, self._leaving(np.array([warp])))
+                continue
+            if not narrow or not self.scoped:
+                self._raise(key, warp, False, self.fences[0][:, warp])
+            if self.scoped:
+                self._raise(key, warp, True, self.fences[2][:, warp])
+
+    def _raise(self, at: int, warp: int, narrow: bool, row: np.ndarray) -> None:
+        key = self._flag(at, self._cta(warp), narrow)
+        known = self.flags.get(key)
+        self.flags[key] = row.copy() if known is None else np.maximum(known, row)
+
+    def _flag(self, at: int, cta: int, narrow: bool) -> Hashable:
+        return (at, cta, narrow) if self.scoped else at
+
+    def _cta(self, warp: int) -> int:
+        return int(self.memory.cta_of_warp(np.array([warp]))[0])
 
     def _observe(self, at: np.ndarray, w: np.ndarray) -> None:
         if not self.flags:
             return
-        if not self.fences:
-            self.fences = [np.zeros_like(self.clocks), np.zeros_like(self.clocks)]
+        self._with_fences()
         acquires = _orders(self.m.kernel.code[self.m.current], "acquire")
         for key, warp in set(zip(at.tolist(), w.tolist(), strict=True)):
-            row = self.flags.get(key)
-            if row is not None and acquires:
-                self._join(np.array([warp]), row)
-            elif row is not None:
-                saw = self.fences[1]
-                saw[:, warp] = np.maximum(saw[:, warp], row)
+            for row, saw in self._seen(key, warp):
+                if acquires:
+                    self._join(np.array([warp]), row)
+                else:
+                    saw[:, warp] = np.maximum(saw[:, warp], row)
+
+    def _seen(self, at: int, warp: int) -> list[tuple[np.ndarray, np.ndarray]]:
+        """The flags' rows that reach this warp, and what notes them for its next fence."""
+        if not self.scoped:
+            return [(self.flags[at], self.fences[1])] if at in self.flags else []
+        own, size = self._cta(warp), self.m.shape.cluster_size
+        found = []
+        for cta in range(own // size * size, own // size * size + size):
+            for narrow in (False, True):
+                row = self.flags.get((at, cta, narrow))
+                if row is not None and self._reached(np.array([warp]), cta, narrow)[0]:
+                    found.append((row, self.fences[3 if cta == own else 1]))
+        return found
 
     # ---- asynchronous operations
 
@@ -465,10 +544,11 @@ class Shadow:
         key: int | None = None,
         warp: int | np.ndarray | None = None,
         of: np.ndarray | None = None,
-    ) -> None:
+    ) -> tuple[int, int]:
         """It is done: before whatever follows an `acquire` of the mbarrier `key`'s phase, or else
         before whatever its issuer does next. warp: a read is before what any of these does next.
-        of: of a write that several warps issued, only the part of these."""
+        of: of a write that several warps issued, only the part of these. Returns in whose name it
+        was, and when."""
         g = self._over(transfer, of)
         time = self._tick(transfer.pc)
         if transfer.write:
@@ -476,9 +556,15 @@ class Shadow:
         else:
             who = self._end_read(transfer, g, time, transfer.warp if key is warp is None else warp)
         if key is not None:
-            row = np.zeros_like(self.clocks[:, 0])
-            row[0, who] = time
-            self._arrive(key, row)
+            self.told(key, who, time)
+        return who, time
+
+    def told(self, key: int, who: int, time: int) -> None:
+        """What was done in the name of entity `who` at that time is before what follows an
+        `acquire` of the mbarrier `key`'s phase."""
+        row = np.zeros_like(self.clocks[:, 0])
+        row[0, who] = time
+        self._arrive(key, row)
 
     def _over(self, t: Transfer, of: np.ndarray | None) -> np.ndarray:
         """The granules of the part that these warps issued, which is no more under way."""
@@ -513,7 +599,7 @@ class Shadow:
         if warp is not None and np.ndim(warp) == 0:  # as if it had read itself
             self.reads[g, engine] = 0
             if t.lane is not None:
-                self.lanes.reads(g, warp, t.lane, self.reads[g, self.here[warp]])
+                self.lanes.reads(g, warp, t.lane, self.reads[g, self.here[warp]], False)
             self.reads[g, self.here[warp]] = time
             return engine
         self.reads[g, engine] = time

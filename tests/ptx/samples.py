@@ -100,7 +100,8 @@ class Float:
         return math.copysign(float(near), x)
 
 
-FORMATS = {"f32": Float(8, 23), "f16": Float(5, 10), "bf16": Float(8, 7), "tf32": Float(8, 10)}
+FORMATS = {"f32": Float(8, 23), "f16": Float(5, 10), "bf16": Float(8, 7), "tf32": Float(8, 10),
+           "f64": Float(11, 52)}  # fmt: skip
 
 
 def reals(x: np.ndarray) -> list[Fraction | None]:

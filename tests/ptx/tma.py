@@ -16,7 +16,7 @@ import numpy as np
 
 from tests.ptx.bind import Binder
 from tests.ptx.engines import Drain, Fill, Target, bulk, touch
-from tests.ptx.errors import BadLaunch, Fault, MissingFence, OutOfBounds
+from tests.ptx.errors import BadLaunch, Fault, MissingFence, OutOfBounds, Unknown
 from tests.ptx.machine import Active, Handler, fault
 from tests.ptx.memory import PARAM, SHARED, Allocation, Memory
 from tests.ptx.ops import handles
@@ -101,13 +101,23 @@ class Tile:
             (inner % 16, f"a box's row of {inner} bytes is no multiple of 16"),
             (span and inner > span, f"a box's row of {inner} bytes is longer than the swizzle's"
              f" {span}"),
-            # Its layout in shared memory is nowhere defined.
-            (span and inner < span, f"a box's row of {inner} bytes is shorter than the swizzle's "
-             f"{span}; this executor does not know what that does"),
-            (self.interleave, "interleaved layouts are not known"),
             (self.fill and self.type not in _FLOATS, f"{self.type} is not filled with NaN"),
         )  # fmt: skip
         return next((text for bad, text in checks if bad), None)
+
+    def unknown(self) -> str | None:
+        """What is right, and this executor can't do."""
+        inner, span = self.box[0] * self.size, SWIZZLE_BYTES[self.swizzle]
+        if self.interleave:
+            return "interleaved layouts are not known"
+        if inner < span:
+            # The driver takes it. The CUDA programming guide has shared memory "accommodate the
+            # full swizzle width" then, and neither it nor the PTX ISA says where the rows lie.
+            return (
+                f"a box's row of {inner} bytes is shorter than the swizzle's {span}, and its "
+                "layout in shared memory is nowhere defined"
+            )
+        return None
 
     def encode(self) -> bytes:
         words = [0] * 16
@@ -175,6 +185,8 @@ class TensorMap:
         wrong = decode(raw)
         if isinstance(wrong, str):
             raise BadLaunch(wrong)
+        if (why := wrong.unknown()) is not None:
+            raise Unknown(f"a tensor map: {why}")
         return raw
 
 
@@ -233,6 +245,8 @@ class Maps:
         tile = decode(raw)
         if isinstance(tile, str):
             raise fault(Fault, self.m, tile, *who)
+        if (why := tile.unknown()) is not None:
+            raise Unknown(f"a tensor map: {why}", self.m.kernel.code[self.m.current])
         return tile
 
     def _param(self, address: int, who: tuple[int, int]) -> bytes:

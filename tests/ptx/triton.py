@@ -70,9 +70,10 @@ def run(
         kernel = _parsed[ptx] = parse(ptx).kernel(compiled.metadata.name)
     if callable(grid):
         grid = grid(bound)
+    ctas = compiled.metadata.num_ctas  # of a program: Triton's launcher makes a cluster of them
     result = launch.run(
-        kernel, _arguments(compiled, bound, grid, kernel), grid,
-        cluster=(compiled.metadata.num_ctas, 1, 1), shared=compiled.metadata.shared, **options,
+        kernel, _arguments(compiled, bound, grid, kernel), (grid[0] * ctas, *grid[1:]),
+        cluster=(ctas, 1, 1), shared=compiled.metadata.shared, **options,
     )  # fmt: skip
     result.cubin = compiled.asm["cubin"]
     return result

@@ -1,0 +1,1 @@
+"""FlashAttention's interfaces on this library: a user changes one import."""

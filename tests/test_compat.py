@@ -1,0 +1,303 @@
+"""FlashAttention's names, arguments and meaning, against its documentation and a formula of our
+own."""
+
+import inspect
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from aimills_kernels.compat import flash_attn as fa2
+from aimills_kernels.compat import flash_attn_interface as fa3
+
+# As the two packages document them.
+_FA2_TAIL = (
+    "dropout_p=0.0, softmax_scale=None, causal=False, window_size=(-1, -1), softcap=0.0, "
+    "alibi_slopes=None, deterministic=False, return_attn_probs=False"
+)
+_FA3_TAIL = (
+    "softmax_scale=None, causal=False, qv=None, q_descale=None, k_descale=None, v_descale=None, "
+    "window_size=(-1, -1), attention_chunk=0, softcap=0.0, num_splits=1, pack_gqa=None, "
+    "deterministic=False, sm_margin=0, return_attn_probs=False"
+)
+DOCUMENTED = {
+    (fa2, "flash_attn_func"): f"q, k, v, {_FA2_TAIL}",
+    (fa2, "flash_attn_kvpacked_func"): f"q, kv, {_FA2_TAIL}",
+    (fa2, "flash_attn_qkvpacked_func"): f"qkv, {_FA2_TAIL}",
+    (fa2, "flash_attn_varlen_func"): (
+        f"q, k, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, {_FA2_TAIL}, "
+        "block_table=None"
+    ),
+    (fa2, "flash_attn_varlen_kvpacked_func"): (
+        f"q, kv, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, {_FA2_TAIL}"
+    ),
+    (fa2, "flash_attn_varlen_qkvpacked_func"): f"qkv, cu_seqlens, max_seqlen, {_FA2_TAIL}",
+    (fa2, "flash_attn_with_kvcache"): (
+        "q, k_cache, v_cache, k=None, v=None, rotary_cos=None, rotary_sin=None, "
+        "cache_seqlens=None, cache_batch_idx=None, cache_leftpad=None, block_table=None, "
+        "softmax_scale=None, causal=False, window_size=(-1, -1), softcap=0.0, "
+        "rotary_interleaved=True, alibi_slopes=None, num_splits=0, return_softmax_lse=False"
+    ),
+    (fa3, "flash_attn_func"): f"q, k, v, {_FA3_TAIL}",
+    (fa3, "flash_attn_varlen_func"): (
+        "q, k, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, seqused_q=None, "
+        f"seqused_k=None, {_FA3_TAIL}"
+    ),
+    (fa3, "flash_attn_with_kvcache"): (
+        "q, k_cache, v_cache, k=None, v=None, qv=None, rotary_cos=None, rotary_sin=None, "
+        "cache_seqlens=None, cache_batch_idx=None, cache_leftpad=None, page_table=None, "
+        "cu_seqlens_q=None, cu_seqlens_k_new=None, max_seqlen_q=None, rotary_seqlens=None, "
+        "q_descale=None, k_descale=None, v_descale=None, softmax_scale=None, causal=False, "
+        "window_size=(-1, -1), attention_chunk=0, softcap=0.0, rotary_interleaved=True, "
+        "scheduler_metadata=None, num_splits=0, pack_gqa=None, sm_margin=0, "
+        "return_softmax_lse=False"
+    ),
+}
+
+
+def each(keys: Any) -> list[Any]:
+    return [pytest.param(*k, id=f"{k[0].__name__.rpartition('.')[2]}-{k[1]}") for k in keys]
+
+
+@pytest.mark.parametrize(("module", "name"), each(DOCUMENTED))
+def test_signature(module: ModuleType, name: str) -> None:
+    parameters = inspect.signature(getattr(module, name)).parameters.values()
+    empty = inspect.Parameter.empty
+    written = [p.name if p.default is empty else f"{p.name}={p.default!r}" for p in parameters]
+    assert ", ".join(written) == DOCUMENTED[module, name]
+
+
+def softmax_attention(
+    q: Tensor, k: Tensor, v: Tensor, scale: float | None = None, causal: bool = False,
+    window: tuple[int, int] = (-1, -1), softcap: float = 0.0, slopes: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """One query at a time in float64: out [M, H, Dv] and lse [H, M] of one sequence."""
+    (M, H, D), (N, G) = q.shape, k.shape[:2]
+    out, lse = torch.zeros(M, H, v.shape[-1]).double(), torch.full((H, M), -torch.inf).double()
+    for i in range(M):
+        p = i + N - M
+        low = 0 if window[0] < 0 else max(p - window[0], 0)
+        right = 0 if causal else window[1]
+        high = N if right < 0 else min(p + right + 1, N)
+        for h in range(H):
+            if high <= low:
+                continue
+            g = h // (H // G)
+            score = k[low:high, g].double() @ q[i, h].double() * (scale or D**-0.5)
+            if softcap:
+                score = softcap * (score / softcap).tanh()
+            if slopes is not None:
+                score = score - slopes[h] * (p - torch.arange(low, high)).abs()
+            out[i, h] = score.softmax(0) @ v[low:high, g].double()
+            lse[h, i] = score.logsumexp(0)
+    return out, lse
+
+
+def drawn(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.randn(shape, dtype=dtype)
+
+
+def close(found: Tensor, wanted: Tensor, dtype: torch.dtype = torch.float32) -> None:
+    bound = 2e-5 if dtype == torch.float32 else 2e-2
+    torch.testing.assert_close(found.double(), wanted, atol=bound, rtol=bound)
+
+
+OPTIONS = {
+    "plain": {},
+    "causal": dict(causal=True),
+    "scale": dict(softmax_scale=0.3, causal=True),
+    "window": dict(window_size=(3, 1)),
+    "softcap": dict(softcap=2.0, causal=True),
+}
+
+
+def formula(options: dict[str, Any]) -> dict[str, Any]:
+    names = {"softmax_scale": "scale", "window_size": "window", "alibi_slopes": "slopes"}
+    return {names.get(k, k): v for k, v in options.items()}
+
+
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+@pytest.mark.parametrize("module", [fa2, fa3], ids=["fa2", "fa3"])
+def test_func(module: ModuleType, options: dict[str, Any]) -> None:
+    q, k, v = drawn(2, 5, 4, 16), drawn(2, 9, 2, 16), drawn(2, 9, 2, 16)
+    out, lse = module.flash_attn_func(q, k, v, **options, return_attn_probs=True)[:2]
+    assert torch.equal(module.flash_attn_func(q, k, v, **options), out)
+    for b in range(2):
+        wanted = softmax_attention(q[b], k[b], v[b], **formula(options))
+        close(out[b], wanted[0])
+        close(lse[b], wanted[1])
+
+
+def test_func_has_slopes() -> None:
+    q, k, v, slopes = drawn(2, 5, 4, 16), drawn(2, 9, 2, 16), drawn(2, 9, 2, 16), drawn(2, 4).abs()
+    out = fa2.flash_attn_func(q, k, v, causal=True, alibi_slopes=slopes)
+    for b in range(2):
+        close(out[b], softmax_attention(q[b], k[b], v[b], causal=True, slopes=slopes[b])[0])
+
+
+def test_probabilities_are_none_without_dropout() -> None:
+    q = drawn(1, 4, 2, 8)
+    assert fa2.flash_attn_func(q, q, q, return_attn_probs=True)[2] is None
+
+
+def test_packed_tensors_are_the_same_call() -> None:
+    qkv = drawn(2, 6, 3, 4, 8)
+    wanted = fa2.flash_attn_func(*qkv.unbind(2), causal=True)
+    assert torch.equal(fa2.flash_attn_qkvpacked_func(qkv, causal=True), wanted)
+    found = fa2.flash_attn_kvpacked_func(qkv[:, :, 0], qkv[:, :, 1:], causal=True)
+    assert torch.equal(found, wanted)
+    assert torch.equal(fa3.flash_attn_qkvpacked_func(qkv, causal=True), wanted)
+    heads = qkv.flatten(2, 3)
+    assert torch.equal(fa3.flash_attn_qkvpacked_func(heads, causal=True, num_heads_q=4), wanted)
+
+
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+@pytest.mark.parametrize("module", [fa2, fa3], ids=["fa2", "fa3"])
+def test_varlen(module: ModuleType, options: dict[str, Any]) -> None:
+    q, k, v = drawn(9, 4, 16), drawn(12, 2, 16), drawn(12, 2, 16)
+    cu_q, cu_k = torch.tensor([0, 5, 5, 9]).int(), torch.tensor([0, 4, 6, 12]).int()
+    out, lse = module.flash_attn_varlen_func(
+        q, k, v, cu_q, cu_k, 5, 6, **options, return_attn_probs=True
+    )[:2]
+    for (a, b), (c, d) in zip(
+        cu_q.unfold(0, 2, 1).tolist(), cu_k.unfold(0, 2, 1).tolist(), strict=True
+    ):
+        wanted = softmax_attention(q[a:b], k[c:d], v[c:d], **formula(options))
+        close(out[a:b], wanted[0])
+        close(lse[:, a:b], wanted[1])
+
+
+def test_varlen_packed_tensors_are_the_same_call() -> None:
+    qkv, cu = drawn(9, 3, 4, 8), torch.tensor([0, 5, 9]).int()
+    wanted = fa2.flash_attn_varlen_func(*qkv.unbind(1), cu, cu, 5, 5, causal=True)
+    assert torch.equal(fa2.flash_attn_varlen_qkvpacked_func(qkv, cu, 5, causal=True), wanted)
+    found = fa2.flash_attn_varlen_kvpacked_func(qkv[:, 0], qkv[:, 1:], cu, cu, 5, 5, causal=True)
+    assert torch.equal(found, wanted)
+
+
+def test_varlen_of_parts_in_use() -> None:
+    q, k, v, cu = drawn(4, 2, 8), drawn(9, 2, 8), drawn(9, 2, 8), torch.tensor([0, 2, 4]).int()
+    used = torch.tensor([3, 2]).int()
+    out = fa3.flash_attn_varlen_func(
+        q, k, v, cu, torch.tensor([0, 5, 9]).int(), 2, 5, seqused_k=used, causal=True
+    )
+    close(out[:2], softmax_attention(q[:2], k[:3], v[:3], causal=True)[0])
+    close(out[2:], softmax_attention(q[2:], k[5:7], v[5:7], causal=True)[0])
+
+
+@pytest.mark.parametrize("module", [fa2, fa3], ids=["fa2", "fa3"])
+@pytest.mark.parametrize("lengths", [[3, 6], 4], ids=["each", "one"])
+def test_cache_is_appended_in_place(module: ModuleType, lengths: Any) -> None:
+    q, k, v = drawn(2, 2, 4, 8), drawn(2, 2, 2, 8), drawn(2, 2, 2, 8)
+    k_cache, v_cache = drawn(2, 9, 2, 8), drawn(2, 9, 2, 8)
+    before = k_cache.clone(), v_cache.clone()
+    given = torch.tensor(lengths).int() if isinstance(lengths, list) else lengths
+    out, lse = module.flash_attn_with_kvcache(
+        q, k_cache, v_cache, k, v, cache_seqlens=given, causal=True, return_softmax_lse=True
+    )
+    for b in range(2):
+        n = lengths[b] if isinstance(lengths, list) else lengths
+        for cache, old, new in zip((k_cache, v_cache), before, (k, v), strict=True):
+            wanted = old[b].clone()
+            wanted[n : n + 2] = new[b]
+            assert torch.equal(cache[b], wanted)
+        wanted_out, wanted_lse = softmax_attention(
+            q[b], k_cache[b, : n + 2], v_cache[b, : n + 2], causal=True
+        )
+        close(out[b], wanted_out)
+        close(lse[b], wanted_lse)
+    assert isinstance(given, int) or given.tolist() == lengths
+
+
+def test_cache_without_new_keys() -> None:
+    q, cache = drawn(1, 1, 2, 8), drawn(1, 7, 2, 8)
+    out = fa2.flash_attn_with_kvcache(q, cache, cache, cache_seqlens=5)
+    close(out[0], softmax_attention(q[0], cache[0, :5], cache[0, :5])[0])
+    whole = fa2.flash_attn_with_kvcache(q, cache, cache)
+    close(whole[0], softmax_attention(q[0], cache[0], cache[0])[0])
+
+
+def test_cache_is_too_short() -> None:
+    q, cache = drawn(1, 2, 2, 8), drawn(1, 7, 2, 8)
+    before = cache.clone()
+    with pytest.raises(ValueError, match=r"cache_seqlens \+ 2 new keys must fit .* of 7, got 6"):
+        fa2.flash_attn_with_kvcache(q, cache, cache, q, q, cache_seqlens=6)
+    with pytest.raises(ValueError, match="cache_seqlens must be given"):
+        fa2.flash_attn_with_kvcache(q, cache, cache, q, q)
+    with pytest.raises(ValueError, match="k and v must be given together"):
+        fa2.flash_attn_with_kvcache(q, cache, cache, q, cache_seqlens=1)
+    assert torch.equal(cache, before)
+
+
+def test_gradients_are_those_of_the_formula() -> None:
+    q, k, v = (drawn(1, 5, 2, 8).requires_grad_() for _ in range(3))
+    fa2.flash_attn_func(q, k, v, causal=True).square().sum().backward()
+    found = [t.grad for t in (q, k, v)]
+    wide = [t.detach().double().requires_grad_() for t in (q, k, v)]
+    scores = torch.einsum("bmhd,bnhd->bhmn", wide[0], wide[1]) * 8**-0.5
+    scores = scores.masked_fill(~torch.ones(5, 5).tril().bool(), -torch.inf)
+    torch.einsum("bhmn,bnhd->bmhd", scores.softmax(-1), wide[2]).square().sum().backward()
+    for a, b in zip(found, wide, strict=True):
+        assert a is not None
+        assert b.grad is not None
+        close(a, b.grad)
+
+
+# What FlashAttention has and this library does not: named, never ignored.
+_T = torch.zeros(1)
+REFUSED = {
+    (fa2, "flash_attn_func"): dict(dropout_p=0.1),
+    (fa2, "flash_attn_varlen_func"): dict(dropout_p=0.1, block_table=_T),
+    (fa2, "flash_attn_with_kvcache"): dict(
+        rotary_cos=_T, rotary_sin=_T, cache_batch_idx=_T, cache_leftpad=_T, block_table=_T
+    ),
+    (fa3, "flash_attn_func"): dict(
+        qv=_T, q_descale=_T, k_descale=_T, v_descale=_T, attention_chunk=4, sm_margin=1
+    ),
+    (fa3, "flash_attn_varlen_func"): dict(
+        seqused_q=_T, qv=_T, q_descale=_T, k_descale=_T, v_descale=_T, attention_chunk=4,
+        sm_margin=1,
+    ),
+    (fa3, "flash_attn_with_kvcache"): dict(
+        qv=_T, rotary_cos=_T, rotary_sin=_T, cache_batch_idx=_T, cache_leftpad=_T, page_table=_T,
+        cu_seqlens_q=_T, cu_seqlens_k_new=_T, rotary_seqlens=_T, q_descale=_T, k_descale=_T,
+        v_descale=_T, attention_chunk=4, sm_margin=1,
+    ),
+}  # fmt: skip
+HONOURED = {
+    "softmax_scale", "causal", "window_size", "softcap", "alibi_slopes", "deterministic",
+    "return_attn_probs", "return_softmax_lse", "num_splits", "pack_gqa", "scheduler_metadata",
+    "max_seqlen_q", "seqused_k", "cache_seqlens", "k", "v",
+    "rotary_interleaved",  # says how to read rotary_cos, which is refused
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("module", "name"), each(REFUSED))
+def test_each_argument_is_honoured_or_refused(module: ModuleType, name: str) -> None:
+    function = getattr(module, name)
+    parameters = inspect.signature(function).parameters.values()
+    optional = {p.name for p in parameters if p.default is not inspect.Parameter.empty}
+    assert optional - HONOURED == set(REFUSED[module, name])
+    q = drawn(1, 4, 2, 8)
+    given: tuple[Any, ...] = (q, q, q)
+    if "varlen" in name:
+        cu = torch.tensor([0, 4]).int()
+        given = (q[0], q[0], q[0], cu, cu, 4, 4)
+    for argument, value in REFUSED[module, name].items():
+        with pytest.raises(ValueError, match=f"{name}: {argument} is not supported"):
+            function(*given, **{argument: value})
+
+
+def test_packed_tensors_of_another_shape() -> None:
+    with pytest.raises(ValueError, match=r"qkv must be \[\.\.\., 3, heads, dim\]"):
+        fa2.flash_attn_qkvpacked_func(drawn(2, 6, 2, 4, 8))
+    with pytest.raises(ValueError, match=r"kv must be \[\.\.\., 2, heads, dim\]"):
+        fa2.flash_attn_kvpacked_func(drawn(2, 6, 4, 8), drawn(2, 6, 3, 4, 8))
+    with pytest.raises(ValueError, match=r"qkv must be \[batch, seq, 3 \+ 2 \* key heads, dim\]"):
+        fa3.flash_attn_qkvpacked_func(drawn(2, 6, 4, 8), num_heads_q=3)
+
+
+def test_no_plan_is_needed() -> None:
+    assert fa3.get_scheduler_metadata(1, 2, 3, num_splits=4) is None
