@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 
-from tests.ptx.errors import Unknown
 from tests.ptx.num import bf16_to_f32
 from tests.ptx.samples import (
     ALL16,
@@ -222,16 +221,6 @@ def test_f16_and_bf16_to_each_other():
     same_bits(each("cvt.f16.bf16 d, a;", np.uint16, ALL16), got)
     same_bits(each("cvt.bf16.f16 d, a;", np.uint16, ALL16),
               each("cvt.rn.bf16.f16 d, a;", np.uint16, ALL16))  # fmt: skip
-
-
-def test_f16_to_bf16_without_a_rounding_needs_none():
-    """As Triton has it for what was fp8: each e4m3 is a bf16."""
-    codes = torch.arange(256, dtype=torch.uint8).view(torch.float8_e4m3fn)
-    finite = codes.half()[~codes.half().isnan()]
-    got = each("cvt.bf16.f16 d, a;", np.uint16, finite.numpy().view(np.uint16))
-    same_bits(got, finite.bfloat16().view(torch.int16).numpy().view(np.uint16))
-    with pytest.raises(Unknown, match="a value that needs one"):
-        each("cvt.bf16.f16 d, a;", np.uint16, np.array([0x3C01], np.uint16))
 
 
 @pytest.mark.parametrize("type_", ["f32", "f64", "f16", "bf16"])
