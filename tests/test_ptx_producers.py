@@ -77,19 +77,6 @@ def test_triton_matmul_by_pointers(dtype, to, rows, tile, warps, stages, uses, s
     product_is_right(c, a, b)
 
 
-@pytest.mark.parametrize("ctas", [2, 4])
-def test_a_triton_program_of_several_ctas(ctas, seed):
-    """Each program is a cluster, in the grid's x, and shares out its tile."""
-    a, b = drawn(M, K, dtype=BF16), drawn(N, K, dtype=BF16, seed=1)
-    c = torch.full((M, N), torch.nan, dtype=BF16)
-    with executing(seed=seed) as results:
-        producers.by_pointers[(2, 3)](
-            a, b.T, c, M, N, K, *b.T.stride(), 64, 64, 32, num_warps=4, num_ctas=ctas
-        )
-    ran(results, "cp.async", "wgmma")
-    product_is_right(c, a, b)
-
-
 TMA = ("wgmma.mma_async", "tensormap.replace", "cp.async.bulk.tensor.2d.shared::cluster",
        "cp.async.bulk.tensor.2d.global", "mbarrier.try_wait")  # fmt: skip
 DESCRIPTORS = [

@@ -33,8 +33,6 @@ def blame(instr: Instr) -> Iterator[None]:
 
 # ---- cp.async
 
-Ended = tuple[int, int]  # a transfer's end: in whose name it was, and when
-
 
 class Copy:
     """What one cp.async copies, for some lanes: arrays [warps, 32] of the warps [lo, hi)."""
@@ -108,8 +106,8 @@ class Copy:
                 out[some, first : first + width] = got.view(np.uint8).reshape(-1, width)
         return out
 
-    def done(self, mask: np.ndarray, *, told: bool = False) -> None:
-        """These lanes' data has been waited for, or by mbarriers (told) will be."""
+    def done(self, mask: np.ndarray, keys: np.ndarray | None = None) -> None:
+        """These lanes' data has been waited for, or by the mbarriers `keys` [warps, 32] will be."""
         self.due &= ~mask
         over = self.flying & ~self.due.any(axis=1)
         self.flying &= ~over
@@ -137,7 +135,6 @@ class Copies:
         self.memory, self.m = memory, memory.m
         self.number = np.zeros((self.m.warps, 32), np.int64)  # of the group that is open
         self.open: list[Copy] = []
-        self.landed: dict[int, dict[int, int]] = {}  # of what mbarriers heard: the ends, by warp
 
     def issue(self, copy: Copy) -> None:
         self.open.append(copy)
@@ -159,30 +156,17 @@ class Copies:
 
     def arrive(self, instr: Instr, s: Active, cells: np.ndarray) -> None:
         """Each lane arrives at an mbarrier when all that it has issued so far has landed."""
-        self.open = [copy for copy in self.open if copy.due.any()]
         started = [(c, c.rows(s) & c.due) for c in self.open]
         started = [(c, mask) for c, mask in started if mask.any()]
-        keys = np.full((self.m.warps, 32), -1)
+        keys = np.zeros((self.m.warps, 32), np.int64)
         keys[s.lanes] = cells * 8
-        for copy, mask in started:
-            first = mask & (copy.keys < 0)
-            copy.keys[first] = keys[copy.lo : copy.hi][first]
-        before = {int(w): dict(self.landed.get(int(w), {})) for w in s.warps}
         lanes, table = s.lanes, mbarriers(self.memory)
         ones = np.ones(len(cells), np.int64)
 
         def arrive() -> None:
             for copy, mask in started:
                 copy.land(mask)
-                copy.done(mask & copy.due, told=True)
-                for warp in before.keys() & copy.ends.keys():
-                    who, time = copy.ends[warp]
-                    for known in (before[warp], self.landed.setdefault(warp, {})):
-                        known[who] = max(time, known.get(who, 0))
-            if self.memory.shadow is not None:
-                for warp, ends in before.items():
-                    for key in np.unique(keys[warp][keys[warp] >= 0]):
-                        self.memory.shadow.ended(int(key), ends)
+                copy.done(mask, keys[copy.lo : copy.hi])
             with blame(instr):
                 table.arrive(cells, ones, 0 * ones, lanes, release=False)
             self.open = [copy for copy in self.open if copy.due.any()]

@@ -99,8 +99,8 @@ class Machine:
     ):
         self.kernel, self.shape, self.clusters = kernel, shape, clusters
         self.n = len(clusters)
-        # Warpgroups begin at multiples of four in a CTA.
-        whole = 4 if any(i.parts[0] in ("wgmma", "setmaxnreg") for i in kernel.code) else 1
+        # wgmma's warpgroups begin at multiples of four in a CTA.
+        whole = 4 if any(i.parts[0] == "wgmma" for i in kernel.code) else 1
         self.slots = -(-shape.warps // whole) * whole  # of warps in a CTA; the last may be empty
         self.positions = shape.cluster_size * self.slots
         self.warps = self.positions * self.n

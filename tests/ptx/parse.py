@@ -142,7 +142,6 @@ class Kernel:
     min_ctas: int | None = None  # .minnctapersm
     max_registers: int | None = None  # .maxnreg
     cluster: tuple[int, int, int] | None = None  # .reqnctapercluster
-    max_registers: int | None = None  # .maxnreg
     target: str = "sm_90a"
     place: Line | None = None
 
@@ -370,8 +369,6 @@ class _Reader:
                 kernel.max_registers = numbers[0]
             elif found[1] == "reqnctapercluster":
                 kernel.cluster = shape
-            elif found[1] == "maxnreg":
-                kernel.max_registers = shape[0]
 
     def body(self, kernel: Kernel) -> None:
         scopes: list[dict[str, str]] = [{}]

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
 _NEVER = 1 << 30  # from here on: the numbers of transfers that are under way
 _ALWAYS = _NEVER - 1
-_STARTED = 1  # the time from which on a warp's CTA is there
-_CTA, _WIDE = 0, 1  # scopes: shared memory has none beyond the cluster
 _SLOTS = 16  # columns that are added at once
 _STRONG = ("relaxed", "acquire", "release", "acq_rel", "volatile", "mmio", "atom", "red")
 _BARS = ("bar", "barrier")  # in which .cta is a part of the name
@@ -81,8 +79,8 @@ class Shadow:
         self.clocks[0, np.arange(self.m.warps), self.here] = _ALWAYS
         # The least of a warp's clock for writers, and of the time to which its lanes are ordered.
         self.floor = np.zeros(self.m.warps, np.int32)
-        self.now = _STARTED
-        self.pcs = array("i", [0, 0])  # of every time
+        self.now = 0
+        self.pcs = array("i", [0])  # of every time
         granules = len(memory.shared) >> self.shift
         self.written = np.zeros(granules, np.int32)
         self.writer = np.zeros(granules, np.int16)
