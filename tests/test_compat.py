@@ -123,7 +123,7 @@ def formula(options: dict[str, Any]) -> dict[str, Any]:
 def test_func(module: ModuleType, options: dict[str, Any]) -> None:
     q, k, v = drawn(2, 5, 4, 16), drawn(2, 9, 2, 16), drawn(2, 9, 2, 16)
     out, lse = module.flash_attn_func(q, k, v, **options, return_attn_probs=True)[:2]
-    assert torch.equal(module.flash_attn_func(q, k, v, **options), out)
+    torch.testing.assert_close(module.flash_attn_func(q, k, v, **options), out)
     for b in range(2):
         wanted = softmax_attention(q[b], k[b], v[b], **formula(options))
         close(out[b], wanted[0])
@@ -219,16 +219,42 @@ def test_cache_without_new_keys() -> None:
     close(whole[0], softmax_attention(q[0], cache[0], cache[0])[0])
 
 
-def test_cache_is_too_short() -> None:
+def test_a_cache_that_does_not_fit() -> None:
     q, cache = drawn(1, 2, 2, 8), drawn(1, 7, 2, 8)
     before = cache.clone()
-    with pytest.raises(ValueError, match=r"cache_seqlens \+ 2 new keys must fit .* of 7, got 6"):
-        fa2.flash_attn_with_kvcache(q, cache, cache, q, q, cache_seqlens=6)
-    with pytest.raises(ValueError, match="cache_seqlens must be given"):
-        fa2.flash_attn_with_kvcache(q, cache, cache, q, q)
-    with pytest.raises(ValueError, match="k and v must be given together"):
-        fa2.flash_attn_with_kvcache(q, cache, cache, q, cache_seqlens=1)
+    one, half = q[:, :, :1], q.half()
+    for k, v, lengths, says in (
+        (q, q, 6, r"with 2 new keys fit into the cache of 7, got 6 to 6"),
+        (q, q, -1, "cache_seqlens must be 0 or more"),
+        (q, q, None, "cache_seqlens must be given"),
+        (q, None, 1, "k and v must be given together"),
+        (one, q, 1, r"k must be \[1, 2, 2, 8\] .* got float32\[1, 2, 1, 8\]"),
+        (q, one, 1, r"v must be \[1, 2, 2, 8\]"),
+        (half, half, 1, "k must be .* in the dtype of its cache"),
+        (q, q, torch.ones(2).int(), r"cache_seqlens must be a number or \[1\]"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            fa2.flash_attn_with_kvcache(q, cache, cache, k, v, cache_seqlens=lengths)
     assert torch.equal(cache, before)
+
+
+@pytest.mark.parametrize("module", [fa2, fa3], ids=["fa2", "fa3"])
+def test_lse_is_worked_out_only_where_asked_for(
+    module: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PyTorch's path gives none, so a call that asks for it would go by a slower one."""
+    asked: list[bool] = []
+    served = module.attention
+
+    def attention(*args: Tensor, **options: Any) -> Any:
+        asked.append(options["return_lse"])
+        return served(*args, **options)
+
+    monkeypatch.setattr(module, "attention", attention)
+    q = drawn(1, 4, 2, 8)
+    module.flash_attn_func(q, q, q)
+    module.flash_attn_func(q, q, q, return_attn_probs=True)
+    assert asked == [False, True]
 
 
 def test_gradients_are_those_of_the_formula() -> None:
@@ -254,7 +280,8 @@ REFUSED = {
         rotary_cos=_T, rotary_sin=_T, cache_batch_idx=_T, cache_leftpad=_T, block_table=_T
     ),
     (fa3, "flash_attn_func"): dict(
-        qv=_T, q_descale=_T, k_descale=_T, v_descale=_T, attention_chunk=4, sm_margin=1
+        qv=_T, q_descale=_T, k_descale=_T, v_descale=_T, attention_chunk=4, sm_margin=1,
+        deterministic=True
     ),
     (fa3, "flash_attn_varlen_func"): dict(
         seqused_q=_T, qv=_T, q_descale=_T, k_descale=_T, v_descale=_T, attention_chunk=4,

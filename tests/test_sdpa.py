@@ -121,6 +121,22 @@ def test_registered_twice_is_once() -> None:
     assert F.scaled_dot_product_attention is ORIGINAL
 
 
+def test_a_patch_below_is_gone_on_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def theirs(*args: Any, **options: Any) -> Tensor:
+        seen.append(args)
+        return ORIGINAL(*args, **options)
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", theirs)
+    with register_sdpa():
+        F.scaled_dot_product_attention(Q, K, K)
+        assert not seen
+        F.scaled_dot_product_attention(Q, K, K, attn_mask=torch.ones(9, 9).bool())
+    assert len(seen) == 1
+    assert F.scaled_dot_product_attention is theirs
+
+
 def test_another_patch_on_top_is_left_alone() -> None:
     registration = register_sdpa()
     mine = lambda *args, **options: None  # noqa: E731

@@ -64,7 +64,7 @@ def reference(
     first = first_keys(q, cache_seqlens, cu_seqlens_q, window_left, capacity)
     k = _gathered(k_cache, page_table, first, cache_seqlens, k_scale, q.dtype)
     v = _gathered(v_cache, page_table, first, cache_seqlens, v_scale, q.dtype)
-    scalars = (causal, scale, window_left, window_right, softcap, return_lse)
+    scalars = (causal, scale, window_left, window_right, softcap, return_lse, False)
     if cu_seqlens_q is None:
         return attend_batch(q, k, v, sinks, alibi_slopes, cache_seqlens, *scalars)
     ends = torch.arange(B + 1, device=q.device, dtype=torch.int32) * capacity

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from aimills_kernels._op import describe
 from aimills_kernels.ops.attention import attention
 
 
@@ -35,8 +36,8 @@ def with_cache(
     k: Tensor | None,
     v: Tensor | None,
     cache_seqlens: int | Tensor | None,
-    **others: Any,
-) -> tuple[Tensor, Tensor]:
+    **options: Any,
+) -> Any:
     """Append k and v, if given, in place at `cache_seqlens`, then attend to what is in use."""
     B = k_cache.shape[0]
     lengths = cache_seqlens
@@ -49,27 +50,33 @@ def with_cache(
             raise ValueError(f"{function}: cache_seqlens must be given with k and v")
         _append(function, k, v, k_cache, v_cache, lengths)
         lengths = lengths + k.shape[1]
-    return attention(
-        q, k_cache, v_cache, seqused_k=None if lengths is None else lengths.int(),
-        return_lse=True, **others,
-    )  # fmt: skip
+    used = None if lengths is None else lengths.int()
+    return attention(q, k_cache, v_cache, seqused_k=used, **options)
 
 
 def _append(
     function: str, k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, lengths: Tensor
 ) -> None:
     B, new = k.shape[:2]
-    if k_cache.shape[0] != B or v.shape[:2] != k.shape[:2] or lengths.shape != (B,):
+    for name, t, cache in (("k", k, k_cache), ("v", v, v_cache)):
+        wanted = (k_cache.shape[0], new, *cache.shape[2:])
+        if tuple(t.shape) != wanted or t.dtype != cache.dtype:
+            raise ValueError(
+                f"{function}: {name} must be {list(wanted)} in the dtype of its cache, "
+                f"{describe(cache)}, got {describe(t)}"
+            )
+    if lengths.shape != (B,):
         raise ValueError(
-            f"{function}: k, v and cache_seqlens must have the batch of the cache, "
-            f"{k_cache.shape[0]}, got {B}, {v.shape[0]} and {list(lengths.shape)}"
+            f"{function}: cache_seqlens must be a number or [{B}], got {describe(lengths)}"
         )
-    if not lengths.is_cuda and B and int(lengths.max()) + new > k_cache.shape[1]:
-        raise ValueError(
-            f"{function}: cache_seqlens + {new} new keys must fit into the cache of "
-            f"{k_cache.shape[1]}, got {int(lengths.max())}"
-        )
+    if not lengths.is_cuda and B:
+        low, high = (int(n) for n in lengths.aminmax())
+        if low < 0 or high + new > k_cache.shape[1]:
+            raise ValueError(
+                f"{function}: cache_seqlens must be 0 or more, and with {new} new keys fit into "
+                f"the cache of {k_cache.shape[1]}, got {low} to {high}"
+            )
     rows = torch.arange(B, device=k.device).view(B, 1)
     at = lengths.long().view(B, 1) + torch.arange(new, device=k.device)
-    k_cache[rows, at] = k.to(k_cache.dtype)
-    v_cache[rows, at] = v.to(v_cache.dtype)
+    k_cache[rows, at] = k
+    v_cache[rows, at] = v

@@ -30,13 +30,16 @@ def flash_attn_func(
 ) -> Any:  # fmt: skip
     """`attention`. With `return_attn_probs`: (out, lse, None); the probabilities themselves exist
     only under dropout, which is refused."""
-    refuse("flash_attn_func", dropout_p=(dropout_p, 0.0))
-    out, lse = attention(
-        q, k, v, causal=causal, scale=softmax_scale, window=window_size, softcap=softcap,
-        alibi_slopes=alibi_slopes, return_lse=True,
+    refuse(
+        "flash_attn_func", dropout_p=(dropout_p, 0.0)
+    )  # fmt: skip
+    options: dict[str, Any] = dict(
+        causal=causal, scale=softmax_scale, window=window_size, softcap=softcap,
+        alibi_slopes=alibi_slopes, return_lse=return_attn_probs,
         deterministic=deterministic,
     )  # fmt: skip
-    return (out, lse, None) if return_attn_probs else out
+    found = attention(q, k, v, **options)
+    return (*found, None) if return_attn_probs else found
 
 
 def flash_attn_kvpacked_func(
@@ -75,13 +78,17 @@ def flash_attn_varlen_func(
 ) -> Any:  # fmt: skip
     """`attention_varlen`; the largest lengths are not needed."""
     name = "flash_attn_varlen_func"
-    refuse(name, dropout_p=(dropout_p, 0.0), block_table=(block_table, None))
-    out, lse = attention_varlen(
-        q, k, v, cu_seqlens_q, cu_seqlens_k, causal=causal, scale=softmax_scale,
-        window=window_size, softcap=softcap, alibi_slopes=alibi_slopes, return_lse=True,
+    refuse(
+        name, dropout_p=(dropout_p, 0.0),
+        block_table=(block_table, None),
+    )  # fmt: skip
+    options: dict[str, Any] = dict(
+        causal=causal, scale=softmax_scale, window=window_size, softcap=softcap,
+        alibi_slopes=alibi_slopes, return_lse=return_attn_probs,
         deterministic=deterministic,
     )  # fmt: skip
-    return (out, lse, None) if return_attn_probs else out
+    found = attention_varlen(q, k, v, cu_seqlens_q, cu_seqlens_k, **options)
+    return (*found, None) if return_attn_probs else found
 
 
 def flash_attn_varlen_kvpacked_func(
@@ -134,8 +141,8 @@ def flash_attn_with_kvcache(
         cache_batch_idx=(cache_batch_idx, None), cache_leftpad=(cache_leftpad, None),
         block_table=(block_table, None),
     )  # fmt: skip
-    out, lse = with_cache(
+    return with_cache(
         name, q, k_cache, v_cache, k, v, cache_seqlens, causal=causal, scale=softmax_scale,
         window=window_size, softcap=softcap, alibi_slopes=alibi_slopes,
+        return_lse=return_softmax_lse,
     )  # fmt: skip
-    return (out, lse) if return_softmax_lse else out

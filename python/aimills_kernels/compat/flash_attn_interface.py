@@ -32,12 +32,12 @@ def flash_attn_func(
         v_descale=(v_descale, None), attention_chunk=(attention_chunk, 0),
         sm_margin=(sm_margin, 0),
     )  # fmt: skip
-    out, lse = attention(
-        q, k, v, causal=causal, scale=softmax_scale, window=window_size, softcap=softcap,
-        return_lse=True,
+    options: dict[str, Any] = dict(
+        causal=causal, scale=softmax_scale, window=window_size, softcap=softcap,
+        return_lse=return_attn_probs,
         deterministic=deterministic,
     )  # fmt: skip
-    return (out, lse) if return_attn_probs else out
+    return attention(q, k, v, **options)
 
 
 def flash_attn_qkvpacked_func(
@@ -82,12 +82,12 @@ def flash_attn_varlen_func(
         q_descale=(q_descale, None), k_descale=(k_descale, None), v_descale=(v_descale, None),
         attention_chunk=(attention_chunk, 0), sm_margin=(sm_margin, 0),
     )  # fmt: skip
-    out, lse = attention_varlen(
-        q, k, v, cu_seqlens_q, cu_seqlens_k, causal=causal, scale=softmax_scale,
-        window=window_size, softcap=softcap, seqused_k=seqused_k, return_lse=True,
+    options: dict[str, Any] = dict(
+        causal=causal, scale=softmax_scale, window=window_size, softcap=softcap,
+        seqused_k=seqused_k, return_lse=return_attn_probs,
         deterministic=deterministic,
     )  # fmt: skip
-    return (out, lse) if return_attn_probs else out
+    return attention_varlen(q, k, v, cu_seqlens_q, cu_seqlens_k, **options)
 
 
 def flash_attn_with_kvcache(
@@ -115,11 +115,10 @@ def flash_attn_with_kvcache(
         q_descale=(q_descale, None), k_descale=(k_descale, None), v_descale=(v_descale, None),
         attention_chunk=(attention_chunk, 0), sm_margin=(sm_margin, 0),
     )  # fmt: skip
-    out, lse = with_cache(
+    return with_cache(
         name, q, k_cache, v_cache, k, v, cache_seqlens, causal=causal, scale=softmax_scale,
-        window=window_size, softcap=softcap,
+        window=window_size, softcap=softcap, return_lse=return_softmax_lse,
     )  # fmt: skip
-    return (out, lse) if return_softmax_lse else out
 
 
 def get_scheduler_metadata(*args: Any, **kwargs: Any) -> None:

@@ -82,8 +82,8 @@ def make_mask(
     if valid is None:
         if not positions or fits:
             return Mask(shape, left, right)
-        used = torch.as_tensor(end, dtype=torch.int32, device=device).expand(batch_size)
-        return Mask(shape, left, right, used.contiguous())
+        used = torch.zeros(batch_size, dtype=torch.int32, device=device) + end
+        return Mask(shape, left, right, used.int())
     valid = valid.expand(batch_size, -1)
     if positions:
         valid = valid & (torch.arange(kv_length, device=valid.device) < end)
@@ -108,8 +108,8 @@ def _valid(attention_mask: Tensor | None, kv_length: int, kv_offset: Any) -> Ten
     if not isinstance(missing, int) or missing > 0:
         attention_mask = torch.nn.functional.pad(attention_mask, (0, missing))
     valid = attention_mask[:, kv_offset : kv_offset + kv_length].bool()
-    # One wait for the GPU in a forward pass, as Transformers' own flash path has it: a batch
-    # without padding then needs no copy of its keys in any layer.
+    # One wait for the GPU for each mask of a forward pass, as Transformers' own flash path has it:
+    # a batch without padding then needs no copy of its keys in any layer.
     if not torch.compiler.is_compiling() and not _capturing(valid) and bool(valid.all()):
         return None
     return valid

@@ -8,12 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.overrides import has_torch_function
 
 from aimills_kernels.kernels.attention.checks import DTYPES, MAX_HEAD_DIM
 from aimills_kernels.ops.attention import attention
 
-# The function itself, whatever stands in torch.nn.functional by now.
+# PyTorch's own, whatever stands in torch.nn.functional by now.
 _torch_sdpa = torch._C._nn.scaled_dot_product_attention
 
 
@@ -59,7 +58,7 @@ def register_sdpa() -> Registration:
     ) -> Tensor:
         args = (query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa)
         if why_not(*args) is not None:
-            return _onwards(*args)
+            return _onwards(before, *args)
         q, k, v = (t.transpose(1, 2) for t in (query, key, value))
         causal = is_causal or attn_mask is not None
         return attention(q, k, v, causal=causal, scale=scale).transpose(1, 2)
@@ -127,14 +126,17 @@ def _other_mask(attn_mask: Tensor, is_causal: bool, M: int, N: int) -> str | Non
     return None
 
 
-def _onwards(query: Tensor, key: Tensor, value: Tensor, attn_mask: Any, *rest: Any) -> Tensor:
-    if attn_mask is not None and has_torch_function((attn_mask,)):
+def _onwards(
+    before: Any, query: Tensor, key: Tensor, value: Tensor, attn_mask: Any, *rest: Any
+) -> Tensor:
+    """To the function that stood there before ours."""
+    if before is _torch_sdpa and attn_mask is not None and type(attn_mask) is not Tensor:
         from torch.nn.attention.bias import CausalBias
 
         if isinstance(attn_mask, CausalBias):
             # It knows PyTorch's function by what torch.nn.functional holds, which is ours.
             return attn_mask._dispatch(query, key, value, attn_mask, *rest)
     dropout_p, is_causal, scale, enable_gqa = rest
-    return _torch_sdpa(
+    return before(
         query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
     )

@@ -10,8 +10,9 @@ from torch import Tensor
 from aimills_kernels._dispatch import one_device
 from aimills_kernels._registry import get_op
 from aimills_kernels.kernels.attention.op_paged import fake as paged_outputs
+from aimills_kernels.ops._flags import check_bools
 from aimills_kernels.ops._run import check_tensors, run
-from aimills_kernels.ops.attention import _call, _scalars
+from aimills_kernels.ops.attention import _call, scalars_of
 
 
 @overload
@@ -95,10 +96,12 @@ def attention_paged(
     For inference: the outputs carry no gradient. Formulas: as in `attention`; pages: Kwon et al.,
     arXiv:2309.06180; split keys: Dao et al., "Flash-Decoding", 2023.
     """
-    scalars = _scalars("attention_paged", q, causal, scale, window, softcap, return_lse)
+    scalars = scalars_of("attention_paged", q, causal, scale, window, softcap)
+    if type(return_lse) is not bool:
+        check_bools("attention_paged", return_lse=return_lse)
     args = (
         q, k_cache, v_cache, page_table, cache_seqlens, cu_seqlens_q, k_scale, v_scale, sinks,
-        alibi_slopes, *scalars,
+        alibi_slopes, *scalars, return_lse,
     )  # fmt: skip
     if workspace is None:
         return _call("attention_paged", args, return_lse, out)
