@@ -281,7 +281,6 @@ REFUSED = {
     ),
     (fa3, "flash_attn_func"): dict(
         qv=_T, q_descale=_T, k_descale=_T, v_descale=_T, attention_chunk=4, sm_margin=1,
-        deterministic=True
     ),
     (fa3, "flash_attn_varlen_func"): dict(
         seqused_q=_T, qv=_T, q_descale=_T, k_descale=_T, v_descale=_T, attention_chunk=4,
