@@ -9,12 +9,11 @@ import torch
 from aimills_kernels import _dispatch
 from aimills_kernels._op import as_tuple
 from aimills_kernels._registry import get_op
-from tests.ptx import __main__ as command
 from tests.ptx import counters, estimate
 from tests.ptx.counters import bank_cycles
 from tests.ptx.parse import Instr, parse
 from tests.ptx.snippet import run, text
-from tests.ptx.trace import Tracer, Watch, first_difference
+from tests.ptx.trace import Tracer, Watch
 from tests.ptx.triton import executing
 
 pytestmark = pytest.mark.ptx
@@ -148,41 +147,3 @@ def test_a_watch_names_who_changes_a_place():
 def test_a_watch_that_is_none(words):
     with pytest.raises(ValueError, match="--watch"):
         Watch.parse(words)
-
-
-def test_the_first_difference_is_a_sentence():
-    a = torch.zeros(2, 3)
-    b = a.clone()
-    b[1, 0], b[1, 2] = 0.5, -2
-    said = first_difference(a, b)
-    assert "2 of 6 values differ; the first at [1, 0]: 0, expected 0.5" in said
-    assert "the largest at [1, 2]: 0, expected -2" in said
-    assert first_difference(a, a) == "out: no difference"
-
-
-def test_the_command_runs_a_kernel(capsys):
-    assert command.main(["run", "quantize_fp8", "tiny"]) == 0
-    out = capsys.readouterr().out
-    assert "the op's least:" in out
-    assert "scale: no difference" in out
-
-
-@pytest.mark.parametrize("words", ["matmul_fp8 tiny --trace --warp 0", "attention decode"])
-def test_the_command_runs_kernels_with_matrix_products(words, capsys):
-    assert command.main(["run", *words.split()]) == 0
-    out = capsys.readouterr().out
-    assert "least cycles" in out
-
-
-@pytest.mark.parametrize(
-    ("args", "says"),
-    [
-        (["run", "nosuch"], "nosuch"),
-        (["run", "attention", "nosuch"], "nosuch"),
-        (["run", "attention", "tiny", "--provider", "sdpa"], "attention has triton to run here"),
-        (["run", "attention", "tiny", "--watch", "9:0"], "no tensor in argument 9"),
-    ],
-)
-def test_the_command_says_what_is_wrong(args, says, capsys):
-    assert command.main(args) == 1
-    assert says in capsys.readouterr().err

@@ -53,8 +53,11 @@ class Counters:
     shared_cycles: int = 0
     shared_least: int = 0
 
+    def moved(self, store: bool, space: str, size: int) -> None:
+        (self.stored if store else self.loaded)[space] += size
+
     def access(self, store: bool, space: str, lanes: tuple, address: np.ndarray, size: int) -> None:
-        (self.stored if store else self.loaded)[space] += size * len(address)
+        self.moved(store, space, size * len(address))
         if space == "shared":
             cycles, least = bank_cycles(lanes[0], lanes[1], address, size)
             self.shared_cycles += cycles

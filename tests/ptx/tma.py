@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from tests.ptx.bind import Binder
-from tests.ptx.engines import Drain, Fill, Target, bulk, touch
+from tests.ptx.engines import Drain, Fill, Target, allowed, bulk, pull, push
 from tests.ptx.errors import BadLaunch, Fault, MissingFence, OutOfBounds
 from tests.ptx.machine import Active, Handler, fault
 from tests.ptx.memory import PARAM, SHARED, Allocation, Memory
@@ -391,7 +391,7 @@ class Box:
             text = f"a tensor's box of {high - low} bytes at {self.memory.globals.describe(low)}"
             raise fault(OutOfBounds, self.memory.m, text, *self.who)
         index = (self.starts - where.base + where.skew)[:, None] + np.arange(width)
-        touch(self.memory, where, index, index.size, self.who, store=store)
+        allowed(self.memory, where, index, self.who, store=store)
         return where, index
 
     def check(self, *, store: bool) -> None:
@@ -405,10 +405,10 @@ class Box:
         found = self._cells(store=False)
         if found is not None:
             where, index = found
-            out[self.inside, self.part] = where.bytes[index]
+            out[self.inside, self.part] = pull(self.memory, where, index)
         return out.reshape(-1)
 
-    def write(self, data: np.ndarray, combine: Callable | None = None) -> None:
+    def write(self, data: np.ndarray, instr: Instr, combine: Callable | None = None) -> None:
         found = self._cells(store=True)
         if found is None:
             return
@@ -416,7 +416,7 @@ class Box:
         new = self.kept(data)
         if combine is not None:
             new = combine(where.bytes[index].reshape(-1), new.reshape(-1)).reshape(index.shape)
-        where.bytes[index] = new
+        push(self.memory, where, index, new, (*self.who, instr))
 
     def kept(self, data: np.ndarray) -> np.ndarray:
         """What is in the tensor, of the box's bytes."""
@@ -499,7 +499,7 @@ def _tensor_drain(i: Instr, b: Binder, op: str | None) -> Handler:
             box.check(store=True)
             first = memory.flat(np.array([at]), np.array([box.who[0]]))[0]
             combine = None if op is None else combiner(op, _reducible(op, box.tile), b)
-            write = functools.partial(box.write, combine=combine)
+            write = functools.partial(box.write, instr=instr, combine=combine)
             drain = Drain(memory, instr, *box.who, 0, box.places(int(first)), write, box.kept)
             queue.drain(drain, "a tensor store")
 
