@@ -186,6 +186,8 @@ class Memory:
 
     def moved(self, store: bool, space: str, size: int) -> None:
         """An engine moved bytes."""
+        if store:
+            self.m.changed()
         if self.counters is not None:
             self.counters.moved(store, space, size)
 
@@ -273,11 +275,17 @@ class Memory:
                 lambda: np.all([view[index + i] == v for i, v in enumerate(values)], axis=0),
             )  # fmt: skip
         for i, value in enumerate(values):
+            self._note(view, index + i, value)
             view[index + i] = value
             if space == "shared" and self.shadow is not None:
                 self._undisputed(view[index + i] == value, address, lanes)
         if space == "shared":
             self.wrote(base, at, width * count, lanes)
+
+    def _note(self, view: np.ndarray, index: np.ndarray, new: np.ndarray) -> None:
+        """Lanes are about to write there."""
+        if not np.array_equal(view[index], new):
+            self.m.changed()
 
     def _undisputed(self, kept: np.ndarray, address: np.ndarray, lanes: tuple) -> None:
         if not kept.all():
@@ -401,7 +409,9 @@ class Memory:
             offset = self._offset(where, index, address, width * len(values), lanes, "store")
             view = where.bytes.view(_UINT[width])
             for i, value in enumerate(values):
-                view[offset // width + i] = value if index is None else value[index]
+                new = value if index is None else value[index]
+                self._note(view, offset // width + i, new)
+                view[offset // width + i] = new
             who = lanes if index is None else (lanes[0][index], lanes[1][index])
             self.wrote(where.bytes, offset, width * len(values), who)
 

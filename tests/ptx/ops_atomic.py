@@ -111,7 +111,10 @@ def _update(i: Instr, b: Binder, op, type_, space, count, args, target) -> Handl
             for turn in waves(index, b.m.rng if b.m.shuffled else None):
                 here, lanes = cells[turn], some[turn]
                 old[lanes] = view[here]
-                view[here] = steps[where](old[lanes], *(g[lanes] for g in given))
+                new = steps[where](old[lanes], *(g[lanes] for g in given))
+                if not np.array_equal(new, view[here]):
+                    b.m.changed()
+                view[here] = new
             memory.wrote(raw, index, width * count, (s.lanes[0][some], s.lanes[1][some]))
         for n, put in enumerate(puts):
             put(s, np.ascontiguousarray(old[:, n]))
