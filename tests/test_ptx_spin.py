@@ -24,7 +24,7 @@ ENDLESS = {
     .replace("setp.eq.u32", "setp.ne.u32"),
     "sleep": POLL.format("nanosleep.u32 40; ld.relaxed.gpu.global.u32 %r1, [%rd1]"),
     "says the same": POLL.format("st.global.u32 [%rd1+4], 5; ld.volatile.global.u32 %r1, [%rd1]"),
-    "a flag in shared memory": "st.shared.u32 [%r8+32], 0;"
+    "a flag in shared memory": "st.shared.u32 [%r8+32], 0; bar.sync 0;"
     + POLL.format("ld.volatile.shared.u32 %r1, [%r8+32]"),
     "after a while": """mov.u32 %r2, 0; K: add.u32 %r2, %r2, 1; setp.lt.u32 %p2, %r2, 3000;
     @%p2 bra K;""" + POLL.format("ld.volatile.global.u32 %r1, [%rd1]"),
@@ -74,7 +74,6 @@ E: mov.u32 %r3, 1;"""
 WAITS = {
     "volatile": POLL.format("ld.volatile.global.u32 %r1, [%rd1]"),
     "atomic": POLL.format("atom.global.or.b32 %r1, [%rd1], 0"),
-    "warp": POLL.format("bar.warp.sync 0xffffffff; ld.volatile.global.u32 %r1, [%rd1]"),
 }
 
 
@@ -83,8 +82,6 @@ WAITS = {
 @pytest.mark.parametrize(("setter", "rounds"), [(0, 5), (0, 5000), (32, 5000), (95, 5000)])
 def test_who_sets_the_flag_late_is_waited_for(setter, rounds, wait, order):
     """Also where it is a lane of the very warp that polls."""
-    if wait == "warp":  # the lane would have to come too
-        return
     data = np.zeros(4, np.uint32)
     run(START + LATE.format(setter, rounds, WAITS[wait]), [("u64", data)], threads=96,
         declare=SHARED, shared=64, seed=order, budget=3_000_000)  # fmt: skip

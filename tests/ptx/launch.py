@@ -82,7 +82,8 @@ def run(
     entry = source if isinstance(source, Kernel) else parse(source).kernel(kernel)
     grammar.check(entry)
     shape = _shape(entry, grid, block, cluster, shared)
-    _check_options(seed, budget)
+    _check_options(seed, budget, check, count, tracer)
+    _check_lists(args, tensors)
     memory = Global()
     held = Arguments(memory)
     params = held.pack(entry, args, tensors)
@@ -150,7 +151,21 @@ def _whole(value: Any) -> bool:
     return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
 
 
-def _check_options(seed: Any, budget: Any) -> None:
+def _check_lists(args: Any, tensors: Any) -> None:
+    for name, value in (("args", args), ("tensors", tensors)):
+        if not isinstance(value, (list, tuple)):
+            raise BadLaunch(f"{name} is a list or a tuple, got {type(value).__name__}")
+    for tensor in tensors:
+        if _view(tensor) is None:
+            raise BadLaunch(f"tensors holds tensors only, got {type(tensor).__name__}")
+
+
+def _check_options(seed: Any, budget: Any, check: Any, count: Any, tracer: Any) -> None:
+    for name, value in (("check", check), ("count", count)):
+        if not isinstance(value, bool):
+            raise BadLaunch(f"{name} is True or False, got {value!r}")
+    if tracer is not None and not isinstance(tracer, Tracer):
+        raise BadLaunch(f"tracer is a Tracer or None, got {type(tracer).__name__}")
     if seed is not None and (not _whole(seed) or seed < 0):
         raise BadLaunch(f"seed is a whole number from 0 on, or None, got {seed!r}")
     if not _whole(budget) or budget < 1:
@@ -285,6 +300,8 @@ def _view(arg: Any) -> tuple | None:
     if isinstance(arg, tma.TensorMap):
         arg = arg.data
     if type(arg).__module__.startswith("torch") and hasattr(arg, "untyped_storage"):
+        if arg.is_nested or arg.is_quantized or arg.is_conj() or arg.is_neg():
+            raise BadLaunch("a tensor has to be a plain one, not nested, quantized or conjugated")
         if arg.device.type != "cpu" or str(arg.layout) != "torch.strided":
             layout = str(arg.layout).removeprefix("torch.")
             raise BadLaunch(
@@ -294,10 +311,14 @@ def _view(arg: Any) -> tuple | None:
     if isinstance(arg, np.ndarray):
         import torch
 
-        if not arg.flags.c_contiguous or not arg.flags.writeable or arg.dtype.hasobject:
+        if not arg.flags.c_contiguous or not arg.flags.writeable or not _plain(arg.dtype):
             raise BadLaunch("a NumPy array has to be contiguous, writable and of numbers")
         return _torch_view(torch.from_numpy(arg.reshape(-1).view(np.uint8)))
     return None
+
+
+def _plain(dtype: np.dtype) -> bool:
+    return dtype.kind in "biufc" and dtype.isnative
 
 
 def _torch_view(tensor: Any) -> tuple:

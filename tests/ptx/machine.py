@@ -23,7 +23,7 @@ STOP = -1  # what a handler returns that has moved its lanes itself
 _FAR = np.int32(2**31 - 1)
 _EVERY = np.uint32(0xFFFFFFFF)  # a membermask
 _TICK = 64  # cycles, or ns, between two looks at a clock
-_TURN = 256  # jumps in a turn, where it is not random
+_TURN = 10  # jumps in a turn, where it is not random
 # Why lanes are blocked.
 FREE, BARRIER, PHASE = 0, 1, 2
 

@@ -17,7 +17,7 @@ from tests.ptx.parse import Kernel
 if TYPE_CHECKING:
     from tests.ptx.machine import Active, Machine
 
-_FIRST = 300  # turns without a change before anybody looks
+_FIRST = 64  # turns without a change before anybody looks
 
 
 @dataclass

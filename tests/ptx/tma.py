@@ -192,11 +192,21 @@ def encode(
     fill: int = 0,
 ) -> TensorMap:
     """What cuTensorMapEncodeTiled makes; `data` is the tensor that globalAddress points to."""
+    lists = {"dims": dims, "strides": strides, "box": box, "element_strides": element_strides}
+    for name, value in lists.items():
+        if value is not None and not _wholes(value):
+            raise BadLaunch(f"a tensor map's {name} are whole numbers, got {value!r}")
+    if type_ not in TYPES:
+        raise BadLaunch(f"a tensor map's type is one of {', '.join(TYPES)}, got {type_!r}")
     steps = tuple(element_strides or [1] * len(dims))
     if not len(dims) == len(strides) + 1 == len(box) == len(steps) or not 0 < len(dims) <= 5:
         raise BadLaunch(f"a tensor map of dims {dims}, strides {strides}, box {box}, steps {steps}")
     tile = Tile(0, type_, tuple(dims), tuple(strides), tuple(box), steps, interleave, swizzle, fill)
     return TensorMap(data, tile)
+
+
+def _wholes(value: Any) -> bool:
+    return isinstance(value, Sequence) and all(isinstance(v, (int, np.integer)) for v in value)
 
 
 # Triton numbers them as PTX does.
