@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from tests.ptx import ops
+from tests.ptx import ops, words
 from tests.ptx.errors import Malformed, Unknown
 from tests.ptx.parse import Instr, Kernel
 
@@ -92,8 +92,8 @@ def check(kernel: Kernel) -> None:
         if instr.parts[0] == "call":
             raise Unknown("calls are not supported", instr)
         ops.find(instr)
-        _count(instr)
         _words(instr)
+        _count(instr)
         needed = _longest(_NEEDS, instr)
         if needed is not None and _age(kernel.target) < _age(needed):
             raise Malformed(f"the module is for {kernel.target}, and this needs {needed}", instr)
@@ -123,6 +123,8 @@ def _words(instr: Instr) -> None:
     pattern = _longest(_OPCODES, instr)
     if pattern is not None and re.fullmatch(pattern, instr.op) is None:
         raise Unknown("this executor does not know the instruction", instr)
+    if (wrong := words.wrong(instr)) is not None:
+        raise Unknown(wrong, instr)
 
 
 def _age(target: str) -> tuple[int, bool]:

@@ -289,7 +289,7 @@ class _Reader:
                 re.compile(r"(?:\.(?:visible|extern|weak|common)\s+)*\.(shared|global|const)\b")
             ):
                 self.variable(self.globals, found[1])
-            elif self.take(re.compile(r"\.pragma\b")):
+            elif self.take(re.compile(r"\.(?:pragma|alias)\b")):
                 self.until(";")
             else:
                 raise self.fail("no entry, function or variable")
