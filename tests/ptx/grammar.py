@@ -48,6 +48,7 @@ _OPERANDS = {
 }  # fmt: skip
 
 _EVICT = "L2::evict_(?:last|normal|first|unchanged)"
+_SECOND = "L2::evict_(?:first|unchanged)"
 _SPACE = r"\.(?:global|shared|shared::cta|shared::cluster|local|const|param)"
 _SCOPE = r"\.(?:cta|cluster|gpu|sys)"
 # First words: the whole opcode, where its handler does not look at the others.
@@ -62,8 +63,8 @@ _OPCODES = {
              r"|fence\.(?:proxy|mbarrier_init|(?:acquire|release)\.sync_restrict).*",
     "exit": "exit", "ret": r"ret(?:\.uni)?", "bra": r"bra(?:\.uni)?", "brx": r"brx\.idx(?:\.uni)?",
     "cvta": rf"cvta(?:\.to)?{_SPACE}\.u64", "isspacep": rf"isspacep{_SPACE}",
-    "createpolicy": rf"createpolicy\.(?:fractional\.{_EVICT}(?:\.{_EVICT})?"
-                    rf"|range(?:\.global)?\.{_EVICT}(?:\.{_EVICT})?|cvt\.L2)\.b64",
+    "createpolicy": rf"createpolicy\.(?:fractional\.{_EVICT}(?:\.{_SECOND})?"
+                    rf"|range(?:\.global)?\.{_EVICT}(?:\.{_SECOND})?|cvt\.L2)\.b64",
     "cp.async.commit_group": r"cp\.async\.commit_group",
     "cp.async.wait_group": r"cp\.async\.wait_group", "cp.async.wait_all": r"cp\.async\.wait_all",
     "setmaxnreg": r"setmaxnreg\.(?:inc|dec)\.sync\.aligned\.u32",

@@ -61,6 +61,8 @@ _SLOTS = {
     "tensormap.replace.tile": "!$field global|shared::cta !b1024 !b32|b64",
     "tensormap.cp_fenceproxy": "!global !shared::cta !tensormap::generic !release !$scope !sync "
                                "!aligned",
+    "fence.proxy.alias": "", "fence.acquire.sync_restrict::shared::cluster": "!cluster",
+    "fence.release.sync_restrict::shared::cta": "!cluster",
     "fence.proxy.tensormap::generic": "!acquire|release !$scope",
     "ldmatrix": "!sync !aligned !m8n8 !x1|x2|x4 trans !$own !b16",
     "stmatrix": "!sync !aligned !m8n8 !x1|x2|x4 trans !$own !b16",
