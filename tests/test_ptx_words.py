@@ -9,9 +9,10 @@ from tests.ptx.snippet import run, text
 
 pytestmark = pytest.mark.ptx
 
-SAMPLES = """add.s32 %r1, %r2, %r3|sub.s32 %r1, %r2, %r3|addc.u32 %r1, %r2, %r3|subc.u32 %r1, %r2, %r3
-mul.lo.s32 %r1, %r2, %r3|mul24.lo.s32 %r1, %r2, %r3|mad.lo.s32 %r1, %r2, %r3, %r4
-mad24.lo.s32 %r1, %r2, %r3, %r4|madc.lo.u32 %r1, %r2, %r3, %r4|div.s32 %r1, %r2, %r3
+SAMPLES = """add.s32 %r1, %r2, %r3|sub.s32 %r1, %r2, %r3|addc.u32 %r1, %r2, %r3
+subc.u32 %r1, %r2, %r3|mul.lo.s32 %r1, %r2, %r3|mul24.lo.s32 %r1, %r2, %r3
+mad.lo.s32 %r1, %r2, %r3, %r4|mad24.lo.s32 %r1, %r2, %r3, %r4
+madc.lo.u32 %r1, %r2, %r3, %r4|div.s32 %r1, %r2, %r3
 rem.s32 %r1, %r2, %r3|abs.s32 %r1, %r2|neg.s32 %r1, %r2|min.s32 %r1, %r2, %r3
 max.s32 %r1, %r2, %r3|sad.s32 %r1, %r2, %r3, %r4|dp4a.s32.s32 %r1, %r2, %r3, %r4
 dp2a.lo.s32.s32 %r1, %r2, %r3, %r4|and.b32 %r1, %r2, %r3|or.b32 %r1, %r2, %r3
@@ -125,14 +126,12 @@ def test_a_word_of_other_instructions_stops_it_too(form):
             wrong = ".".join([*parts[:n], word, *parts[n:]])
             with pytest.raises(errors.Unknown):
                 _linked(f"{wrong} {operands}")
-                pytest.fail(wrong)
 
 
 def test_every_handler_has_a_form_here():
-    missing = {
-        name for name in ops.TABLE
-        if " " not in name and name != "brx.idx" and not any((form.split()[0] + ".").startswith(name + ".") for form in FORMS)
-    }  # fmt: skip
+    firsts = [form.split()[0] + "." for form in FORMS] + ["brx.idx."]  # which needs a table
+    names = [name for name in ops.TABLE if " " not in name]
+    missing = [n for n in names if not any(first.startswith(n + ".") for first in firsts)]
     assert not missing
 
 
