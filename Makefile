@@ -3,6 +3,8 @@
 PYTHON ?= python3
 PY := .venv/bin/python
 ARGS ?=
+# Test processes side by side.
+JOBS ?= 2
 SHELL := /bin/bash
 # The set-up of `make gpu` counts: nodes are lent for ten minutes at a time.
 BEGUN := $(shell date +%s)
@@ -15,8 +17,8 @@ CXX_FILES = find csrc -name '*.cpp' -o -name '*.h' -o -name '*.inl' -o -name '*.
 # Both passes run, the first red or not: main process, then Triton's interpreter in its own.
 define run_tests
 	@code=0; \
-	$(PY) -m pytest tests --ignore=tests/interpret $(1) $(ARGS) || code=1; \
-	TRITON_INTERPRET=1 $(PY) -m pytest tests/interpret $(1) $(ARGS) || code=1; \
+	$(PY) -m pytest -n $(JOBS) tests --ignore=tests/interpret $(1) $(ARGS) || code=1; \
+	TRITON_INTERPRET=1 $(PY) -m pytest -n $(JOBS) tests/interpret $(1) $(ARGS) || code=1; \
 	exit $$code
 endef
 
@@ -34,6 +36,7 @@ help:
 	@echo
 	@echo 'OFFLINE=1       the packages of the system, no network'
 	@echo 'ARGS="..."      further arguments for the command behind the target'
+	@echo 'JOBS=2          test processes side by side; 0: one, in the foreground'
 	@echo 'PYTHON=...      the Python to start from'
 
 # Asked first, since a PYTHON that is some other program may well exit with 0.
@@ -50,7 +53,7 @@ test: setup
 	$(call run_tests,-m "not full")
 
 test-full: setup
-	$(PY) -m pytest tests --ignore=tests/interpret -m full $(ARGS)
+	$(PY) -m pytest -n $(JOBS) tests --ignore=tests/interpret -m full $(ARGS)
 
 bench: setup
 	@.venv/bin/aimills-kernels bench $(ARGS)

@@ -15,8 +15,7 @@ import pytest
 
 import aimills_kernels.ops._run  # noqa: F401  (reads OPS once, before a test plants other ops there)
 
-SEED = int(os.environ.get("AIMILLS_SEED", random.SystemRandom().randrange(2**31)))
-
+SEED = int(os.environ.setdefault("AIMILLS_SEED", str(random.SystemRandom().randrange(2**31))))
 
 _NETWORK = {"socket.connect", "socket.bind", "socket.sendto", "socket.sendmsg"}
 _LOOKUPS = {"socket.getaddrinfo", "socket.gethostbyname", "socket.gethostbyaddr"}

@@ -154,7 +154,7 @@ def _memory_efficient(query, key, value, attn_bias=None, p=0.0, scale=None, *, o
         ]
         return op_varlen.reference(
             q[0], k[0], v[0], *offsets, None, None, None, attn_bias.causal, scale, -1, -1, 0.0,
-            False,
+            False, False,
         )[0][None].view(*query.shape[:-1], -1)  # fmt: skip
     causal = isinstance(attn_bias, _Triangle)
     found = _dense(q, k, v, scale=scale, causal=causal, window=(-1, -1))[0]

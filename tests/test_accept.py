@@ -521,7 +521,7 @@ def test_main_job_catches_a_wrong_kernel(fault: str, monkeypatch: pytest.MonkeyP
     right = _dispatch.load(_registry.get_op("video_to_tensor").provider("reference"))
     faulty = faults.launcher(f"video_to_tensor.{fault}")
     monkeypatch.setattr(faults, "_right", lambda op, outs, args: right(outs, *args))
-    monkeypatch.setattr(_dispatch, "load", lambda provider: faulty)
+    monkeypatch.setattr(_dispatch, "raw_launch", lambda provider: faulty)
     _dispatch._plans.clear()
     session = _session(*_registry.OPS)
     session.stage("video", "A decoded video", real_input.run)

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,7 @@ import torch
 
 from aimills_kernels.harness import record
 from aimills_kernels.harness.env import ROOT
+from tests.child_pytest import run_pytest
 
 needs_no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="says what there is without")
 
@@ -42,16 +41,9 @@ def test_writes(bench_op): bench_op(writes, draw, reference=right)
 def test_right(bench_op): bench_op(right, draw, reference=right, peers={"theirs": right}, bytes=9)
 """
 
-# pytest-xdist's workers time nothing, and neither would what they start.
-_ENV = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")}
-
 
 def _pytest(folder: Path, *args: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--rootdir", str(folder),
-         "--benchmark-max-time=0.05", *args],  # the last of an option counts
-        cwd=folder, capture_output=True, text=True, timeout=300, env=_ENV,
-    )  # fmt: skip
+    return run_pytest(folder, "--benchmark-max-time=0.05", *args)  # the last of an option counts
 
 
 @pytest.fixture
@@ -100,23 +92,15 @@ def test_kernels_that_go_wrong_get_a_sentence_and_the_others_run(folder: Path) -
 
 
 def test_a_missing_pytest_benchmark_is_told(folder: Path) -> None:
-    run = _pytest_without_benchmark(folder, "bench")
+    run = run_pytest(folder, "-p", "no:benchmark", "bench")
     assert run.returncode == 0, run.stdout + run.stderr
     assert "1 passed" in run.stdout
     (folder / "bench" / "test_mine.py").write_text(
         "def test_theirs(benchmark): benchmark(sum, [1])\n"
     )
-    run = _pytest_without_benchmark(folder, "bench", "-ra")
+    run = run_pytest(folder, "-p", "no:benchmark", "bench", "-ra")
     assert "1 skipped" in run.stdout
     assert "pip install pytest-benchmark" in run.stdout
-
-
-def _pytest_without_benchmark(folder: Path, *args: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:benchmark",
-         "--rootdir", str(folder), *args],
-        cwd=folder, capture_output=True, text=True, timeout=300, env=_ENV,
-    )  # fmt: skip
 
 
 # ---- regressions

@@ -115,7 +115,7 @@ def test_a_tensor_for_a_number_is_refused():
 
 def test_a_loop_without_end_stops():
     with pytest.raises(errors.TooLong, match=r"budget.*bra L"):
-        run("L: bra L;", budget=10_000)
+        run("mov.u32 %r1, 0; L: add.u32 %r1, %r1, 1; bra L;", budget=10_000)
 
 
 # ---- memory

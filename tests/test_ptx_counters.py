@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 import numpy as np
 import pytest
 import torch
@@ -11,12 +9,11 @@ import torch
 from aimills_kernels import _dispatch
 from aimills_kernels._op import as_tuple
 from aimills_kernels._registry import get_op
-from tests.ptx import __main__ as command
-from tests.ptx import counters, estimate
+from tests.ptx import counters, estimate, launch, tma
 from tests.ptx.counters import bank_cycles
 from tests.ptx.parse import Instr, parse
 from tests.ptx.snippet import run, text
-from tests.ptx.trace import Tracer, Watch, first_difference
+from tests.ptx.trace import Tracer, Watch
 from tests.ptx.triton import executing
 
 pytestmark = pytest.mark.ptx
@@ -117,16 +114,6 @@ def test_an_estimate_of_a_copy_is_bound_by_memory():
     assert done.ctas == 32
 
 
-def test_a_cuda_kernel_is_shown_with_its_machine_code(capsys):
-    assert command.main(["run", "video_to_tensor", "tiny"]) == 0
-    out = capsys.readouterr().out
-    found = re.search(r"machine code: (\d+) registers, (\d+) bytes of stack, (\d+) inst", out)
-    assert found is not None
-    assert 16 <= int(found[1]) <= 255
-    assert int(found[3]) > 100
-    assert re.search(r"unit +all CTAs +one CTA\n +issue +[\d.]+ +[\d.]+ +100%", out)
-
-
 # ---- for a person
 
 
@@ -164,39 +151,166 @@ def test_a_watch_that_is_none(words):
         Watch.parse(words)
 
 
-def test_the_first_difference_is_a_sentence():
-    a = torch.zeros(2, 3)
-    b = a.clone()
-    b[1, 0], b[1, 2] = 0.5, -2
-    said = first_difference(a, b)
-    assert "2 of 6 values differ; the first at [1, 0]: 0, expected 0.5" in said
-    assert "the largest at [1, 2]: 0, expected -2" in said
-    assert first_difference(a, a) == "out: no difference"
+# ---- each transfer once
 
 
-def test_the_command_runs_a_kernel(capsys):
-    assert command.main(["run", "quantize_fp8", "tiny"]) == 0
-    out = capsys.readouterr().out
-    assert "the op's least:" in out
-    assert "scale: no difference" in out
+def _counted(body: str, args: list, **options) -> tuple[dict, dict]:
+    options.setdefault("threads", 1)
+    done = run(body, args, declare=SHARED, shared=4096, count=True, **options)
+    found = done.counters
+    loaded, stored = dict(found.loaded), dict(found.stored)
+    loaded.pop("param", None)
+    held = done.memory.allocations
+    assert sum(a.loaded for a in held) == loaded.get("global", 0)
+    assert sum(a.stored for a in held) == stored.get("global", 0)
+    return loaded, stored
 
 
-@pytest.mark.parametrize("words", ["matmul_fp8 tiny --trace --warp 0", "attention decode"])
-def test_the_command_runs_kernels_with_matrix_products(words, capsys):
-    assert command.main(["run", *words.split()]) == 0
-    out = capsys.readouterr().out
-    assert "least cycles" in out
+_START = """ld.param.u64 %rd1, [p0]; mov.u32 %r1, sm; add.u32 %r2, %r1, 4064;
+mbarrier.init.shared::cta.b64 [%r2], 1; fence.mbarrier_init.release.cluster; fence.proxy.async;"""
+_EXPECT = "mbarrier.arrive.expect_tx.shared::cta.b64 _, [%r2], {};"
+_AWAIT = """L{0}: mbarrier.try_wait.parity.shared::cta.b64 %p1, [%r2], {0}; @!%p1 bra L{0};"""
+_BULK = (
+    "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%r1], [%rd1], 256, [%r2];"
+)
+_OUT = """cp.async.bulk{}.global.shared::cta.bulk_group{} [%rd1], [%r1], 256;
+cp.async.bulk.commit_group; cp.async.bulk.wait_group 0;"""
+
+
+def _aligned(count: int) -> np.ndarray:
+    raw = np.zeros(count + 256, np.uint8)
+    return raw[-raw.ctypes.data % 256 :][:count]
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_what_is_read_twice_counts_twice(times):
+    data = torch.zeros(32)
+    body = (
+        """ld.param.u64 %rd1, [p0]; mov.u32 %r1, %tid.x; mul.wide.u32 %rd2, %r1, 4;
+    add.s64 %rd3, %rd1, %rd2;"""
+        + "ld.global.f32 %f1, [%rd3];" * times
+    )
+    assert _counted(body, [("u64", data)], threads=32) == ({"global": 128 * times}, {})
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_bulk_copy_counts_once(times, seed):
+    body = _START + "".join(
+        _EXPECT.format(256) + _BULK + _AWAIT.format(phase) for phase in range(times)
+    )
+    counted = _counted(body, [("u64", _aligned(256))], seed=seed)
+    assert counted == ({"global": 256 * times}, {"shared": 256 * times})
+
+
+@pytest.mark.parametrize(("kind", "type_"), [("", ""), (".reduce", ".add.u32")])
+def test_a_bulk_copy_back_counts_once(kind, type_, seed):
+    out = (
+        _OUT.format("", "")
+        if not kind
+        else _OUT.format("", type_).replace("cp.async.bulk.global", "cp.reduce.async.bulk.global")
+    )
+    body = _START + _EXPECT.format(256) + _BULK + _AWAIT.format(0) + out
+    counted = _counted(body, [("u64", _aligned(256))], seed=seed)
+    assert counted == ({"global": 256, "shared": 256}, {"shared": 256, "global": 256})
+
+
+def test_a_copy_within_shared_memory_counts_on_both_sides(seed):
+    inside = """cp.async.bulk.shared::cluster.shared::cta.mbarrier::complete_tx::bytes
+    [%r3], [%r1], 256, [%r2];"""
+    body = (_START + "add.u32 %r3, %r1, 1024;" + _EXPECT.format(256) + _BULK + _AWAIT.format(0)
+            + _EXPECT.format(256) + inside + _AWAIT.format(1))  # fmt: skip
+    counted = _counted(body, [("u64", _aligned(256))], seed=seed)
+    assert counted == ({"global": 256, "shared": 256}, {"shared": 512})
+
+
+def test_a_multicast_is_loaded_once_and_stored_in_each_cta(seed):
+    body = (
+        _START
+        + _EXPECT.format(256)
+        + """
+    barrier.cluster.arrive.aligned; barrier.cluster.wait.aligned;
+    mov.u32 %r4, %cluster_ctarank; setp.eq.u32 %p2, %r4, 0; mov.b16 %rs1, 3;
+    @%p2 cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster
+    [%r1], [%rd1], 256, [%r2], %rs1;"""
+        + _AWAIT.format(0)
+        + """
+    barrier.cluster.arrive.aligned; barrier.cluster.wait.aligned;"""
+    )
+    counted = _counted(body, [("u64", _aligned(256))], grid=[2], cluster=[2], seed=seed)
+    assert counted == ({"global": 256}, {"shared": 512})
+
+
+def _tensor_map(rows: int = 4) -> tuple[torch.Tensor, tma.TensorMap]:
+    data = torch.zeros(rows, 32)
+    return data, tma.encode(data, "f32", (32, rows), (128,), (32, 4))
 
 
 @pytest.mark.parametrize(
-    ("args", "says"),
-    [
-        (["run", "nosuch"], "nosuch"),
-        (["run", "attention", "nosuch"], "nosuch"),
-        (["run", "attention", "tiny", "--provider", "sdpa"], "attention has triton to run here"),
-        (["run", "attention", "tiny", "--watch", "9:0"], "no tensor in argument 9"),
-    ],
+    ("rows", "inside", "shared"), [(4, 512, 512), (3, 384, 512)], ids=["whole", "beyond the edge"]
 )
-def test_the_command_says_what_is_wrong(args, says, capsys):
-    assert command.main(args) == 1
-    assert says in capsys.readouterr().err
+def test_a_tensor_copy_counts_what_is_in_the_tensor_once(rows, inside, shared, seed):
+    _, box = _tensor_map(rows)
+    body = (
+        """mov.u32 %r1, sm; add.u32 %r2, %r1, 4064; mov.b64 %rd1, p0; cvta.param.u64 %rd1, %rd1;
+    mbarrier.init.shared::cta.b64 [%r2], 1; fence.proxy.async; mov.u32 %r3, 0;
+    cp.async.bulk.prefetch.tensor.2d.L2.global.tile [%rd1, {%r3, %r3}];
+    """
+        + _EXPECT.format(shared)
+        + """
+    cp.async.bulk.tensor.2d.shared::cta.global.tile.mbarrier::complete_tx::bytes
+    [%r1], [%rd1, {%r3, %r3}], [%r2];"""
+        + _AWAIT.format(0)
+        + """
+    cp.async.bulk.tensor.2d.global.shared::cta.tile.bulk_group [%rd1, {%r3, %r3}], [%r1];
+    cp.async.bulk.commit_group; cp.async.bulk.wait_group 0;"""
+    )
+    source = text(body, ["u64"], threads=1, declare=SHARED).replace(
+        ".param .u64 p0", ".param .align 64 .b8 p0[128]"
+    )
+    done = launch.run(source, [box], [1], shared=4096, count=True, seed=seed)
+    found, (held,) = done.counters, done.memory.allocations
+    assert (held.loaded, held.stored) == (inside, inside)
+    assert (found.loaded["global"], found.stored["global"]) == (inside, inside)
+    assert (found.loaded["shared"], found.stored["shared"]) == (shared, shared)
+
+
+@pytest.mark.parametrize(("wanted", "loaded"), [("", 16), (", 8", 8), (", 0", 0)])
+def test_a_cp_async_counts_what_it_reads_and_what_it_writes(wanted, loaded, seed):
+    body = f"""ld.param.u64 %rd1, [p0]; mov.u32 %r1, sm;
+    cp.async.cg.shared.global [%r1], [%rd1], 16{wanted}; cp.async.wait_all;"""
+    expected = ({"global": loaded} if loaded else {}, {"shared": 16})
+    assert _counted(body, [("u64", _aligned(256))], seed=seed) == expected
+
+
+@pytest.mark.parametrize(
+    ("instruction", "counted"),
+    [
+        ("red.global.add.u32 [%rd1], 1;", ({}, {"global": 128})),
+        ("atom.global.add.u32 %r5, [%rd1], 1;", ({"global": 128}, {"global": 128})),
+        ("atom.add.u32 %r5, [%rd1], 1;", ({"global": 128}, {"global": 128})),
+        ("st.shared.u32 [%r1], 0; bar.sync 0; red.shared.add.u32 [%r1], 1;",
+         ({}, {"shared": 256})),
+        ("st.shared.u32 [%r1], 0; bar.sync 0; atom.shared.add.u32 %r5, [%r1], 1;",
+         ({"shared": 128}, {"shared": 256})),
+    ],
+)  # fmt: skip
+def test_an_atomic_counts_once(instruction, counted):
+    body = f"ld.param.u64 %rd1, [p0]; mov.u32 %r1, sm; {instruction}"
+    assert _counted(body, [("u64", _aligned(256))], threads=32) == counted
+
+
+def test_a_store_to_another_cta_counts_there(seed):
+    body = (
+        _START
+        + _EXPECT.format(4)
+        + """
+    barrier.cluster.arrive.aligned; barrier.cluster.wait.aligned;
+    mov.u32 %r4, %cluster_ctarank; xor.b32 %r5, %r4, 1; mapa.shared::cluster.u32 %r6, %r1, %r5;
+    mapa.shared::cluster.u32 %r7, %r2, %r5;
+    st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.u32 [%r6], %r4, [%r7];
+    """
+        + _AWAIT.format(0)
+        + "barrier.cluster.arrive.aligned; barrier.cluster.wait.aligned;"
+    )
+    counted = _counted(body, [("u64", _aligned(256))], grid=[2], cluster=[2], seed=seed)
+    assert counted == ({}, {"shared": 8})

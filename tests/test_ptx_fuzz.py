@@ -14,7 +14,7 @@ import torch
 import triton
 
 from tests.ptx import launch, producers
-from tests.ptx.errors import PtxError, TooLong
+from tests.ptx.errors import Broken, PtxError, TooLong
 from tests.ptx.triton import executing
 from tests.test_ptx_async import compiled
 from tests.test_ptx_producers import BF16, F32, drawn, three_warpgroups
@@ -95,6 +95,8 @@ def test_a_changed_text_stops_with_a_sentence(producer, count, monkeypatch, seed
         changed = _mutated(text, draw)
         try:
             launch.run(changed, args, grid, **how)
+        except Broken:
+            raise AssertionError(changed) from None
         except PtxError as error:
             said.append("" if isinstance(error, TooLong) else str(error))
     assert not [text for text in said if "\n" in text]

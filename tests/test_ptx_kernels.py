@@ -7,7 +7,6 @@ and tensor core instructions. It shows no speed.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,7 +14,7 @@ import pytest
 from aimills_kernels._op import Case, Op, Provider
 from aimills_kernels._registry import OPS
 from aimills_kernels._validate import validate
-from aimills_kernels.kernels.video import op as video
+from tests.ptx.project import on_executor, own
 from tests.ptx.triton import executing
 
 pytestmark = pytest.mark.ptx
@@ -31,19 +30,6 @@ _SHORT = (
     "specials",
     "nan",
 )
-
-
-def on_executor(op: Op, provider: Provider) -> tuple[Op, Provider]:
-    """The op with one provider, which takes CPU tensors and runs them here."""
-    here = replace(provider, devices=("cpu",))
-    if not provider.interpret:  # whatever was built here
-        here = replace(here, target="tests.ptx.cuda:video_to_tensor", rejects=video._rejects)
-    return replace(op, providers=(here,)), here
-
-
-def own(op: Op) -> list[Provider]:
-    """Our GPU kernels: Triton ones, and CUDA ones once, by whichever way they are compiled."""
-    return [p for p in op.providers if p.interpret or p.name == "nvrtc"]
 
 
 def _is_short(op: Op, case: Case) -> bool:

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from tests.ptx import errors, launch, tma
+from tests.ptx.ops import TABLE
 from tests.ptx.snippet import run, text
 
 pytestmark = pytest.mark.ptx
@@ -142,9 +143,70 @@ def test_an_option_that_is_none(option, says):
         run("", **option)
 
 
+def test_a_defect_of_the_executor_is_a_sentence_too(monkeypatch):
+    def broken(instr, b):
+        return lambda s: {}[instr.op]
+
+    monkeypatch.setitem(TABLE, "mov", broken)
+    says = r"the executor itself failed here \(KeyError: 'mov.u32'\) \[line 11: mov.u32"
+    with pytest.raises(errors.Broken, match=says):
+        run("mov.u32 %r1, 5;")
+
+
 def test_a_missing_argument_is_named_with_its_line():
     source = text("", ["u32", "u64"])
     with pytest.raises(errors.BadLaunch, match=r"takes 2 arguments, got 1 \[line 7: .*u64 p1"):
         launch.run(source, [1], [1])
     with pytest.raises(errors.BadLaunch, match=r"takes 2 arguments, got 3 \[line 6: .*entry k"):
         launch.run(source, [1, None, 3], [1])
+
+
+BOX = dict(data=np.zeros(64, np.float32), type_="f32", dims=(64,), strides=(), box=(32,))
+
+
+@pytest.mark.parametrize(
+    ("go", "says"),
+    [
+        (dict(args=5), "args is a list or a tuple, got int"),
+        (dict(args=None), "args is a list or a tuple, got NoneType"),
+        (dict(args={"p0": 1}), "args is a list or a tuple, got dict"),
+        (dict(args=torch.zeros(1)), "args is a list or a tuple, got Tensor"),
+        (dict(tensors=5), "tensors is a list or a tuple, got int"),
+        (dict(tensors=[5]), "tensors holds tensors only, got int"),
+        (dict(tracer=5), "tracer is a Tracer or None, got int"),
+        (dict(check="no"), "check is True or False, got 'no'"),
+        (dict(count=3), "count is True or False, got 3"),
+        (dict(cluster=2), "cluster is one to three whole numbers, got 2"),
+        (dict(kernel="x"), "no kernel 'x'; the module has k"),
+        (dict(args=[np.zeros(3, ">i4")]), "contiguous, writable and of numbers"),
+        (dict(args=[np.array(["a"])]), "contiguous, writable and of numbers"),
+        (dict(args=[torch.zeros(4, dtype=torch.complex64).conj()]), "has to be a plain one"),
+    ],
+)
+def test_what_is_no_launch_is_one_sentence(go, says):
+    how = dict(args=[torch.zeros(4)], grid=[1]) | go
+    with pytest.raises(errors.PtxError, match=re.escape(says)) as caught:
+        launch.run(text("", ["u64"]), how.pop("args"), how.pop("grid"), **how)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (dict(dims=4), "dims are whole numbers, got 4"),
+        (dict(dims=(4.5,)), "dims are whole numbers, got (4.5,)"),
+        (dict(box="a"), "box are whole numbers, got 'a'"),
+        (dict(type_="e4m3"), "type is one of u8, u16"),
+        (dict(strides=(16,)), "a tensor map of dims (64,), strides (16,)"),
+    ],
+)
+def test_a_tensor_map_that_nobody_can_encode(change, says):
+    with pytest.raises(errors.BadLaunch, match=re.escape(says)):
+        tma.encode(**BOX | change)
+
+
+def test_static_and_dynamic_shared_memory_count_together():
+    source = text(".shared .align 16 .b8 big[200000];")
+    launch.run(source, [], [1], shared=32448)
+    with pytest.raises(errors.BadLaunch, match="232449 bytes of shared memory; a CTA has 232448"):
+        launch.run(source, [], [1], shared=32449)

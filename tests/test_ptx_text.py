@@ -126,6 +126,11 @@ def test_a_text_without_its_head(word):
         parse(text("").replace(f".{word}", ""))
 
 
+def test_a_head_whose_value_is_cut_off():
+    with pytest.raises(errors.Malformed, match=r"the text has no \.address_size"):
+        parse(text("").replace("address_size 64", "address_size "))
+
+
 def test_addresses_of_32_bits():
     with pytest.raises(errors.Unknown, match=r"addresses have 64 bits.*line 4: \.address_size 32"):
         parse(text("").replace("size 64", "size 32"))

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests.child_pytest import run_pytest
 
 _BENCH = """\
 import sys
@@ -19,13 +19,6 @@ def test_plain():
 """
 
 
-def _pytest(folder: Path, *args: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--rootdir", str(folder), *args],
-        cwd=folder, capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
-
-
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     (tmp_path / "bench").mkdir()
@@ -35,7 +28,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_it_times_the_folder_bench_and_nothing_else(folder: Path) -> None:
-    run = _pytest(folder, "--benchmark", "--benchmark-json=times.json")
+    run = run_pytest(folder, "--benchmark", "--benchmark-json=times.json")
     assert run.returncode == 0, run.stdout + run.stderr
     assert "1 passed, 1 skipped" in run.stdout
     (timed,) = json.loads((folder / "times.json").read_text())["benchmarks"]
@@ -45,7 +38,7 @@ def test_it_times_the_folder_bench_and_nothing_else(folder: Path) -> None:
 
 def test_it_times_the_path_that_is_named(folder: Path) -> None:
     (folder / "mine.py").write_text("def test_mine(benchmark): benchmark(sum, [1])\n")
-    run = _pytest(folder, "--benchmark", "mine.py")
+    run = run_pytest(folder, "--benchmark", "mine.py")
     assert run.returncode == 0, run.stdout + run.stderr
     assert "test_mine" in run.stdout
     assert "test_timed" not in run.stdout
@@ -55,7 +48,7 @@ def test_it_goes_with_the_conftest_of_our_benchmarks(folder: Path) -> None:
     ours = Path(__file__).parent.parent / "bench" / "conftest.py"
     (folder / "bench" / "conftest.py").write_text(ours.read_text())
     for paths in ([], ["bench/test_bench.py"]):
-        run = _pytest(folder, "--benchmark", *paths, "--benchmark-json=times.json")
+        run = run_pytest(folder, "--benchmark", *paths, "--benchmark-json=times.json")
         assert run.returncode == 0, run.stdout + run.stderr
         assert json.loads((folder / "times.json").read_text())["benchmarks"][0]["stats"]
 
@@ -70,14 +63,14 @@ def test_it_goes_with_the_conftest_of_our_benchmarks(folder: Path) -> None:
     ],
 )
 def test_what_it_cannot_do_is_said(folder: Path, args: list[str], says: str) -> None:
-    run = _pytest(folder, "--benchmark", *args)
+    run = run_pytest(folder, "--benchmark", *args)
     assert run.returncode == pytest.ExitCode.USAGE_ERROR
     assert says in run.stderr
     assert "Traceback" not in run.stderr
 
 
 def test_without_a_folder_bench_it_asks_for_a_path(tmp_path: Path) -> None:
-    run = _pytest(tmp_path, "--benchmark")
+    run = run_pytest(tmp_path, "--benchmark")
     assert run.returncode == pytest.ExitCode.USAGE_ERROR
     assert "name the benchmarks' path" in run.stderr
 
@@ -89,6 +82,6 @@ def test_a_plugin_that_has_the_flag_keeps_it(folder: Path) -> None:
         "def pytest_report_header(config):\n"
         "    return f'theirs: {config.option.theirs}'\n"
     )
-    run = _pytest(folder, "-p", "theirs", "--benchmark", "test_else.py")
+    run = run_pytest(folder, "-p", "theirs", "--benchmark", "test_else.py")
     assert "theirs: True" in run.stdout, run.stdout + run.stderr
     assert "1 failed" in run.stdout

@@ -23,9 +23,9 @@ from aimills_kernels.kernels.attention.config import select_backward_config
 from aimills_kernels.kernels.attention.mask import limits
 from aimills_kernels.kernels.attention.triton_fwd import (
     LOG2_E,
-    _aligned,
-    _sequence_of,
     _tanh,
+    is_aligned,
+    sequence_of,
 )
 from aimills_kernels.kernels.triton_common import dot, round_to, widen
 
@@ -41,7 +41,7 @@ def _place(
         slots = length // BLOCK + B + 1
         slot = tl.program_id(0) % slots
         h = (tl.program_id(0) // slots).to(tl.int64)
-        sequence = _sequence_of(cu_ptr, stride_cu, slot, B, BLOCK)
+        sequence = sequence_of(cu_ptr, stride_cu, slot, B, 1, BLOCK)
         b = sequence.to(tl.int64)
         begin = tl.load(cu_ptr + b * stride_cu)
         end = tl.load(cu_ptr + (b + 1) * stride_cu, mask=b < B, other=length)
@@ -404,7 +404,7 @@ def _launch(
     for_dq, for_dkv = select_backward_config(
         max(block_d, block_dv), q.element_size(), sm_of(q.device) or 90,
         crowded=softcap != 0 or (D, Dv) != (block_d, block_dv),
-        aligned=all(_aligned(t) for t in (dout, q, k, v)),
+        aligned=all(is_aligned(t) for t in (dout, q, k, v)),
     )  # fmt: skip
     left, right = limits(causal, window_left, window_right, N)
     # Two numbers a row are kept between the kernels: delta, and its part of the slope.

@@ -27,6 +27,10 @@ DTYPE = {
 _UINT = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
 Source = Callable[[Active], Any]  # an array [warps, 32], or a scalar
 Target = Callable[[Active, Any], None]
+_CLOCKS = {
+    "%clock": 2**32 - 1, "%clock_hi": 0, "%clock64": 2**64 - 1, "%globaltimer": 2**64 - 1,
+    "%globaltimer_lo": 2**32 - 1, "%globaltimer_hi": 0,
+}  # fmt: skip
 _WIDER = ("ld", "ldu", "st", "cvt")  # whose registers may be wider than their type
 _POISON = {1: 0xEB, 2: 0xDEAD, 4: 0xDEADBEEF, 8: 0xDEADBEEFDEADBEEF}
 
@@ -144,6 +148,9 @@ class Binder:
         return _UINT[width](bits).view(DTYPE[type_])
 
     def _special(self, special: Special, type_: str) -> Source:
+        if special.name in _CLOCKS:
+            dtype = DTYPE[type_]
+            return lambda s: dtype(self.m.clock() & _CLOCKS[special.name])
         value = specials(self.m, self.memory).get(special.name)
         if value is None:
             raise self.unknown(f"{special.name} is not declared, and no special register")
@@ -307,7 +314,6 @@ def specials(m: Machine, memory: Memory) -> dict[str, Any]:
         "%lanemask_le": (2 << lane) - 1, "%lanemask_gt": 0xFFFFFFFF & ~((2 << lane) - 1),
         "%lanemask_ge": 0xFFFFFFFF & ~((1 << lane) - 1),
         "%smid": m.rank_of[:, None], "%nsmid": 132, "%gridid": 0,
-        "%clock": 0, "%clock64": 0, "%globaltimer": 0,
         "%dynamic_smem_size": m.shape.shared, "%total_smem_size": memory.shared_size,
         "%is_explicit_cluster": m.shape.cluster_size > 1, "%reserved_smem_offset_begin": 0,
     }  # fmt: skip

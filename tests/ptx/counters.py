@@ -45,16 +45,22 @@ def by_class(kernel: Kernel, executed: np.ndarray) -> dict[str, int]:
 
 @dataclass
 class Counters:
-    """Filled by Memory. Bytes are what the lanes asked for; `shared_cycles` are the cycles that
-    shared memory needs for them, and `shared_least` what it would need without bank conflicts."""
+    """Filled by Memory, each transfer once. Bytes are what lanes and engines moved, on both sides:
+    a copy is loaded from its source's space and stored to its target's, a multicast once in each
+    CTA. An atom is a load and a store, a red a store. `shared_cycles` are the cycles that shared
+    memory needs for the lanes' accesses, and `shared_least` what it would need without bank
+    conflicts."""
 
     loaded: Counter[str] = field(default_factory=Counter)  # bytes by space
     stored: Counter[str] = field(default_factory=Counter)
     shared_cycles: int = 0
     shared_least: int = 0
 
+    def moved(self, store: bool, space: str, size: int) -> None:
+        (self.stored if store else self.loaded)[space] += size
+
     def access(self, store: bool, space: str, lanes: tuple, address: np.ndarray, size: int) -> None:
-        (self.stored if store else self.loaded)[space] += size * len(address)
+        self.moved(store, space, size * len(address))
         if space == "shared":
             cycles, least = bank_cycles(lanes[0], lanes[1], address, size)
             self.shared_cycles += cycles

@@ -87,9 +87,11 @@ class Copy:
         lanes = warp + self.lo, lane
         with blame(self.instr):
             data = self._read(self.source[mask], self.wanted[mask], lanes)
+        self.memory.moved(True, "shared", data.size)
         at = self.index[mask] // self.size
         self.memory.shared.reshape(-1, self.size)[at] = data
         self.memory.written.reshape(-1, self.size)[at] = True
+        self.memory.wrote(self.memory.shared, self.index[mask], self.size, lanes, self.instr)
         if self.memory.bits is not None:
             index = (self.index[mask][:, None] + np.arange(self.size)).reshape(-1)
             self.memory.bits.copied(index, None, joined=False)
@@ -203,6 +205,8 @@ class Fill:
     def run(self) -> None:
         with blame(self.instr):
             data = self.read()
+            if self.origin is not None:
+                self.memory.moved(False, "shared", len(data))
             for i, target in enumerate(self.targets):
                 self._land(target, data, last=i == len(self.targets) - 1)
 
@@ -213,8 +217,12 @@ class Fill:
             raise fault(Fault, memory.m, text, self.warp, self.lane)
         if self.combine is not None:
             data = self.combine(memory.shared[target.index], data)
+        memory.moved(True, "shared", len(data))
         memory.shared[target.index] = data
         memory.written[target.index] = True
+        memory.wrote(
+            memory.shared, target.index, 1, threads(self.warp, self.lane, len(data)), self.instr
+        )
         if memory.bits is not None:
             memory.bits.copied(target.index, self.origin, joined=self.combine is not None)
         if memory.shadow is not None:
@@ -244,6 +252,7 @@ class Drain:
     def fetch(self) -> None:
         if self.data is None:
             self.data = self.memory.shared[self.index]
+            self.memory.moved(False, "shared", len(self.data))
             self.memory.m.pending.append(self.finish)
 
     def finish(self) -> None:
@@ -355,7 +364,7 @@ def bulk(memory: Memory) -> Bulk:
 
 def span(
     memory: Memory, address: int, size: int, who: tuple[int, int], *, store: bool
-) -> tuple[Allocation, slice]:
+) -> tuple[Allocation, np.ndarray]:
     """The bytes [address, address + size) of global memory, for an engine that `who` started."""
     found = memory.globals.of(address, size)
     what = "store" if store else "load"
@@ -363,28 +372,45 @@ def span(
         text = f"a bulk {what} of {size} bytes at {memory.globals.describe(address)}"
         raise fault(OutOfBounds, memory.m, text, *who)
     first = address - found.base + found.skew
-    touch(memory, found, np.arange(first, first + size) if found.valid is not None else None,
-          size, who, store=store)  # fmt: skip
-    return found, slice(first, first + size)
+    index = np.arange(first, first + size)
+    allowed(memory, found, index, who, store=store)
+    return found, index
 
 
-def touch(
-    memory: Memory,
-    where: Allocation,
-    index: np.ndarray | None,
-    size: int,
-    who: tuple[int, int],
-    *,
-    store: bool,
+def allowed(
+    memory: Memory, where: Allocation, index: np.ndarray, who: tuple[int, int], *, store: bool
 ) -> None:
-    """An engine reads or writes `size` bytes, at these indices if the tensor has holes."""
-    if where.valid is not None and index is not None and not where.valid[index].all():
+    """An engine may read or write these bytes of an allocation."""
+    if where.valid is not None and not where.valid[index].all():
         text = f"a bulk copy into a hole of {where.name}, which is not contiguous"
         raise fault(OutOfBounds, memory.m, text, *who)
     if store and not where.writable:
         text = f"a bulk store to {where.name}, which is read only"
         raise fault(OutOfBounds, memory.m, text, *who)
-    if store:
-        where.stored += size
-    else:
-        where.loaded += size
+
+
+def pull(memory: Memory, where: Allocation, index: np.ndarray) -> np.ndarray:
+    """The bytes of global memory that an engine reads."""
+    where.loaded += index.size
+    memory.moved(False, "global", index.size)
+    return where.bytes[index]
+
+
+def push(
+    memory: Memory,
+    where: Allocation,
+    index: np.ndarray,
+    data: np.ndarray,
+    of: tuple[int, int, Instr],
+) -> None:
+    """An engine, started by (warp, lane, instruction), writes bytes of global memory."""
+    where.stored += index.size
+    memory.moved(True, "global", index.size)
+    where.bytes[index] = data
+    warp, lane, instr = of
+    memory.wrote(where.bytes, index.reshape(-1), 1, threads(warp, lane, index.size), instr)
+
+
+def threads(warp: int, lane: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """One thread, for each of `count` bytes."""
+    return np.full(count, warp), np.full(count, lane)

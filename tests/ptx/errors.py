@@ -38,6 +38,10 @@ class BadLaunch(PtxError):
     """Arguments, grid or shared memory do not fit the kernel."""
 
 
+class Broken(PtxError):
+    """The executor itself failed: a defect of it, and not of the kernel."""
+
+
 class Fault(PtxError):
     """The kernel did what no kernel may: see the subclasses."""
 

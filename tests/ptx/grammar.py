@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from tests.ptx import ops
+from tests.ptx import ops, words
 from tests.ptx.errors import Malformed, Unknown
 from tests.ptx.parse import Instr, Kernel
 
@@ -48,6 +48,7 @@ _OPERANDS = {
 }  # fmt: skip
 
 _EVICT = "L2::evict_(?:last|normal|first|unchanged)"
+_SECOND = "L2::evict_(?:first|unchanged)"
 _SPACE = r"\.(?:global|shared|shared::cta|shared::cluster|local|const|param)"
 _SCOPE = r"\.(?:cta|cluster|gpu|sys)"
 # First words: the whole opcode, where its handler does not look at the others.
@@ -62,8 +63,8 @@ _OPCODES = {
              r"|fence\.(?:proxy|mbarrier_init|(?:acquire|release)\.sync_restrict).*",
     "exit": "exit", "ret": r"ret(?:\.uni)?", "bra": r"bra(?:\.uni)?", "brx": r"brx\.idx(?:\.uni)?",
     "cvta": rf"cvta(?:\.to)?{_SPACE}\.u64", "isspacep": rf"isspacep{_SPACE}",
-    "createpolicy": rf"createpolicy\.(?:fractional\.{_EVICT}(?:\.{_EVICT})?"
-                    rf"|range(?:\.global)?\.{_EVICT}(?:\.{_EVICT})?|cvt\.L2)\.b64",
+    "createpolicy": rf"createpolicy\.(?:fractional\.{_EVICT}(?:\.{_SECOND})?"
+                    rf"|range(?:\.global)?\.{_EVICT}(?:\.{_SECOND})?|cvt\.L2)\.b64",
     "cp.async.commit_group": r"cp\.async\.commit_group",
     "cp.async.wait_group": r"cp\.async\.wait_group", "cp.async.wait_all": r"cp\.async\.wait_all",
     "setmaxnreg": r"setmaxnreg\.(?:inc|dec)\.sync\.aligned\.u32",
@@ -92,8 +93,8 @@ def check(kernel: Kernel) -> None:
         if instr.parts[0] == "call":
             raise Unknown("calls are not supported", instr)
         ops.find(instr)
-        _count(instr)
         _words(instr)
+        _count(instr)
         needed = _longest(_NEEDS, instr)
         if needed is not None and _age(kernel.target) < _age(needed):
             raise Malformed(f"the module is for {kernel.target}, and this needs {needed}", instr)
@@ -123,6 +124,8 @@ def _words(instr: Instr) -> None:
     pattern = _longest(_OPCODES, instr)
     if pattern is not None and re.fullmatch(pattern, instr.op) is None:
         raise Unknown("this executor does not know the instruction", instr)
+    if (wrong := words.wrong(instr)) is not None:
+        raise Unknown(wrong, instr)
 
 
 def _age(target: str) -> tuple[int, bool]:

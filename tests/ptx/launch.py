@@ -42,6 +42,8 @@ from tests.ptx.trace import Tracer
 from tests.ptx.undefined import Undefined
 
 SHARED_LIMIT = 227 * 1024
+_BUDGET, _BUDGET_OF_WARP = 2_000_000, 200_000  # instructions, where the caller names no number
+_MOST_WARPS = 1 << 24
 _MACHINE_BYTES = 400 << 20  # registers and shared memory of the clusters that run at once
 
 
@@ -68,7 +70,7 @@ def run(
     shared: int = 0,
     tensors: Sequence[Any] = (),
     seed: int | None = 0,
-    budget: int = 200_000_000,
+    budget: int | None = None,
     check: bool = True,
     count: bool = False,
     tracer: Tracer | None = None,
@@ -77,14 +79,15 @@ def run(
 
     args: by position, a tensor (NumPy array or CPU torch tensor), a number, or bytes (a struct
     passed by value). tensors: those whose addresses stand inside such a struct. shared: bytes of
-    dynamic shared memory. seed: the order of warps and of
-    asynchronous operations; None runs warps in order. check: race and fence checks. count: bytes
-    and bank conflicts too.
+    dynamic shared memory. seed: the order of warps and of asynchronous operations; None runs warps
+    in order. budget: instructions that warps may issue, all together; None goes by the grid. check:
+    race and fence checks. count: bytes and bank conflicts too.
     """
     entry = source if isinstance(source, Kernel) else parse(source).kernel(kernel)
     grammar.check(entry)
     shape = _shape(entry, grid, block, cluster, shared)
-    _check_options(seed, budget)
+    _check_options(seed, budget, check, count, tracer)
+    _check_lists(args, tensors)
     memory = Global(seed)
     held = Arguments(memory)
     params = held.pack(entry, args, tensors)
@@ -95,15 +98,14 @@ def run(
     if size > SHARED_LIMIT:
         text = f"{size} bytes of shared memory; a CTA has {SHARED_LIMIT}"
         raise BadLaunch(text, entry.place)
-    if shape.count * shape.cluster_size * shape.warps > budget:
-        text = f"grid {shape.grid} is too large to finish within {budget} instructions"
-        raise BadLaunch(text, entry.place)
+    left = whole = _budget(entry, shape, budget)
     doubts = flow.doubtful(entry)
     executed = np.zeros(len(entry.code), np.int64)
     result = Result(entry, executed, memory, Counters() if count else None)
     result.ctas = shape.count * shape.cluster_size
     for batch in _batches(entry, shape, size, check):
-        machine = Machine(entry, shape, batch, seed=seed, budget=budget)
+        machine = Machine(entry, shape, batch, seed=seed, budget=left)
+        machine.whole_budget = whole
         view = Memory(machine, memory, params, size, local)
         view.shadow = races.Shadow(view) if check else None
         binder = Binder(machine, view, addresses)
@@ -114,7 +116,7 @@ def run(
             tracer.attach(machine, view)
         machine.run()
         executed += machine.executed()
-        budget = machine.budget
+        left = machine.budget
     held.give_back()
     return result
 
@@ -153,11 +155,34 @@ def _whole(value: Any) -> bool:
     return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
 
 
-def _check_options(seed: Any, budget: Any) -> None:
+def _check_lists(args: Any, tensors: Any) -> None:
+    for name, value in (("args", args), ("tensors", tensors)):
+        if not isinstance(value, (list, tuple)):
+            raise BadLaunch(f"{name} is a list or a tuple, got {type(value).__name__}")
+    for tensor in tensors:
+        if _view(tensor) is None:
+            raise BadLaunch(f"tensors holds tensors only, got {type(tensor).__name__}")
+
+
+def _check_options(seed: Any, budget: Any, check: Any, count: Any, tracer: Any) -> None:
+    for name, value in (("check", check), ("count", count)):
+        if not isinstance(value, bool):
+            raise BadLaunch(f"{name} is True or False, got {value!r}")
+    if tracer is not None and not isinstance(tracer, Tracer):
+        raise BadLaunch(f"tracer is a Tracer or None, got {type(tracer).__name__}")
     if seed is not None and (not _whole(seed) or seed < 0):
         raise BadLaunch(f"seed is a whole number from 0 on, or None, got {seed!r}")
-    if not _whole(budget) or budget < 1:
-        raise BadLaunch(f"budget is a number of instructions, got {budget!r}")
+    if budget is not None and (not _whole(budget) or budget < 1):
+        raise BadLaunch(f"budget is a number of instructions, or None, got {budget!r}")
+
+
+def _budget(kernel: Kernel, shape: Shape, given: int | None) -> int:
+    warps = shape.count * shape.cluster_size * shape.warps
+    most = _MOST_WARPS if given is None else given
+    if warps > most:
+        text = f"grid {shape.grid} of {warps} warps is too large to finish: at most {most}"
+        raise BadLaunch(text, kernel.place)
+    return _BUDGET + _BUDGET_OF_WARP * warps if given is None else int(given)
 
 
 def _batches(kernel: Kernel, shape: Shape, shared: int, check: bool) -> Iterable[range]:
@@ -314,6 +339,8 @@ def _view(arg: Any) -> tuple | None:
     if isinstance(arg, tma.TensorMap):
         arg = arg.data
     if type(arg).__module__.startswith("torch") and hasattr(arg, "untyped_storage"):
+        if arg.is_nested or arg.is_quantized or arg.is_conj() or arg.is_neg():
+            raise BadLaunch("a tensor has to be a plain one, not nested, quantized or conjugated")
         if arg.device.type != "cpu" or str(arg.layout) != "torch.strided":
             layout = str(arg.layout).removeprefix("torch.")
             raise BadLaunch(
@@ -323,10 +350,14 @@ def _view(arg: Any) -> tuple | None:
     if isinstance(arg, np.ndarray):
         import torch
 
-        if not arg.flags.c_contiguous or not arg.flags.writeable or arg.dtype.hasobject:
+        if not arg.flags.c_contiguous or not arg.flags.writeable or not _plain(arg.dtype):
             raise BadLaunch("a NumPy array has to be contiguous, writable and of numbers")
         return _torch_view(torch.from_numpy(arg.reshape(-1).view(np.uint8)))
     return None
+
+
+def _plain(dtype: np.dtype) -> bool:
+    return dtype.kind in "biufc" and dtype.isnative
 
 
 def _torch_view(tensor: Any) -> tuple:

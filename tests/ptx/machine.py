@@ -14,13 +14,18 @@ from typing import Any
 
 import numpy as np
 
-from tests.ptx.errors import BadLaunch, Deadlock, Fault, PtxError, TooLong
+from tests.ptx.errors import BadLaunch, Broken, Deadlock, Fault, PtxError, TooLong
 from tests.ptx.parse import Instr, Kernel
+from tests.ptx.spin import Spins, longest_loop
 
 LANES = 32
 STOP = -1  # what a handler returns that has moved its lanes itself
 _FAR = np.int32(2**31 - 1)
 _EVERY = np.uint32(0xFFFFFFFF)  # a membermask
+_TICK = 64  # cycles, or ns, between two looks at a clock
+_TURN = 10  # jumps in a turn, where it is not random
+_DEFECTS = (ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError, TypeError,
+            ValueError, RuntimeError)  # fmt: skip
 # Why lanes are blocked.
 FREE, BARRIER, PHASE, REGISTERS = 0, 1, 2, 3
 
@@ -106,7 +111,7 @@ class Machine:
         self.warps = self.positions * self.n
         self.rng = np.random.default_rng(seed)
         self.shuffled = seed is not None
-        self.budget = budget
+        self.budget = self.whole_budget = budget
         self.code: list[Callable[[Active], int | None]] = []
         self.registers: dict[str, np.ndarray] = {}
         self.issued = np.zeros(len(kernel.code) + 2, np.int64)
@@ -126,6 +131,9 @@ class Machine:
         self.idle: list[Callable[[], bool]] = []  # asked before a deadlock is: did that wake any?
         self.trace: Callable[[Active, int], None] | None = None
         self.exits: list[Callable[[Active], None]] = []
+        self.looks = 0  # at the clock
+        self.spins = Spins(self)
+        self.changed = self.spins.changed  # to be told of all that other warps may see
 
     # ---- who is who
 
@@ -180,6 +188,7 @@ class Machine:
                 active = self._choose()
                 if active is not None:
                     self._run(*active)
+                    self.spins.turn(active[0])
                 elif self.pending:
                     self.complete_one()
                 elif (self.any_parked and self._unpark_all()) or any(
@@ -193,8 +202,14 @@ class Machine:
 
     def complete_one(self) -> None:
         """One asynchronous operation ends: a random one, the engines promise no order."""
+        self.changed()
         index = int(self.rng.integers(len(self.pending))) if self.shuffled else 0
         self.pending.pop(index)()
+
+    def clock(self) -> int:
+        """A time that goes on from one look at it to the next."""
+        self.looks += 1
+        return self.looks * _TICK
 
     def touch(self, lo: int = 0, hi: int | None = None) -> None:
         """Lanes of these warps moved, or may go on, or no longer."""
@@ -203,6 +218,8 @@ class Machine:
 
     def _ready(self, lo: int, hi: int) -> np.ndarray:
         ready = self.alive[lo:hi] & (self.blocked[lo:hi] == FREE)
+        if self.spins.any:
+            ready &= ~self.spins.held[lo:hi]
         return ready & ~self.parked[lo:hi] if self.any_parked else ready
 
     def _choose(self) -> tuple[Active, int, int] | None:
@@ -245,7 +262,7 @@ class Machine:
     def _run(self, s: Active, pc: int, limit: int) -> None:
         """Runs lanes from `pc` until they stop, or reach `limit`, or their turn is over."""
         start, warps = pc, len(s.warps)
-        quantum = int(self.rng.geometric(0.1)) if self.shuffled else 1 << 30
+        quantum = int(self.rng.geometric(0.1)) if self.shuffled else _TURN
         code, leaders = self.code, self.leaders
         try:
             while True:
@@ -272,6 +289,9 @@ class Machine:
             if error.instr is None:
                 raise type(error)(str(error), self.kernel.code[pc]) from None
             raise
+        except _DEFECTS as error:
+            text = f"the executor itself failed here ({type(error).__name__}: {error})"
+            raise Broken(" ".join(text.split()), self.kernel.code[pc]) from error
         finally:
             wide = self.n * 4  # a gate may have moved the whole warpgroup
             self.touch(s.lo // wide * wide, min(-(-s.hi // wide) * wide, self.warps))
@@ -284,7 +304,9 @@ class Machine:
             self.issued[end] -= warps
             self.budget -= warps * (end - start)
             if self.budget < 0:
-                raise TooLong("the launch did not end within its budget of instructions")
+                loop = longest_loop(self.kernel, self.executed())
+                most = f"its budget of {self.whole_budget} instructions (option budget)"
+                raise TooLong(f"the launch did not end within {most}{loop}")
 
     def executed(self) -> np.ndarray:
         """How many warps issued each instruction."""
@@ -297,11 +319,13 @@ class Machine:
 
     def block(self, s: Active, pc: int, why: int) -> None:
         """The lanes wait at `pc` until `wake`."""
+        self.changed()
         self.pc[s.sl][s.mask] = pc
         self.blocked[s.sl][s.mask] = why
 
     def wake(self, why: int, groups: np.ndarray | slice = slice(None)) -> None:
         """All that wait for this, in these clusters, look again."""
+        self.changed()
         shaped = self.blocked.reshape(self.positions, self.n, LANES)
         some = shaped[:, groups]
         some[some == why] = FREE
@@ -343,6 +367,8 @@ class Machine:
         """`run`, for whole warps (`wide` 1) or warpgroups (4) only: others wait until complete."""
 
         def ready(s: Active) -> Active:
+            if wide > 1:  # warps that others wait for don't just go round by themselves
+                self.changed()
             return s if s.full and wide == 1 else self._complete(s, pc, wide)
 
         return self._gated(run, pc, ready)
@@ -415,6 +441,7 @@ class Machine:
 
     def finish(self, s: Active) -> None:
         """The lanes exit."""
+        self.changed()
         self.alive[s.sl][s.mask] = False
         self.touch(s.lo, s.hi)
         for tell in self.exits:
@@ -429,7 +456,9 @@ class Machine:
                 lanes = np.nonzero(self.alive[warp] & (self.pc[warp] == pc))[0]
                 instr = self.kernel.code[pc]
                 span = "" if len(lanes) == LANES else f" (lanes {_spans(lanes)})"
-                lines.append(f"{self.who(warp)}{span} at line {instr.line}: {instr.text}")
+                held = self.spins.held[warp][lanes].all()
+                does = "goes round and round through" if held else "at"
+                lines.append(f"{self.who(warp)}{span} {does} line {instr.line}: {instr.text}")
         why = [text for reason in self.reasons if (text := reason())]
         return Deadlock("nobody can go on: " + "; ".join([*why, *lines]))
 

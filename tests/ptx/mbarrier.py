@@ -99,6 +99,7 @@ class Mbarriers:
             raise fault(Fault, self.m, text, lanes[0][at], lanes[1][at])
         if self.memory.shadow is not None:
             self.memory.shadow.write(cells * 8, 8, lanes)
+        self.m.changed()
         self.live[cells], self.fenced[cells] = True, False
         self.count[cells] = self.pending[cells] = count
         self.tx[cells] = self.phase[cells] = 0
@@ -115,6 +116,7 @@ class Mbarriers:
             raise fault(Fault, self.m, text, lanes[0][at], lanes[1][at])
         if self.memory.shadow is not None:
             self.memory.shadow.write(cells * 8, 8, lanes)
+        self.m.changed()
         self.live[cells] = False
         self.memory.opaque.reshape(-1, 8)[cells] = False
 
@@ -201,6 +203,7 @@ class Mbarriers:
             self._add(cells[some], bytes_[some], (lanes[0][some], lanes[1][some]))
 
     def _add(self, cells: np.ndarray, bytes_: np.ndarray, who: tuple) -> None:
+        self.m.changed()
         self.tx[cells] += bytes_
         over = (np.abs(self.tx[cells]) > LIMIT) | (np.abs(bytes_) > LIMIT)
         if over.any():
@@ -222,6 +225,7 @@ class Mbarriers:
 
     def more(self, cells: np.ndarray, lanes: tuple) -> None:
         """One more arrival is expected in this phase, for each lane."""
+        self.m.changed()
         np.add.at(self.pending, cells, 1)
         if (self.pending[cells] > LIMIT).any():
             raise fault(Fault, self.m, "more arrivals than fit", lanes[0][0], lanes[1][0])
@@ -296,7 +300,8 @@ class Mbarriers:
         if not blocked.any():
             return False
         m = self.m
-        state = (m.pc, m.alive, m.blocked, self.phase, self.pending, self.tx)
+        pc = np.where(m.spins.held, -1, m.pc)  # these stand anywhere in their loops
+        state = (pc, m.alive, m.blocked, self.phase, self.pending, self.tx)
         now = hash(b"".join(a.tobytes() for a in state))
         if now in self.idle_states:
             return False

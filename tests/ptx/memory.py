@@ -18,6 +18,7 @@ from tests.ptx.machine import Machine, fault
 
 if TYPE_CHECKING:
     from tests.ptx.counters import Counters
+    from tests.ptx.parse import Instr
     from tests.ptx.races import Shadow
     from tests.ptx.undefined_data import Bits
 
@@ -33,6 +34,17 @@ RANK = 24  # bit of a shared address from which on stands the CTA's rank + 1; 0 
 _GUARD = 1 << 36
 _DRAWN = 1 << 35
 _UINT = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
+
+
+@dataclass(frozen=True)
+class Written:
+    """Bytes that one instruction wrote: [at, at + size) of `raw` for each of its lanes [k]."""
+
+    raw: np.ndarray  # Memory.shared, or an allocation's bytes
+    at: np.ndarray
+    size: int
+    lanes: tuple
+    instr: Instr
 
 
 @dataclass
@@ -174,6 +186,7 @@ class Memory:
         self.shadow: Shadow | None = None  # None: accesses are not held against each other
         self.opaque: np.ndarray | None = None  # bytes of `shared` that are in live mbarriers
         self.bits: Bits | None = None  # what is undefined of it, where anything can be
+        self.observers: list[Callable[[Written], None]] = []  # of global and shared memory
 
     # ---- shared addresses
 
@@ -195,6 +208,23 @@ class Memory:
         self.aligned(address, size, lanes, what)
         self.check_shared(address, size, lanes, what)
         return self.flat(address, lanes[0])
+
+    def moved(self, store: bool, space: str, size: int) -> None:
+        """An engine moved bytes."""
+        if store:
+            self.m.changed()
+        if self.counters is not None:
+            self.counters.moved(store, space, size)
+
+    def wrote(
+        self, raw: np.ndarray, at: np.ndarray, size: int, lanes: tuple, instr: Instr | None = None
+    ) -> None:
+        """Tells the observers. instr: an engine's; else it is the one in hand."""
+        if self.observers:
+            instr = self.m.kernel.code[self.m.current] if instr is None else instr
+            written = Written(raw, at, size, lanes, instr)
+            for tell in self.observers:
+                tell(written)
 
     def cta_alive(self, cta: int) -> bool:
         group, rank = divmod(cta, self.m.shape.cluster_size)
@@ -279,9 +309,17 @@ class Memory:
                 lambda: np.all([view[index + i] == v for i, v in enumerate(values)], axis=0),
             )  # fmt: skip
         for i, value in enumerate(values):
+            self._note(view, index + i, value)
             view[index + i] = value
             if space == "shared" and self.shadow is not None:
                 self._undisputed(view[index + i] == value, address, lanes)
+        if space == "shared":
+            self.wrote(base, at, width * count, lanes)
+
+    def _note(self, view: np.ndarray, index: np.ndarray, new: np.ndarray) -> None:
+        """Lanes are about to write there."""
+        if not np.array_equal(view[index], new):
+            self.m.changed()
 
     def _undisputed(self, kept: np.ndarray, address: np.ndarray, lanes: tuple) -> None:
         if not kept.all():
@@ -293,24 +331,31 @@ class Memory:
             )  # fmt: skip
 
     def places(
-        self, space: str, address: np.ndarray, lanes: tuple, size: int
+        self, space: str, address: np.ndarray, lanes: tuple, size: int, *, returns: bool = True
     ) -> Iterator[tuple[str, np.ndarray, np.ndarray, np.ndarray]]:
         """What lanes are about to read and write at once: (space, its bytes, indices in them [j],
-        which of the lanes [j])."""
+        which of the lanes [j]). returns: the lanes get what was there before."""
         if not len(address):
             return
         if space == "generic":
             for inside, some in self._spaces(address):
                 picked = (lanes[0][some], lanes[1][some])
                 at = address[some] - np.uint64(WINDOW[inside])
-                for name, raw, index, which in self.places(inside, at, picked, size):
+                for name, raw, index, which in self.places(
+                    inside, at, picked, size, returns=returns
+                ):
                     yield name, raw, index, some[which]
             return
         self.aligned(address, size, lanes, f"atom.{space}")
+        if self.counters is not None:
+            self.counters.access(True, space, lanes, address, size)
+            if returns:
+                self.counters.moved(False, space, size * len(address))
         if space == "global":
             for where, some in self.globals.split(address, size):
                 index = self._offset(where, some, address, size, lanes, "store")
                 which = np.arange(len(address)) if some is None else some
+                where.loaded += size * len(which) if returns else 0
                 yield space, where.bytes, index, which
         elif space == "shared":
             raw, index = self._place(space, address, lanes, size, "an atom")
@@ -398,7 +443,11 @@ class Memory:
             offset = self._offset(where, index, address, width * len(values), lanes, "store")
             view = where.bytes.view(_UINT[width])
             for i, value in enumerate(values):
-                view[offset // width + i] = value if index is None else value[index]
+                new = value if index is None else value[index]
+                self._note(view, offset // width + i, new)
+                view[offset // width + i] = new
+            who = lanes if index is None else (lanes[0][index], lanes[1][index])
+            self.wrote(where.bytes, offset, width * len(values), who)
 
     def _offset(
         self,

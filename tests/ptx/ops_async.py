@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tests.ptx.bind import Binder
-from tests.ptx.engines import Bulk, Copy, Drain, Fill, Target, bulk, copies, span
+from tests.ptx.engines import Bulk, Copy, Drain, Fill, Target, bulk, copies, pull, push, span
 from tests.ptx.errors import Fault, Misaligned
 from tests.ptx.machine import Active, Handler, fault
 from tests.ptx.mbarrier import mbarriers
@@ -247,7 +247,7 @@ def _reader(
     """Reads a source; its indices if it is in shared memory."""
     if not inside:
         where, part = span(memory, at, size, who, store=False)
-        return lambda: where.bytes[part].copy(), None
+        return lambda: pull(memory, where, part), None
     first = memory.flat(np.array([at]), np.array([who[0]]))[0]
     index = extent(memory, int(first), size, who)
     return lambda: memory.shared[index], index
@@ -300,7 +300,8 @@ def _drain(
         index = extent(memory, int(first), bytes_, who)
 
         def write(data: np.ndarray) -> None:
-            where.bytes[part] = data if combine is None else combine(where.bytes[part], data)
+            new = data if combine is None else combine(where.bytes[part], data)
+            push(memory, where, part, new, (*who, instr))
 
         queue.drain(Drain(memory, instr, *who, 0, index, write), "a cp.async.bulk")
 

@@ -103,13 +103,19 @@ def _update(i: Instr, b: Binder, op, type_, space, count, args, target) -> Handl
             own_cta(memory, at, s.lanes)
         given = [np.stack([get(s) for get in gets], axis=1) for gets in sources]
         old = np.zeros_like(given[0])
-        for where, raw, index, some in memory.places(window, at, s.lanes, width * count):
+        for where, raw, index, some in memory.places(
+            window, at, s.lanes, width * count, returns=target is not None
+        ):
             view = raw.view(old.dtype)
             cells = index[:, None] // width + np.arange(count)
             for turn in waves(index, b.m.rng if b.m.shuffled else None):
                 here, lanes = cells[turn], some[turn]
                 old[lanes] = view[here]
-                view[here] = steps[where](old[lanes], *(g[lanes] for g in given))
+                new = steps[where](old[lanes], *(g[lanes] for g in given))
+                if not np.array_equal(new, view[here]):
+                    b.m.changed()
+                view[here] = new
+            memory.wrote(raw, index, width * count, (s.lanes[0][some], s.lanes[1][some]))
         for n, put in enumerate(puts):
             put(s, np.ascontiguousarray(old[:, n]))
 

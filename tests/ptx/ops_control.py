@@ -135,6 +135,7 @@ class Barriers:
             at = int(np.argmax(wrong))
             text = f"barrier {barrier[at]} with {count[at]} threads, but others said {known[at]}"
             raise fault(Fault, self.m, text, warps[at], 0)
+        self.m.changed()
         self.expected[ctas, barrier] = count
         np.add.at(self.arrived, (ctas, barrier), np.where(whole & (count > 0), 32, threads))
         if wait:

@@ -183,6 +183,7 @@ class ClusterBarrier:
     def arrive(self, s: Active, release: bool) -> None:
         state = self.state[s.sl]
         self.check(s, state != _AWAY, "arrives at barrier.cluster again without having waited")
+        self.m.changed()
         state[s.mask] = _ARRIVED
         groups = np.unique(self.m.group_of[s.warps])
         if release and self.shadow is not None:

@@ -210,7 +210,7 @@ def _header(text: str) -> str:
     """The module's target, where this executor runs it."""
     found = {}
     for word in ("target", "version", "address_size"):
-        line = re.search(rf"\.{word}\s+([\w.]+)[^\n]*", text)
+        line = re.search(rf"\.{word}[^\S\n]+([\w.]+)[^\n]*", text)
         if line is None:
             raise Malformed(f"the text has no .{word}, so it is no PTX module")
         found[word] = line[1], Line(text.count("\n", 0, line.start()) + 1, line[0].strip())
@@ -291,7 +291,7 @@ class _Reader:
                 re.compile(r"(?:\.(?:visible|extern|weak|common)\s+)*\.(shared|global|const)\b")
             ):
                 self.variable(self.globals, found[1])
-            elif self.take(re.compile(r"\.pragma\b")):
+            elif self.take(re.compile(r"\.(?:pragma|alias)\b")):
                 self.until(";")
             else:
                 raise self.fail("no entry, function or variable")

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from tests.ptx.bind import Binder
-from tests.ptx.engines import Drain, Fill, Target, bulk, touch
+from tests.ptx.engines import Drain, Fill, Target, allowed, bulk, pull, push
 from tests.ptx.errors import BadLaunch, Fault, MissingFence, OutOfBounds, Unknown
 from tests.ptx.machine import Active, Handler, fault
 from tests.ptx.memory import PARAM, SHARED, Allocation, Memory
@@ -204,11 +204,21 @@ def encode(
     fill: int = 0,
 ) -> TensorMap:
     """What cuTensorMapEncodeTiled makes; `data` is the tensor that globalAddress points to."""
+    lists = {"dims": dims, "strides": strides, "box": box, "element_strides": element_strides}
+    for name, value in lists.items():
+        if value is not None and not _wholes(value):
+            raise BadLaunch(f"a tensor map's {name} are whole numbers, got {value!r}")
+    if type_ not in TYPES:
+        raise BadLaunch(f"a tensor map's type is one of {', '.join(TYPES)}, got {type_!r}")
     steps = tuple(element_strides or [1] * len(dims))
     if not len(dims) == len(strides) + 1 == len(box) == len(steps) or not 0 < len(dims) <= 5:
         raise BadLaunch(f"a tensor map of dims {dims}, strides {strides}, box {box}, steps {steps}")
     tile = Tile(0, type_, tuple(dims), tuple(strides), tuple(box), steps, interleave, swizzle, fill)
     return TensorMap(data, tile)
+
+
+def _wholes(value: Any) -> bool:
+    return isinstance(value, Sequence) and all(isinstance(v, (int, np.integer)) for v in value)
 
 
 # Triton numbers them as PTX does.
@@ -405,7 +415,7 @@ class Box:
             text = f"a tensor's box of {high - low} bytes at {self.memory.globals.describe(low)}"
             raise fault(OutOfBounds, self.memory.m, text, *self.who)
         index = (self.starts - where.base + where.skew)[:, None] + np.arange(width)
-        touch(self.memory, where, index, index.size, self.who, store=store)
+        allowed(self.memory, where, index, self.who, store=store)
         return where, index
 
     def check(self, *, store: bool) -> None:
@@ -419,10 +429,10 @@ class Box:
         found = self._cells(store=False)
         if found is not None:
             where, index = found
-            out[self.inside, self.part] = where.bytes[index]
+            out[self.inside, self.part] = pull(self.memory, where, index)
         return out.reshape(-1)
 
-    def write(self, data: np.ndarray, combine: Callable | None = None) -> None:
+    def write(self, data: np.ndarray, instr: Instr, combine: Callable | None = None) -> None:
         found = self._cells(store=True)
         if found is None:
             return
@@ -430,7 +440,7 @@ class Box:
         new = self.kept(data)
         if combine is not None:
             new = combine(where.bytes[index].reshape(-1), new.reshape(-1)).reshape(index.shape)
-        where.bytes[index] = new
+        push(self.memory, where, index, new, (*self.who, instr))
 
     def kept(self, data: np.ndarray) -> np.ndarray:
         """What is in the tensor, of the box's bytes."""
@@ -513,7 +523,7 @@ def _tensor_drain(i: Instr, b: Binder, op: str | None) -> Handler:
             box.check(store=True)
             first = memory.flat(np.array([at]), np.array([box.who[0]]))[0]
             combine = None if op is None else combiner(op, _reducible(op, box.tile), b)
-            write = functools.partial(box.write, combine=combine)
+            write = functools.partial(box.write, instr=instr, combine=combine)
             drain = Drain(memory, instr, *box.who, 0, box.places(int(first)), write, box.kept)
             queue.drain(drain, "a tensor store")
 

@@ -64,10 +64,9 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> 
         return
     text, box = _rich("text").Text, _rich("box").SIMPLE_HEAD
     made = module.Table(title=text(title) if title else None, title_justify="left", box=box)
-    for name in columns:
-        made.add_column(
-            text(name.lstrip(">")), justify="right" if name[:1] == ">" else "left", overflow="fold"
-        )
+    for i, name in enumerate(columns):
+        side = "right" if name[:1] == ">" else "left"
+        made.add_column(text(name.lstrip(">")), justify=side, overflow="fold", no_wrap=i == 0)
     for row in texts:
         made.add_row(*[text(cell, style=style_of(cell)) for cell in row])
     console.width = max(console.width, _NARROWEST)
