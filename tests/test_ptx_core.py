@@ -319,6 +319,19 @@ def test_warps_with_different_counts_at_a_barrier():
         stored(body, threads=96)
 
 
+@pytest.mark.parametrize("seed", [None, 0, 1, 2])
+def test_a_barrier_takes_no_more_threads_than_it_waits_for(seed):
+    with pytest.raises(errors.Deadlock, match="barrier 1: 32 of 64 threads came"):
+        stored("bar.sync 1, 64; mov.u32 %r2, 1;", threads=96, seed=seed)
+    assert stored("bar.sync 1, 64; mov.u32 %r2, 1;", threads=128, seed=seed).tolist() == [1] * 128
+
+
+def test_a_warp_that_comes_to_a_barrier_with_too_few_places():
+    body = "setp.lt.u32 %p1, %r1, 16; @%p1 barrier.arrive 1, 32; barrier.sync 1, 32;"
+    with pytest.raises(errors.Fault, match="48 threads at barrier 1, which waits for 32"):
+        stored(f"{body} mov.u32 %r2, 1;", threads=32)
+
+
 HALF = "setp.lt.u32 %p1, %r1, 16;"
 
 

@@ -201,6 +201,7 @@ class Mbarriers:
     def expect(self, cells: np.ndarray, bytes_: np.ndarray, lanes: tuple) -> None:
         for some in waves(cells, None):
             self._add(cells[some], bytes_[some], (lanes[0][some], lanes[1][some]))
+            self.settle(cells[some])  # the bytes may have come before, and after the last arrival
 
     def _add(self, cells: np.ndarray, bytes_: np.ndarray, who: tuple) -> None:
         self.m.changed()

@@ -122,7 +122,8 @@ class Barriers:
         self, s: Active, barrier: np.ndarray, count: np.ndarray, pc: int, wait: bool
     ) -> None:
         """Threads arrive. barrier and count [k] per active warp; where all of a warp's threads come
-        it counts as 32, if it is the last of a CTA and shorter, too."""
+        it counts as 32, if it is the last of a CTA and shorter, too. Where more come at once than
+        the barrier waits for, they come one warp after the other."""
         warps = s.warps
         came = s.mask[warps - s.lo]
         threads = came.sum(axis=1)
@@ -136,8 +137,17 @@ class Barriers:
             text = f"barrier {barrier[at]} with {count[at]} threads, but others said {known[at]}"
             raise fault(Fault, self.m, text, warps[at], 0)
         self.m.changed()
+        more = np.where(whole & (count > 0), 32, threads)
+        np.add.at(self.arrived, (ctas, barrier), more)
+        over = (count > 0) & (self.arrived[ctas, barrier] > count)
+        if over.any() and len(warps) > 1:
+            np.subtract.at(self.arrived, (ctas, barrier), more)
+            self._one_by_one(s, barrier, count, pc, wait)
+            return
+        if over.any():
+            text = f"{self.arrived[ctas[0], barrier[0]]} threads at barrier {barrier[0]}, which "
+            raise fault(Fault, self.m, f"{text}waits for {count[0]}", warps[0], 0)
         self.expected[ctas, barrier] = count
-        np.add.at(self.arrived, (ctas, barrier), np.where(whole & (count > 0), 32, threads))
         if wait:
             self.m.block(s, pc, BARRIER)
             part = self.waiting[s.sl]
@@ -146,6 +156,16 @@ class Barriers:
             for cta, which, warp in zip(ctas, barrier, warps, strict=True):
                 self.shadow.release(("bar", int(cta), int(which)), np.array([warp]))
         self.settle(np.unique(ctas))
+
+    def _one_by_one(
+        self, s: Active, barrier: np.ndarray, count: np.ndarray, pc: int, wait: bool
+    ) -> None:
+        warps = s.warps
+        order = np.arange(len(warps))
+        for k in self.m.rng.permutation(order) if self.m.shuffled else order:
+            warp = int(warps[k])
+            one = Active(warp, warp + 1, s.mask[warp - s.lo][None])
+            self.arrive(one, barrier[[k]], count[[k]], pc, wait)
 
     def _live(self) -> np.ndarray:
         """The live threads of each CTA."""
