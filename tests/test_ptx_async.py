@@ -477,6 +477,15 @@ def test_faults_of_mbarriers(body, kind, said):
         small(body)
 
 
+def test_bytes_that_are_expected_after_they_came_and_after_the_last_arrival():
+    body = """@!%p1 bra AFTER; mbarrier.init.shared.b64 [bar+8], 1;
+    mbarrier.complete_tx.relaxed.cta.shared::cta.b64 [bar+8], 16;
+    mbarrier.arrive.shared.b64 %rd9, [bar+8];
+    mbarrier.expect_tx.relaxed.cta.shared.b64 [bar+8], 16;
+    AGAIN: mbarrier.try_wait.shared.b64 %p2, [bar+8], %rd9; @!%p2 bra AGAIN; AFTER:"""
+    small(body)
+
+
 def test_an_init_that_nothing_orders_is_a_race():
     with pytest.raises(errors.Race):
         small("@%p1 mbarrier.init.shared.b64 [bar+8], 64; mbarrier.arrive.shared.b64 _, [bar+8];")
