@@ -84,3 +84,28 @@ def test_a_tensor_map_ends_with_its_view():
     box = tma.encode(whole[:16], "s32", (32, 32), (128,), (32, 32))
     with pytest.raises(errors.OutOfBounds, match="a tensor's box of 4096 bytes"):
         launch.run(source, [box, whole], [1], shared=8192)
+
+
+CONST = ".const .align 4 .b32 c[2] = {3, 7};"
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        ("mov.b64 %rd1, p0; cvta.param.u64 %rd1, %rd1; st.u32 [%rd1], 1;",
+         "a store to a parameter of the kernel, which is read only"),
+        ("st.param.u64 [p0], 1;", "a store to a parameter of the kernel, which is read only"),
+        ("mov.b64 %rd1, c; cvta.const.u64 %rd1, %rd1; st.u32 [%rd1], 1;",
+         "a store to c, which is read only"),
+        ("mov.b64 %rd1, c; cvta.const.u64 %rd1, %rd1; atom.add.u32 %r1, [%rd1], 1;",
+         "a store to c, which is read only"),
+    ],
+)  # fmt: skip
+def test_constants_and_parameters_are_read_only(body, says):
+    with pytest.raises(errors.OutOfBounds, match=says):
+        run(body, [("u64", np.zeros(1, np.uint64))], declare=CONST)
+
+
+def test_no_store_names_const():
+    with pytest.raises(errors.Unknown, match=r"does not know \.const"):
+        run("st.const.u32 [c], 1;", declare=CONST)

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,6 +21,8 @@ from tests.ptx.snippet import run
 from tests.ptx.trace import Tracer, Watch, Writers
 
 pytestmark = pytest.mark.ptx
+
+FULL = Path("/dev/full")  # a device on which nothing fits
 
 
 @pytest.mark.parametrize(
@@ -102,7 +105,8 @@ def test_an_input_that_changed_is_told():
         ("run quantize_fp8 tiny --trace --warp x", "a whole number from 0 on, got 'x'"),
         ("run quantize_fp8 tiny --trace --lane 32", "a whole number from 0 to 31, got '32'"),
         ("run quantize_fp8 tiny --lane 3", "--warp and --lane choose what --trace shows"),
-        ("run quantize_fp8 tiny --seed -1", "a whole number from 0 on, got '-1'"),
+        ("run quantize_fp8 tiny --seed -1", "a whole number from 0 to 9223372036854775807, got"),
+        (f"run quantize_fp8 tiny --seed {2**63}", "from 0 to 9223372036854775807, got '9223"),
         ("run", "the following arguments are required: op"),
         ("", "the following arguments are required"),
     ],
@@ -132,6 +136,16 @@ def test_a_reader_that_goes_away_ends_it_quietly():
     done = subprocess.run([sys.executable, *words], stdout=write, stderr=subprocess.PIPE, text=True)
     os.close(write)
     assert (done.returncode, done.stderr) == (141, "")
+
+
+@pytest.mark.skipif(not FULL.exists(), reason="no /dev/full here")
+def test_a_full_disk_is_one_sentence():
+    words = [sys.executable, "-m", "tests.ptx", "run", "quantize_fp8"]
+    with FULL.open("w") as full:
+        done = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert "did not finish" in done.stderr
 
 
 def test_help_names_the_exit_codes(capsys):

@@ -261,3 +261,34 @@ def test_registers_of_loads_stores_and_cvt_may_be_wider():
     st.global.u32 [%rd1], %r1; ld.global.u8 %rd3, [%rd1]; st.global.u32 [%rd1], %rd3;"""
     run(body, [("u64", out)], threads=1)
     assert out.tolist() == [255]
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        (".reg .b64 %r1;", "the register %r1 is declared twice"),
+        ("{ .reg .b32 %q; .reg .b64 %q; }", "the register %q is declared twice"),
+        ("mov.u32 %r1, \u0661;", "is no character of PTX, which is ASCII"),
+    ],
+)
+def test_what_no_assembler_takes(body, says):
+    with pytest.raises(errors.Malformed, match=rf"{says} \[line 11: "):
+        run(body)
+
+
+def test_a_scope_goes_on_after_one_inside():
+    out = np.zeros(32, np.uint64)
+    body = """ld.param.u64 %rd1, [p0];
+    { .reg .b64 %o; { .reg .b32 %q; mov.u32 %q, 5; } .reg .b64 %q; mov.u64 %q, 0x100000002;
+    st.global.u64 [%rd1], %q; }"""
+    run(body, [("u64", out)])
+    assert out[0] == 0x100000002
+
+
+def test_a_kernel_that_is_there_twice():
+    with pytest.raises(errors.Malformed, match=r"the kernel k is there twice \[line 6: "):
+        run("", declare=".visible .entry k() { ret; }")
+
+
+def test_a_comment_and_a_file_may_have_any_character():
+    run(".loc 1 2 3 // \u00e9", declare='.file 1 "/home/\u00e9/k.cu"\n/* \u0661 */')

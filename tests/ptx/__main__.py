@@ -14,7 +14,7 @@ from aimills_kernels import _dispatch
 from aimills_kernels._op import Case, Op, Provider, as_tuple
 from aimills_kernels._registry import OPS, get_op
 from aimills_kernels.cli import _settle
-from aimills_kernels.cli._errors import NO_READER
+from aimills_kernels.cli._errors import INTERRUPTED, NO_READER
 from tests.ptx import counters, cuda, estimate, launch, project
 from tests.ptx.errors import PtxError
 from tests.ptx.trace import Tracer, Watch, Writers
@@ -37,6 +37,11 @@ def main(argv: list[str] | None = None) -> int:
         sys.stdout.flush()
     except BrokenPipeError:  # `| head` for one
         code = NO_READER
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    except OSError as error:
+        print(f"python -m tests.ptx: did not finish: {error}", file=sys.stderr)
+        code = WRONG_USE
     _settle(sys.stdout)
     return code
 
@@ -66,7 +71,9 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("op", help=", ".join(op.name for op in OPS))
     run.add_argument("case", nargs="?", default="tiny", help="a case of the op; tiny if not named")
     run.add_argument("--provider", help="the first own GPU kernel if not named")
-    run.add_argument("--seed", type=_whole(), default=0, help="inputs and the order of warps")
+    run.add_argument(
+        "--seed", type=_whole(2**63 - 1), default=0, help="inputs and the order of warps"
+    )
     run.add_argument("--trace", action="store_true", help="a line per warp and instruction")
     run.add_argument(
         "--warp", type=_whole(), action="append",

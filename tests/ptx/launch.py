@@ -202,7 +202,8 @@ def _addresses(kernel: Kernel, memory: Global) -> tuple[dict[str, int], int]:
     for name, variable in kernel.variables.items():
         if variable.space in ("global", "const"):
             data = variable.initial or bytes(variable.size)
-            found[name] = memory.add(name, np.frombuffer(data, np.uint8)).base
+            bytes_, writable = np.frombuffer(data, np.uint8), variable.space == "global"
+            found[name] = memory.add(name, bytes_, writable=writable).base
         elif variable.space == "shared" and variable.size == 0:
             dynamic.append(variable)
         else:

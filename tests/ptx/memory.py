@@ -300,6 +300,9 @@ class Memory:
         if space == "global":
             self._store_global(address, lanes, values)
             return
+        if space == "param":
+            text = "a store to a parameter of the kernel, which is read only"
+            raise fault(OutOfBounds, self.m, text, lanes[0][0], lanes[1][0])
         base, at = self._place(space, address, lanes, width * count, "a store")
         index = at // width
         view = base.view(_UINT[width])
@@ -391,10 +394,7 @@ class Memory:
 
     def _spaces(self, address: np.ndarray) -> list[tuple[str, np.ndarray]]:
         """The spaces of generic addresses, each with the indices of its accesses."""
-        space = np.digitize(
-            address.astype(np.float64) if False else address.astype(np.int64),
-            [SHARED, LOCAL, PARAM, _END],
-        )
+        space = np.digitize(address.astype(np.int64), [SHARED, LOCAL, PARAM, _END])
         names = ("global", "shared", "local", "param", "global")
         return [(names[i], np.nonzero(space == i)[0]) for i in np.unique(space)]
 

@@ -198,8 +198,16 @@ def parse(text: str) -> Module:
     target = _header(blank)
     blank = _LINE.sub(lambda m: " " * len(m[0]), blank)
     reader = _Reader(blank, target)
+    odd = next((at for at, char in enumerate(blank) if char > "\x7f"), None)
+    if odd is not None:
+        raise reader.fail(f"{blank[odd]!r} is no character of PTX, which is ASCII", odd)
+    kernels: dict[str, Kernel] = {}
     try:
-        return Module(target, dict(reader.module()))
+        for name, kernel in reader.module():
+            if name in kernels:
+                raise Malformed(f"the kernel {name} is there twice", kernel.place)
+            kernels[name] = kernel
+        return Module(target, kernels)
     except PtxError:
         raise
     except Exception as error:  # whatever a text that nobody thought of does to the reader
@@ -379,6 +387,7 @@ class _Reader:
                 scopes.append(self.labels_ahead())
             elif self.take(re.compile(r"\}")):
                 scopes.pop()
+                self.fresh += 1
             elif found := self.take(
                 re.compile(
                     r"\.(reg|shared|local|param|pragma|branchtargets|callprototype|calltargets)\b"
@@ -435,6 +444,8 @@ class _Reader:
             names = [f"{many[1]}{i}" for i in range(int(many[2]))] if many else [name]
             for one in names:
                 own = self.unique(one, scopes)
+                if one in scopes[-1]:
+                    raise self.fail(f"the register {one} is declared twice", start)
                 scopes[-1][one] = own
                 kernel.registers[own] = Reg(own, found[1])
 

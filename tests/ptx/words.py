@@ -11,6 +11,7 @@ from tests.ptx.parse import WIDTH, Instr
 _TYPES = {
     "$any": [t for t in WIDTH if t not in ("pred", "b128")],
     "$space": ["global", "shared", "shared::cta", "shared::cluster", "local", "param", "const"],
+    "$into": ["global", "shared", "shared::cta", "shared::cluster", "local", "param"],
     "$own": ["shared", "shared::cta"], "$shared": ["shared", "shared::cta", "shared::cluster"],
     "$scope": ["cta", "cluster", "gpu", "sys"], "$dim": [f"{n}d" for n in range(1, 6)],
     "$l1": [f"L1::{e}" for e in ("evict_normal", "evict_unchanged", "evict_first", "evict_last",
@@ -27,7 +28,7 @@ _SLOTS = {
     "ld": "weak|relaxed|acquire|volatile|mmio $scope $space nc ca|cg|cs|lu|cv $l1 $l2 $fetch $hint "
           "v2|v4 !$any",
     "ldu": "!global v2|v4 !$any",
-    "st": "weak|relaxed|release|volatile|mmio $scope $space wb|cg|cs|wt $l1 $l2 $hint v2|v4 !$any",
+    "st": "weak|relaxed|release|volatile|mmio $scope $into wb|cg|cs|wt $l1 $l2 $hint v2|v4 !$any",
     "atom": "relaxed|acquire|release|acq_rel $scope global|$shared noftz v2|v4|v8 $hint "
             "!$merge|exch|cas !$any",
     "red": "relaxed|release $scope global|$shared noftz v2|v4|v8 $hint !$merge !$any",
