@@ -320,3 +320,9 @@ def test_tf32_of_what_is_not_finite():
     assert got == [0x7F7FE000, 0xFF7FE000, 0x7F7FE000]
     nan = each("cvt.rna.tf32.f32 d, a;", np.float32, np.full(1, np.nan, np.float32))
     assert np.isnan(nan).all()
+
+
+def test_tf32_keeps_the_sign_of_what_becomes_zero():
+    x = np.array([0.0, -0.0, 1e-45, -1e-45, -1e-40], np.float32)
+    got = each("cvt.rna.tf32.f32 d, a;", np.uint32, x)
+    assert np.signbit(got.view(np.float32)).tolist() == np.signbit(x).tolist()

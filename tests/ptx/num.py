@@ -154,7 +154,7 @@ FORMATS = {
 
 def _away(value: np.ndarray) -> np.ndarray:
     whole = np.trunc(value)
-    return whole + np.where(np.abs(value - whole) >= 0.5, np.copysign(1.0, value), 0.0)
+    return np.where(np.abs(value - whole) >= 0.5, whole + np.copysign(1.0, value), whole)
 
 
 INTEGRAL: dict[str, Callable[[Any], Any]] = {
