@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 import shutil
 import subprocess
 import tempfile
@@ -189,12 +190,15 @@ def test_a_box_outside_of_its_tensor_is_found():
         ("longer than the swizzle", {"swizzle": 2}),
         ("is not filled with NaN", {"fill": 1}),
         ("1 to 256", {"box": (32, 257)}),
+        ("1 to 256", {"box": (32, 4104)}),  # 8, in the bits that the field has
+        ("dimensions (-1, 16)", {"dims": (-1, 16)}),
+        ("strides (-128,)", {"strides": (-128,)}),
     ],
 )
 def test_maps_that_the_driver_refuses(said, change):
     fields = {"dims": (32, 16), "strides": (128,), "box": (32, 8), **change}
     box = tma.encode(np.zeros((16, 32), np.int32), "s32", **fields)
-    with pytest.raises(errors.BadLaunch, match=said):
+    with pytest.raises(errors.BadLaunch, match=re.escape(said)):
         cuda("multicast", [box, np.zeros(1024, np.int32)], 2, 32, cluster=(2,))
 
 
@@ -210,6 +214,17 @@ def test_rows_that_are_shorter_than_the_swizzle(swizzle):
             continue
         with pytest.raises(errors.Unknown, match="shorter than the swizzle's"):
             made.at(256)
+
+
+@pytest.mark.parametrize(("field", "value"), [("box_dim", 4104), ("swizzle_mode", 259)])
+def test_a_field_of_a_map_on_the_device_that_does_not_hold_a_value(field, value):
+    where = f"{field}.shared::cta.b1024.b32 [map], {'0, ' if field == 'box_dim' else ''}%r2;"
+    body = f"""mov.u32 %r1, %tid.x; setp.ne.u32 %p1, %r1, 0; @%p1 exit; mov.u32 %r2, 0;
+    mov.u64 %rd1, 0; mov.u32 %r3, map; add.u32 %r4, %r3, 128;
+    CLEAR: st.shared.b64 [%r3], %rd1; add.u32 %r3, %r3, 8; setp.lt.u32 %p2, %r3, %r4;
+    @%p2 bra CLEAR; mov.u32 %r2, {value}; tensormap.replace.tile.{where}"""
+    with pytest.raises(errors.Fault, match=f"a tensor map's {field} is {value}, which no such"):
+        snippet.run(body, declare=".shared .align 128 .b8 map[128];")
 
 
 # ---- Triton's and Gluon's output

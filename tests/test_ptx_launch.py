@@ -198,6 +198,9 @@ def test_what_is_no_launch_is_one_sentence(go, says):
         (dict(box="a"), "box are whole numbers, got 'a'"),
         (dict(type_="e4m3"), "type is one of u8, u16"),
         (dict(strides=(16,)), "a tensor map of dims (64,), strides (16,)"),
+        (dict(swizzle=4), "a tensor map's swizzle is 0 to 3, got 4"),
+        (dict(swizzle="128B"), "a tensor map's swizzle is 0 to 3, got '128B'"),
+        (dict(fill=2), "a tensor map's fill is 0 to 1, got 2"),
     ],
 )
 def test_a_tensor_map_that_nobody_can_encode(change, says):

@@ -94,8 +94,8 @@ class Tile:
         checks = (
             (self.address % 16, f"the address {self.address:#x} is no multiple of 16"),
             (any(not 0 < d <= 1 << 32 for d in self.dims), f"dimensions {self.dims}"),
-            (any(s % 16 or s >= 1 << 40 for s in self.strides), f"strides {self.strides}: not "
-             "all are multiples of 16 below 2^40"),
+            (any(s % 16 or not 0 <= s < 1 << 40 for s in self.strides),
+             f"strides {self.strides}: not all are multiples of 16 below 2^40"),
             (any(not 0 < n <= 256 for n in self.box), f"box {self.box}: 1 to 256 each"),
             (any(not 0 < n <= 8 for n in self.steps), f"element strides {self.steps}: 1 to 8"),
             (inner % 16, f"a box's row of {inner} bytes is no multiple of 16"),
@@ -164,6 +164,8 @@ def decode(raw: bytes) -> Tile | str:
         return f"a tensor map of which nobody set {', '.join(unset)}"
     if kind not in _BY_NUMBER or swizzle not in SWIZZLE_BYTES:
         return f"a tensor map of element type {kind} and swizzle {swizzle}"
+    if fill > 1:
+        return f"a tensor map of fill mode {fill}"
     tile = Tile(address, _BY_NUMBER[kind][0], several["global_dim"], strides, several["box_dim"],
                 several["element_stride"], interleave, swizzle, fill)  # fmt: skip
     wrong = tile.wrong()
@@ -181,13 +183,12 @@ class TensorMap:
     tile: Tile
 
     def at(self, address: int) -> bytes:
-        raw = Tile(**{**self.tile.__dict__, "address": address}).encode()
-        wrong = decode(raw)
-        if isinstance(wrong, str):
-            raise BadLaunch(wrong)
-        if (why := wrong.unknown()) is not None:
+        tile = Tile(**{**self.tile.__dict__, "address": address})
+        if (wrong := tile.wrong()) is not None:
+            raise BadLaunch(f"a tensor map with {wrong}")
+        if (why := tile.unknown()) is not None:
             raise Unknown(f"a tensor map: {why}")
-        return raw
+        return tile.encode()
 
 
 def encode(
@@ -208,6 +209,11 @@ def encode(
     for name, value in lists.items():
         if value is not None and not _wholes(value):
             raise BadLaunch(f"a tensor map's {name} are whole numbers, got {value!r}")
+    modes = {"swizzle": (swizzle, 3), "fill": (fill, 1), "interleave": (interleave, 2),
+             "l2_promotion": (l2_promotion, 3)}  # fmt: skip
+    for name, (mode, most) in modes.items():
+        if not isinstance(mode, (int, np.integer)) or not 0 <= mode <= most:
+            raise BadLaunch(f"a tensor map's {name} is 0 to {most}, got {mode!r}")
     if type_ not in TYPES:
         raise BadLaunch(f"a tensor map's type is one of {', '.join(TYPES)}, got {type_!r}")
     steps = tuple(element_strides or [1] * len(dims))
@@ -345,6 +351,10 @@ def _replace(i: Instr, b: Binder) -> Handler:
 
     def replace(s: Active) -> None:
         at, given = address(s), value(s)
+        if bits < 64 and (given >> bits).any():
+            lane = int(np.argmax(given >> bits != 0))
+            text = f"a tensor map's {field} is {given[lane]}, which no such field holds"
+            raise fault(Fault, b.m, text, s.lanes[0][lane], s.lanes[1][lane])
         change(s, at, word, lambda old, k: _put(old, shift, bits, int(given[k])))
         change(s, at, _MASK_WORD, lambda old, k: old | 1 << bit)
         if space != "shared":
