@@ -28,7 +28,7 @@ from triton.experimental.gluon.language.nvidia.hopper import tma as gltma
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
 import tests.ptx.triton as bridge
-from tests.ptx import errors, launch, snippet, tma
+from tests.ptx import engines, errors, launch, snippet, tma
 from tests.ptx.parse import parse
 from tests.ptx.triton import executing
 
@@ -225,6 +225,26 @@ def test_a_field_of_a_map_on_the_device_that_does_not_hold_a_value(field, value)
     @%p2 bra CLEAR; mov.u32 %r2, {value}; tensormap.replace.tile.{where}"""
     with pytest.raises(errors.Fault, match=f"a tensor map's {field} is {value}, which no such"):
         snippet.run(body, declare=".shared .align 128 .b8 map[128];")
+
+
+BULK = """mov.u32 %r1, %tid.x; setp.ne.u32 %p1, %r1, 0; @%p1 exit; ld.param.u64 %rd1, [p0];
+mov.u32 %r2, sm; mov.u32 %r4, SIZE; mbarrier.init.shared.b64 [bar], 1; fence.proxy.async;
+mbarrier.arrive.expect_tx.shared.b64 _, [bar], %r4;
+cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%r2], [%rd1], %r4, [bar];
+WAIT: mbarrier.try_wait.parity.shared.b64 %p2, [bar], 0; @!%p2 bra WAIT;"""
+PLACES = ".shared .align 128 .b32 sm[32]; .shared .align 8 .b64 bar;"
+
+
+def test_a_bulk_copy_of_no_bytes():
+    body = BULK.replace("SIZE", "0")
+    snippet.run(body, [("u64", np.zeros(4, np.uint32))], declare=PLACES)
+
+
+def test_a_defect_in_an_engine_is_a_sentence_too(monkeypatch):
+    monkeypatch.setattr(engines.Fill, "_land", lambda *args, **kw: {}["nothing"])
+    says = r"the executor itself failed here \(KeyError: 'nothing'\) \[line 14: cp\.async\.bulk"
+    with pytest.raises(errors.Broken, match=says):
+        snippet.run(BULK.replace("SIZE", "16"), [("u64", np.zeros(4, np.uint32))], declare=PLACES)
 
 
 # ---- Triton's and Gluon's output

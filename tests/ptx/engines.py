@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from tests.ptx.errors import Fault, OutOfBounds, PtxError, Uninitialised
+from tests.ptx.errors import DEFECTS, Fault, OutOfBounds, PtxError, Uninitialised, broken
 from tests.ptx.machine import Active, Machine, fault
 from tests.ptx.mbarrier import mbarriers
 from tests.ptx.memory import Allocation, Memory
@@ -29,6 +29,8 @@ def blame(instr: Instr) -> Iterator[None]:
         if error.instr is not None:
             raise
         raise type(error)(str(error), instr) from None
+    except DEFECTS as error:
+        raise broken(error, instr) from error
 
 
 # ---- cp.async
@@ -212,7 +214,7 @@ class Fill:
 
     def _land(self, target: Target, data: np.ndarray, *, last: bool) -> None:
         memory = self.memory
-        if not memory.cta_alive(int(target.index[0]) // memory.row):
+        if not memory.cta_alive(target.cell * 8 // memory.row):
             text = "a bulk copy comes to the shared memory of a CTA that has exited"
             raise fault(Fault, memory.m, text, self.warp, self.lane)
         if self.combine is not None:

@@ -42,6 +42,16 @@ class Broken(PtxError):
     """The executor itself failed: a defect of it, and not of the kernel."""
 
 
+# What Python raises where the executor's own code is wrong.
+DEFECTS = (ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError, TypeError,
+           ValueError, RuntimeError)  # fmt: skip
+
+
+def broken(error: Exception, instr: Instr) -> Broken:
+    text = f"the executor itself failed here ({type(error).__name__}: {error})"
+    return Broken(" ".join(text.split()), instr)
+
+
 class Fault(PtxError):
     """The kernel did what no kernel may: see the subclasses."""
 

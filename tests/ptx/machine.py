@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.ptx.errors import BadLaunch, Broken, Deadlock, Fault, PtxError, TooLong
+from tests.ptx.errors import DEFECTS, BadLaunch, Deadlock, Fault, PtxError, TooLong, broken
 from tests.ptx.parse import Instr, Kernel
 from tests.ptx.spin import Spins, longest_loop
 
@@ -24,8 +24,6 @@ _FAR = np.int32(2**31 - 1)
 _EVERY = np.uint32(0xFFFFFFFF)  # a membermask
 _TICK = 64  # cycles, or ns, between two looks at a clock
 _TURN = 10  # jumps in a turn, where it is not random
-_DEFECTS = (ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError, TypeError,
-            ValueError, RuntimeError)  # fmt: skip
 # Why lanes are blocked.
 FREE, BARRIER, PHASE, REGISTERS = 0, 1, 2, 3
 
@@ -289,9 +287,8 @@ class Machine:
             if error.instr is None:
                 raise type(error)(str(error), self.kernel.code[pc]) from None
             raise
-        except _DEFECTS as error:
-            text = f"the executor itself failed here ({type(error).__name__}: {error})"
-            raise Broken(" ".join(text.split()), self.kernel.code[pc]) from error
+        except DEFECTS as error:
+            raise broken(error, self.kernel.code[pc]) from error
         finally:
             wide = self.n * 4  # a gate may have moved the whole warpgroup
             self.touch(s.lo // wide * wide, min(-(-s.hi // wide) * wide, self.warps))
