@@ -59,7 +59,8 @@ def test_the_example_is_five_lines_and_does_both(folder: Path) -> None:
     assert plain.returncode == 0, plain.stdout
     assert "1 passed" in plain.stdout
     assert "rows timed" not in plain.stdout
-    timed = _pytest(folder, "--benchmark", "--benchmark-json=a.json", "--benchmark-record=r/b.json")
+    timed = _pytest(folder, "--benchmark", "--benchmark-json=a.json", "--benchmark-record=r/b.json",
+                    "--benchmark-energy")  # fmt: skip
     assert timed.returncode == 0, timed.stdout + timed.stderr
     assert "2 rows timed on" in timed.stdout
     (theirs,) = json.loads((folder / "a.json").read_text())["benchmarks"]
@@ -69,6 +70,8 @@ def test_the_example_is_five_lines_and_does_both(folder: Path) -> None:
     assert theirs["stats"]["rounds"] == own["n"]
     assert theirs["stats"]["median"] * 1e6 == pytest.approx(own["median_us"], rel=1e-3)
     assert theirs["extra_info"]["error_used"] == own["error_used"]
+    assert own["energy"] or own["energy_missing"] == "a CPU has no counter that NVML reads"
+    assert theirs["extra_info"]["energy_missing"] == own["energy_missing"]
 
 
 @pytest.mark.full

@@ -35,13 +35,15 @@ _OPTIONS: tuple[tuple[str, dict[str, Any]], ...] = (
         "than this, such as 5%%, or wrong now.")),
     ("--benchmark-require-gpu", dict(action="store_true", dest="aimills_require_gpu",
         help="Fail where there is no GPU, in place of skipping what needs one.")),
+    ("--benchmark-energy", dict(action="store_true", dest="aimills_energy",
+        help="Joules per call too, of bench_op and of cases with the tag energy: 7 s a row.")),
     ("--benchmark-timeout", dict(metavar="SECONDS", type=float, dest="aimills_timeout",
         help=_TIMEOUT_HELP)),
 )  # fmt: skip
-_TIMED = ("record", "baseline", "regression", "require_gpu", "timeout")
+_TIMED = ("record", "baseline", "regression", "require_gpu", "timeout", "energy")
 _KEPT = (
     "error_used", "sol", "sol_spec", "sol_bound", "tflops", "gbps", "cold", "clock", "mode",
-    "suspect", "note", "host_us", "energy",
+    "suspect", "note", "host_us", "energy", "energy_missing",
 )  # fmt: skip
 
 
@@ -234,7 +236,8 @@ class BenchOp:
         from aimills_kernels.harness.pytest_rows import Own
 
         called = str(name or getattr(function, "__name__", type(function).__name__))
-        case = Case(self._node.name, **_dims(self._node))
+        tags = ["energy"] if getattr(self._config.option, "aimills_energy", False) else ()
+        case = Case(self._node.name, tags=tags, **_dims(self._node))
         own = Own(called, function, inputs, reference, case, Cost(flops, bytes, unit), tolerance)
         place = str(pick_device(device))
         if not self._timing:
@@ -265,7 +268,9 @@ class BenchOp:
             from aimills_kernels.harness.pytest_rows import Rows
 
             options = self._config.option
-            self._state.rows = Rows(float(options.benchmark_max_time), options.aimills_timeout)
+            self._state.rows = Rows(
+                float(options.benchmark_max_time), options.aimills_timeout, options.aimills_energy
+            )
         return self._state.rows
 
     def _selected(self, op: Any, case: Any) -> list[str]:

@@ -33,6 +33,7 @@ class Rows:
 
     budget_s: float
     timeout_s: float | None = None
+    with_energy: bool = False
     records: list[dict[str, Any]] = field(default_factory=list)
     _cases: dict[tuple[str, str], dict[str, Row] | str] = field(default_factory=dict)
     _ceilings: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -55,6 +56,7 @@ class Rows:
             "providers": [name for name in known if name in wanted],
             "budget_s": self.budget_s * len(wanted), "measured": self.measured(device),
             "without": [name for name in contestants(op) if name not in wanted],
+            "with_energy": self.with_energy,
         }  # fmt: skip
         if self.timeout_s is None:
             made = bench.run(**options)
@@ -70,6 +72,7 @@ class Rows:
         made = bench.run(
             ops=[op], cases=[case.name], providers=[], device=device,
             budget_s=self.budget_s * (1 + len(beside)), measured=self.measured(device),
+            with_energy=self.with_energy,
             peers=[own.peer, *(Peer(name, function) for name, function in beside.items())],
         )  # fmt: skip
         self.records.append(made)
