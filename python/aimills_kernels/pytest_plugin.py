@@ -336,10 +336,12 @@ def _compare(state: _State) -> int:
         state.said.append("nothing was timed that could be compared")
         return 2
     assert state.base is not None
-    found = state.rows.compared(state.base, state.threshold)
+    found, not_here = state.rows.compared(state.base, state.threshold)
     state.said += [str(v) for v in found.verdicts if v.verdict not in ("SAME", "NOT TIMED", "NEW")]
     counts = ", ".join(f"{n} {name}" for name, n in found.counts.items()) or "no row in common"
     state.said.append(f"against the baseline: {counts}; the threshold is {state.threshold:.1%}")
+    if not_here:
+        state.said.append(f"rows of the baseline that this session does not have: {not_here}")
     return found.code
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from aimills_kernels._tolerance import Exact, Ratio, Tolerance
 from aimills_kernels._validate import pick_device, validate
 from aimills_kernels.harness import bench, ceilings, isolated, record
 from aimills_kernels.harness._contest import OfPeer, Stage
-from aimills_kernels.harness.compare import Comparison, compare_records
+from aimills_kernels.harness.compare import ONLY_BASE, Comparison, compare_records
 from aimills_kernels.harness.peers import Peer, peers_of
 from aimills_kernels.harness.timing import timer_for
 from aimills_kernels.report import chosen
@@ -109,17 +109,12 @@ class Rows:
             for made in parts.values()
         ]
 
-    def compared(self, base: Sequence[dict[str, Any]], threshold: float) -> Comparison:
-        """With a baseline, of which only the rows count that this session has too."""
-        have = {_key(row) for row in self.rows}
-        shared = [
-            {**old, "rows": [row for row in old["rows"] if _key(row) in have]} for old in base
-        ]
-        return compare_records(shared, self.by_device(), threshold)
-
-
-def _key(row: Row) -> tuple[str, ...]:
-    return tuple(row[name] for name in ("op", "case", "provider", "device"))
+    def compared(self, base: Sequence[dict[str, Any]], threshold: float) -> tuple[Comparison, int]:
+        """With a baseline, and how many of its rows this session does not have: they don't count,
+        as a session may be of a few benchmarks."""
+        found = compare_records(base, self.by_device(), threshold)
+        shared = tuple(v for v in found.verdicts if v.why != ONLY_BASE)
+        return replace(found, verdicts=shared), len(found.verdicts) - len(shared)
 
 
 def baseline(path: Path) -> tuple[list[dict[str, Any]], list[str]]:
