@@ -256,6 +256,31 @@ def test_ceilings_are_plausible() -> None:
     json.dumps(found, allow_nan=False)
 
 
+@pytest.mark.parametrize(
+    ("fault", "says"),
+    [
+        (-2.0, "the clock gave -2 us for a call"),
+        (0.0, "the clock gave 0 us for a call"),
+        (MemoryError("no memory"), "no memory"),
+    ],
+)
+def test_a_ceiling_that_can_not_be_had_is_named(
+    fault: Any, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A clock that goes backwards or too little memory costs the ceilings, and no row."""
+
+    def sample(timer: Any, call: Any, repeats: int = 1) -> float:
+        if isinstance(fault, Exception):
+            raise fault
+        return fault
+
+    monkeypatch.setattr(timing.CpuTimer, "sample", sample)
+    found = _measure_ceilings("cpu")
+    assert f"copy: {says}" in found["missing"]
+    assert f"f32: {says}" in found["missing"]
+    assert set(found) == {"device", "missing", "spec"}
+
+
 # ---- time
 
 
