@@ -55,7 +55,8 @@ def run(
     """`bench.run` in a worker, or with `fresh` in a new one for each case.
 
     A step (a check, a sample) that takes longer than `timeout_s` ends the worker and is a failure
-    of the contestant that was at work. `options` are JSON and go to `bench.run`.
+    of the contestant that was at work. `options` are JSON and go to `bench.run`, but for `model`:
+    the pass of a model that the cases belong to.
     """
     todo = bench._todo(ops, cases, providers, tag)
     progress = progress or (lambda *_: None)
@@ -264,6 +265,8 @@ class _Worker:
 
 def main(argv: Sequence[str]) -> int:
     """The worker."""
+    from aimills_kernels.harness import model_bench
+
     ctypes.CDLL(None).prctl(_DEATH_SIGNAL, signal.SIGKILL)  # not to outlive who started it
     answers = os.fdopen(int(argv[0]), "w")
     with Path(argv[1]).open("r+b") as file:
@@ -277,8 +280,10 @@ def main(argv: Sequence[str]) -> int:
 
     for line in sys.stdin:
         job = json.loads(line)
-        folder = job.pop("peers_folder", None)
+        folder, model = job.pop("peers_folder", None), job.pop("model", None)
         try:
+            if model is not None:
+                job["ops"] = model_bench.declared(job["ops"], model)
             answer = bench.run(**job, peers_folder=Path(folder) if folder else None, at=at,
                                progress=lambda *_: at(""))  # fmt: skip
         except Exception as error:  # told, and the next case goes on
