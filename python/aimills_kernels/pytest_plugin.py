@@ -6,6 +6,7 @@ path it collects `bench/`. It imports torch when a benchmark runs, or for a base
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 _FLAG = "--benchmark"
 _NEEDS = "pytest-benchmark is not installed: pip install pytest-benchmark"
 _TIMEOUT_HELP = (
-    "Run each declared case in a process of its own, and end a check or a sample that takes longer."
+    "End a check or a sample that takes longer; each declared case runs in a process of its own."
 )
 _OPTIONS: tuple[tuple[str, dict[str, Any]], ...] = (
     (_FLAG, dict(action="store_true", dest="aimills_benchmark",
@@ -269,9 +270,19 @@ class BenchOp:
 
             options = self._config.option
             self._state.rows = Rows(
-                float(options.benchmark_max_time), options.aimills_timeout, options.aimills_energy
-            )
+                float(options.benchmark_max_time), options.aimills_timeout, options.aimills_energy,
+                self._say,
+            )  # fmt: skip
         return self._state.rows
+
+    def _say(self, text: str) -> None:
+        """On the terminal, though the output of a test is caught."""
+        plugins = self._config.pluginmanager
+        capture, reporter = map(plugins.get_plugin, ("capturemanager", "terminalreporter"))
+        with capture.global_and_fixture_disabled() if capture else contextlib.nullcontext():
+            if reporter is not None:
+                reporter.write_line(f"bench_op {text}")
+                reporter.flush()
 
     def _selected(self, op: Any, case: Any) -> list[str]:
         found = []

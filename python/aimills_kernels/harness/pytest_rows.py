@@ -17,6 +17,7 @@ from aimills_kernels._tolerance import Exact, Ratio, Tolerance
 from aimills_kernels._validate import pick_device, validate
 from aimills_kernels.harness import bench, ceilings, isolated, record
 from aimills_kernels.harness._contest import OfPeer, Stage
+from aimills_kernels.harness._patience import patience
 from aimills_kernels.harness.compare import ONLY_BASE, Comparison, compare_records
 from aimills_kernels.harness.peers import Peer, peers_of
 from aimills_kernels.harness.timing import timer_for
@@ -29,11 +30,12 @@ _NO_GPU = "it runs on cuda, "  # how the dispatcher begins to say that a provide
 @dataclass
 class Rows:
     """All that was timed in this session. `timeout_s` asks for a process of its own for what is
-    declared, which is ended when a step takes longer."""
+    declared, which is ended when a step takes longer; `say` is where to tell of what ends this."""
 
     budget_s: float
     timeout_s: float | None = None
     with_energy: bool = False
+    say: Callable[[str], None] = print
     records: list[dict[str, Any]] = field(default_factory=list)
     _cases: dict[tuple[str, str], dict[str, Row] | str] = field(default_factory=dict)
     _ceilings: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -69,12 +71,13 @@ class Rows:
         """The row of somebody's kernel, timed beside its reference and `peers`."""
         op, case = own.op(device), own.case
         beside = {"reference": own.reference, **peers}
-        made = bench.run(
-            ops=[op], cases=[case.name], providers=[], device=device,
-            budget_s=self.budget_s * (1 + len(beside)), measured=self.measured(device),
-            with_energy=self.with_energy,
-            peers=[own.peer, *(Peer(name, function) for name, function in beside.items())],
-        )  # fmt: skip
+        measured = self.measured(device)
+        with patience(self.timeout_s, lambda text: self.say(f"{own.name} {text}")) as at:
+            made = bench.run(
+                ops=[op], cases=[case.name], providers=[], device=device, measured=measured,
+                budget_s=self.budget_s * (1 + len(beside)), with_energy=self.with_energy, at=at,
+                peers=[own.peer, *(Peer(name, function) for name, function in beside.items())],
+            )  # fmt: skip
         self.records.append(made)
         return next(row for row in made["rows"] if row["provider"] == own.peer.name)
 
