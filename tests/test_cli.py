@@ -602,7 +602,12 @@ def test_bench_options_reach_the_harness(monkeypatch: pytest.MonkeyPatch) -> Non
     model = ("--model", "llama3-8b", "--quick")
     where, told = asked_of_bench(monkeypatch, *model)
     assert (where, told["budget_s"], told["mode"]) == ("model", 60.0, "stream")
-    assert told["target"] == quick["target"]
+    assert (told["target"], told["apart"]) == (quick["target"], {})
+    _, told = asked_of_bench(monkeypatch, *model, "--timeout", "7", "--tp", "8")
+    assert told["apart"].pop("model") == {
+        "name": "llama3-8b", "phase": None, "tp": 8, "batch": 1, "context": None,
+    }  # fmt: skip
+    assert told["apart"] == {"timeout_s": 7.0, "fresh": False}
 
 
 @pytest.mark.parametrize(
@@ -613,8 +618,6 @@ def test_bench_options_reach_the_harness(monkeypatch: pytest.MonkeyPatch) -> Non
         ("--mode fast", "invalid choice: 'fast' (choose from"),
         ("--model llama3-8b --mode graph", "--mode graph is for a GPU"),
         ("--model llama3-8b --energy", "--energy is not for --model: no call of a model has"),
-        ("--model llama3-8b --isolate", "--isolate is not for --model"),
-        ("--model llama3-8b --timeout 5", "--timeout is not for --model"),
         ("--timeout 0", "--timeout: '0' is not a number of seconds above 0"),
     ],
 )

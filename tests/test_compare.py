@@ -11,6 +11,7 @@ import pytest
 from aimills_kernels.cli import main
 from aimills_kernels.harness import record as _record
 from aimills_kernels.harness.compare import Comparison, compare_records, percent
+from aimills_kernels.harness.pytest_rows import Rows
 from tests import records
 
 
@@ -285,3 +286,17 @@ def test_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert row["ratio"] == pytest.approx(1.1, abs=0.01)
     assert main(["bench", "compare", base, str(tmp_path / "no.json"), "--json"]) == 2
     assert "no.json" in json.loads(capsys.readouterr().out)["unread"][0]
+
+
+def test_a_session_is_held_against_the_rows_that_it_has() -> None:
+    """A baseline may hold other cases and other modes of the same row; neither is missing."""
+    here = {"ceilings": records.CEILINGS | {"device": "cuda:0"}}
+    graph = records.row("triton", mode="graph")
+    base = [records.record([records.row("triton"), records.row("sdpa"), graph], **here)]
+    session = Rows(0.1, records=[records.record([records.row("triton")], **here)])
+    found, not_here = session.compared(base, 0.05)
+    assert [v.verdict for v in found.verdicts] == ["SAME"]
+    assert (found.code, not_here) == (0, 2)
+    lost = records.without("triton", skipped="no time", gap=True)
+    found, _ = Rows(0.1, records=[records.record([lost], **here)]).compared(base, 0.05)
+    assert (found.counts, found.code) == ({"MISSING": 1}, 2)

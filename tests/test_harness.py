@@ -167,10 +167,11 @@ PLACE = _rows.Place(
 )
 
 
-def timed_row(us: float, cost: Cost) -> dict[str, Any]:
+def timed_row(us: float, cost: Cost, **more: Any) -> dict[str, Any]:
     op = replace(get_op("attention"), cost=lambda case: cost)
     row = _rows.blank(op, Case("c"), "p", PLACE, False)
-    _rows.put_time(row, timing.summarise([us] * 9, clock="events", cold=True), cost, PLACE)
+    taken = timing.summarise([us] * 9, clock="events", cold=True)
+    _rows.put_time(row, taken, cost, PLACE, **more)
     return row
 
 
@@ -197,6 +198,8 @@ def test_faster_than_the_hardware_is_an_error() -> None:
     held_in_cache = timed_row(0.1, Cost(0, 3000, "f16"))
     assert held_in_cache["failure"] is None
     assert held_in_cache["suspect"]
+    read = timed_row(0.1, Cost(0, 3000, "f16"), written=10)
+    assert "its specification allows 0.149 us" in read["failure"]
 
 
 def test_a_warm_time_may_beat_the_memory_and_not_the_arithmetic() -> None:
@@ -251,6 +254,31 @@ def test_ceilings_are_plausible() -> None:
     assert "gemm_fp8_tflops" not in found
     assert found["spec"] is None
     json.dumps(found, allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    ("fault", "says"),
+    [
+        (-2.0, "the clock gave -2 us for a call"),
+        (0.0, "the clock gave 0 us for a call"),
+        (MemoryError("no memory"), "no memory"),
+    ],
+)
+def test_a_ceiling_that_can_not_be_had_is_named(
+    fault: Any, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A clock that goes backwards or too little memory costs the ceilings, and no row."""
+
+    def sample(timer: Any, call: Any, repeats: int = 1) -> float:
+        if isinstance(fault, Exception):
+            raise fault
+        return fault
+
+    monkeypatch.setattr(timing.CpuTimer, "sample", sample)
+    found = _measure_ceilings("cpu")
+    assert f"copy: {says}" in found["missing"]
+    assert f"f32: {says}" in found["missing"]
+    assert set(found) == {"device", "missing", "spec"}
 
 
 # ---- time

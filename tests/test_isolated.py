@@ -9,12 +9,14 @@ import pytest
 
 from aimills_kernels._registry import get_op
 from aimills_kernels.harness import isolated, record
+from aimills_kernels.harness.peers import peers_of
 from tests import late_faults
 
 
-def run(behaviour: str, timeout_s: float) -> dict[str, Any]:
+def run(behaviour: str, timeout_s: float, *more: str, budget_s: float = 4.0) -> dict[str, Any]:
     found = isolated.run(
-        ops=[late_faults.plant("attention", "none")], cases=["tiny"], device="cpu", budget_s=4.0,
+        ops=[late_faults.plant("attention", "none")], cases=["tiny", *more], device="cpu",
+        budget_s=budget_s,
         providers=["planted", "reference"], peers=False, timeout_s=timeout_s,
         program=(sys.executable, "-m", "tests.hanging_worker", behaviour),
     )  # fmt: skip
@@ -42,6 +44,14 @@ def test_what_ends_the_process_costs_its_own_row(behaviour: str, says: str) -> N
     assert found["options"]["isolated"] == "all cases"
 
 
+def test_a_hang_longer_than_the_budget_leaves_the_other_cases_their_time() -> None:
+    found = run("hangs", 3.0, "dim-1", budget_s=2.0)
+    rows = {(row["case"], row["provider"]): row for row in found["rows"]}
+    assert "no answer after 3 s" in rows["tiny", "planted"]["failure"]
+    assert rows["tiny", "reference"]["median_us"] > 0
+    assert rows["dim-1", "reference"]["median_us"] > 0, rows["dim-1", "reference"]["skipped"]
+
+
 def test_a_worker_that_never_starts_is_a_sentence_for_each_row() -> None:
     found = isolated.run(
         ops=[get_op("attention")], cases=["tiny", "dim-1"], providers=["reference"], device="cpu",
@@ -51,6 +61,16 @@ def test_a_worker_that_never_starts_is_a_sentence_for_each_row() -> None:
         "its process ended with exit code 1: no such"
     ] * 2
     assert all(row["gap"] for row in found["rows"])
+
+
+def test_peers_of_a_case_that_was_lost_have_their_rows() -> None:
+    found = isolated.run(
+        ops=[get_op("attention")], cases=["tiny"], device="cpu", budget_s=4.0,
+        program=(sys.executable, "-c", "raise SystemExit('no such')"),
+    )  # fmt: skip
+    names = {row["provider"] for row in found["rows"]}
+    assert names >= {p.name for p in peers_of(get_op("attention"))} != set()
+    assert all(row["gap"] or "not installed" in row["skipped"] for row in found["rows"])
 
 
 def test_a_process_for_each_case_gives_the_same_rows() -> None:
@@ -67,7 +87,7 @@ def test_a_process_for_each_case_gives_the_same_rows() -> None:
 def test_what_a_worker_refuses_is_told_in_its_rows() -> None:
     found = isolated.run(
         ops=[get_op("attention")], cases=["tiny"], providers=["reference"], device="cpu",
-        budget_s=1.0, mode="graph",
+        budget_s=1.0, mode="graph", peers=False,
     )  # fmt: skip
     (row,) = found["rows"]
     assert "mode 'graph' is for a GPU" in row["skipped"]

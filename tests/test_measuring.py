@@ -156,6 +156,17 @@ def test_clocks_and_reasons_stand_in_the_row(cuda: FakeCuda, monkeypatch: Any) -
     assert held["sm_mhz"] == 1755
 
 
+def test_what_slowed_warm_samples_is_flagged_too(cuda: FakeCuda, monkeypatch: Any) -> None:
+    masks = iter([0x0] * 10 + [0x0, 0x40, 0x80] + [0x0] * 10_000)  # ten cold samples
+    counters = nvml.Nvml(Library(reasons=lambda: next(masks)), "gpu")
+    monkeypatch.setattr(nvml, "counters_of", lambda device: counters)
+    (row,) = one_run("on_its_stream", providers=["planted"])["rows"]
+    assert row["flags"] == {}
+    assert row["warm"]["flags"] == {
+        "hw_thermal_slowdown": [1], "hw_power_brake_slowdown": [2],
+    }  # fmt: skip
+
+
 def test_without_nvml_the_rows_still_run(cuda: FakeCuda, monkeypatch: Any) -> None:
     monkeypatch.setattr(nvml, "counters_of", lambda device: nvml.NoCounters("not installed"))
     row, _ = rows_of(one_run("on_its_stream"))

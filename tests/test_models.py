@@ -234,6 +234,20 @@ def test_bench_model_times_a_pass_and_sums_it(
     assert stated["layers"] == 36
 
 
+def test_a_pass_may_be_timed_in_a_process_that_can_be_ended() -> None:
+    asked = {"name": "qwen3-8b", "phase": "decode", "tp": 8}
+    apart = {"timeout_s": 120.0, "fresh": False, "model": asked}
+    record = model_bench.run(
+        model_bench.passes(**asked), ops=[get_op("quantize_fp8")], device="cpu", budget_s=1.0,
+        peers=False, apart=apart, providers=["reference"],
+    )  # fmt: skip
+    assert record["options"]["isolated"] == "all cases"
+    assert record["rows"]
+    for row in record["rows"]:
+        assert (row["model"], row["skipped"], row["failure"]) == ("qwen3-8b", None, None)
+        assert row["median_us"] > 0
+
+
 def test_rows_say_what_was_scaled(quick: None) -> None:
     found = model_bench.passes("llama3-8b", "prefill", tp=8)
     record = model_bench.run(

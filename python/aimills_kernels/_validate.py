@@ -315,7 +315,9 @@ def _judge(op: Op, given: _Round, outs: list[Tensor], result: Validation) -> Non
 
 
 def _overwrite(into: Tensor, source: Tensor) -> None:
-    """copy_ that also takes expanded tensors, whose elements share memory."""
+    """copy_ that also takes expanded tensors, whose elements share memory. By `data`, so that
+    `_version`, by which a provider may cache its results, does not tell of it."""
+    into = into.data
     for dim, stride in enumerate(into.stride()):
         if stride == 0 and into.shape[dim] > 1:
             into, source = into.narrow(dim, 0, 1), source.narrow(dim, 0, 1)

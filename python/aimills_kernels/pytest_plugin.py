@@ -6,6 +6,7 @@ path it collects `bench/`. It imports torch when a benchmark runs, or for a base
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 _FLAG = "--benchmark"
 _NEEDS = "pytest-benchmark is not installed: pip install pytest-benchmark"
 _TIMEOUT_HELP = (
-    "Run each declared case in a process of its own, and end a check or a sample that takes longer."
+    "End a check or a sample that takes longer; each declared case runs in a process of its own."
 )
 _OPTIONS: tuple[tuple[str, dict[str, Any]], ...] = (
     (_FLAG, dict(action="store_true", dest="aimills_benchmark",
@@ -35,13 +36,15 @@ _OPTIONS: tuple[tuple[str, dict[str, Any]], ...] = (
         "than this, such as 5%%, or wrong now.")),
     ("--benchmark-require-gpu", dict(action="store_true", dest="aimills_require_gpu",
         help="Fail where there is no GPU, in place of skipping what needs one.")),
+    ("--benchmark-energy", dict(action="store_true", dest="aimills_energy",
+        help="Joules per call too, of bench_op and of cases with the tag energy: 7 s a row.")),
     ("--benchmark-timeout", dict(metavar="SECONDS", type=float, dest="aimills_timeout",
         help=_TIMEOUT_HELP)),
 )  # fmt: skip
-_TIMED = ("record", "baseline", "regression", "require_gpu", "timeout")
+_TIMED = ("record", "baseline", "regression", "require_gpu", "timeout", "energy")
 _KEPT = (
     "error_used", "sol", "sol_spec", "sol_bound", "tflops", "gbps", "cold", "clock", "mode",
-    "suspect", "note", "host_us", "energy",
+    "suspect", "note", "host_us", "energy", "energy_missing",
 )  # fmt: skip
 
 
@@ -234,7 +237,8 @@ class BenchOp:
         from aimills_kernels.harness.pytest_rows import Own
 
         called = str(name or getattr(function, "__name__", type(function).__name__))
-        case = Case(self._node.name, **_dims(self._node))
+        tags = ["energy"] if getattr(self._config.option, "aimills_energy", False) else ()
+        case = Case(self._node.name, tags=tags, **_dims(self._node))
         own = Own(called, function, inputs, reference, case, Cost(flops, bytes, unit), tolerance)
         place = str(pick_device(device))
         if not self._timing:
@@ -265,8 +269,20 @@ class BenchOp:
             from aimills_kernels.harness.pytest_rows import Rows
 
             options = self._config.option
-            self._state.rows = Rows(float(options.benchmark_max_time), options.aimills_timeout)
+            self._state.rows = Rows(
+                float(options.benchmark_max_time), options.aimills_timeout, options.aimills_energy,
+                self._say,
+            )  # fmt: skip
         return self._state.rows
+
+    def _say(self, text: str) -> None:
+        """On the terminal, though the output of a test is caught."""
+        plugins = self._config.pluginmanager
+        capture, reporter = map(plugins.get_plugin, ("capturemanager", "terminalreporter"))
+        with capture.global_and_fixture_disabled() if capture else contextlib.nullcontext():
+            if reporter is not None:
+                reporter.write_line(f"bench_op {text}")
+                reporter.flush()
 
     def _selected(self, op: Any, case: Any) -> list[str]:
         found = []
@@ -331,10 +347,12 @@ def _compare(state: _State) -> int:
         state.said.append("nothing was timed that could be compared")
         return 2
     assert state.base is not None
-    found = state.rows.compared(state.base, state.threshold)
+    found, not_here = state.rows.compared(state.base, state.threshold)
     state.said += [str(v) for v in found.verdicts if v.verdict not in ("SAME", "NOT TIMED", "NEW")]
     counts = ", ".join(f"{n} {name}" for name, n in found.counts.items()) or "no row in common"
     state.said.append(f"against the baseline: {counts}; the threshold is {state.threshold:.1%}")
+    if not_here:
+        state.said.append(f"rows of the baseline that this session does not have: {not_here}")
     return found.code
 
 

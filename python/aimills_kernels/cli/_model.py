@@ -7,14 +7,8 @@ from typing import Any
 
 from aimills_kernels.cli import _choose, _ui
 from aimills_kernels.cli._errors import OK, UsageError
-from aimills_kernels.cli.bench import budget_of, code_of, notes, settings
+from aimills_kernels.cli.bench import budget_of, code_of, ended, notes, settings
 from aimills_kernels.harness import bench, model_bench
-
-_NOT_FOR_MODELS = {
-    "energy": "no call of a model has the tag energy; name an op without --model",
-    "isolate": "the calls of a model are timed in one process",
-    "timeout": "the calls of a model are timed in this process, which can't end itself",
-}
 
 
 def listing() -> int:
@@ -25,18 +19,21 @@ def listing() -> int:
 def run(options: Namespace) -> int:
     if options.case is not None:
         raise UsageError("--case names an op's own cases; with --model, name ops and a --phase")
-    for name in ("energy", "isolate", "timeout"):
-        if getattr(options, name):
-            raise UsageError(f"--{name} is not for --model: {_NOT_FOR_MODELS[name]}")
+    if options.energy:
+        raise UsageError(
+            "--energy is not for --model: no call of a model has the tag energy; name an op "
+            "without --model"
+        )
     chosen = _choose.ops(options.op)
     _choose.providers(chosen, options.provider)
-    found = model_bench.passes(
-        options.model, options.phase, tp=options.tp, batch=options.batch, context=options.context
-    )
+    asked = {"name": options.model, "phase": options.phase, "tp": options.tp,
+             "batch": options.batch, "context": options.context}  # fmt: skip
+    found = model_bench.passes(**asked)
     place, *others = _choose.devices(options.device)
     if others:
         _ui.say(f"on {place}, which stands for all: `--device` names another")
     out = _choose.output_file(options.out) if options.out is not None else None
+    apart = ended(options, place.type)
     with _ui.progress(f"{options.model} on {place}") as step:
         record = model_bench.run(
             found,
@@ -45,6 +42,7 @@ def run(options: Namespace) -> int:
             device=str(place),
             budget_s=budget_of(options),
             progress=step,
+            apart=apart and {**apart, "model": asked},
             **settings(options, place.type),
         )
     timed = [line for line in bench.table(record) if not line[3].startswith("not run")]

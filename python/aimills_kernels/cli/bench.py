@@ -35,11 +35,8 @@ def run(options: Namespace) -> int:
     cases = quick_cases(chosen) if options.quick and options.case is None else options.case
     for place in places:
         given = settings(options, place.type) | {"budget_s": budget_of(options) / len(places)}
-        if place.type == "cuda" or options.isolate or options.timeout is not None:
-            given |= {"timeout_s": options.timeout or isolated.TIMEOUT_S, "fresh": options.isolate}
-            timed_by: Callable[..., dict[str, Any]] = isolated.run
-        else:
-            timed_by = bench.run
+        apart = ended(options, place.type)
+        timed_by: Callable[..., dict[str, Any]] = isolated.run if apart else bench.run
         with _ui.progress(f"bench on {place}") as step:
             record = timed_by(
                 ops=chosen,
@@ -49,6 +46,7 @@ def run(options: Namespace) -> int:
                 device=str(place),
                 progress=step,
                 **given,
+                **apart,
             )
         timed = [line for line in bench.table(record) if not line[3].startswith("not run")]
         _ui.table(f"on {place}", bench.COLUMNS, timed)
@@ -74,6 +72,15 @@ def settings(options: Namespace, device_type: str) -> dict[str, Any]:
         "peers": not options.provider,
         "with_energy": options.energy,
     }
+
+
+def ended(options: Namespace, device_type: str) -> dict[str, Any]:
+    """For `isolated.run`, where a process of its own does the work; empty where this one does."""
+    from aimills_kernels.harness import isolated
+
+    if device_type != "cuda" and not options.isolate and options.timeout is None:
+        return {}
+    return {"timeout_s": options.timeout or isolated.TIMEOUT_S, "fresh": options.isolate}
 
 
 def budget_of(options: Namespace) -> float:

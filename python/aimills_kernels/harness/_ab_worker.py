@@ -95,7 +95,7 @@ class Side:
     def close(self) -> Answer:
         """Whether what was timed is right."""
         contestant, self.contestant = self.contestant, None
-        _, wrong = contestant.check()
+        _, wrong = contestant.check(self.timer)
         return {"failure": "; ".join(wrong) or None}
 
 

@@ -8,7 +8,7 @@ fresh data under the same pointers are checked.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor
@@ -32,7 +32,7 @@ class Stage:
     def __init__(self, op: Op, case: Case, device: torch.device, seed: int, cache_bytes: int):
         self.op, self.case, self.device, self.seed = op, case, device, seed
         first = self._make(0)
-        size = sum(span(t) * t.element_size() for t in tensors_of(first))
+        size = _bytes_of(tensors_of(first))
         self.sets = [first, *(self._make(i) for i in range(1, _sets(size, cache_bytes, device)))]
         self.fresh = self._make(_MAX_SETS)
         self._expected: dict[int, Expected] = {}
@@ -79,6 +79,10 @@ def _own(t: Tensor) -> Tensor:
     return _validate.Fenced(t, copy=True).tensor
 
 
+def _bytes_of(tensors: Iterable[Tensor]) -> int:
+    return sum(span(t) * t.element_size() for t in tensors)
+
+
 class Contestant:
     """A provider with its own copies of the inputs, and outputs that are allocated once."""
 
@@ -123,7 +127,11 @@ class Contestant:
     def touched_bytes(self, samples: int) -> int:
         """Of the inputs and outputs that so many samples went through."""
         args = [t for s in self.sets[:samples] for t in tensors_of(s)]
-        return sum(span(t) * t.element_size() for t in [*args, *self.outputs()])
+        return _bytes_of(args) + self.written_bytes()
+
+    def written_bytes(self) -> int:
+        """Of the outputs of one call."""
+        return _bytes_of(self.outputs())
 
     def check(self, timer: Timer) -> tuple[float, list[str]]:
         """After the timed loop: the largest share of the tolerance used, and all that is wrong."""

@@ -50,12 +50,17 @@ def share(used: float) -> float | None:
 
 
 def put_time(
-    row: dict[str, Any], timing: Timing, cost: Cost, place: Place, cold: str | None = None
+    row: dict[str, Any],
+    timing: Timing,
+    cost: Cost,
+    place: Place,
+    cold: str | None = None,
+    written: float = math.inf,
 ) -> None:
     """Enter a time that has passed its checks, held against both rooflines. `cold` says why the
-    caches were not cold though they should have been."""
+    caches were not cold though they should have been, `written` how many bytes it writes."""
     on_host = timing.mode == "host"
-    if not on_host and (impossible := _faster_than_hardware(cost, timing, place)):
+    if not on_host and (impossible := _faster_than_hardware(cost, timing, place, written)):
         row["failure"] = impossible
         return
     best = timing.median_us
@@ -91,16 +96,15 @@ def floor_us(cost: Cost, ceilings: dict[str, Any] | None) -> tuple[float | None,
     return max(by_flops, by_bytes), "flops" if by_flops > by_bytes else "bytes"
 
 
-def _faster_than_hardware(cost: Cost, timing: Timing, place: Place) -> str | None:
-    """Beyond the specification. Bytes count only where the caches are cold and can't hold most of
-    them: writes that are still in a cache when the clock stops are honest."""
+def _faster_than_hardware(cost: Cost, timing: Timing, place: Place, written: float) -> str | None:
+    """Beyond the specification. Bytes count only where the caches are cold, and those written only
+    beyond what a cache holds: writes that are still in it when the clock stops are honest."""
     spec = place.ceilings.get("spec")
-    floor, bound = floor_us(cost, spec)
+    moved = max(cost.bytes - min(written, place.cache_bytes), 0.0) if timing.cold else 0.0
+    floor, _ = floor_us(Cost(cost.flops, moved, cost.unit), spec)
     by_flops, _ = floor_us(Cost(cost.flops, 0, cost.unit), spec)
     if floor is None or by_flops is None:
         return None
-    if bound == "bytes" and (cost.bytes < 4 * place.cache_bytes or not timing.cold):
-        floor = by_flops
     runs = [("", timing.min_us, floor)]
     if timing.warm:
         runs.append((" with warm caches", timing.warm.min_us, by_flops))

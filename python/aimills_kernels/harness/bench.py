@@ -434,7 +434,7 @@ def _put_time(
         if timing.cold and held <= cache
         else None
     )
-    _rows.put_time(row, timing, cost, state.place, warm)
+    _rows.put_time(row, timing, cost, state.place, warm, contestant.written_bytes())
     if row["median_us"] is not None:
         row["touched_bytes"] = touched
 

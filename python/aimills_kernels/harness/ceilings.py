@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -49,13 +50,16 @@ def measure(device: str | torch.device) -> dict[str, Any]:
     """
     place = torch.device(device)
     timer = timer_for(place)
-    found: dict[str, Any] = {"device": str(place), "copy_gbps": _copy_gbps(place, timer)}
+    found: dict[str, Any] = {"device": str(place)}
     missing: list[str] = []
-    for unit in UNITS:
+    rates = {"copy_gbps": partial(_copy_gbps, place, timer)} | {
+        f"gemm_{unit}_tflops": partial(_gemm_tflops, unit, place, timer) for unit in UNITS
+    }
+    for rate, measured in rates.items():
         try:
-            found[f"gemm_{unit}_tflops"] = _gemm_tflops(unit, place, timer)
-        except (RuntimeError, TypeError, ValueError, AttributeError) as error:
-            missing.append(f"{unit}: {first_line(error)}")
+            found[rate] = measured()
+        except (RuntimeError, TypeError, ValueError, AttributeError, MemoryError) as error:
+            missing.append(f"{rate.rpartition('_')[0].removeprefix('gemm_')}: {first_line(error)}")
     name = torch.cuda.get_device_name(place) if place.type == "cuda" else None
     return {**found, "missing": missing, "spec": spec(name)}
 
@@ -87,12 +91,15 @@ def serving_unit(ceilings: dict[str, Any] | None, unit: str) -> str | None:
 
 
 def _sustained_us(timer: Timer, call: Callable[[], Any], seconds: float) -> list[float]:
-    """Samples of one call each, after one untimed, for about `seconds`; three at the least."""
+    """Samples of one call each, after one untimed, for about `seconds`; three at the least.
+    RuntimeError where the clock stood still or went backwards."""
     call()
     end = time.perf_counter() + seconds
     samples: list[float] = []
     while len(samples) < 3 or time.perf_counter() < end:
         samples.append(timer.sample(call))
+        if samples[-1] <= 0:
+            raise RuntimeError(f"the clock gave {samples[-1]:.3g} us for a call")
     return samples
 
 

@@ -33,6 +33,7 @@ THRESHOLD = 0.05
 ALPHA = 0.01  # of one wrong FASTER or SLOWER among all rows of a comparison
 FLOOR = {"cuda": 0.01, "cpu": 0.03}  # two runs of the same differ by this much, at the least
 _OTHER_CARD = 0.05  # healthy cards of one kind do
+ONLY_BASE = "only the base has it"
 _NAME = ("op", "case", "provider", "device")
 _FLAGGED = 0.1  # share of flawed samples from which the verdict has to hold without them too
 # Clocks that were held down for these reasons say something of the machine, not of a kernel. A
@@ -211,7 +212,7 @@ def _unpaired(a: _Entry | None, b: _Entry | None) -> Verdict | None:
     """What is said of a row that only one side has timed; None where both have."""
     if b is None:
         assert a is not None
-        return _verdict(a, MISSING, "only the base has it")
+        return _verdict(a, MISSING, ONLY_BASE)
     if a is None:
         return _verdict(b, NEW, b.row["failure"] or "the base does not have it")
     before, after = a.row["median_us"], b.row["median_us"]

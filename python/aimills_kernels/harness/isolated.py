@@ -25,6 +25,7 @@ from typing import Any
 
 from aimills_kernels._op import Case, Op
 from aimills_kernels.harness import _rows, bench
+from aimills_kernels.harness.peers import peers_of
 
 TIMEOUT_S = 300.0
 PROGRAM = (sys.executable, "-m", "aimills_kernels.harness.isolated")
@@ -54,7 +55,8 @@ def run(
     """`bench.run` in a worker, or with `fresh` in a new one for each case.
 
     A step (a check, a sample) that takes longer than `timeout_s` ends the worker and is a failure
-    of the contestant that was at work. `options` are JSON and go to `bench.run`.
+    of the contestant that was at work. `options` are JSON and go to `bench.run`, but for `model`:
+    the pass of a model that the cases belong to.
     """
     todo = bench._todo(ops, cases, providers, tag)
     progress = progress or (lambda *_: None)
@@ -66,10 +68,7 @@ def run(
         try:
             for index, (op, case) in enumerate(bench._across(todo)):
                 progress(f"{op} {case}", index, len(todo))
-                begin = time.monotonic()
-                _ready(worker, options, parts)
-                end += time.monotonic() - begin
-                share = (end - time.monotonic()) / (len(todo) - index)
+                share = (end + worker.unpaid_s - time.monotonic()) / (len(todo) - index)
                 found[op.name, case.name] = _case(worker, op, case, share, options, parts)
                 if fresh:
                     worker.end()
@@ -82,9 +81,10 @@ def run(
 
 
 def _ready(worker: _Worker, options: dict[str, Any], parts: list[dict[str, Any]]) -> None:
-    """Start it and, the first time, have the ceilings measured: no budget pays for that."""
+    """Start it where need be and, the first time, have the ceilings measured."""
     if not worker.runs:
-        answer = worker.ask({"ops": [], "budget_s": 0.0, **_known(parts), **options})
+        job = {"ops": [], "budget_s": 0.0, **_known(parts), **options}
+        answer = worker.ask(job, paid=False)
         if isinstance(answer, dict) and "error" not in answer and not parts:
             parts.append(answer)
 
@@ -107,6 +107,7 @@ def _case(
     """Rows of one case, run as often as there are contestants that end the worker."""
     rows: list[dict[str, Any]] = []
     while True:
+        _ready(worker, options, parts)
         without = [*options.get("without", ()), *(row["provider"] for row in rows)]
         job = {"ops": [op.name], "cases": [case.name], "budget_s": budget_s, **_known(parts),
                **options, "without": without}  # fmt: skip
@@ -131,13 +132,19 @@ def _case(
 def _left(
     op: Op, case: Case, options: dict[str, Any], rows: list[dict[str, Any]], why: str
 ) -> list[dict[str, Any]]:
-    """The providers that have no row yet and are not left out."""
+    """The providers and peers that have no row yet and are not left out."""
     have = {row["provider"] for row in rows} | set(options.get("without", ()))
-    named = options["providers"] or [p.name for p in op.all_providers]
+    named: dict[str, str | None] = {
+        p.name: None for p in op.all_providers if p.name in (options["providers"] or [p.name])
+    }
+    if options.get("peers", True):
+        folder = options.get("peers_folder")
+        found = peers_of(op, Path(folder) if folder else None)
+        named |= {peer.name: peer.absent for peer in found}
     return [
-        _blank(op, case, p.name, options, skipped=why, gap=True)
-        for p in op.all_providers
-        if p.name in named and p.name not in have
+        _blank(op, case, name, options, skipped=absent or why, gap=absent is None)
+        for name, absent in named.items()
+        if name not in have
     ]
 
 
@@ -181,12 +188,20 @@ class _Worker:
             self._sign = mmap.mmap(file.fileno(), _SIGN)
         self._process: subprocess.Popen[bytes] | None = None
         self._answers = -1
+        self.unpaid_s = 0.0  # that no budget pays for: starts, and jobs that ended the worker
 
     @property
     def runs(self) -> bool:
         return self._process is not None
 
-    def ask(self, job: dict[str, Any]) -> dict[str, Any] | _Ended:
+    def ask(self, job: dict[str, Any], paid: bool = True) -> dict[str, Any] | _Ended:
+        begin = time.monotonic()
+        answer = self._ask(job)
+        if not paid or isinstance(answer, _Ended):
+            self.unpaid_s += time.monotonic() - begin
+        return answer
+
+    def _ask(self, job: dict[str, Any]) -> dict[str, Any] | _Ended:
         self._sign[:] = bytes(_SIGN)
         process = self._process or self._start()
         assert process.stdin is not None
@@ -250,6 +265,8 @@ class _Worker:
 
 def main(argv: Sequence[str]) -> int:
     """The worker."""
+    from aimills_kernels.harness import model_bench
+
     ctypes.CDLL(None).prctl(_DEATH_SIGNAL, signal.SIGKILL)  # not to outlive who started it
     answers = os.fdopen(int(argv[0]), "w")
     with Path(argv[1]).open("r+b") as file:
@@ -263,8 +280,10 @@ def main(argv: Sequence[str]) -> int:
 
     for line in sys.stdin:
         job = json.loads(line)
-        folder = job.pop("peers_folder", None)
+        folder, model = job.pop("peers_folder", None), job.pop("model", None)
         try:
+            if model is not None:
+                job["ops"] = model_bench.declared(job["ops"], model)
             answer = bench.run(**job, peers_folder=Path(folder) if folder else None, at=at,
                                progress=lambda *_: at(""))  # fmt: skip
         except Exception as error:  # told, and the next case goes on

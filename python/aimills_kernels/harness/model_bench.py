@@ -8,7 +8,7 @@ from typing import Any
 
 from aimills_kernels._op import Cost, Op
 from aimills_kernels._registry import OPS, get_op
-from aimills_kernels.harness import bench
+from aimills_kernels.harness import bench, isolated
 from aimills_kernels.harness._forward import TAG, Forward, forward
 from aimills_kernels.harness._rows import time_text
 from aimills_kernels.harness.models import MODELS, get_model
@@ -27,16 +27,28 @@ def passes(
 
 
 def run(
-    found: Sequence[Forward], *, ops: Sequence[Op] | None = None, **options: Any
+    found: Sequence[Forward],
+    *,
+    ops: Sequence[Op] | None = None,
+    apart: dict[str, Any] | None = None,
+    **options: Any,
 ) -> dict[str, Any]:
-    """`bench.run` on the calls of these passes; rows carry `model` and `count`."""
+    """`bench.run` on the calls of these passes; rows carry `model` and `count`. With `apart` it is
+    `isolated.run`, and `model` in it are the arguments of `passes` that gave `found`."""
     chosen = [with_cases(op, found) for op in (OPS if ops is None else ops)]
-    record = bench.run(ops=[op for op in chosen if op.cases], tag=TAG, **options)
+    options |= {"ops": [op for op in chosen if op.cases], "tag": TAG}
+    record = isolated.run(**options, **apart) if apart else bench.run(**options)
     counts = {(c.op, c.case.name): c.count for f in found for c in f.calls}
     for row in record["rows"]:
         row |= {"model": found[0].model, "count": counts[row["op"], row["case"]]}
     record["options"]["model"] = [_stated(f) for f in found]
     return record
+
+
+def declared(names: Sequence[str], asked: dict[str, Any]) -> list[Op]:
+    """Ops by name, with the problems of `passes(**asked)`."""
+    found = passes(**asked)
+    return [with_cases(get_op(name), found) for name in names]
 
 
 def with_cases(op: Op, found: Sequence[Forward]) -> Op:

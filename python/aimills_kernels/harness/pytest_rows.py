@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,8 @@ from aimills_kernels._tolerance import Exact, Ratio, Tolerance
 from aimills_kernels._validate import pick_device, validate
 from aimills_kernels.harness import bench, ceilings, isolated, record
 from aimills_kernels.harness._contest import OfPeer, Stage
-from aimills_kernels.harness.compare import Comparison, compare_records
+from aimills_kernels.harness._patience import patience
+from aimills_kernels.harness.compare import ONLY_BASE, Comparison, compare_records
 from aimills_kernels.harness.peers import Peer, peers_of
 from aimills_kernels.harness.timing import timer_for
 from aimills_kernels.report import chosen
@@ -29,10 +30,12 @@ _NO_GPU = "it runs on cuda, "  # how the dispatcher begins to say that a provide
 @dataclass
 class Rows:
     """All that was timed in this session. `timeout_s` asks for a process of its own for what is
-    declared, which is ended when a step takes longer."""
+    declared, which is ended when a step takes longer; `say` is where to tell of what ends this."""
 
     budget_s: float
     timeout_s: float | None = None
+    with_energy: bool = False
+    say: Callable[[str], None] = print
     records: list[dict[str, Any]] = field(default_factory=list)
     _cases: dict[tuple[str, str], dict[str, Row] | str] = field(default_factory=dict)
     _ceilings: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -55,6 +58,7 @@ class Rows:
             "providers": [name for name in known if name in wanted],
             "budget_s": self.budget_s * len(wanted), "measured": self.measured(device),
             "without": [name for name in contestants(op) if name not in wanted],
+            "with_energy": self.with_energy,
         }  # fmt: skip
         if self.timeout_s is None:
             made = bench.run(**options)
@@ -67,11 +71,13 @@ class Rows:
         """The row of somebody's kernel, timed beside its reference and `peers`."""
         op, case = own.op(device), own.case
         beside = {"reference": own.reference, **peers}
-        made = bench.run(
-            ops=[op], cases=[case.name], providers=[], device=device,
-            budget_s=self.budget_s * (1 + len(beside)), measured=self.measured(device),
-            peers=[own.peer, *(Peer(name, function) for name, function in beside.items())],
-        )  # fmt: skip
+        measured = self.measured(device)
+        with patience(self.timeout_s, lambda text: self.say(f"{own.name} {text}")) as at:
+            made = bench.run(
+                ops=[op], cases=[case.name], providers=[], device=device, measured=measured,
+                budget_s=self.budget_s * (1 + len(beside)), with_energy=self.with_energy, at=at,
+                peers=[own.peer, *(Peer(name, function) for name, function in beside.items())],
+            )  # fmt: skip
         self.records.append(made)
         return next(row for row in made["rows"] if row["provider"] == own.peer.name)
 
@@ -106,17 +112,12 @@ class Rows:
             for made in parts.values()
         ]
 
-    def compared(self, base: Sequence[dict[str, Any]], threshold: float) -> Comparison:
-        """With a baseline, of which only the rows count that this session has too."""
-        have = {_key(row) for row in self.rows}
-        shared = [
-            {**old, "rows": [row for row in old["rows"] if _key(row) in have]} for old in base
-        ]
-        return compare_records(shared, self.by_device(), threshold)
-
-
-def _key(row: Row) -> tuple[str, ...]:
-    return tuple(row[name] for name in ("op", "case", "provider", "device"))
+    def compared(self, base: Sequence[dict[str, Any]], threshold: float) -> tuple[Comparison, int]:
+        """With a baseline, and how many of its rows this session does not have: they don't count,
+        as a session may be of a few benchmarks."""
+        found = compare_records(base, self.by_device(), threshold)
+        shared = tuple(v for v in found.verdicts if v.why != ONLY_BASE)
+        return replace(found, verdicts=shared), len(found.verdicts) - len(shared)
 
 
 def baseline(path: Path) -> tuple[list[dict[str, Any]], list[str]]:

@@ -148,6 +148,7 @@ class _Lane:
     name: str
     call: Callable[[], Any]
     watch: Watch | None
+    warm_watch: Watch | None
     at: Callable[[str], None]
     samples: list[float] = field(default_factory=list)
     flags: dict[str, list[int]] = field(default_factory=dict)
@@ -195,7 +196,7 @@ def time_interleaved(
     timer = timer or timer_for(device)
     begin = _now()
     lanes = [
-        _Lane(name, call, Watch(counters) if counters else None, at or (lambda name: None))
+        _Lane(name, call, *_watches(counters), at or (lambda name: None))
         for name, call in contestants.items()
     ]
     share = budget_s / max(len(lanes), 1)
@@ -214,6 +215,10 @@ def time_interleaved(
     if warm:
         _warm_rounds(timer, lanes, share, begin + int(2e9 * budget_s), rotate, order, target)
     return {x.name: x.broken or _result(timer, x) for x in lanes}
+
+
+def _watches(counters: Counters | None) -> tuple[Watch | None, Watch | None]:
+    return (Watch(counters), Watch(counters)) if counters else (None, None)
 
 
 def _since(begin: int) -> float:
@@ -248,16 +253,20 @@ def _take(timer: Timer, lane: _Lane, round_: int, rotate: Rotate | None) -> None
     before_flush = _now()
     timer.flush()
     lane.flushed_s += max(_since(before_flush), timer.flush_us / 1e6)
-    timer.meanwhile = lane.watch.look if lane.watch else None
-    try:
-        time_us = _sample(timer, lane.call, lane.repeats)
-    finally:
-        timer.meanwhile = None
+    time_us = _watched(timer, lane.watch, lane.call, lane.repeats)
     _enter(timer, time_us, lane.samples, lane.flags)
     lane.timed_s += time_us * lane.repeats / 1e6
     if timer.host_us is not None:
         lane.host.append(timer.host_us)
     lane.spent_s += _since(begin)
+
+
+def _watched(timer: Timer, watch: Watch | None, call: Callable[[], Any], repeats: int) -> float:
+    timer.meanwhile = watch.look if watch else None
+    try:
+        return _sample(timer, call, repeats)
+    finally:
+        timer.meanwhile = None
 
 
 def _enter(timer: Timer, time_us: float, samples: list[float], flags: dict[str, list[int]]) -> None:
@@ -330,7 +339,8 @@ def _take_warm(timer: Timer, lane: _Lane, round_: int, rotate: Rotate | None) ->
         if not is_timed:
             lane.call()
     repeats = timer.warm_repeats(statistics.median(lane.samples))
-    _enter(timer, _sample(timer, lane.call, repeats), lane.warm, lane.warm_flags)
+    time_us = _watched(timer, lane.warm_watch, lane.call, repeats)
+    _enter(timer, time_us, lane.warm, lane.warm_flags)
     lane.warm_spent_s += _since(begin)
 
 
@@ -343,14 +353,15 @@ def _result(timer: Timer, lane: _Lane) -> Timing | NoTime:
         return NoTime("the time budget ended before its first sample", gap=True)
     if statistics.median(lane.samples) == 0:
         return NoTime("its time is below what the clock can tell", gap=True, ran=True)
-    watch = lane.watch
+    watch, warm_watch = lane.watch, lane.warm_watch
+    warm_flags = lane.warm_flags | (warm_watch.flags() if warm_watch else {})
     return summarise(
         lane.samples,
         clock=timer.clock,
         cold=_is_cold(timer, lane),
         flags=lane.flags | (watch.flags() if watch else {}),
         mode=timer.mode,
-        warm=spread(lane.warm, lane.warm_flags) if lane.warm else None,
+        warm=spread(lane.warm, warm_flags) if lane.warm else None,
         host_us=statistics.median(lane.host) if lane.host else None,
         warmup_calls=lane.warmup_calls,
         settled=lane.settled,

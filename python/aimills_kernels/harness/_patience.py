@@ -1,0 +1,52 @@
+"""An end for what takes too long in this very process: a kernel that no other process can call."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+_LOOK_S = 0.2
+
+
+@contextlib.contextmanager
+def patience(seconds: float | None, say: Callable[[str], None]) -> Iterator[Callable[[str], None]]:
+    """Gives what is called before each step, with the name of who is at work. A step that takes
+    longer gets a TimeoutError. One that can't be reached so, as a GPU that never ends is waited for
+    in the driver, ends the process after as long again: nothing could run after it anyway."""
+    if seconds is None:
+        yield lambda name: None
+        return
+    limit: float = seconds
+    ended, last = threading.Event(), (time.monotonic(), "")
+
+    def at(name: str) -> None:
+        nonlocal last
+        last = time.monotonic(), name
+        signal.setitimer(signal.ITIMER_REAL, limit)
+
+    def late(*_: Any) -> None:
+        raise TimeoutError(f"no answer after {limit:g} s")
+
+    def watch() -> None:
+        while not ended.wait(_LOOK_S):
+            if time.monotonic() - last[0] > 2 * limit:
+                say(f"{last[1]}: no answer after {2 * limit:g} s, and the process is ended with it")
+                sys.stdout.flush()
+                os._exit(1)
+
+    before = signal.signal(signal.SIGALRM, late)
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield at
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        ended.set()
+        watcher.join()
+        signal.signal(signal.SIGALRM, before)

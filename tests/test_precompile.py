@@ -1,0 +1,66 @@
+"""`precompile`: a serving process finds the kernels, wherever the folder is, and writes nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from aimills_kernels.cli import main
+
+ASKED = ("quantize_fp8", "--case", "one", "--sm", "90")
+SERVE = """\
+import json
+from aimills_kernels import _aot, _precompile
+from aimills_kernels._registry import get_op
+report, op = _precompile.Report(), get_op("quantize_fp8")
+with _precompile._counting(report):
+    for provider in op.providers:
+        if provider.interpret:
+            args = op.meta_inputs(op.case("one"))
+            _aot.compile_provider(op, args, provider, 90, lambda kernel: None, object())
+print(json.dumps([report.found, report.compiled]))
+"""
+NOWHERE = "/proc/none"  # not to be written to, by root neither
+
+
+def serve(**variables: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", SERVE], capture_output=True, text=True, check=False, timeout=300,
+        env=os.environ | variables,
+    )  # fmt: skip
+
+
+def test_a_folder_that_was_moved_serves_without_being_written_to(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made, moved = tmp_path / "made", tmp_path / "moved"
+    assert main(["precompile", *ASKED, "--out", str(made)]) == 0
+    assert "1 kernels compiled, 0 were there" in capsys.readouterr().out
+    assert main(["precompile", *ASKED, "--out", str(made)]) == 0
+    assert "0 kernels compiled, 1 were there" in capsys.readouterr().out
+    made.rename(moved)
+    before = {p: p.stat().st_mtime_ns for p in moved.rglob("*")}
+    manager = {"TRITON_CACHE_MANAGER": "aimills_kernels.precompiled:Cache"}
+    found = serve(**manager, AIMILLS_PRECOMPILED=str(moved), TRITON_CACHE_DIR=NOWHERE)
+    assert found.returncode == 0, found.stderr
+    assert json.loads(found.stdout) == [1, 0]
+    assert {p: p.stat().st_mtime_ns for p in moved.rglob("*")} == before
+    assert serve(TRITON_CACHE_DIR=NOWHERE).returncode != 0, "it compiled and wrote somewhere"
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["quantize_fp8", "--sm", "90"], "name what to compile for: a --model, or ops with --case"),
+        ([*ASKED[:-1], "70"], "no kernel is made for sm_70"),
+        (["--model", "llama3-8b", "--case", "one", "--sm", "90"], "with --model, name ops and a"),
+    ],
+)
+def test_wrong_use(words: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["precompile", *words]) == 3
+    assert says in capsys.readouterr().err
