@@ -211,6 +211,56 @@ def test_cache_is_appended_in_place(module: ModuleType, lengths: Any) -> None:
     assert isinstance(given, int) or given.tolist() == lengths
 
 
+@pytest.mark.parametrize("module", [fa2, fa3], ids=["fa2", "fa3"])
+@pytest.mark.parametrize("size", [1, 3, 16])
+def test_a_paged_cache_is_the_same_cache(module: ModuleType, size: int) -> None:
+    """Under FlashAttention-2 the table is `block_table`, under 3 `page_table`."""
+    q, k, v = drawn(2, 2, 4, 8), drawn(2, 2, 2, 8), drawn(2, 2, 2, 8)
+    dense = drawn(2, 18, 2, 8), drawn(2, 18, 2, 8)
+    pages = -(-18 // size)
+    table = torch.randperm(2 * pages).view(2, pages).int()
+    paged = tuple(torch.full((2 * pages, size, 2, 8), torch.nan) for _ in dense)
+    j = torch.arange(18)
+    for into, cache in zip(paged, dense, strict=True):
+        into[table[:, j // size].long(), j % size] = cache
+    lengths = torch.tensor([3, 16]).int()
+    options = dict(cache_seqlens=lengths, causal=True, window_size=(7, 0))
+    want = module.flash_attn_with_kvcache(q, *dense, k, v, **options)
+    name = "block_table" if module is fa2 else "page_table"
+    close(
+        module.flash_attn_with_kvcache(q, *paged, k, v, **options, **{name: table}), want.double()
+    )
+    for into, cache in zip(paged, dense, strict=True):
+        assert torch.equal(into[table[:, j // size].long(), j % size], cache)
+
+
+def test_packed_queries_and_new_keys_of_a_paged_cache() -> None:
+    q, k, v, cache = drawn(5, 4, 8), drawn(5, 2, 8), drawn(5, 2, 8), drawn(8, 4, 2, 8)
+    table, cu = torch.randperm(8).view(2, 4).int(), torch.tensor([0, 2, 5]).int()
+    k_cache, v_cache = cache.clone(), cache.clone()
+    out = fa3.flash_attn_with_kvcache(
+        q, k_cache, v_cache, k, v, cache_seqlens=torch.tensor([6, 9]).int(), page_table=table,
+        cu_seqlens_q=cu, cu_seqlens_k_new=cu, causal=True,
+    )  # fmt: skip
+    for b, (begin, end, held) in enumerate(((0, 2, 6), (2, 5, 9))):
+        keys, values = (
+            torch.cat([cache[table[b].long()].flatten(0, 1)[:held], new[begin:end]])
+            for new in (k, v)
+        )
+        close(out[begin:end], softmax_attention(q[begin:end], keys, values, causal=True)[0])
+
+
+def test_varlen_over_pages() -> None:
+    q, cache, table = drawn(5, 4, 8), drawn(8, 4, 2, 8), torch.randperm(8).view(2, 4).int()
+    cu_q, cu_k = torch.tensor([0, 2, 5]).int(), torch.tensor([0, 7, 23]).int()
+    out = fa2.flash_attn_varlen_func(
+        q, cache, cache, cu_q, cu_k, 3, 16, causal=True, block_table=table
+    )
+    for b, (begin, end, n) in enumerate(((0, 2, 7), (2, 5, 16))):
+        keys = cache[table[b].long()].flatten(0, 1)[:n]
+        close(out[begin:end], softmax_attention(q[begin:end], keys, keys, causal=True)[0])
+
+
 def test_cache_without_new_keys() -> None:
     q, cache = drawn(1, 1, 2, 8), drawn(1, 7, 2, 8)
     out = fa2.flash_attn_with_kvcache(q, cache, cache, cache_seqlens=5)
@@ -224,14 +274,14 @@ def test_a_cache_that_does_not_fit() -> None:
     before = cache.clone()
     one, half = q[:, :, :1], q.half()
     for k, v, lengths, says in (
-        (q, q, 6, r"with 2 new keys fit into the cache of 7, got 6 to 6"),
-        (q, q, -1, "cache_seqlens must be 0 or more"),
+        (q, q, 6, r"cache_seqlens with the new tokens must be 0 to 7, .* got \[8\]"),
+        (q, q, -1, "cache_seqlens must not be negative"),
         (q, q, None, "cache_seqlens must be given"),
         (q, None, 1, "k and v must be given together"),
-        (one, q, 1, r"k must be \[1, 2, 2, 8\] .* got float32\[1, 2, 1, 8\]"),
-        (q, one, 1, r"v must be \[1, 2, 2, 8\]"),
-        (half, half, 1, "k must be .* in the dtype of its cache"),
-        (q, q, torch.ones(2).int(), r"cache_seqlens must be a number or \[1\]"),
+        (one, q, 1, "v must have the dtype, tokens and heads of k"),
+        (q, one, 1, r"v must "),
+        (half, half, 1, "k_cache must have the dtype of k"),
+        (q, q, torch.ones(2).int(), r"cache_seqlens must be int32 \[1\]"),
     ):
         with pytest.raises(ValueError, match=says):
             fa2.flash_attn_with_kvcache(q, cache, cache, k, v, cache_seqlens=lengths)
@@ -275,9 +325,9 @@ def test_gradients_are_those_of_the_formula() -> None:
 _T = torch.zeros(1)
 REFUSED = {
     (fa2, "flash_attn_func"): dict(dropout_p=0.1),
-    (fa2, "flash_attn_varlen_func"): dict(dropout_p=0.1, block_table=_T),
+    (fa2, "flash_attn_varlen_func"): dict(dropout_p=0.1),
     (fa2, "flash_attn_with_kvcache"): dict(
-        rotary_cos=_T, rotary_sin=_T, cache_batch_idx=_T, cache_leftpad=_T, block_table=_T
+        rotary_cos=_T, rotary_sin=_T, cache_batch_idx=_T, cache_leftpad=_T
     ),
     (fa3, "flash_attn_func"): dict(
         qv=_T, q_descale=_T, k_descale=_T, v_descale=_T, attention_chunk=4, sm_margin=1,
@@ -287,7 +337,7 @@ REFUSED = {
         sm_margin=1,
     ),
     (fa3, "flash_attn_with_kvcache"): dict(
-        qv=_T, rotary_cos=_T, rotary_sin=_T, cache_batch_idx=_T, cache_leftpad=_T, page_table=_T,
+        qv=_T, rotary_cos=_T, rotary_sin=_T, cache_batch_idx=_T, cache_leftpad=_T,
         cu_seqlens_q=_T, cu_seqlens_k_new=_T, rotary_seqlens=_T, q_descale=_T, k_descale=_T,
         v_descale=_T, attention_chunk=4, sm_margin=1,
     ),
@@ -296,6 +346,7 @@ HONOURED = {
     "softmax_scale", "causal", "window_size", "softcap", "alibi_slopes", "deterministic",
     "return_attn_probs", "return_softmax_lse", "num_splits", "pack_gqa", "scheduler_metadata",
     "max_seqlen_q", "seqused_k", "cache_seqlens", "k", "v",
+    "block_table", "page_table",
     "rotary_interleaved",  # says how to read rotary_cos, which is refused
 }  # fmt: skip
 

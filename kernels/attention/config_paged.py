@@ -5,6 +5,7 @@ Nothing here reads a length, so that one CUDA graph serves all of them.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,7 @@ from aimills_kernels.kernels.hardware import shared_kib
 
 MIN_KEYS = 256  # of a split: fewer cost more in merging than they save
 MAX_SPLITS = 128
+SPAN = 512  # keys of a split of `invariant_plan`, a multiple of each BLOCK_N
 _WAVES = 4  # programs for each multiprocessor that the device's schedule aims at
 _SLOTS = 2  # so many times as many may be used where lengths differ
 
@@ -23,13 +25,15 @@ _SLOTS = 2  # so many times as many may be used where lengths differ
 @dataclass(frozen=True)
 class Plan:
     """`splits` are the slots of the grid for the keys of one tile. The device shares all keys of
-    the batch out over `share` pieces, and uses as many slots as a sequence then needs."""
+    the batch out over `share` pieces, and uses as many slots as a sequence then needs; in an
+    invariant plan a split has `least` keys."""
 
     config: Config
     tiles: int  # of rows: of each sequence, or of all with packed queries
     slots: int  # tiles of the grid
     splits: int
     share: int
+    least: int = MIN_KEYS
 
 
 def plan(
@@ -42,24 +46,52 @@ def plan(
     config = select_paged_config(
         R * (tokens // max(B, 1)), dim, q.element_size(), k_cache.element_size(), sm, aligned
     )
-    tiles = -(-tokens // max(B, 1) * R // config.block_m)
-    slots = tokens * R // config.block_m + B + 1 if packed else B * tiles
+    tiles, slots = _tiles(tokens, B, R, config.block_m, packed)
     programs, wanted = max(1, slots * G), _WAVES * sm_count(q.device)
     capacity = listed * k_cache.shape[1]
     splits = min(-(-_SLOTS * wanted // programs), -(-capacity // MIN_KEYS), MAX_SPLITS)
     return Plan(config, tiles, slots, max(1, splits), max(1, wanted * B // programs))
 
 
-def workspace_floats(
-    q: Tensor, k_cache: Tensor, v_cache: Tensor, page_table: Tensor, cache_seqlens: Tensor,
-    cu_seqlens_q: Tensor | None, *others: Any,
-) -> int:  # fmt: skip
-    """A sum of values, a maximum and a sum of weights for each row and split; none for one split.
-    Enough for tensors at any address."""
-    packed = cu_seqlens_q is not None
-    splits = max(plan(q, k_cache, v_cache, page_table, packed, a).splits for a in (True, False))
-    rows = q.numel() // q.shape[-1]
-    return splits * rows * (v_cache.shape[3] + 2) if splits > 1 else 0
+def invariant_plan(
+    q: Tensor, k_cache: Tensor, v_cache: Tensor, page_table: Tensor, packed: bool, aligned: bool
+) -> Plan:
+    """Tiles and splits that follow from head dims and dtypes. Only whether the splits of a tile go
+    to several programs follows from the shapes, and that changes no bit."""
+    (H, D), G, (B, listed) = q.shape[-2:], k_cache.shape[2], page_table.shape
+    dim = max(16, _power(D), _power(v_cache.shape[3]))
+    config = select_invariant_config(dim, q.element_size(), sm_of(q.device) or 90)
+    tokens = q.shape[0] if packed else q.shape[0] * q.shape[1]
+    tiles, slots = _tiles(tokens, B, H // G, config.block_m, packed)
+    alone = slots * G >= 2 * sm_count(q.device)
+    splits = 1 if alone else max(1, -(-listed * k_cache.shape[1] // SPAN))
+    return Plan(config, tiles, slots, splits, share=1, least=SPAN)
+
+
+def _tiles(tokens: int, B: int, R: int, block_m: int, packed: bool) -> tuple[int, int]:
+    """Of a sequence, or of all with packed queries; and in the grid."""
+    tiles = -(-tokens // max(B, 1) * R // block_m)
+    return tiles, tokens * R // block_m + B + 1 if packed else B * tiles
+
+
+def workspace_of(planned: Callable[..., Plan], invariant: bool) -> Callable[..., int]:
+    """Floats: a sum of values, a maximum and a sum of weights for each row and split; none for one
+    split. Enough for tensors at any address."""
+
+    def floats(
+        q: Tensor, k_cache: Tensor, v_cache: Tensor, page_table: Tensor, cache_seqlens: Tensor,
+        cu_seqlens_q: Tensor | None, *others: Any,
+    ) -> int:  # fmt: skip
+        if others[-1] is not invariant:
+            return 0
+        packed = cu_seqlens_q is not None
+        splits = max(
+            planned(q, k_cache, v_cache, page_table, packed, a).splits for a in (True, False)
+        )
+        rows = q.numel() // q.shape[-1]
+        return splits * rows * (v_cache.shape[3] + 2) if splits > 1 else 0
+
+    return floats
 
 
 def select_paged_config(
@@ -83,6 +115,17 @@ def select_paged_config(
     if sm < 90 or sm >= 120:
         return Config(64, 32, 8, 5)
     return Config(64, 64, 4, 5) if rows <= 64 else Config(128, 64, 8, 5)
+
+
+def select_invariant_config(dim: int, itemsize: int, sm: int) -> Config:
+    """Tiles for a padded head dim. Not tuned on a GPU yet: chosen for no spills."""
+    if itemsize == 4:
+        return Config(16, 16, 8, 1)
+    if dim > 128:
+        return Config(64, 32, 8, 5 if shared_kib(sm) >= 128 else 1)
+    if sm < 90 or sm >= 120:
+        return Config(64, 32, 8, 5)
+    return Config(64, 64, 8 if sm == 90 else 4, 5)
 
 
 def _power(n: int) -> int:

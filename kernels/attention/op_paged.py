@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from aimills_kernels._op import Case, Cost, Op, Provider, describe
+from aimills_kernels._op import Case, Cost, Op, Problem, Provider, describe
 from aimills_kernels._tolerance import Ratio
 from aimills_kernels.kernels.attention import mask
 from aimills_kernels.kernels.attention.cases_paged import CASES, ERRORS
@@ -19,7 +19,11 @@ from aimills_kernels.kernels.attention.checks import (
     check_heads,
     check_scalars,
 )
-from aimills_kernels.kernels.attention.config_paged import workspace_floats
+from aimills_kernels.kernels.attention.config_paged import (
+    invariant_plan,
+    plan,
+    workspace_of,
+)
 from aimills_kernels.kernels.attention.op import extras_of, fill_in
 from aimills_kernels.kernels.attention.op import reference as attend_batch
 from aimills_kernels.kernels.attention.op_varlen import reference as attend_packed
@@ -41,7 +45,7 @@ def reference(
     q: Tensor, k_cache: Tensor, v_cache: Tensor, page_table: Tensor, cache_seqlens: Tensor,
     cu_seqlens_q: Tensor | None, k_scale: Tensor | None, v_scale: Tensor | None,
     sinks: Tensor | None, alibi_slopes: Tensor | None, causal: bool, scale: float,
-    window_left: int, window_right: int, softcap: float, return_lse: bool,
+    window_left: int, window_right: int, softcap: float, return_lse: bool, batch_invariant: bool,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """`attention` on the keys that stand in pages, gathered, with those in use as `seqused_k`; with
     `cu_seqlens_q` `attention_varlen`.
@@ -109,7 +113,7 @@ def fake(
     q: Tensor, k_cache: Tensor, v_cache: Tensor, page_table: Tensor, cache_seqlens: Tensor,
     cu_seqlens_q: Tensor | None, k_scale: Tensor | None, v_scale: Tensor | None,
     sinks: Tensor | None, alibi_slopes: Tensor | None, causal: bool, scale: float,
-    window_left: int, window_right: int, softcap: float, return_lse: bool,
+    window_left: int, window_right: int, softcap: float, return_lse: bool, batch_invariant: bool,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     packed = cu_seqlens_q is not None
     dims = 3 if packed else 4
@@ -197,7 +201,7 @@ def inputs(case: Case, generator: torch.Generator) -> dict[str, Any]:
     return {
         **given, "k_cache": k_cache, "v_cache": v_cache, "page_table": pages.table,
         "cache_seqlens": torch.tensor(lens, dtype=torch.int32, device=place), "cu_seqlens_q": cu,
-        **extras,
+        **extras, "batch_invariant": case.get("invariant", False),
     }  # fmt: skip
 
 
@@ -233,6 +237,21 @@ def cost(case: Case) -> Cost:
     )  # fmt: skip
 
 
+def _depends(p: Problem) -> str | None:
+    return "its bits depend on the batch" if p.batch_invariant else None
+
+
+def _invariant_only(p: Problem) -> str | None:
+    return None if p.batch_invariant else "it is slower, and for batch_invariant=True"
+
+
+_SOURCES = (
+    "kernels/attention/config_paged.py",
+    "kernels/attention/mask.py",
+    "kernels/attention/triton_fwd.py",
+    "kernels/hardware.py",
+)
+
 attention_paged = Op(
     name=NAME,
     reference=reference,
@@ -248,13 +267,17 @@ attention_paged = Op(
         Provider.triton(
             "triton",
             "aimills_kernels.kernels.attention.triton_paged:launch",
-            sources=(
-                "kernels/attention/config_paged.py",
-                "kernels/attention/mask.py",
-                "kernels/attention/triton_fwd.py",
-                "kernels/hardware.py",
-            ),
-            workspace=workspace_floats,
+            rejects=_depends,
+            sources=_SOURCES,
+            workspace=workspace_of(plan, False),
+        ),
+        Provider.triton(
+            "triton_invariant",
+            "aimills_kernels.kernels.attention.triton_invariant:launch",
+            rejects=_invariant_only,
+            sources=(*_SOURCES, "kernels/attention/triton_paged.py"),
+            workspace=workspace_of(invariant_plan, True),
         ),
     ),
+    reference_rejects=_depends,
 )

@@ -14,6 +14,7 @@ written.
 A page number out of range or a length beyond the table is not followed: it makes the rows NaN.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -21,7 +22,7 @@ import triton
 import triton.language as tl
 
 from aimills_kernels._dispatch import interpreting, sm_of
-from aimills_kernels.kernels.attention.config_paged import MIN_KEYS, plan
+from aimills_kernels.kernels.attention.config_paged import Plan, plan
 from aimills_kernels.kernels.attention.mask import limits
 from aimills_kernels.kernels.attention.triton_fwd import (
     LN_2,
@@ -38,7 +39,7 @@ MERGED = 8  # splits that the merging kernel reads at once
 
 
 @triton.jit
-def _place(
+def place(
     slot, cu_ptr, lens_ptr, stride_cu, stride_lens, B, M, T, tiles, capacity,
     R: tl.constexpr, BLOCK_M: tl.constexpr, VARLEN: tl.constexpr,
 ):  # fmt: skip
@@ -61,7 +62,7 @@ def _place(
 
 
 @triton.jit
-def _keys_of(
+def keys_of(
     tile, M, n, left, right, R: tl.constexpr, BLOCK_M: tl.constexpr, LEFT: tl.constexpr,
     RIGHT: tl.constexpr,
 ):  # fmt: skip
@@ -122,7 +123,7 @@ def _elements(x, dtype: tl.constexpr, FP8: tl.constexpr):
 
 
 @triton.jit
-def _step(
+def step(
     acc, row_sum, row_max, wrong, q, k_base, v_base, table, start, positions, offs_d, offs_dv,
     scale, cap, slope, low, n, left, right, pages,
     stride_table, stride_kp, stride_kn, stride_kd, stride_vp, stride_vn, stride_vd,
@@ -166,7 +167,7 @@ def _step(
 
 
 @triton.jit
-def _with_sink(row_sum, row_max, sink):
+def with_sink(row_sum, row_max, sink):
     """What weights are to be multiplied with, and the logarithm of their sum, both in base 2."""
     top = tl.maximum(row_max, sink)
     base = tl.where(top == float("-inf"), 0.0, top)
@@ -177,10 +178,10 @@ def _with_sink(row_sum, row_max, sink):
     return keep / total, tl.where(none, float("-inf"), base + tl.log2(total))
 
 
-_SIZES = ["B", "M", "T", "tiles", "capacity", "splits", "share"]  # a kernel serves all of them
+SIZES = ["B", "M", "T", "tiles", "capacity", "splits", "share"]  # a kernel serves all of them
 
 
-@triton.jit(do_not_specialize=[*_SIZES, "pages", "stride_tb"])
+@triton.jit(do_not_specialize=[*SIZES, "pages", "stride_tb"])
 def _paged_kernel(
     out_ptr, lse_ptr, work_ptr, q_ptr, k_ptr, v_ptr, table_ptr, lens_ptr, cu_ptr, k_scale_ptr,
     v_scale_ptr, sinks_ptr, slopes_ptr,
@@ -199,12 +200,12 @@ def _paged_kernel(
     g = tl.program_id(0) % G  # heads of one page stand next to each other
     split = tl.program_id(0) // G % splits
     slot = tl.program_id(0) // G // splits
-    b, tile, token, M, n, wrong_length = _place(
+    b, tile, token, M, n, wrong_length = place(
         slot, cu_ptr, lens_ptr, stride_cu, stride_lens, B, M, T, tiles, capacity, R, BLOCK_M, VARLEN
     )
     if tile * BLOCK_M >= M * R:
         return
-    low, high, full_begin, full_end = _keys_of(tile, M, n, left, right, R, BLOCK_M, LEFT, RIGHT)
+    low, high, full_begin, full_end = keys_of(tile, M, n, left, right, R, BLOCK_M, LEFT, RIGHT)
     begin = low // BLOCK_N * BLOCK_N
     end = high
     used = 1
@@ -249,21 +250,21 @@ def _paged_kernel(
     wrong = tl.zeros([BLOCK_N], tl.int1) | wrong_length
     if LEFT:
         for start in range(begin, full_begin, BLOCK_N):
-            acc, row_sum, row_max, wrong = _step(
+            acc, row_sum, row_max, wrong = step(
                 acc, row_sum, row_max, wrong, q, k_base, v_base, table, start, positions, offs_d,
                 offs_dv, scale, cap, slope, low, n, left, right, pages, stride_tp, stride_kp,
                 stride_kn, stride_kd, stride_vp, stride_vn, stride_vd, D, DV, BLOCK_D, BLOCK_DV,
                 BLOCK_N, PAGE, FP8, LEFT, RIGHT, SOFTCAP, ALIBI, MASKED=True,
             )  # fmt: skip
     for start in range(full_begin, full_end, BLOCK_N):
-        acc, row_sum, row_max, wrong = _step(
+        acc, row_sum, row_max, wrong = step(
             acc, row_sum, row_max, wrong, q, k_base, v_base, table, start, positions, offs_d,
             offs_dv, scale, cap, slope, low, n, left, right, pages, stride_tp, stride_kp,
             stride_kn, stride_kd, stride_vp, stride_vn, stride_vd, D, DV, BLOCK_D, BLOCK_DV,
             BLOCK_N, PAGE, FP8, LEFT, RIGHT, SOFTCAP, ALIBI, MASKED=False,
         )  # fmt: skip
     for start in range(full_end, end, BLOCK_N):
-        acc, row_sum, row_max, wrong = _step(
+        acc, row_sum, row_max, wrong = step(
             acc, row_sum, row_max, wrong, q, k_base, v_base, table, start, positions, offs_d,
             offs_dv, scale, cap, slope, low, n, left, right, pages, stride_tp, stride_kp,
             stride_kn, stride_kd, stride_vp, stride_vn, stride_vd, D, DV, BLOCK_D, BLOCK_DV,
@@ -284,7 +285,7 @@ def _paged_kernel(
         sink = tl.full([BLOCK_M], float("-inf"), tl.float32)
         if sinks_ptr is not None:
             sink = widen(tl.load(sinks_ptr + heads * stride_sink, mask=there, other=0.0)) * LOG2_E
-        factor, lse = _with_sink(row_sum, row_max, sink)
+        factor, lse = with_sink(row_sum, row_max, sink)
         if v_scale_ptr is not None:
             factor *= tl.load(v_scale_ptr + g * stride_vs)
         tl.store(
@@ -299,7 +300,7 @@ def _paged_kernel(
             tl.store(lse_ptrs, lse * LN_2, mask=there)
 
 
-@triton.jit(do_not_specialize=[*_SIZES, "rows"])
+@triton.jit(do_not_specialize=[*SIZES, "rows"])
 def _merge_splits_kernel(
     out_ptr, lse_ptr, work_ptr, lens_ptr, cu_ptr, v_scale_ptr, sinks_ptr,
     stride_lens, stride_cu, stride_vs, stride_sink,
@@ -314,13 +315,13 @@ def _merge_splits_kernel(
     g = tl.program_id(0) % G
     r = tl.program_id(0) // G % rows
     slot = tl.program_id(0) // G // rows
-    b, tile, token, M, n, _ = _place(
+    b, tile, token, M, n, _ = place(
         slot, cu_ptr, lens_ptr, stride_cu, stride_lens, B, M, T, tiles, capacity, R, BLOCK_M, VARLEN
     )
     r += tile * BLOCK_M
     if r >= M * R:
         return
-    low, high, _, _ = _keys_of(tile, M, n, left, right, R, BLOCK_M, LEFT, RIGHT)
+    low, high, _, _ = keys_of(tile, M, n, left, right, R, BLOCK_M, LEFT, RIGHT)
     _, used = _split(
         low // BLOCK_N * BLOCK_N, high, lens_ptr, stride_lens, B, capacity, splits, share, LEAST,
         BLOCK_N, BLOCK_B,
@@ -351,7 +352,7 @@ def _merge_splits_kernel(
     sink = float("-inf")
     if sinks_ptr is not None:
         sink = widen(tl.load(sinks_ptr + h * stride_sink)) * LOG2_E
-    factor, lse = _with_sink(row_sum, base, sink)
+    factor, lse = with_sink(row_sum, base, sink)
     if v_scale_ptr is not None:
         factor *= tl.load(v_scale_ptr + g * stride_vs)
     tl.store(
@@ -366,12 +367,21 @@ def _merge_splits_kernel(
         tl.store(lse_ptr, lse * LN_2)
 
 
-def launch(
-    outs: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
+def launch(outs: tuple[torch.Tensor, ...], *args: Any) -> None:
+    launch_with(_paged_kernel, _merge_splits_kernel, plan, outs, *args)
+
+
+def launch_with(
+    kernel: Any, merge: Any, planned: Callable[..., Plan],
+    outs: tuple[torch.Tensor, ...],
     q: torch.Tensor, k_cache: torch.Tensor, v_cache: torch.Tensor, page_table: torch.Tensor,
     cache_seqlens: torch.Tensor, cu: torch.Tensor | None, *rest: Any,
+    **options: Any,
 ) -> None:  # fmt: skip
-    k_scale, v_scale, sinks, slopes, causal, scale, window_left, window_right, softcap, lse = rest
+    """The launch of a kernel and of the one that merges splits. options: Triton's."""
+    k_scale, v_scale, sinks, slopes, causal, scale, window_left, window_right, softcap, lse, _ = (
+        rest
+    )
     out, lse_out, workspace = outs
     if out.numel() == 0:
         return
@@ -380,7 +390,7 @@ def launch(
     tokens, R = q.numel() // (H * D), H // G
     packed = cu is not None
     aligned = all(is_aligned(t) for t in (q, k_cache, v_cache))
-    made = plan(q, k_cache, v_cache, page_table, packed, aligned)
+    made = planned(q, k_cache, v_cache, page_table, packed, aligned)
     config = made.config
     block_d, block_dv = (max(16, triton.next_power_of_2(d)) for d in (D, Dv))
     left, right = limits(causal, window_left, window_right, capacity)
@@ -396,10 +406,10 @@ def launch(
     sizes = (B, q.shape[1] if not packed else 0, tokens, made.tiles, capacity)
     same = dict(
         DV=Dv, BLOCK_DV=block_dv, BLOCK_M=config.block_m, BLOCK_N=config.block_n,
-        BLOCK_B=min(1024, triton.next_power_of_2(max(B, 1))), R=R, LEAST=MIN_KEYS, VARLEN=packed,
+        BLOCK_B=min(1024, triton.next_power_of_2(max(B, 1))), R=R, LEAST=made.least, VARLEN=packed,
         LEFT=left is not None, RIGHT=right is not None, LSE=lse,
     )  # fmt: skip
-    _paged_kernel[(made.slots * made.splits * G,)](
+    kernel[(made.slots * made.splits * G,)](
         out, lse_out, workspace, q, k_cache, v_cache, page_table, cache_seqlens, cu, k_scale,
         v_scale, sinks, slopes,
         *(q.stride() if not packed else (0, *q.stride())), *k_cache.stride(), *v_cache.stride(),
@@ -409,13 +419,13 @@ def launch(
         *sizes, pages, made.splits, made.share, H, left or 0, right or 0,
         D=D, BLOCK_D=block_d, PAGE=page, FP8=fp8, SPLIT=made.splits > 1, SOFTCAP=softcap != 0,
         ALIBI=slopes is not None, **same,
-        num_warps=config.num_warps, num_stages=config.num_stages,
+        num_warps=config.num_warps, num_stages=config.num_stages, **options,
     )  # fmt: skip
     if made.splits == 1:
         return
     rows = min(config.block_m, tokens * R if packed else q.shape[1] * R)
-    _merge_splits_kernel[(made.slots * rows * G,)](
+    merge[(made.slots * rows * G,)](
         out, lse_out, workspace, cache_seqlens, cu, v_scale, sinks, *lens, per_head[1],
         stride_sink, *sizes, made.splits, made.share, rows, H, left or 0, right or 0,
-        BLOCK_S=triton.next_power_of_2(made.splits), STEP=MERGED, **same, num_warps=4,
+        BLOCK_S=triton.next_power_of_2(made.splits), STEP=MERGED, **same, num_warps=4, **options,
     )  # fmt: skip

@@ -210,14 +210,16 @@ def choose(op: Op, args: Sequence[Any], device: torch.device, forced: str | None
             raise ValueError(f"{op.name}: provider {forced!r} was asked for, but {reason}")
         return provider
     unproven: list[str] = []
-    for choice in choices(op, problem):
+    found = choices(op, problem)
+    for choice in found:
         if choice.reason is None:
             if unproven:
                 _hint(op.name, unproven[0], problem.sm)
             return choice.provider
         if choice.reason.startswith(_records.UNPROVEN):
             unproven.append(choice.provider.name)
-    raise ValueError(f"{op.name}: no provider takes this problem; see explain({op.name!r}, ...)")
+    reasons = "; ".join(f"{c.provider.name}: {c.reason}" for c in found)
+    raise ValueError(f"{op.name}: no provider takes this problem: {reasons}")
 
 
 def served_by_kernel(op: Op, args: Sequence[Any]) -> bool:

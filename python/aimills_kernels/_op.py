@@ -218,6 +218,7 @@ class Op:
     backward: Backward | str | None = None
     outputs: tuple[str, ...] = ("out",)
     mutates: tuple[str, ...] = ()
+    reference_rejects: Callable[[Problem], str | None] = _accepts
 
     def __hash__(self) -> int:
         return hash(self.name)
@@ -372,6 +373,7 @@ def _reference_provider(op: Op) -> Provider:
         "reference",
         f"aimills_kernels._dispatch:reference_launch/{op.name}",
         devices=("cpu", "cuda"),
+        rejects=op.reference_rejects,
         vendor=True,
     )
 

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from aimills_kernels.compat._shared import refuse, unpack, with_cache
 from aimills_kernels.ops.attention import attention, attention_varlen
+from aimills_kernels.ops.paged import attention_paged
 
 Window = tuple[int, int]
 
@@ -76,18 +77,20 @@ def flash_attn_varlen_func(
     softcap: float = 0.0, alibi_slopes: Tensor | None = None, deterministic: bool = False,
     return_attn_probs: bool = False, block_table: Tensor | None = None,
 ) -> Any:  # fmt: skip
-    """`attention_varlen`; the largest lengths are not needed."""
-    name = "flash_attn_varlen_func"
-    refuse(
-        name, dropout_p=(dropout_p, 0.0),
-        block_table=(block_table, None),
-    )  # fmt: skip
+    """`attention_varlen`; the largest lengths are not needed. With `block_table` k and v are pages
+    of a cache, and no gradient passes."""
+    refuse("flash_attn_varlen_func", dropout_p=(dropout_p, 0.0))
     options: dict[str, Any] = dict(
         causal=causal, scale=softmax_scale, window=window_size, softcap=softcap,
         alibi_slopes=alibi_slopes, return_lse=return_attn_probs,
-        deterministic=deterministic,
     )  # fmt: skip
-    found = attention_varlen(q, k, v, cu_seqlens_q, cu_seqlens_k, **options)
+    if block_table is None:
+        options["deterministic"] = deterministic
+        found = attention_varlen(q, k, v, cu_seqlens_q, cu_seqlens_k, **options)
+    else:
+        found = attention_paged(
+            q, k, v, block_table, cu_seqlens_k.diff(), cu_seqlens_q=cu_seqlens_q, **options
+        )
     return (*found, None) if return_attn_probs else found
 
 
@@ -132,6 +135,7 @@ def flash_attn_with_kvcache(
     num_splits: int = 0, return_softmax_lse: bool = False,
 ) -> Any:  # fmt: skip
     """Append k and v to the caches in place, at `cache_seqlens`, and attend to what they hold then.
+    With `block_table` the caches are pages, of any size. No gradient passes.
 
     `num_splits` only says how the work is divided, and is left to this library.
     """
@@ -139,10 +143,9 @@ def flash_attn_with_kvcache(
     refuse(
         name, rotary_cos=(rotary_cos, None), rotary_sin=(rotary_sin, None),
         cache_batch_idx=(cache_batch_idx, None), cache_leftpad=(cache_leftpad, None),
-        block_table=(block_table, None),
     )  # fmt: skip
     return with_cache(
-        name, q, k_cache, v_cache, k, v, cache_seqlens, causal=causal, scale=softmax_scale,
-        window=window_size, softcap=softcap, alibi_slopes=alibi_slopes,
+        name, q, k_cache, v_cache, k, v, cache_seqlens, block_table, causal=causal,
+        scale=softmax_scale, window=window_size, softcap=softcap, alibi_slopes=alibi_slopes,
         return_lse=return_softmax_lse,
     )  # fmt: skip

@@ -104,19 +104,25 @@ def flash_attn_with_kvcache(
     num_splits: int = 0, pack_gqa: bool | None = None, sm_margin: int = 0,
     return_softmax_lse: bool = False,
 ) -> Any:  # fmt: skip
-    """Append k and v to the caches in place, at `cache_seqlens`, and attend to what they hold
-    then."""
+    """Append k and v to the caches in place, at `cache_seqlens`, and attend to what they hold then.
+    With `page_table` the caches are pages, of any size, and `cu_seqlens_q` and `cu_seqlens_k_new`
+    pack queries and new keys of several lengths. No gradient passes."""
     name = "flash_attn_with_kvcache"
     refuse(
         name, qv=(qv, None), rotary_cos=(rotary_cos, None), rotary_sin=(rotary_sin, None),
         cache_batch_idx=(cache_batch_idx, None), cache_leftpad=(cache_leftpad, None),
-        page_table=(page_table, None), cu_seqlens_q=(cu_seqlens_q, None),
-        cu_seqlens_k_new=(cu_seqlens_k_new, None), rotary_seqlens=(rotary_seqlens, None),
+        rotary_seqlens=(rotary_seqlens, None),
         q_descale=(q_descale, None), k_descale=(k_descale, None), v_descale=(v_descale, None),
         attention_chunk=(attention_chunk, 0), sm_margin=(sm_margin, 0),
     )  # fmt: skip
+    if page_table is None:
+        refuse(
+            name, " without page_table", cu_seqlens_q=(cu_seqlens_q, None),
+            cu_seqlens_k_new=(cu_seqlens_k_new, None),
+        )  # fmt: skip
     return with_cache(
-        name, q, k_cache, v_cache, k, v, cache_seqlens, causal=causal, scale=softmax_scale,
+        name, q, k_cache, v_cache, k, v, cache_seqlens, page_table, cu_seqlens_k_new,
+        cu_seqlens_q=cu_seqlens_q, causal=causal, scale=softmax_scale,
         window=window_size, softcap=softcap, return_lse=return_softmax_lse,
     )  # fmt: skip
 

@@ -21,7 +21,8 @@ def attention_paged(
     cu_seqlens_q: Tensor | None = ..., k_scale: Tensor | None = ..., v_scale: Tensor | None = ...,
     workspace: Tensor | None = ..., causal: bool = ..., scale: float | None = ...,
     window: tuple[int, int] = ..., softcap: float = ..., sinks: Tensor | None = ...,
-    alibi_slopes: Tensor | None = ..., return_lse: Literal[False] = ..., out: Tensor | None = ...,
+    alibi_slopes: Tensor | None = ..., return_lse: Literal[False] = ...,
+    batch_invariant: bool = ..., out: Tensor | None = ...,
 ) -> Tensor: ...  # fmt: skip
 @overload
 def attention_paged(
@@ -29,7 +30,8 @@ def attention_paged(
     cu_seqlens_q: Tensor | None = ..., k_scale: Tensor | None = ..., v_scale: Tensor | None = ...,
     workspace: Tensor | None = ..., causal: bool = ..., scale: float | None = ...,
     window: tuple[int, int] = ..., softcap: float = ..., sinks: Tensor | None = ...,
-    alibi_slopes: Tensor | None = ..., return_lse: Literal[True], out: None = ...,
+    alibi_slopes: Tensor | None = ..., return_lse: Literal[True], batch_invariant: bool = ...,
+    out: None = ...,
 ) -> tuple[Tensor, Tensor]: ...  # fmt: skip
 def attention_paged(
     q: Tensor,
@@ -49,6 +51,7 @@ def attention_paged(
     sinks: Tensor | None = None,
     alibi_slopes: Tensor | None = None,
     return_lse: bool = False,
+    batch_invariant: bool = False,
     out: Tensor | None = None,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """`attention` over keys and values in pages of a cache: decode and chunked prefill.
@@ -82,6 +85,10 @@ def attention_paged(
             the caching allocator. Its contents don't matter before and after.
         causal, scale, window, softcap, sinks, alibi_slopes, return_lse, out: as in `attention`,
             with the queries at the end of the keys in use.
+        batch_invariant: the bits of a query's result depend on its own sequence alone: not on the
+            batch, on how the prompt was cut into chunks, on pages, workspace or graph. Takes a
+            kernel of its own, which serves decode and prefill; there is none on a CPU. Not looked
+            at on a GPU yet.
 
     Returns:
         out, or (out, lse). A query without keys, or beyond the last sequence, has out 0 and lse
@@ -97,11 +104,10 @@ def attention_paged(
     arXiv:2309.06180; split keys: Dao et al., "Flash-Decoding", 2023.
     """
     scalars = scalars_of("attention_paged", q, causal, scale, window, softcap)
-    if type(return_lse) is not bool:
-        check_bools("attention_paged", return_lse=return_lse)
+    check_bools("attention_paged", return_lse=return_lse, batch_invariant=batch_invariant)
     args = (
         q, k_cache, v_cache, page_table, cache_seqlens, cu_seqlens_q, k_scale, v_scale, sinks,
-        alibi_slopes, *scalars, return_lse,
+        alibi_slopes, *scalars, return_lse, batch_invariant,
     )  # fmt: skip
     if workspace is None:
         return _call("attention_paged", args, return_lse, out)
@@ -124,6 +130,7 @@ def attention_workspace(
     page_table: Tensor,
     *,
     cu_seqlens_q: Tensor | None = None,
+    batch_invariant: bool = False,
 ) -> int:
     """Bytes of the workspace for `attention_paged` on tensors of these shapes, on their device.
 
@@ -135,7 +142,8 @@ def attention_workspace(
     """
     op = get_op("attention_paged")
     lens = page_table.new_empty(page_table.shape[:1]) if isinstance(page_table, Tensor) else None
-    scalars = (False, 1.0, -1, -1, 0.0, False)
+    check_bools("attention_workspace", batch_invariant=batch_invariant)
+    scalars = (False, 1.0, -1, -1, 0.0, False, batch_invariant)
     args = (q, k_cache, v_cache, page_table, lens, cu_seqlens_q, *[None] * 4, *scalars)
     check_tensors(op, args)
     paged_outputs(*args)
