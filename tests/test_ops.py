@@ -21,12 +21,19 @@ from aimills_kernels._validate import Validation, validate_each
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 WITH_OUT = [op for op in OPS if not op.mutates]
+_LONG = ("hd-qwen2.5-vl", "hd-224-bilinear")  # whole frames against an oracle in float64: 8 s each
 FP8 = (torch.float8_e4m3fn, torch.float8_e5m2)
 
 
 def _grid() -> list:
     return [
-        pytest.param(op, case, provider, id=f"{op}-{case}-{provider}")
+        pytest.param(
+            op,
+            case,
+            provider,
+            id=f"{op}-{case}-{provider}",
+            marks=pytest.mark.full if case.name in _LONG and DEVICE == "cpu" else (),
+        )
         for op in OPS
         for case in op.cases
         for provider in op.all_providers
@@ -37,6 +44,22 @@ def _grid() -> list:
 def _small(op: Op) -> list[Case]:
     """Cases that are cheap enough for the slow checks, one per dtype and layout."""
     return [c for c in op.cases if not c.tags & {"bench", "accept", "aot"}]
+
+
+def _traced() -> list[Any]:
+    """Cases for what traces an op, which takes some 0.5 s: by what its schema may trip over. The
+    others are part of `make test-full`."""
+    quick = ("tiny", "ragged", "strided", "sparse", "everything", "nothing", "nan")
+    return [
+        pytest.param(
+            op,
+            case,
+            id=f"{op}-{case}",
+            marks=() if case.name in quick or "empty" in case.name else pytest.mark.full,
+        )
+        for op in OPS
+        for case in _small(op)
+    ]
 
 
 @lru_cache(maxsize=1)
@@ -96,9 +119,7 @@ def _opcheck(overload: Any, args: tuple, kwargs: dict[str, Any] | None = None) -
         torch.library.opcheck(overload, args, kwargs)
 
 
-@pytest.mark.parametrize(
-    ("op", "case"), [pytest.param(o, c, id=f"{o}-{c}") for o in OPS for c in _small(o)]
-)
+@pytest.mark.parametrize(("op", "case"), _traced())
 def test_opcheck(op: Op, case: Case, seed: int) -> None:
     if case.get("layout", "").startswith("sparse"):
         pytest.skip("opcheck clones its inputs to compare them, and this one spans gigabytes")
@@ -144,9 +165,7 @@ def _requiring_grad(arg: object) -> object:
     return arg
 
 
-@pytest.mark.parametrize(
-    ("op", "case"), [pytest.param(o, c, id=f"{o}-{c}") for o in OPS for c in _small(o)]
-)
+@pytest.mark.parametrize(("op", "case"), _traced())
 def test_compiles_without_a_graph_break(op: Op, case: Case, seed: int) -> None:
     if case.get("layout", "").startswith("sparse"):
         pytest.skip("functionalization would materialise a view of gigabytes")

@@ -117,7 +117,8 @@ def test_the_tokens_are_those_of_each_prompt_alone(seed: int) -> None:
                 engine.step(served, running)
         wanted = [
             eager.generate(
-                torch.tensor([r.prompt]), attention_mask=torch.ones(1, len(r.prompt)), max_new_tokens=r.new, do_sample=False, pad_token_id=0,
+                torch.tensor([r.prompt]), attention_mask=torch.ones(1, len(r.prompt)),
+                max_new_tokens=r.new, do_sample=False, pad_token_id=0,
                 eos_token_id=None,
             )[0, len(r.prompt) :].tolist()
             for r in requests

@@ -77,6 +77,7 @@ def test_case(case, name):
     assert not result.failures, str(result)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("case", [c for c in op.cases if c.name.startswith("hd-")], ids=str)
 def test_emulated_at_full_size(case):
     result = validate(op, case, provider("emulated"), device="cpu")
