@@ -191,6 +191,17 @@ def test_a_slower_kernel_fails_and_is_no_new_baseline(folder: Path, stored: Path
     assert "own on cpu: FASTER" in fast.stdout
 
 
+def test_a_record_that_can_not_be_written_is_told(folder: Path) -> None:
+    (folder / ".benchmarks").mkdir()
+    (folder / ".benchmarks" / "aimills-kernels").write_text("")
+    run = _pytest(folder, "--benchmark", "--benchmark-autosave", "--benchmark-record=r.json")
+    assert run.returncode == 1, run.stdout + run.stderr
+    assert "aimills-kernels/" in run.stdout
+    assert "can't be written: File exists" in run.stdout
+    assert "Traceback" not in run.stdout + run.stderr
+    record.load(folder / "r.json")
+
+
 @pytest.mark.full  # each run of pytest takes some ten seconds of a CPU
 def test_another_machine_is_refused(folder: Path, stored: Path) -> None:
     held: dict[str, Any] = record.load(stored)

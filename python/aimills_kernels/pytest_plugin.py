@@ -351,7 +351,8 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     if state.base is not None:
         code = _compare(state)
     if state.rows is not None:
-        _store_rows(session.config, state, regressed=code == 1)
+        stored = _store_rows(session.config, state, regressed=code == 1)
+        code = code if stored else 1
     if code and session.exitstatus in (0, pytest.ExitCode.NO_TESTS_COLLECTED):
         session.exitstatus = code
 
@@ -369,19 +370,27 @@ def _compare(state: _State) -> int:
     return found.code
 
 
-def _store_rows(config: pytest.Config, state: _State, regressed: bool) -> None:
+def _store_rows(config: pytest.Config, state: _State, regressed: bool) -> bool:
+    """Whether all that was asked for could be written."""
     assert state.rows is not None
     paths = []
     if (name := getattr(config.option, "aimills_record", None)) is not None:
-        paths += state.rows.save(Path(name))
+        paths.append(Path(name))
     store = _store(config)
     if store is not None and (config.option.benchmark_autosave or config.option.benchmark_save):
         if regressed:
             state.said.append("not stored as a baseline, as it has regressed")
         else:
             made = datetime.now(UTC).strftime("%Y-%m-%dT%H%M%S.%f")
-            paths += state.rows.save(store / f"{made}.json")
-    state.said += [f"record: {path}" for path in paths]
+            paths.append(store / f"{made}.json")
+    whole = True
+    for path in paths:
+        try:
+            state.said += [f"record: {written}" for written in state.rows.save(path)]
+        except OSError as error:
+            state.said.append(f"the record {path} can't be written: {error.strerror}")
+            whole = False
+    return whole
 
 
 @pytest.hookimpl(trylast=True)  # below pytest-benchmark's tables

@@ -202,9 +202,7 @@ class Own:
             if not callable(value):
                 return f"{name} must be a function, got {shown(value)}"
         if taken := {"own", "reference"} & set(self.peers):
-            return (
-                f"peers can't be named {' or '.join(sorted(taken))}: that name is taken"
-            )
+            return f"peers can't be named {' or '.join(sorted(taken))}: that name is taken"
         for name in ("flops", "bytes"):
             value = getattr(self.cost, name)
             if not isinstance(value, int | float) or not 0 <= value < math.inf:
