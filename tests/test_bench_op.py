@@ -124,8 +124,50 @@ def test_kernels_that_go_wrong_get_a_sentence_and_the_others_run(folder: Path) -
             assert row["median_us"] is None
 
 
+MISUSED = """\
+import sys, torch
+def draw(g): return torch.randn(8, 8, generator=g)
+def two(x): return x + 1, x.amax(-1)
+def bad(g): raise OSError("no data")
+def test_one_of_two(bench_op): bench_op(lambda x: x + 1, draw, reference=two, name="one")
+def test_exits(bench_op): bench_op(lambda x: sys.exit(3), draw, reference=two)
+def test_twice(bench_op): bench_op(two, draw, reference=two); bench_op(two, draw, reference=two)
+def test_draw(bench_op): bench_op(two, bad, reference=two)
+def test_reference(bench_op): bench_op(two, draw, reference=lambda x: 3)
+def test_function(bench_op): bench_op(3, draw, reference=two)
+def test_bytes(bench_op): bench_op(two, draw, reference=two, bytes="many")
+def test_flops(bench_op): bench_op(two, draw, reference=two, flops=-1)
+def test_unit(bench_op): bench_op(two, draw, reference=two, unit="parsec")
+def test_tolerance(bench_op): bench_op(two, draw, reference=two, tolerance=0.1)
+def test_peers(bench_op): bench_op(two, draw, reference=two, peers={"own": two})
+def test_device(bench_op): bench_op(two, draw, reference=two, device="tpu")
+def test_gpu(bench_op): bench_op(two, draw, reference=two, device="cuda")
+"""
+MISUSED_SAYS = (
+    "returns 1 outputs and should return 2", "to end the process: SystemExit: 3",
+    "called once in a test", "inputs raised OSError: no data", "reference must return a tensor",
+    "function must be a function, got", "bytes must be a number from 0 on, got 'many'",
+    "flops must be a number from 0 on, got -1", "unit must be one of f32,", "tolerance must be a",
+    "peers can't be named own", "device must be auto, cpu, cuda or cuda:<index>, got 'tpu'",
+)  # fmt: skip
+
+
+@needs_no_gpu
+@pytest.mark.parametrize("flags", [[], ["--benchmark", "--benchmark-record=r.json"]], ids=len)
+def test_each_misuse_is_a_sentence(folder: Path, flags: list[str]) -> None:
+    (folder / "bench" / "test_mine.py").write_text(MISUSED)
+    run = _pytest(folder, *flags, "-W", "ignore", "bench")
+    assert f"{len(MISUSED_SAYS)} failed, 1 skipped" in run.stdout, run.stdout
+    for says in MISUSED_SAYS:
+        assert says in run.stdout, says
+    assert "test_mine.py:" not in run.stdout.partition("short test summary")[0]
+    if flags:
+        assert "not run: 1 row, they need a GPU: two own" in run.stdout
+        record.load(folder / "r.json")  # none of it made the record one that can't be read
+
+
 def test_a_missing_pytest_benchmark_is_told(folder: Path) -> None:
-    run = run_pytest(folder, "-p", "no:benchmark", "bench")
+    run = run_pytest(folder, "-p", "no:benchmark", "--strict-markers", "bench")
     assert run.returncode == 0, run.stdout + run.stderr
     assert "1 passed" in run.stdout
     (folder / "bench" / "test_mine.py").write_text(
@@ -180,6 +222,17 @@ def test_a_slower_kernel_fails_and_is_no_new_baseline(folder: Path, stored: Path
     fast = _pytest(folder, "--benchmark", SAMPLES, FAIL)
     assert fast.returncode == 0, fast.stdout + fast.stderr
     assert "own on cpu: FASTER" in fast.stdout
+
+
+def test_a_record_that_can_not_be_written_is_told(folder: Path) -> None:
+    (folder / ".benchmarks").mkdir()
+    (folder / ".benchmarks" / "aimills-kernels").write_text("")
+    run = _pytest(folder, "--benchmark", "--benchmark-autosave", "--benchmark-record=r.json")
+    assert run.returncode == 1, run.stdout + run.stderr
+    assert "aimills-kernels/" in run.stdout
+    assert "can't be written: File exists" in run.stdout
+    assert "Traceback" not in run.stdout + run.stderr
+    record.load(folder / "r.json")
 
 
 @pytest.mark.full  # each run of pytest takes some ten seconds of a CPU

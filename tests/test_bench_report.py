@@ -105,6 +105,10 @@ def test_page_is_well_formed_and_loads_nothing(tmp_path: Path) -> None:
     assert re.search(r"https?:|//[a-z]", _page(tmp_path, records.full())) is None
 
 
+def test_a_line_ends_between_numbers() -> None:
+    assert cells._unbroken("n [8191, 1] of [2, 3]") == "n\u00a0[8191, 1]\u00a0of\u00a0[2, 3]"
+
+
 def test_page_is_made_for_phone_paper_and_the_dark() -> None:
     for needed in ("prefers-color-scheme: dark", "@media print", "@media (max-width",
                    ".scroll { overflow-x: auto"):  # fmt: skip

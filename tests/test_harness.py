@@ -108,6 +108,12 @@ def test_a_right_kernel_and_its_peers_get_one() -> None:
         assert row["clock"] == "monotonic"
 
 
+def test_an_op_that_writes_to_its_inputs_is_right_on_fresh_data_too() -> None:
+    (row,) = one_run(get_op("kv_append"), providers=["reference"])["rows"]
+    assert row["failure"] is None
+    assert row["median_us"] > 0
+
+
 def test_one_broken_contestant_does_not_stop_the_others() -> None:
     record = one_run(late_faults.plant("attention", "raises"))
     assert "illegal memory access" in row_of(record, "planted")["failure"]

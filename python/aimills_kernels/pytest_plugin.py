@@ -7,6 +7,7 @@ path it collects `bench/`. It imports torch when a benchmark runs, or for a base
 from __future__ import annotations
 
 import contextlib
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
@@ -183,7 +184,9 @@ class _Fallback:
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    if "bench_op" in getattr(item, "fixturenames", ()):
+    # Without pytest-benchmark nobody knows the mark, which --strict-markers refuses.
+    ours = "bench_op" in getattr(item, "fixturenames", ())
+    if ours and item.config.pluginmanager.hasplugin("benchmark"):
         item.add_marker(pytest.mark.benchmark(timer=_CLOCK, warmup=False))
 
 
@@ -209,6 +212,7 @@ class BenchOp:
         self._benchmark, self._node, self._config = benchmark, request.node, request.config
         self._state = request.config.stash[_STATE]
         self._timing = _timing(request.config)
+        self._used = False
 
     def __call__(
         self,
@@ -233,20 +237,47 @@ class BenchOp:
         `unit` are the least work, for the share of the ceilings.
         """
         from aimills_kernels._op import Case, Cost
-        from aimills_kernels._validate import pick_device
         from aimills_kernels.harness.pytest_rows import Own
 
         called = str(name or getattr(function, "__name__", type(function).__name__))
+        if self._used:
+            pytest.fail("bench_op can be called once in a test: write another", pytrace=False)
+        self._used = True
         tags = ["energy"] if getattr(self._config.option, "aimills_energy", False) else ()
         case = Case(self._node.name, tags=tags, **_dims(self._node))
-        own = Own(called, function, inputs, reference, case, Cost(flops, bytes, unit), tolerance)
+        cost = Cost(flops, bytes, unit)
+        own = Own(called, function, inputs, reference, case, cost, tolerance, dict(peers or {}))
+        place = self._place(device, called)
+        try:
+            if wrong := own.refused(place):
+                pytest.fail(f"bench_op: {wrong}", pytrace=False)
+            if self._timing:
+                return self._show(self._rows.own(own, place))
+            wrong = own.check(place)
+        except SystemExit as error:  # pytest would show where from, and no sentence
+            wrong = f"it or a peer tried to end the process: SystemExit: {error}"
+        if wrong:
+            pytest.fail(f"{called}: {wrong}", pytrace=False)
+        self._unused()
+        return None
+
+    def _place(self, device: str, called: str) -> str:
+        """The device by name; one that is not here is a reason to skip, and counted."""
+        from aimills_kernels._validate import pick_device
+        from aimills_kernels.cli import _choose
+        from aimills_kernels.harness.pytest_rows import NO_GPU
+
         place = str(pick_device(device))
-        if not self._timing:
-            if wrong := own.check(place):
-                pytest.fail(f"{called}: {wrong}", pytrace=False)
-            self._unused()
-            return None
-        return self._show(self._rows.own(own, peers or {}, place))
+        if not re.fullmatch("cpu|cuda(:[0-9]+)?", place):
+            pytest.fail(
+                f"bench_op: device must be auto, cpu, cuda or cuda:<index>, got {device!r}",
+                pytrace=False,
+            )
+        if place != "cpu" and (reason := _choose.no_cuda()):
+            if self._timing:
+                self._state.absent[NO_GPU + reason, f"{called} own"] += 1
+            pytest.skip(f"not run: {NO_GPU}{reason}")
+        return place
 
     def declared(self, op: Any, case: Any, name: str) -> dict[str, Any] | None:
         """The same for a provider or a peer of an op of `aimills_kernels` and one of its cases. All
@@ -336,7 +367,8 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     if state.base is not None:
         code = _compare(state)
     if state.rows is not None:
-        _store_rows(session.config, state, regressed=code == 1)
+        stored = _store_rows(session.config, state, regressed=code == 1)
+        code = code if stored else 1
     if code and session.exitstatus in (0, pytest.ExitCode.NO_TESTS_COLLECTED):
         session.exitstatus = code
 
@@ -356,28 +388,36 @@ def _compare(state: _State) -> int:
     return found.code
 
 
-def _store_rows(config: pytest.Config, state: _State, regressed: bool) -> None:
+def _store_rows(config: pytest.Config, state: _State, regressed: bool) -> bool:
+    """Whether all that was asked for could be written."""
     assert state.rows is not None
     paths = []
     if (name := getattr(config.option, "aimills_record", None)) is not None:
-        paths += state.rows.save(Path(name))
+        paths.append(Path(name))
     store = _store(config)
     if store is not None and (config.option.benchmark_autosave or config.option.benchmark_save):
         if regressed:
             state.said.append("not stored as a baseline, as it has regressed")
         else:
             made = datetime.now(UTC).strftime("%Y-%m-%dT%H%M%S.%f")
-            paths += state.rows.save(store / f"{made}.json")
-    state.said += [f"record: {path}" for path in paths]
+            paths.append(store / f"{made}.json")
+    whole = True
+    for path in paths:
+        try:
+            state.said += [f"record: {written}" for written in state.rows.save(path)]
+        except OSError as error:
+            state.said.append(f"the record {path} can't be written: {error.strerror}")
+            whole = False
+    return whole
 
 
 @pytest.hookimpl(trylast=True)  # below pytest-benchmark's tables
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     state = terminalreporter.config.stash.get(_STATE, None)
-    if state is None or (state.rows is None and not state.said):
+    if state is None or not (state.rows or state.absent or state.said):
         return
     terminalreporter.section("kernels")
-    if state.rows is not None:
+    if state.rows or state.absent:
         for line in _counts(state):
             terminalreporter.line(line)
     for line in state.said:
@@ -385,13 +425,11 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
 
 
 def _counts(state: _State) -> list[str]:
-    from aimills_kernels.harness.pytest_rows import wants_gpu
+    from aimills_kernels.harness.pytest_rows import NO_GPU
 
-    assert state.rows is not None
-    rows = state.rows.rows
+    rows = state.rows.rows if state.rows else []
     timed = [row for row in rows if row["median_us"] is not None]
     failed = [row for row in rows if row["failure"] or row["gap"]]
-    gpu = {row["skipped"] for row in rows if wants_gpu(row)}
     devices = ", ".join(sorted({row["device"] for row in rows})) or "nothing"
     lines = [
         f"{len(timed)} rows timed on {devices}, "
@@ -399,9 +437,8 @@ def _counts(state: _State) -> list[str]:
     ]
     by_reason: dict[str, list[str]] = {}
     for (reason, name), n in sorted(state.absent.items()):
-        by_reason.setdefault("they need a GPU" if reason in gpu else reason, []).append(
-            name if n == 1 else f"{name} x {n}"
-        )
+        why = "they need a GPU" if reason.startswith(NO_GPU) else reason
+        by_reason.setdefault(why, []).append(name if n == 1 else f"{name} x {n}")
     for reason, names in sorted(by_reason.items(), key=lambda each: each[0] != "they need a GPU"):
         total = sum(int(name.rpartition(" x ")[2]) if " x " in name else 1 for name in names)
         lines.append(f"not run: {total} row{'s' * (total > 1)}, {reason}: {', '.join(names)}")

@@ -91,6 +91,7 @@ class Contestant:
     def __init__(self, stage: Stage, name: str, peer: bool):
         self.stage, self.name, self.peer = stage, name, peer
         self.sets = [tuple(map_tensors(_own, a) for a in s) for s in stage.sets]
+        self.pristine = list(stage.sets)  # what each set held before the call
         self.current = 0
         self._replays: list[Callable[[], None]] = []
 
@@ -141,6 +142,7 @@ class Contestant:
         self.poison()
         for old, new in zip(tensors_of(args), tensors_of(self.stage.fresh), strict=True):
             _validate._overwrite(old, new)
+        self.pristine[self.current] = self.stage.fresh
         for label in ("on fresh data after timing", "called again on the same data"):
             wrong += self._call_in_order(timer)
             again, more = self._judged(label, -1)
@@ -190,7 +192,7 @@ class OfProvider(Contestant):
             _validate._bytes(buffer).fill_(_validate._POISON_BYTE)
         written, current = self.stage.op.written, self.current
         for own, pristine in zip(
-            written(self.sets[current]), written(self.stage.sets[current]), strict=True
+            written(self.sets[current]), written(self.pristine[current]), strict=True
         ):
             _validate._overwrite(own, pristine)
 
@@ -249,4 +251,8 @@ class OfPeer(Contestant):
     def try_out(self) -> tuple[float, list[str]]:
         """One call on the first inputs, before any timing. What it raises is the caller's."""
         self.launch(self.sets[0])
-        return self._judged("against float64", 0)
+        used, wrong = self._judged("against float64", 0)
+        names = self.stage.op.outputs
+        if not self.external and self._result and len(self._result) != len(names):
+            wrong.append(f"it returns {len(self._result)} outputs and should return {len(names)}")
+        return used, wrong

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -15,16 +16,18 @@ from aimills_kernels._op import Case, Cost, Op, as_tuple, to_device
 from aimills_kernels._registry import get_op
 from aimills_kernels._tolerance import Exact, Ratio, Tolerance
 from aimills_kernels._validate import pick_device, validate
+from aimills_kernels._words import shown
 from aimills_kernels.harness import bench, ceilings, isolated, record
 from aimills_kernels.harness._contest import OfPeer, Stage
 from aimills_kernels.harness._patience import patience
 from aimills_kernels.harness.compare import ONLY_BASE, Comparison, compare_records
+from aimills_kernels.harness.env import first_line
 from aimills_kernels.harness.peers import Peer, peers_of
 from aimills_kernels.harness.timing import timer_for
 from aimills_kernels.report import chosen
 
 Row = dict[str, Any]
-_NO_GPU = "it runs on cuda, "  # how the dispatcher begins to say that a provider needs a GPU
+NO_GPU = "it runs on cuda, "  # how the dispatcher begins to say that a provider needs a GPU
 
 
 @dataclass
@@ -67,10 +70,10 @@ class Rows:
         self.records.append(made)
         return {row["provider"]: row for row in made["rows"]}
 
-    def own(self, own: Own, peers: Mapping[str, Callable[..., Any]], device: str) -> Row:
-        """The row of somebody's kernel, timed beside its reference and `peers`."""
+    def own(self, own: Own, device: str) -> Row:
+        """The row of somebody's kernel, timed beside its reference and peers."""
         op, case = own.op(device), own.case
-        beside = {"reference": own.reference, **peers}
+        beside = {"reference": own.reference, **own.peers}
         measured = self.measured(device)
         with patience(self.timeout_s, lambda text: self.say(f"{own.name} {text}")) as at:
             made = bench.run(
@@ -124,10 +127,6 @@ def baseline(path: Path) -> tuple[list[dict[str, Any]], list[str]]:
     """The records of a file or a folder, and a sentence for each file that is none."""
     sources, unread = chosen.read([str(path)])
     return [source.record for source in sources], unread
-
-
-def wants_gpu(row: Row) -> bool:
-    return bool(row["skipped"]) and row["skipped"].startswith(_NO_GPU)
 
 
 # ---- what is declared
@@ -195,6 +194,37 @@ class Own:
     case: Case
     cost: Cost
     tolerance: Tolerance | None = None
+    peers: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
+
+    def refused(self, device: str) -> str | None:
+        """What of the arguments of `bench_op` can't be used, in one sentence."""
+        calls = {"function": self.function, "inputs": self.inputs, "reference": self.reference}
+        for name, value in {**calls, **{f"peers[{n!r}]": f for n, f in self.peers.items()}}.items():
+            if not callable(value):
+                return f"{name} must be a function, got {shown(value)}"
+        if taken := {"own", "reference"} & set(self.peers):
+            return f"peers can't be named {' or '.join(sorted(taken))}: that name is taken"
+        for name in ("flops", "bytes"):
+            value = getattr(self.cost, name)
+            if not isinstance(value, int | float) or not 0 <= value < math.inf:
+                return f"{name} must be a number from 0 on, got {shown(value)}"
+        if self.cost.unit not in ceilings.UNITS:
+            return f"unit must be one of {', '.join(ceilings.UNITS)}, got {shown(self.cost.unit)}"
+        if self.tolerance is not None and not hasattr(self.tolerance, "judge"):
+            return f"tolerance must be a Tolerance, such as Ratio(), got {shown(self.tolerance)}"
+        return self._unusable(device)
+
+    def _unusable(self, device: str) -> str | None:
+        at = "inputs"
+        try:
+            drawn = as_tuple(self.inputs(torch.Generator(device).manual_seed(0)))
+            at = "reference"
+            outputs = as_tuple(self.reference(*drawn))
+        except Exception as error:  # whatever somebody's functions raise
+            return f"{at} raised {type(error).__name__}: {first_line(error)}"
+        if not outputs or not all(isinstance(t, Tensor) for t in outputs):
+            return "reference must return a tensor or a tuple of tensors"
+        return None
 
     @property
     def peer(self) -> Peer:
@@ -203,8 +233,6 @@ class Own:
     def op(self, device: str) -> Op:
         drawn = self.inputs(torch.Generator(device).manual_seed(0))
         outputs = as_tuple(self.reference(*as_tuple(drawn)))
-        if not all(isinstance(t, Tensor) for t in outputs):
-            raise TypeError("bench_op: reference must return a tensor or a tuple of tensors")
         return _OwnOp(
             name=self.name, reference=self.reference, fake=self.reference,
             inputs=lambda case, generator: self.inputs(generator),  # type: ignore[return-value]

@@ -64,11 +64,16 @@ def _share(sol: float | None) -> str:
 
 def _what(row: Row) -> str:
     pairs = dims_text(row["dims"], row["scaled"]).split("  ")
-    parts = ["  ".join(pair.replace(" ", "\u00a0") for pair in pairs)]
+    parts = ["  ".join(_unbroken(pair) for pair in pairs)]
     if row["model"]:
         times = f", {row['count']} × in a forward pass" if row["count"] is not None else ""
         parts.append(f"{row['model']}{times}")
     return "\n".join(p for p in parts if p)
+
+
+def _unbroken(pair: str) -> str:
+    """A line may end within a list of numbers, and never within a number."""
+    return pair.replace(" ", "\u00a0").replace(",\u00a0", ", ")
 
 
 def _who(row: Row) -> str:
