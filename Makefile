@@ -69,7 +69,7 @@ lint: setup
 	.venv/bin/codespell .
 
 lock: setup
-	AIMILLS_UPDATE_RESOURCES=1 $(PY) -m pytest tests/test_aot.py -m "not full" $(ARGS)
+	AIMILLS_UPDATE_RESOURCES=1 $(PY) -m pytest tests/test_aot.py -k within_their_resources $(ARGS)
 
 gpu:
 	@test -n "$(OUT)" || { echo 'make gpu: name the folder for the records, OUT=<folder>' >&2; exit 3; }

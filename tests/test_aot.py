@@ -37,8 +37,16 @@ FEATURES: dict[str, dict[str, Any]] = {
 
 
 def _grid() -> list:
+    """Hopper, which the pods have, in `make test`; the others in `make test-full`."""
     return [
-        pytest.param(op, case, provider, sm, id=f"{op}-{case}-{provider}-sm{sm}")
+        pytest.param(
+            op,
+            case,
+            provider,
+            sm,
+            id=f"{op}-{case}-{provider}-sm{sm}",
+            marks=() if sm == 90 else pytest.mark.full,
+        )
         for op in OPS
         for case in op.cases
         if "aot" in case.tags

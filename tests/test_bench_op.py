@@ -88,6 +88,7 @@ def sleeps(x): {how}; return x + 1
 """
 
 
+@pytest.mark.full  # each run of pytest takes some ten seconds of a CPU
 def test_a_kernel_of_ones_own_that_hangs_is_ended(folder: Path) -> None:
     """Asleep in Python it costs its row; what can't be interrupted ends pytest, and says so."""
     (folder / "bench" / "test_mine.py").write_text(HANGS)
@@ -288,6 +289,7 @@ def test_without_a_gpu_our_own_benchmarks_are_green(folder: Path) -> None:
 
 
 @needs_no_gpu
+@pytest.mark.full  # each run of pytest takes some ten seconds of a CPU
 def test_a_gpu_may_be_required(folder: Path) -> None:
     run = _pytest(folder, "--benchmark", "--benchmark-require-gpu")
     assert run.returncode == 1, run.stdout + run.stderr

@@ -44,6 +44,7 @@ def test_what_ends_the_process_costs_its_own_row(behaviour: str, says: str) -> N
     assert found["options"]["isolated"] == "all cases"
 
 
+@pytest.mark.full  # some seconds a process, and several
 def test_a_hang_longer_than_the_budget_leaves_the_other_cases_their_time() -> None:
     found = run("hangs", 3.0, "dim-1", budget_s=2.0)
     rows = {(row["case"], row["provider"]): row for row in found["rows"]}

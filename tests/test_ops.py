@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from aimills_kernels import _dispatch
-from aimills_kernels._op import Case, Invalid, Op, Provider, as_tuple, span
+from aimills_kernels._op import Case, Invalid, Op, Problem, Provider, as_tuple, span
 from aimills_kernels._registry import OPS, overlaps_itself, torch_op
 from aimills_kernels._validate import Validation, validate_each
 
@@ -44,6 +44,14 @@ def _grid() -> list:
 def _small(op: Op) -> list[Case]:
     """Cases that are cheap enough for the slow checks, one per dtype and layout."""
     return [c for c in op.cases if not c.tags & {"bench", "accept", "aot"}]
+
+
+def _taken(op: Op, case: Case, seed: int) -> tuple:
+    """The arguments of a case, where some provider takes it here."""
+    args = op.make_inputs(case, "cpu", seed)
+    if all(choice.reason for choice in _dispatch.choices(op, Problem(op, args, "cpu", None))):
+        pytest.skip("no provider takes it on a CPU")
+    return args
 
 
 def _traced() -> list[Any]:
@@ -123,7 +131,7 @@ def _opcheck(overload: Any, args: tuple, kwargs: dict[str, Any] | None = None) -
 def test_opcheck(op: Op, case: Case, seed: int) -> None:
     if case.get("layout", "").startswith("sparse"):
         pytest.skip("opcheck clones its inputs to compare them, and this one spans gigabytes")
-    _opcheck(torch_op(op.name), op.make_inputs(case, "cpu", seed))
+    _opcheck(torch_op(op.name), _taken(op, case, seed))
 
 
 def _gradient_grid() -> list:
@@ -144,7 +152,7 @@ def test_opcheck_with_gradients(op: Op, case: Case, seed: int) -> None:
         pytest.skip("opcheck clones its inputs to compare them, and this one spans gigabytes")
     args = tuple(
         a if p in op.mutates else _requiring_grad(a)
-        for p, a in zip(op.params, op.make_inputs(case, "cpu", seed), strict=True)
+        for p, a in zip(op.params, _taken(op, case, seed), strict=True)
     )
     if not any(getattr(a, "requires_grad", False) for a in args):
         pytest.skip("no argument can require a gradient")
@@ -169,7 +177,7 @@ def _requiring_grad(arg: object) -> object:
 def test_compiles_without_a_graph_break(op: Op, case: Case, seed: int) -> None:
     if case.get("layout", "").startswith("sparse"):
         pytest.skip("functionalization would materialise a view of gigabytes")
-    args = op.make_inputs(case, "cpu", seed)
+    args = _taken(op, case, seed)
     torch._dynamo.reset()
     compiled = torch.compile(torch_op(op.name), fullgraph=True, backend="aot_eager", dynamic=False)
     found, wanted = op.with_own(args), op.with_own(args)

@@ -19,7 +19,16 @@ from tests.ptx.triton import executing
 
 pytestmark = pytest.mark.ptx
 # The others are long, and part of `make test-full`.
-_SHORT = ("ragged", "decode", "one", "k-empty", "queries-empty", "nan", "split-invariant")
+_SHORT = (
+    "ragged",
+    "decode",
+    "one",
+    "k-empty",
+    "queries-empty",
+    "nan",
+    "invariant",
+    "invariant-split",
+)
 
 
 def _is_short(op: Op, case: Case) -> bool:
