@@ -258,7 +258,9 @@ def test_what_is_compiled_ahead_has_the_tuned_tiles(
 def test_candidates_are_few_and_named_apart(op: Op, provider: Provider, sm: int) -> None:
     for case in op.cases:
         if case.tags & {"bench", "aot", "interpret"}:
-            found = list(map(str, provider.configs(problem(sm, op, case))))
+            configs = provider.configs(problem(sm, op, case))
+            assert all(min(c.block_m, c.block_n) >= 16 for c in configs)  # the least of tl.dot
+            found = list(map(str, configs))
             assert len(set(found)) == len(found)
             assert 1 <= len(found) <= 6
             if "bench" in case.tags:

@@ -78,8 +78,8 @@ def ordered(op: Op, found: Tuned | None) -> Sequence[Provider]:
 
 
 def configured(provider: Provider, found: Tuned | None) -> Provider:
-    """The provider with its tuned tiles, where there are any that count."""
-    if found is None or found.stale or provider.name != found.provider:
+    """The provider with its tuned tiles; an entry that does not count has none."""
+    if found is None or provider.name != found.provider:
         return provider
     return replace(provider, config=found.config)
 
