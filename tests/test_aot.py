@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from aimills_kernels import _dispatch
+from aimills_kernels import _configs, _dispatch
 from aimills_kernels._op import Case, Op, Problem, Provider
 from aimills_kernels._registry import OPS, get_op
 
@@ -126,6 +126,27 @@ def test_every_provider_compiles_some_case(op: Op, provider: Provider) -> None:
     for sm in provider.sm:
         taken = any(_rejection(op, case, provider, sm) is None for case in cases)
         assert taken, f"{op} {provider} takes none of the cases for the compiler on sm_{sm}"
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("sm", [80, 90, 100, 120])
+@pytest.mark.parametrize(
+    ("name", "case"),
+    [
+        ("attention", "llama3-8b-prefill"), ("attention", "llama3-8b-decode"),
+        ("attention", "gemma2-prefill"), ("attention", "aot-f32"), ("attention", "aot-200"),
+        ("attention_varlen", "llama3-8b-docs"), ("matmul_fp8", "llama3-8b-qkv-1"),
+        ("matmul_fp8", "llama3-8b-qkv-4096"), ("matmul_fp8", "aot-unaligned"),
+        ("matmul_fp8", "aot-f32-large"),
+    ],
+)  # fmt: skip
+def test_candidates_fit_the_shared_memory(name: str, case: str, sm: int) -> None:
+    op = get_op(name)
+    args = op.make_inputs(op.case(case), "meta", 0)
+    for candidate in _configs.candidates(op.provider("triton"), Problem(op, args, "cuda", sm)):
+        kernels = compile_provider(op, op.case(case), candidate, sm)
+        assert kernels
+        assert all(kernel.shared <= SHARED_LIMIT[sm] for kernel in kernels), candidate
 
 
 @pytest.mark.full

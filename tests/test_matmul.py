@@ -18,7 +18,7 @@ from aimills_kernels._registry import get_op
 from aimills_kernels._validate import validate
 from aimills_kernels.kernels.hardware import SHARED_KIB
 from aimills_kernels.kernels.matmul import op_fp8
-from aimills_kernels.kernels.matmul.config import leading_dims, select_config
+from aimills_kernels.kernels.matmul.config import Shape, candidates, leading_dims
 
 E4M3 = torch.float8_e4m3fn
 
@@ -249,9 +249,9 @@ def test_tiles_fit_the_shared_memory(sm: int) -> None:
         for n in (1, 2048, 28672):
             for k in (0, 77, 4096):
                 for decode, aligned in ((False, False), (False, True), (True, False), (True, True)):
-                    c = select_config(m, n, k, sm, decode, aligned)
-                    stage = (c.block_m + c.block_n) * c.block_k
-                    assert stage * (c.num_stages + 2 * decode) <= SHARED_KIB[sm] * 1024
+                    for c in candidates(Shape(m, n, k, decode, aligned), sm):
+                        stage = (c.block_m + c.block_n) * c.block_k
+                        assert stage * (c.num_stages + 2 * decode) <= SHARED_KIB[sm] * 1024
 
 
 def test_leading_dims_merge_where_memory_allows() -> None:

@@ -1,8 +1,17 @@
-"""Tile sizes of the Triton attention kernels: a pure function of the problem and the GPU."""
+"""Tile sizes of the Triton attention kernels: pure functions of the problem and the GPU."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+from aimills_kernels.kernels.hardware import shared_kib
+
+FORWARD_SOURCES = (  # what its results and times depend on, beside its own file
+    "kernels/attention/config.py", "kernels/attention/mask.py", "kernels/hardware.py",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -19,14 +28,73 @@ class Config:
             "num_stages": self.num_stages,
         }  # fmt: skip
 
+    def __str__(self) -> str:
+        tile = f"{self.block_m}x{self.block_n}"
+        return f"{tile} {self.num_warps} warps {self.num_stages} stages"
 
-def select_config(m: int, dim: int, itemsize: int, sm: int, aligned: bool = True) -> Config:
-    """Tiles for `m` queries a sequence, a padded head dim and an element size in bytes.
 
-    `aligned`: rows start at multiples of 16 elements, so that a load takes 16 bytes at once.
-    Not tuned on a GPU yet: chosen so that ptxas reports no spill on any architecture.
-    """
-    if not aligned:
+@dataclass(frozen=True)
+class Shape:
+    """What the forward's tiles follow from: queries a sequence, padded head dim, element size in
+    bytes. `aligned`: rows start at multiples of 16 elements, so that a load takes 16 bytes."""
+
+    m: int
+    dim: int
+    itemsize: int
+    aligned: bool = True
+
+    @classmethod
+    def of(cls, q: Tensor, k: Tensor, v: Tensor, m: int) -> Shape:
+        aligned = all(is_aligned(t) for t in (q, k, v))
+        return cls(m, padded_dim(q, v), q.element_size(), aligned)
+
+
+def padded_dim(q: Tensor, v: Tensor) -> int:
+    """The head dim that tiles are made for: a power of 2, 16 at the least."""
+    return max(16, 1 << (max(q.shape[-1], v.shape[-1]) - 1).bit_length())
+
+
+def mean_queries(q: Tensor, cu_seqlens_q: Tensor) -> int:
+    """Of a packed sequence."""
+    return q.shape[0] // max(cu_seqlens_q.shape[0] - 1, 1)
+
+
+def is_aligned(t: Tensor) -> bool:
+    """Whether Triton sees that each row starts at a multiple of 16 bytes: it knows of an address or
+    a stride only whether 16 divides it."""
+    *rows, last = t.stride()
+    return last == 1 and t.data_ptr() % 16 == 0 and all(step % 16 == 0 for step in rows)
+
+
+def candidates(shape: Shape, sm: int) -> tuple[Config, ...]:
+    """The built-in tiles, and neighbours of them that fit the shared memory and the registers."""
+    built_in = select_config(shape, sm)
+    return built_in, *(c for c in _near(built_in) if _fits(c, shape, sm))
+
+
+def _near(c: Config) -> Iterator[Config]:
+    yield replace(c, num_stages=c.num_stages + 1)
+    yield replace(c, num_warps=12 - c.num_warps)  # 4 and 8
+    yield replace(c, block_n=2 * c.block_n)
+    yield replace(c, block_n=c.block_n // 2)
+    yield replace(c, block_m=c.block_m // 2)
+
+
+def _fits(c: Config, shape: Shape, sm: int) -> bool:
+    """Queries, weights and each stage's keys and values in shared memory; sums and scores, which
+    are float32, in half of a thread's registers."""
+    if min(c.block_m, c.block_n) < 16:
+        return False
+    elements = c.block_m * (shape.dim + c.block_n) + 2 * c.num_stages * c.block_n * shape.dim
+    held = c.block_m * (shape.dim + c.block_n) / (32 * c.num_warps)
+    return elements * shape.itemsize <= 1024 * shared_kib(sm) and held <= 128
+
+
+def select_config(shape: Shape, sm: int) -> Config:
+    """The built-in tiles. Not tuned on a GPU yet: chosen so that ptxas reports no spill on any
+    architecture."""
+    m, dim, itemsize = shape.m, shape.dim, shape.itemsize
+    if not shape.aligned:
         return _unaligned(m, dim, itemsize, sm)
     if itemsize == 4:  # no tensor cores in full float32: registers hold the tiles
         if m <= 16:

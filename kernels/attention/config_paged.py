@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from aimills_kernels._dispatch import sm_count, sm_of
-from aimills_kernels.kernels.attention.config import Config
+from aimills_kernels.kernels.attention.config import Config, padded_dim
 from aimills_kernels.kernels.hardware import shared_kib
 
 MIN_KEYS = 256  # of a split: fewer cost more in merging than they save
@@ -39,8 +39,8 @@ class Plan:
 def plan(
     q: Tensor, k_cache: Tensor, v_cache: Tensor, page_table: Tensor, packed: bool, aligned: bool
 ) -> Plan:
-    (H, D), G, (B, listed) = q.shape[-2:], k_cache.shape[2], page_table.shape
-    R, dim = H // G, max(16, _power(D), _power(v_cache.shape[3]))
+    H, G, (B, listed) = q.shape[-2], k_cache.shape[2], page_table.shape
+    R, dim = H // G, padded_dim(q, v_cache)
     tokens = q.shape[0] if packed else q.shape[0] * q.shape[1]
     sm = sm_of(q.device) or 90
     config = select_paged_config(
@@ -58,8 +58,8 @@ def invariant_plan(
 ) -> Plan:
     """Tiles and splits that follow from head dims and dtypes. Only whether the splits of a tile go
     to several programs follows from the shapes, and that changes no bit."""
-    (H, D), G, (B, listed) = q.shape[-2:], k_cache.shape[2], page_table.shape
-    dim = max(16, _power(D), _power(v_cache.shape[3]))
+    H, G, (B, listed) = q.shape[-2], k_cache.shape[2], page_table.shape
+    dim = padded_dim(q, v_cache)
     config = select_invariant_config(dim, q.element_size(), sm_of(q.device) or 90)
     tokens = q.shape[0] if packed else q.shape[0] * q.shape[1]
     tiles, slots = _tiles(tokens, B, H // G, config.block_m, packed)
@@ -126,7 +126,3 @@ def select_invariant_config(dim: int, itemsize: int, sm: int) -> Config:
     if sm < 90 or sm >= 120:
         return Config(64, 32, 8, 5)
     return Config(64, 64, 8 if sm == 90 else 4, 5)
-
-
-def _power(n: int) -> int:
-    return 1 << (n - 1).bit_length()

@@ -16,6 +16,7 @@ from aimills_kernels.kernels.attention.checks import (
     check_qkv,
     check_scalars,
 )
+from aimills_kernels.kernels.attention.config import FORWARD_SOURCES, Shape, candidates
 from aimills_kernels.kernels.attention.gradients import fused_backward
 
 
@@ -473,7 +474,8 @@ attention = Op(
         Provider.triton(
             "triton",
             "aimills_kernels.kernels.attention.triton_fwd:launch",
-            sources=("kernels/attention/config.py", "kernels/attention/mask.py"),
+            sources=FORWARD_SOURCES,
+            configs=lambda p: candidates(Shape.of(p.q, p.k, p.v, p.q.shape[1]), p.sm or 90),
         ),
         Provider(
             "sdpa",

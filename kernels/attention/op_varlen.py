@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from aimills_kernels._op import Case, Cost, Invalid, Op, Provider, describe
+from aimills_kernels._op import Case, Cost, Invalid, Op, Problem, Provider, describe
 from aimills_kernels._tolerance import Ratio
 from aimills_kernels.kernels.attention import mask
 from aimills_kernels.kernels.attention.checks import (
@@ -18,6 +18,13 @@ from aimills_kernels.kernels.attention.checks import (
     check_qkv,
     check_scalars,
     few,
+)
+from aimills_kernels.kernels.attention.config import (
+    FORWARD_SOURCES,
+    Config,
+    Shape,
+    candidates,
+    mean_queries,
 )
 from aimills_kernels.kernels.attention.gradients import fused_backward
 from aimills_kernels.kernels.attention.op import attend, edit, extras_of, fill_in, lay_out
@@ -266,6 +273,11 @@ ERRORS = (
             r"each sequence's keys, \[5, 11\], got \[6, 11\]", value=True),
 )  # fmt: skip
 
+
+def _configs(p: Problem) -> tuple[Config, ...]:
+    return candidates(Shape.of(p.q, p.k, p.v, mean_queries(p.q, p.cu_seqlens_q)), p.sm or 90)
+
+
 attention_varlen = Op(
     name=NAME,
     reference=reference,
@@ -282,7 +294,8 @@ attention_varlen = Op(
         Provider.triton(
             "triton",
             "aimills_kernels.kernels.attention.triton_fwd:launch_varlen",
-            sources=("kernels/attention/config.py", "kernels/attention/mask.py"),
+            sources=FORWARD_SOURCES,
+            configs=_configs,
         ),
     ),
 )

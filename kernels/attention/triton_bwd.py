@@ -19,12 +19,11 @@ import triton
 import triton.language as tl
 
 from aimills_kernels._dispatch import sm_of
-from aimills_kernels.kernels.attention.config import select_backward_config
+from aimills_kernels.kernels.attention.config import is_aligned, select_backward_config
 from aimills_kernels.kernels.attention.mask import limits
 from aimills_kernels.kernels.attention.triton_fwd import (
     LOG2_E,
     _tanh,
-    is_aligned,
     sequence_of,
 )
 from aimills_kernels.kernels.triton_common import dot, round_to, widen

@@ -19,8 +19,9 @@ import torch
 import triton
 import triton.language as tl
 
+from aimills_kernels import _configs
 from aimills_kernels._dispatch import sm_of
-from aimills_kernels.kernels.attention.config import select_config
+from aimills_kernels.kernels.attention.config import Shape, mean_queries, select_config
 from aimills_kernels.kernels.attention.mask import limits
 from aimills_kernels.kernels.triton_common import dot, round_to, widen
 
@@ -255,8 +256,8 @@ def launch_varlen(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, cu_seqlens_q: torch.Tensor,
     cu_seqlens_k: torch.Tensor, *rest: Any,
 ) -> None:  # fmt: skip
-    B, T = cu_seqlens_q.shape[0] - 1, q.shape[0]
-    strides, mean = tuple((0, *t.stride()) for t in (q, k, v)), T // max(B, 1)
+    B, T, mean = cu_seqlens_q.shape[0] - 1, q.shape[0], mean_queries(q, cu_seqlens_q)
+    strides = tuple((0, *t.stride()) for t in (q, k, v))
     _launch(outs, q, k, v, cu_seqlens_q, cu_seqlens_k, B, T, k.shape[0], mean, strides, rest)
 
 
@@ -271,10 +272,7 @@ def _launch(
         return
     (H, D), G, Dv = q.shape[-2:], k.shape[-2], v.shape[-1]
     block_d, block_dv = max(16, triton.next_power_of_2(D)), max(16, triton.next_power_of_2(Dv))
-    config = select_config(
-        mean, max(block_d, block_dv), q.element_size(), sm_of(q.device) or 90,
-        aligned=all(is_aligned(t) for t in (q, k, v)),
-    )  # fmt: skip
+    config = _configs.config(select_config(Shape.of(q, k, v, mean), sm_of(q.device) or 90))
     left, right = limits(causal, window_left, window_right, N)
     log2_e = LOG2_E.value
     slope_strides = (0, 0)
@@ -294,10 +292,3 @@ def _launch(
         SINKS=sinks is not None, ALIBI=alibi_slopes is not None, USED=seqused_k is not None,
         LSE=lse, num_warps=config.num_warps, num_stages=config.num_stages,
     )  # fmt: skip
-
-
-def is_aligned(t: torch.Tensor) -> bool:
-    """Whether Triton sees that each row starts at a multiple of 16 bytes: it knows of an address or
-    a stride only whether 16 divides it."""
-    *rows, last = t.stride()
-    return last == 1 and t.data_ptr() % 16 == 0 and all(step % 16 == 0 for step in rows)

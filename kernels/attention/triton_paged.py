@@ -22,12 +22,12 @@ import triton
 import triton.language as tl
 
 from aimills_kernels._dispatch import interpreting, sm_of
+from aimills_kernels.kernels.attention.config import is_aligned
 from aimills_kernels.kernels.attention.config_paged import Plan, plan
 from aimills_kernels.kernels.attention.mask import limits
 from aimills_kernels.kernels.attention.triton_fwd import (
     LN_2,
     LOG2_E,
-    is_aligned,
     sequence_of,
     weigh,
 )

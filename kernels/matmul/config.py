@@ -5,9 +5,13 @@ Not tuned on a GPU yet: chosen so that ptxas reports no spill on any architectur
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
+import torch
+from torch import Tensor
+
+from aimills_kernels._dispatch import interpreting
 from aimills_kernels.kernels.hardware import shared_kib
 
 _SMS = 132  # of an H100 or H200; fewer tiles than that leave some idle
@@ -23,14 +27,75 @@ class Config:
     num_stages: int
     group_m: int = 8  # tiles of M that share their tiles of b in L2
 
+    def __str__(self) -> str:
+        tile = f"{self.block_m}x{self.block_n}x{self.block_k}"
+        shape = f"{tile} {self.num_warps} warps {self.num_stages} stages"
+        return shape if self.group_m == 8 else f"{shape} groups of {self.group_m}"
 
-def select_config(m: int, n: int, k: int, sm: int, decode: bool, aligned: bool) -> Config:
-    """Tiles for [m, k] by [n, k].
+
+@dataclass(frozen=True)
+class Shape:
+    """What the tiles of [m, k] by [n, k] follow from.
 
     `decode`: fp8 codes go to the tensor cores as float16. `aligned`: rows of both are contiguous
     and start at multiples of 16 bytes; else codes are loaded one by one, and each needs registers
     for its address: 128 codes in a thread spilled 2 KiB.
     """
+
+    m: int
+    n: int
+    k: int
+    decode: bool
+    aligned: bool
+
+    @classmethod
+    def of(cls, a: Tensor, b: Tensor, out_dtype: torch.dtype, sm: int) -> Shape:
+        """sm_80 has no tensor cores for fp8, and for a float32 output their sums are too coarse."""
+        decode = sm < 89 or out_dtype == torch.float32 or interpreting()
+        return cls(a.shape[0], b.shape[0], a.shape[1], decode, _aligned(a) and _aligned(b))
+
+
+def _aligned(t: Tensor) -> bool:
+    return t.stride(1) == 1 and t.stride(0) % 16 == 0 and t.data_ptr() % 16 == 0
+
+
+def candidates(shape: Shape, sm: int) -> tuple[Config, ...]:
+    """The built-in tiles, and neighbours of them that fit the shared memory and the registers."""
+    built_in = select_config(shape, sm)
+    return built_in, *(c for c in _near(built_in) if _fits(c, shape, sm))
+
+
+def _near(c: Config) -> Iterator[Config]:
+    yield replace(c, num_stages=c.num_stages + 1 if c.num_stages < 4 else 3)
+    yield replace(c, num_warps=12 - c.num_warps)  # 4 and 8
+    yield replace(c, block_n=2 * c.block_n)
+    yield replace(c, block_k=c.block_k // 2)
+    yield replace(c, group_m=4)
+
+
+def _fits(c: Config, shape: Shape, sm: int) -> bool:
+    """A block's sums are added to those before it, so a thread holds two of each; with those it may
+    hold 64 codes whose addresses it needs. Groups count where there are more tiles than in one."""
+    if c.group_m < 8 and shape.m <= c.group_m * c.block_m:
+        return False
+    if c.block_k < 32 or (sm // 10 == 10 and shape.n % 16 and c.block_n > 64):
+        return False
+    threads, codes = 32 * c.num_warps, (c.block_m + c.block_n) * c.block_k
+    if c.block_m * c.block_n > 64 * threads or (not shape.aligned and codes > 64 * threads):
+        return False
+    return c.num_stages <= _stages(c.block_m, c.block_n, c.block_k, shape.decode, sm)
+
+
+def _stages(block_m: int, block_n: int, block_k: int, decode: bool, sm: int) -> int:
+    """So many fit the shared memory."""
+    stage = (block_m + block_n) * block_k
+    copies = 2 * stage if decode else 0  # in float16, where wgmma reads them from shared memory
+    return (shared_kib(sm) * 1024 - 4096 - copies) // stage
+
+
+def select_config(shape: Shape, sm: int) -> Config:
+    """The built-in tiles."""
+    m, n, k, decode, aligned = shape.m, shape.n, shape.k, shape.decode, shape.aligned
     block_k = 128 if sm // 10 in (9, 10) and not decode else 64
     if m <= 16:
         # One row of tiles that reads b once: many narrow ones, each with much of b in flight.
@@ -43,9 +108,7 @@ def select_config(m: int, n: int, k: int, sm: int, decode: bool, aligned: bool) 
         block_m, block_n, warps = 64, 64, 4
     else:
         block_m, block_n, warps = 128, 128, 8
-    stage = (block_m + block_n) * block_k
-    copies = 2 * stage if decode else 0  # in float16, where wgmma reads them from shared memory
-    stages = (shared_kib(sm) * 1024 - 4096 - copies) // stage
+    stages = _stages(block_m, block_n, block_k, decode, sm)
     return Config(block_m, block_n, block_k, warps, max(2, min(4, stages)))
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from aimills_kernels._dispatch import sm_of
 from aimills_kernels._op import Case, Cost, Invalid, Op, Problem, Provider, describe
 from aimills_kernels._tolerance import Judgement, Ratio
+from aimills_kernels.kernels.matmul.config import Config, Shape, candidates
 
 DTYPES = {"bf16": torch.bfloat16, "f16": torch.float16, "f32": torch.float32}
 E4M3 = torch.float8_e4m3fn
@@ -354,6 +355,12 @@ ERRORS = (
             "scale_b must be finite", value=True),
 )  # fmt: skip
 
+
+def _configs(p: Problem) -> tuple[Config, ...]:
+    sm = p.sm or 90
+    return candidates(Shape.of(p.a, p.b, p.out_dtype, sm), sm)
+
+
 matmul_fp8 = Op(
     name="matmul_fp8",
     reference=reference,
@@ -370,6 +377,7 @@ matmul_fp8 = Op(
             "triton",
             "aimills_kernels.kernels.matmul.triton_fp8:launch",
             sources=("kernels/matmul/config.py", "kernels/hardware.py"),
+            configs=_configs,
         ),
         Provider(
             "scaled_mm",

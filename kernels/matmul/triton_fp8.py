@@ -13,8 +13,9 @@ import torch
 import triton
 import triton.language as tl
 
-from aimills_kernels._dispatch import interpreting, sm_of
-from aimills_kernels.kernels.matmul.config import select_config
+from aimills_kernels import _configs
+from aimills_kernels._dispatch import sm_of
+from aimills_kernels.kernels.matmul.config import Shape, select_config
 from aimills_kernels.kernels.triton_common import decode_e4m3, dot, promoted_dot, round_to, widen
 
 
@@ -102,24 +103,20 @@ def launch(
     if out.numel() == 0:
         return
     sm = sm_of(a.device) or 90
-    decode = sm < 89 or out_dtype == torch.float32 or interpreting()
-    if decode:
+    shape = Shape.of(a, b, out_dtype, sm)
+    if shape.decode:
         a, b = a.view(torch.uint8), b.view(torch.uint8)
-    config = select_config(M, N, K, sm, decode, _aligned(a) and _aligned(b))
+    config = _configs.config(select_config(shape, sm))
     tiles = triton.cdiv(M, config.block_m) * triton.cdiv(N, config.block_n)
     _matmul_fp8_kernel[(tiles,)](
         out, a, b, scale_a, scale_b, bias,
         *a.stride(), *b.stride(), _row_stride(scale_a), _row_stride(scale_b),
         0 if bias is None else bias.stride(0), M, N, K,
         BLOCK_M=config.block_m, BLOCK_N=config.block_n, BLOCK_K=config.block_k,
-        GROUP_M=config.group_m, BIAS=bias is not None, DECODE=decode,
+        GROUP_M=config.group_m, BIAS=bias is not None, DECODE=shape.decode,
         PROMOTE=sm // 10 != 10,  # sm_100 sums fp8 products in float32
         num_warps=config.num_warps, num_stages=config.num_stages,
     )  # fmt: skip
-
-
-def _aligned(t: torch.Tensor) -> bool:
-    return t.stride(1) == 1 and t.stride(0) % 16 == 0 and t.data_ptr() % 16 == 0
 
 
 def _row_stride(scale: torch.Tensor) -> int:

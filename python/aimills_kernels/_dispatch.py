@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from aimills_kernels import _records, _tuned
+from aimills_kernels import _configs, _records, _tuned
 from aimills_kernels._op import Op, Problem, Provider, as_tuple, tensors_of
 
 _MAX_PLANS = 4096
@@ -208,7 +208,7 @@ def choose(op: Op, args: Sequence[Any], device: torch.device, forced: str | None
         provider = op.provider(forced)
         if reason := why_not(provider, problem):
             raise ValueError(f"{op.name}: provider {forced!r} was asked for, but {reason}")
-        return provider
+        return _tuned.configured(provider, _tuned.tuned(op, problem))
     unproven: list[str] = []
     found = choices(op, problem)
     for choice in found:
@@ -353,7 +353,8 @@ def raw_launch(provider: Provider) -> Any:
     module, _, function = provider.target.partition(":")
     function, _, op_name = function.partition("/")
     found = getattr(importlib.import_module(module), function)
-    return found(op_name) if op_name else found
+    launch = found(op_name) if op_name else found
+    return launch if provider.config is None else _configs.launching_with(launch, provider.config)
 
 
 def reference_launch(op_name: str) -> Any:

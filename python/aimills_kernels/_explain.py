@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from aimills_kernels import _dispatch
+from aimills_kernels import _configs, _dispatch
 from aimills_kernels._op import PLAIN, Op, Problem, describe, tensors_of
 from aimills_kernels._registry import get_op
 
@@ -67,7 +67,9 @@ def explain_flat(op: Op, args: tuple, device: torch.device | None = None) -> Exp
             )
         chosen = why_not is None and not taken
         why = why_not or _why(chosen, bool(forced))
-        rows.append((choice.provider.name, chosen, "; ".join(filter(None, (why, choice.note)))))
+        tiles = _configs.origin(choice.provider, problem) if chosen else ""
+        why = "; ".join(filter(None, (why, tiles, choice.note)))
+        rows.append((choice.provider.name, chosen, why))
         taken = taken or chosen
     text = ", ".join(f"{p}={describe(a)}" for p, a in zip(op.params, args, strict=True))
     place = device.type if problem.sm is None else f"{device.type} sm_{problem.sm}"

@@ -122,6 +122,10 @@ class Provider:
     # How many float32 of scratch memory a launch on these arguments needs; the launch gets them as
     # one tensor behind `outs`, whatever is in it.
     workspace: Callable[..., int] | None = None
+    # The configurations that its kernel may be launched with on a problem, the built-in one first;
+    # `str` of each is its name. The launch takes that of `_configs.config`.
+    configs: Callable[[Problem], Sequence[Any]] | None = None
+    config: Any = None  # one of them, for a launch with that in place of the built-in one
 
     @classmethod
     def triton(
@@ -133,13 +137,14 @@ class Provider:
         limits: bool = False,
         sources: tuple[str, ...] = (),
         workspace: Callable[..., int] | None = None,
+        configs: Callable[[Problem], Sequence[Any]] | None = None,
     ) -> Provider:
         """A Triton kernel. What it can't do, `rejects` says or, with `limits`, the function of that
         name beside its `launch`: then a choice on a GPU imports Triton, and so does `explain`."""
         return cls(
             name, target, sm=(80, 90, 100, 120), rejects=_beside(target) if limits else rejects,
             interpret=True, needs=("triton",), sources=(*sources, "kernels/triton_common.py"),
-            workspace=workspace,
+            workspace=workspace, configs=configs,
         )  # fmt: skip
 
     def __repr__(self) -> str:

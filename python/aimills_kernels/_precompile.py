@@ -21,8 +21,8 @@ from triton.backends.nvidia import driver as nvidia
 from triton.runtime import build
 from triton.runtime.cache import FileCacheManager
 
-from aimills_kernels import _aot
-from aimills_kernels._op import Case, Op
+from aimills_kernels import _aot, _tuned
+from aimills_kernels._op import Case, Op, Problem
 
 _LENGTHS = {"attention": ("M", "N"), "matmul_fp8": ("M",)}  # dims that count tokens
 Progress = Callable[..., None]
@@ -64,7 +64,8 @@ def precompile(
             if not made:
                 why = f"{op.name}: its kernels are not Triton's, and come compiled with the package"
                 report.left += [why] if why not in report.left else []
-            for provider in made:
+            tuned = _tuned.tuned(op, Problem(op, args, "cuda", sm))
+            for provider in (_tuned.configured(p, tuned) for p in made):
                 own = object()  # nothing that this process compiled before counts
                 reason = _aot.compile_provider(op, args, provider, sm, launcher, own)
                 if reason:

@@ -1,9 +1,10 @@
 """Tuned choices of a provider: what a benchmark record showed to be fastest on a problem.
 
 `aimills-kernels bench tune` writes `kernels/<family>/dispatch.json`. An entry puts one provider
-first for one problem (shapes, dtypes, strides and scalars) on one compute capability; it counts for
-the sources, the Triton and the torch minor version that were measured. Whether that provider may
-serve at all is decided as for any other.
+first for one problem (shapes, dtypes, strides and scalars) on one compute capability, and may name
+the tiles that its kernel is then launched with. It counts for the sources, the Triton and the torch
+minor version that were measured. Whether that provider may serve at all is decided as for any
+other.
 """
 
 from __future__ import annotations
@@ -12,15 +13,16 @@ import json
 import sys
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from aimills_kernels import _records
+from aimills_kernels import _configs, _records
 from aimills_kernels._op import Op, Problem, Provider, describe
 
 SCHEMA = 1
@@ -28,18 +30,20 @@ FILE = "dispatch.json"
 _KINDS: dict[str, type | tuple[type, ...]] = {
     "op": str, "sm": int, "problem": str, "provider": str, "sources": str, "triton": str,
     "torch": str, "record": str, "median_us": (int, float), "fastest": str,
-    "fastest_us": (int, float),
+    "fastest_us": (int, float), "config": (str, NoneType),
 }  # fmt: skip
 Entry = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Tuned:
-    """The entry of a problem. `stale` says why it does not count; None where it does."""
+    """The entry of a problem. `stale` says why it does not count; None where it does. `config` is
+    None for the built-in tiles."""
 
     provider: str
     record: str
     stale: str | None = None
+    config: Any = None
 
     def note(self, provider: Provider) -> str:
         """What `explain` adds to the line of `provider`."""
@@ -57,14 +61,27 @@ def tuned(op: Op, problem: Problem) -> Tuned | None:
     entry = known.get((problem.sm, signature(op, problem.args)))
     if entry is None:
         return None
-    return Tuned(entry["provider"], entry["record"], why_stale(entry, op))
+    stale, name, config = why_stale(entry, op), entry.get("config"), None
+    if stale is None and name is not None:
+        config = _configs.named(op.provider(entry["provider"]), problem, name)
+        if config is None:
+            stale = f"{entry['provider']!r} has no tiles {name!r} for this problem"
+    return Tuned(entry["provider"], entry["record"], stale, config)
 
 
 def ordered(op: Op, found: Tuned | None) -> Sequence[Provider]:
-    """All providers; the tuned one comes first."""
+    """All providers; the tuned one comes first, with its tiles."""
     if found is None or found.stale:
         return op.all_providers
-    return sorted(op.all_providers, key=lambda p: p.name != found.provider)
+    first = sorted(op.all_providers, key=lambda p: p.name != found.provider)
+    return [configured(p, found) for p in first]
+
+
+def configured(provider: Provider, found: Tuned | None) -> Provider:
+    """The provider with its tuned tiles; an entry that does not count has none."""
+    if found is None or provider.name != found.provider:
+        return provider
+    return replace(provider, config=found.config)
 
 
 def signature(op: Op, args: Sequence[Any]) -> str:

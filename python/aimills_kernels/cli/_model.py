@@ -7,7 +7,7 @@ from typing import Any
 
 from aimills_kernels.cli import _choose, _ui
 from aimills_kernels.cli._errors import OK, UsageError
-from aimills_kernels.cli.bench import budget_of, code_of, ended, notes, settings
+from aimills_kernels.cli.bench import budget_of, check_configs, code_of, ended, notes, settings
 from aimills_kernels.harness import bench, model_bench
 
 
@@ -26,6 +26,7 @@ def run(options: Namespace) -> int:
         )
     chosen = _choose.ops(options.op)
     _choose.providers(chosen, options.provider)
+    check_configs(options, chosen)
     asked = {"name": options.model, "phase": options.phase, "tp": options.tp,
              "batch": options.batch, "context": options.context}  # fmt: skip
     found = model_bench.passes(**asked)

@@ -136,6 +136,9 @@ def _bench(commands: Any) -> None:
     made.add_argument(
         "--energy", action="store_true", help="joules per call too, of cases with the tag energy"
     )
+    made.add_argument(
+        "--configs", action="store_true", help="also with other tiles, a row each: for bench tune"
+    )
     made.add_argument("--isolate", action="store_true", help="a process of its own for each case")
     made.add_argument(
         "--timeout",

@@ -27,6 +27,7 @@ def run(options: Namespace) -> int:
     chosen = _choose.ops(options.op)
     _choose.cases(chosen, options.case)
     _choose.providers(chosen, options.provider)
+    check_configs(options, chosen)
     places = _choose.devices(options.device)
     out = _choose.output_file(options.out) if options.out is not None else None
     if out and len(places) > 1:
@@ -71,6 +72,7 @@ def settings(options: Namespace, device_type: str) -> dict[str, Any]:
         "seed": options.seed,
         "peers": not options.provider,
         "with_energy": options.energy,
+        "configs": options.configs,
     }
 
 
@@ -81,6 +83,12 @@ def ended(options: Namespace, device_type: str) -> dict[str, Any]:
     if device_type != "cuda" and not options.isolate and options.timeout is None:
         return {}
     return {"timeout_s": options.timeout or isolated.TIMEOUT_S, "fresh": options.isolate}
+
+
+def check_configs(options: Namespace, chosen: Iterable[Op]) -> None:
+    if options.configs and not any(p.configs for op in chosen for p in op.providers):
+        names = ", ".join(op.name for op in chosen)
+        raise UsageError(f"--configs: no other tiles are declared for {names}")
 
 
 def budget_of(options: Namespace) -> float:

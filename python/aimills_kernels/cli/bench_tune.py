@@ -15,7 +15,7 @@ _EPILOG = (
     "exit codes: 0 written, or with --dry-run shown, 2 no choice follows from the records, or a "
     "file is no record (the others count), 3 wrong use or a table that can't be read"
 )
-COLUMNS = ("op", "case", "sm", "serves", ">time", "fastest", ">time", "record")
+COLUMNS = ("op", "case", "sm", "serves", "tiles", ">time", "fastest", ">time", "record")
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -57,8 +57,8 @@ def _show(made: Tuning) -> None:
     from aimills_kernels.harness._rows import time_text
 
     lines = [
-        (e["op"], c.case, e["sm"], e["provider"], time_text(e["median_us"]), e["fastest"],
-         time_text(e["fastest_us"]), e["record"])
+        (e["op"], c.case, e["sm"], e["provider"], e["config"] or "built in",
+         time_text(e["median_us"]), e["fastest"], time_text(e["fastest_us"]), e["record"])
         for c in made.chosen
         for e in [c.entry]
     ]  # fmt: skip

@@ -29,12 +29,15 @@ class Place:
     cache_bytes: int
 
 
-def blank(op: Op, case: Case, name: str, place: Place, peer: bool) -> dict[str, Any]:
-    """A row without a time."""
+def blank(
+    op: Op, case: Case, name: str, place: Place, peer: bool, config: str | None = None
+) -> dict[str, Any]:
+    """A row without a time; `config` where the contestant is a candidate."""
     cost = op.cost(case)
     return record.blank(
         op=op.name, case=case.name, dims=dict(case.dims), scaled=scaled(op, case), provider=name,
-        peer=peer, device=place.device, flops=cost.flops, bytes=cost.bytes, unit=cost.unit,
+        config=config, peer=peer, device=place.device, flops=cost.flops, bytes=cost.bytes,
+        unit=cost.unit,
     )  # fmt: skip
 
 

@@ -12,11 +12,20 @@ from typing import Any
 
 import torch
 
-from aimills_kernels import _dispatch
-from aimills_kernels._op import Case, Cost, Op, Provider
+from aimills_kernels import _configs, _dispatch
+from aimills_kernels._op import Case, Cost, Op, Problem, Provider
 from aimills_kernels._registry import OPS, get_op
 from aimills_kernels._validate import Validation, pick_device, validate_each
-from aimills_kernels.harness import _clocks, _rows, _stopping, ceilings, energy, env, nvml
+from aimills_kernels.harness import (
+    _clocks,
+    _problems,
+    _rows,
+    _stopping,
+    ceilings,
+    energy,
+    env,
+    nvml,
+)
 from aimills_kernels.harness._contest import Contestant, OfPeer, OfProvider, Stage
 from aimills_kernels.harness._rows import COLUMNS, table
 from aimills_kernels.harness._timers import CudaTimer, Mode
@@ -62,6 +71,7 @@ class _Run:
     counters: nvml.Counters | None
     at: Callable[[str], None]
     without: frozenset[str]
+    configs: bool
     done: int = 0
     lost: str | None = None  # why nothing more can run on the device
     seconds: dict[str, float] = field(default_factory=dict)
@@ -80,6 +90,16 @@ class _Run:
             for p in op.all_providers
             if p.name not in self.without and (self.providers is None or p.name in self.providers)
         ]
+
+    def candidates_of(self, op: Op, case: Case) -> list[Provider]:
+        """The providers with each configuration but their built-in one, where that is asked for."""
+        having = [p for p in self.providers_of(op) if p.configs is not None]
+        if not self.configs or not having:
+            return []
+        args, sm = _problems.arguments(op, case), _dispatch.sm_of(self.device)
+        problem = Problem(op, args, self.device.type, sm)
+        found = [c for p in having for c in _configs.candidates(p, problem)]
+        return [c for c in found if c.name not in self.without]
 
     def peers_of(self, op: Op) -> list[Peer]:
         found: Sequence[Peer] = ()
@@ -110,6 +130,7 @@ def run(
     stamp: dict[str, Any] | None = None,
     at: Callable[[str], None] | None = None,
     without: Iterable[str] = (),
+    configs: bool = False,
 ) -> dict[str, Any]:
     """Validate and time, and return the record.
 
@@ -122,6 +143,8 @@ def run(
 
     `stamp` is an environment of this machine that is known already. `at(name)` is called before
     each step of a contestant, with its name; those named in `without` are left out.
+
+    With `configs` each configuration of a provider is a contestant, else the built-in one alone.
 
     `peers` are those of `bench/peers` (or of `peers_folder`), none, or the ones that are given.
 
@@ -153,6 +176,7 @@ def run(
         nvml.counters_of(place),
         at or (lambda name: None),
         frozenset(without),
+        configs,
         done=1,
     )
     with _dispatch.on_device(place):
@@ -162,8 +186,8 @@ def run(
     state.rows.sort(key=lambda row: declared[row["op"], row["case"]])
     state.progress("done", state.steps, state.steps)
     options = {"budget_s": budget_s, "seed": seed, "least": least, "peers": bool(peers),
-               "mode": mode, "target": target, "energy": with_energy, "lost": state.lost,
-               "seconds": state.seconds}  # fmt: skip
+               "mode": mode, "target": target, "energy": with_energy, "configs": configs,
+               "lost": state.lost, "seconds": state.seconds}  # fmt: skip
     return {
         "schema": SCHEMA,
         "kind": KIND,
@@ -254,7 +278,10 @@ def _time_case(
     state: _Run, op: Op, case: Case, rows: dict[str, dict[str, Any]], budget_s: float
 ) -> None:
     begin = time.monotonic()
-    right = _gate(state, op, case, state.providers_of(op), rows)
+    candidates = state.candidates_of(op, case)
+    for c in candidates:
+        rows[c.name] = _rows.blank(op, case, c.name, state.place, c.vendor, str(c.config))
+    right = _gate(state, op, case, [*state.providers_of(op), *candidates], rows)
     found = [peer for peer in state.peers_of(op) if peer.absent is None]
     contestants: list[Contestant] = []
     if right or found:

@@ -122,7 +122,12 @@ def compare_records(
     verdicts: dict[str, Verdict] = {}
     pairs: dict[str, _Pair] = {}
     named: list[str] = []
+    tried = {key for key in old.keys() ^ now.keys() if (old | now)[key].row["config"]}
+    if tried:
+        named.append(f"left out are rows of tiles that only one side tried ({len(tried)})")
     for key in [*old, *(k for k in now if k not in old)]:
+        if key in tried:
+            continue
         early = _unpaired(old.get(key), now.get(key))
         if early is not None:
             verdicts[key] = early

@@ -150,9 +150,11 @@ def _left(
 
 def _blank(op: Op, case: Case, name: str, options: dict[str, Any], **why: Any) -> dict[str, Any]:
     device = str(options["device"])
-    vendor = next((p.vendor for p in op.all_providers if p.name == name), True)
+    first, _, rest = name.partition(" ")  # of a candidate: its provider, and its tiles
+    vendor = next((p.vendor for p in op.all_providers if p.name in (name, first)), True)
+    config = rest if rest and not vendor else None
     place = _rows.Place(device, {}, 0)
-    return _rows.blank(op, case.on(device.partition(":")[0]), name, place, vendor) | why
+    return _rows.blank(op, case.on(device.partition(":")[0]), name, place, vendor, config) | why
 
 
 def _whole(

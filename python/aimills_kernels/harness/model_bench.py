@@ -123,9 +123,9 @@ def plain(lines: list[list[str]], model: str) -> list[list[str]]:
 
 
 def _best(rows: list[dict[str, Any]]) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
-    """The row that serves, and the best peer's."""
+    """The row that serves, and the best peer's. A candidate does not serve."""
     right = sorted(
-        (r for r in rows if r["validated"] and r["median_us"] is not None),
+        (r for r in rows if r["validated"] and r["median_us"] is not None and r["config"] is None),
         key=lambda r: r["median_us"],
     )
     own = [r for r in right if not r["peer"]]

@@ -101,7 +101,9 @@ _WHAT: dict[str, Spec] = {
     "case": TEXT,
     "dims": {"type": "object"},
     "scaled": _about("dims that are smaller on this device, as declared", {"type": "object"}),
-    "provider": TEXT,
+    "provider": _about("the contestant; a candidate's name ends with its tiles", TEXT),
+    "config": _about("the tiles of a candidate; null for the built-in ones, and for what has none",
+                     maybe(TEXT)),
     "peer": _about("someone else's implementation", FLAG),
     "device": TEXT,
     "model": _about("the model that the case is a layer of", maybe(TEXT)),
@@ -109,7 +111,7 @@ _WHAT: dict[str, Spec] = {
     "flops": _about("least operations of the op", FIGURE),
     "bytes": _about("least bytes it moves", FIGURE),
     "unit": _about("the arithmetic whose peak the operations are held against", TEXT),
-}
+}  # fmt: skip
 
 _VERDICT: dict[str, Spec] = {
     "validated": FLAG,

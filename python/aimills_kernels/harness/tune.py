@@ -1,8 +1,9 @@
 """From benchmark records to tables of choices: which provider serves a problem that was recorded.
 
 Of the providers that are right on a problem, the first in the op's order of preference within 3 %
-of the fastest is chosen. Only what the present sources measured counts: a record of a clean
-checkout whose files of that provider are those of now.
+of the fastest is chosen, each with its built-in tiles unless others are faster by more. Only what
+the present sources measured counts: a record of a clean checkout whose files of that provider are
+those of now.
 """
 
 from __future__ import annotations
@@ -15,15 +16,14 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from aimills_kernels import _records, _tuned
-from aimills_kernels._op import Case, Op, Provider
+from aimills_kernels import _configs, _records, _tuned
+from aimills_kernels._op import Case, Op, Problem, Provider
 from aimills_kernels._registry import OPS
-from aimills_kernels.harness import env
+from aimills_kernels.harness import _problems, env
 from aimills_kernels.harness._machine import Record, Row, facts, kind, mapping
 from aimills_kernels.harness._rows import ENOUGH
 
 NEAR = 1.03  # so close to the fastest, the order of preference decides
-_SMALL = 1 << 28  # bytes, up to which inputs that look at values are made for their signature
 
 
 @dataclass(frozen=True)
@@ -128,11 +128,11 @@ def _choices(
             problems.setdefault((row["case"], str(row["dims"])), []).append(row)
     for (case, _), mine in problems.items():
         try:
-            problem = _problem(op, case, mine[0]["dims"])
+            problem = _problem(op, sm, case, mine[0]["dims"])
         except Exception as error:  # whatever dims of another time lead to
             made.leave(f"its problem can't be made: {env.first_line(error)}", f"{op.name} {case}")
             continue
-        usable = _usable(made, op, record, mine)
+        usable = _usable(made, op, problem, record, mine)
         if len(usable) < 2:
             made.leave("fewer than two providers have a time that counts", f"{op.name} {case}")
             continue
@@ -140,7 +140,8 @@ def _choices(
         fastest = min(usable.values(), key=lambda r: r["median_us"])
         yield Chosen(
             {
-                "op": op.name, "sm": sm, "problem": problem, "provider": provider.name,
+                "op": op.name, "sm": sm, "problem": _tuned.signature(op, problem.args),
+                "provider": provider.name, "config": row["config"],
                 **_stamp(op, provider, record), "record": _name(name, record),
                 "median_us": row["median_us"], "fastest": fastest["provider"],
                 "fastest_us": fastest["median_us"],
@@ -149,35 +150,60 @@ def _choices(
         )  # fmt: skip
 
 
-def _problem(op: Op, name: str, dims: dict[str, Any]) -> str:
+def _problem(op: Op, sm: int, name: str, dims: dict[str, Any]) -> Problem:
     case = Case(name)
     case.dims |= {k: tuple(v) if isinstance(v, list) else v for k, v in dims.items()}
-    try:
-        args = op.meta_inputs(case)
-    except Exception:  # inputs that look at values can't be made without data
-        if op.cost(case).bytes > _SMALL:
-            raise
-        args = op.make_inputs(case, "cpu", 0)
-    return _tuned.signature(op, args)
+    return Problem(op, _problems.arguments(op, case), "cuda", sm)
 
 
-def _usable(made: Tuning, op: Op, record: Record, rows: Sequence[Row]) -> dict[str, Row]:
-    """By provider: rows whose time counts. Peers that can't serve, and what is wrong, do not."""
-    found = {}
+def _usable(
+    made: Tuning, op: Op, problem: Problem, record: Record, rows: Sequence[Row]
+) -> dict[str, Row]:
+    """By provider: the row whose time counts. Peers that can't serve, and what is wrong, do not."""
+    times: dict[str, dict[str | None, Row]] = {}
     names = {p.name for p in op.all_providers}
     for row in rows:
-        if row["provider"] not in names or row["median_us"] is None or not row["validated"]:
+        provider = row["provider"].removesuffix(f" {row['config']}")
+        if provider not in names or row["median_us"] is None or not row["validated"]:
             continue
         what = f"{op.name} {row['case']} {row['provider']}"
         if row["n"] < ENOUGH:
             made.leave(f"fewer than {ENOUGH} samples", what)
         elif row["suspect"]:
             made.leave("its time is suspect", what)
-        elif changed := _changed(op.provider(row["provider"]), _commit(record)):
+        elif changed := _changed(op.provider(provider), _commit(record)):
             made.leave(changed, what)
         else:
-            found[row["provider"]] = row
+            times.setdefault(provider, {})[row["config"]] = row
+    found = {}
+    for name, mine in times.items():
+        if (best := _with_best_tiles(made, op.provider(name), problem, mine)) is not None:
+            found[name] = best
     return found
+
+
+def _with_best_tiles(
+    made: Tuning, provider: Provider, problem: Problem, rows: dict[str | None, Row]
+) -> Row | None:
+    """The row of the built-in tiles, unless others are faster by more than `NEAR`."""
+    for config, row in list(rows.items()):
+        if config is None:
+            continue
+        what = f"{row['op']} {row['case']} {row['provider']}"
+        if _configs.named(provider, problem, config) is None:
+            made.leave("there are no such tiles for this problem now", what)
+            del rows[config]
+        elif None not in rows:
+            made.leave("the built-in tiles have no time that counts beside them", what)
+    if None not in rows:
+        return None
+    least = min(row["median_us"] for row in rows.values())
+    return next(row for row in _in_order(rows) if row["median_us"] <= NEAR * least)
+
+
+def _in_order(rows: dict[str | None, Row]) -> list[Row]:
+    """The built-in tiles first, then the fastest."""
+    return sorted(rows.values(), key=lambda r: (r["config"] is not None, r["median_us"]))
 
 
 def _best(op: Op, usable: dict[str, Row]) -> tuple[Provider, Row]:

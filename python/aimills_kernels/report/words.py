@@ -114,7 +114,7 @@ def _factor(value: Any, full: Any) -> str:
 def best_ratio(rows: Sequence[Row]) -> tuple[str, str] | None:
     """The most that one of ours is ahead of the fastest peer, said with its case."""
     best = max(
-        (row for row in rows if not row["peer"] and ahead(row, rows)),
+        (r for r in rows if not r["peer"] and r["config"] is None and ahead(r, rows)),
         key=lambda row: ahead(row, rows) or 0.0,
         default=None,
     )
