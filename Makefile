@@ -53,7 +53,7 @@ test: setup
 	$(call run_tests,-m "not full")
 
 test-full: setup
-	$(PY) -m pytest -n $(JOBS) tests --ignore=tests/interpret -m full $(ARGS)
+	$(call run_tests,-m full)
 
 bench: setup
 	@.venv/bin/aimills-kernels bench $(ARGS)

@@ -167,6 +167,7 @@ def test_each_misuse_is_a_sentence(folder: Path, flags: list[str]) -> None:
         record.load(folder / "r.json")  # none of it made the record one that can't be read
 
 
+@pytest.mark.full  # each run of pytest takes some ten seconds of a CPU
 def test_a_missing_pytest_benchmark_is_told(folder: Path) -> None:
     run = run_pytest(folder, "-p", "no:benchmark", "--strict-markers", "bench")
     assert run.returncode == 0, run.stdout + run.stderr
@@ -225,6 +226,7 @@ def test_a_slower_kernel_fails_and_is_no_new_baseline(folder: Path, stored: Path
     assert "own on cpu: FASTER" in fast.stdout
 
 
+@pytest.mark.full  # each run of pytest takes some ten seconds of a CPU
 def test_a_record_that_can_not_be_written_is_told(folder: Path) -> None:
     (folder / ".benchmarks").mkdir()
     (folder / ".benchmarks" / "aimills-kernels").write_text("")

@@ -29,7 +29,7 @@ def run(behaviour: str, timeout_s: float, *more: str, budget_s: float = 4.0) -> 
     [
         ("hangs", "no answer after 3 s, so it was ended"),
         ("crashes", "its process ended by SIGSEGV: the last words"),
-        ("leaves", "its process ended with exit code 7"),
+        pytest.param("leaves", "its process ended with exit code 7", marks=pytest.mark.full),
     ],
 )
 def test_what_ends_the_process_costs_its_own_row(behaviour: str, says: str) -> None:
@@ -74,6 +74,7 @@ def test_peers_of_a_case_that_was_lost_have_their_rows() -> None:
     assert all(row["gap"] or "not installed" in row["skipped"] for row in found["rows"])
 
 
+@pytest.mark.full  # some seconds a process, and several
 def test_a_process_for_each_case_gives_the_same_rows() -> None:
     found = isolated.run(
         ops=[get_op("quantize_fp8")], cases=["one", "llama3-8b-decode"], providers=["reference"],
