@@ -14,11 +14,12 @@ BEGUN := $(shell date +%s)
 
 CXX_FILES = find csrc -name '*.cpp' -o -name '*.h' -o -name '*.inl' -o -name '*.cu' -o -name '*.cuh'
 
-# Both passes run, the first red or not: main process, then Triton's interpreter in its own.
+# Both passes run, the first red or not: main process, then Triton's interpreter in its own. One
+# thread a process: with more of both than cores the tests of ops took half as long again.
 define run_tests
 	@code=0; \
-	$(PY) -m pytest -n $(JOBS) tests --ignore=tests/interpret $(1) $(ARGS) || code=1; \
-	TRITON_INTERPRET=1 $(PY) -m pytest -n $(JOBS) tests/interpret $(1) $(ARGS) || code=1; \
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(JOBS) tests --ignore=tests/interpret $(1) $(ARGS) || code=1; \
+	OMP_NUM_THREADS=1 TRITON_INTERPRET=1 $(PY) -m pytest -n $(JOBS) tests/interpret $(1) $(ARGS) || code=1; \
 	exit $$code
 endef
 

@@ -31,8 +31,8 @@ def _row(**more: Any) -> dict[str, Any]:
     row = {"op": "attention", "case": "prefill", "dims": {"B": 1}, "scaled": {}, "provider": "ours",
            "unit": "f16", "flops": 9.0, "about": None, "apart": None, "differing": None,
            "peer": False, "config": None, "device": "cpu", "median_us": 50.0, "q1_us": 45.0,
-           "q3_us": 60.0, "n": 9, "sol": 0.4, "sol_bound": "bytes", "validated": True, "failure": None,
-           "skipped": None, "suspect": None}  # fmt: skip
+           "q3_us": 60.0, "n": 9, "sol": 0.4, "sol_bound": "bytes", "validated": True,
+           "failure": None, "skipped": None, "suspect": None}  # fmt: skip
     return row | more
 
 
