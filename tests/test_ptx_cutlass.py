@@ -65,7 +65,7 @@ FAULTS = [
     Planted("no barrier before a store", r"bar\.sync %r\d+, %r\d+;", "", 0, Race,
             "stmatrix.*cp.async.bulk.tensor.3d.global.*nothing orders the two"),
     Planted("stores' buffers are not waited for", op(r"cp\.async\.bulk\.wait_group\.read"), "",
-            None, Race, "while a tensor store"),
+            None, Fault, "while a tensor store|an exit with a bulk copy that nobody waited for"),
     Planted("no arrival at the empty barrier",
             r"mapa\S+\s+remAddr32, %r\d+, %r11;\s*mbarrier\.arrive[^;]*;", "", 0, Deadlock,
             "2 arrivals and 0 bytes are missing"),
