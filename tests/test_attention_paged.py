@@ -76,6 +76,7 @@ def test_fp8_caches_are_the_quantised_keys(seed: int) -> None:
     assert k[:, :, 0].abs().max() <= 4.48, "no key was saturated"
     want = ak.attention(q.float(), k, v, causal=True)
     got = cache.attend(q, causal=True, **named)
+    # bf16 outputs; a scale that is passed over changes them by far more.
     torch.testing.assert_close(got.float(), want, rtol=1e-2, atol=1e-2)
 
 

@@ -17,6 +17,9 @@ from aimills_kernels._registry import get_op
 from tests.ptx.triton import executing
 
 pytestmark = pytest.mark.ptx
+# Of bf16 outputs: the other sequence is there, and is not the wrong one; how exact it is the
+# declared cases say.
+ROUGHLY = dict(rtol=0.02, atol=0.02)
 DECODE: dict[str, Any] = dict(M=1, page=16, H=4, G=1, D=16, causal=True, lse=True)
 
 
@@ -66,7 +69,7 @@ def test_a_page_out_of_range_is_not_followed(bad: int, page: int, seed: int) -> 
     want, want_lse = get_op("attention_paged").reference(*args)
     assert out[0].isnan().all()
     assert lse[0].isnan().all()
-    torch.testing.assert_close(out[1], want[1], rtol=0.02, atol=0.02)
+    torch.testing.assert_close(out[1], want[1], **ROUGHLY)
     torch.testing.assert_close(lse[1], want_lse[1])
 
 
@@ -77,7 +80,7 @@ def test_a_length_that_can_not_be_makes_its_sequence_nan(n: tuple[int, int], see
     (out, _), args, _ = _run(case, seed, cache_seqlens=lens)
     want, _ = get_op("attention_paged").reference(*args)
     assert out[0].isnan().all()
-    torch.testing.assert_close(out[1], want[1], rtol=0.02, atol=0.02)
+    torch.testing.assert_close(out[1], want[1], **ROUGHLY)
 
 
 def test_splits_with_a_bad_page_are_merged_into_nan(seed: int) -> None:
@@ -86,7 +89,7 @@ def test_splits_with_a_bad_page_are_merged_into_nan(seed: int) -> None:
     assert len(done) == 2, "the keys were not split"
     want, _ = get_op("attention_paged").reference(*args)
     assert out[0].isnan().all()
-    torch.testing.assert_close(out[1], want[1], rtol=0.02, atol=0.02)
+    torch.testing.assert_close(out[1], want[1], **ROUGHLY)
 
 
 @pytest.mark.parametrize("cu", [(0, 3, 1), (0, 9, 9), (-4, 1, 3), (2, 1, 0)], ids=str)
