@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import subprocess
 import sys
@@ -355,3 +356,10 @@ def test_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="no attribute 'atention'"):
         _ = ak.atention  # type: ignore[attr-defined]
     assert set(ak.__all__) <= set(dir(ak))
+
+
+def test_outputs_of_a_plan_have_the_strides_of_new_tensors() -> None:
+    for shape in itertools.product((0, 1, 2, 3), repeat=4):
+        for n in range(5):
+            new = torch.empty(shape[:n])
+            assert torch.empty_like(_dispatch._template(new)).stride() == new.stride()
