@@ -134,9 +134,11 @@ def matmul_cases(draw: st.DrawFn) -> Case:
 def quantize_cases(draw: st.DrawFn) -> Case:
     lead = draw(st.lists(st.integers(0, 6), max_size=3))
     layouts = ["contiguous", "sliced", "permuted"] if lead else ["contiguous", "sliced"]
+    kinds = ["tensor", "row", "1x128", *(["128x128"] if len(lead) == 1 else [])]
     return Case(
         "drawn", shape=(*lead, draw(st.integers(0, 300))),
-        granularity=draw(st.sampled_from(["tensor", "row"])), dtype=draw(_dtypes),
+        granularity=draw(st.sampled_from(kinds)), dtype=draw(_dtypes),
+        codes=draw(st.sampled_from(["e4m3", "e4m3", "e5m2"])),
         layout=draw(st.sampled_from(layouts)),
     )  # fmt: skip
 

@@ -16,6 +16,7 @@ from aimills_kernels.kernels.hardware import shared_kib
 
 _SMS = 132  # of an H100 or H200; fewer tiles than that leave some idle
 MAX_LEADING = 3
+BLOCK = 128  # of K, and of rows with 128x128, that have one scale
 
 
 @dataclass(frozen=True)
@@ -126,6 +127,14 @@ def select_quantize_config(k: int, by_row: bool) -> QuantizeConfig:
         return QuantizeConfig(1, 4096, 8 if by_row else 4)
     block_r = max(1, 2048 // block_k)
     return QuantizeConfig(block_r, block_k, min(16, max(4, block_r * block_k // 1024)))
+
+
+def select_quantize_block_config(rows: int, by_row: bool) -> QuantizeConfig:
+    """Tiles of [rows, 128]: several blocks of 1x128, or one of 128x128."""
+    if not by_row:
+        return QuantizeConfig(BLOCK, BLOCK, 16)
+    block_r = min(16, _next_power_of_2(rows))
+    return QuantizeConfig(block_r, BLOCK, 4 if block_r > 4 else 1)
 
 
 def leading_dims(shape: Sequence[int], stride: Sequence[int]) -> tuple[list[int], list[int]]:

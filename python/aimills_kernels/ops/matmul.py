@@ -12,36 +12,42 @@ from aimills_kernels.ops._run import run
 
 def quantize_fp8(
     x: Tensor,
-    granularity: Literal["tensor", "row"] = "tensor",
+    granularity: Literal["tensor", "row", "1x128", "128x128"] = "tensor",
     *,
     dtype: torch.dtype = torch.float8_e4m3fn,
 ) -> tuple[Tensor, Tensor]:
-    """Quantise to fp8, so that x ~ x_q * scale.
+    """Quantise to fp8, so that x ~ x_q * scale, with the scale of each element's row or block.
 
     Shapes and dtypes:
-        x      [..., K]   f16 | bf16 | f32
+        x      [..., K]   f16 | bf16 | f32; [N, K] for "128x128"
         x_q    [..., K]   dtype, contiguous
-        scale  f32        [] for "tensor", [..., 1] for "row"
+        scale  f32        [] for "tensor", [..., 1] for "row", [..., ceil(K / 128)] for "1x128",
+                          [ceil(N / 128), ceil(K / 128)] for "128x128"
 
-    Any lengths, empty ones too, and any strides.
+    Any lengths, empty ones too and such that end within a block, and any strides.
 
     Args:
-        granularity: one scale for the whole "tensor", or one for each "row" (of the last dim).
-        dtype: of x_q; torch.float8_e4m3fn, so far.
+        granularity: one scale for the whole "tensor", for each "row" (of the last dim), for each
+            "1x128" block of a row (activations), or for each "128x128" block (weights).
+        dtype: of x_q; torch.float8_e4m3fn or torch.float8_e5m2.
 
     Returns:
-        (x_q, scale). scale = max|x| / 448 in float32, at least the smallest normal float32, and 1
-        where all of x is 0; x_q = x / scale, to nearest-even, within +-448. Where x has a NaN or an
-        infinity the scale over it is not finite and every code under that scale is NaN.
+        (x_q, scale), as matmul_fp8 takes them. scale = max|x| / 448 (e4m3) or / 57344 (e5m2) in
+        float32, at least the smallest normal float32, and 1 where all of x is 0; x_q = x / scale,
+        to nearest-even, within the largest code. Where x has a NaN or an infinity the scale over it
+        is not finite and every code under that scale is NaN. Scales of "1x128" lie in memory with
+        the rows side by side, as cuBLASLt wants them: `scale` is not contiguous. Those of "128x128"
+        are contiguous, as `weight_scale_inv` in DeepSeek's checkpoints.
 
     Raises:
-        ValueError: a dtype, a granularity or a 0-dim x that does not fit; the message names the
-            argument.
+        ValueError: a dtype, a granularity or a number of dims that does not fit; the message names
+            the argument.
 
-    Carries no gradient: rounding has none. torch.autocast changes nothing. Format: Micikevicius et
-    al., arXiv:2209.05433.
+    Carries no gradient: rounding has none. torch.autocast changes nothing. Formats: Micikevicius et
+    al., arXiv:2209.05433; blocks: DeepSeek-V3, arXiv:2412.19437, 3.3.
     """
-    return run("quantize_fp8", (x, granularity, dtype))
+    x_q, scale = run("quantize_fp8", (x, granularity, dtype))
+    return x_q, scale.movedim(0, -1) if granularity == "1x128" else scale
 
 
 def matmul_fp8(
