@@ -113,6 +113,29 @@ def select_config(shape: Shape, sm: int) -> Config:
     return Config(block_m, block_n, block_k, warps, max(2, min(4, stages)))
 
 
+def select_block_config(shape: Shape, sm: int) -> Config:
+    """The built-in tiles where each block of 128 of K has a scale."""
+    found = select_config(shape, sm)
+    return replace(found, block_k=min(BLOCK, found.block_k))
+
+
+def block_candidates(shape: Shape, sm: int) -> tuple[Config, ...]:
+    """As `candidates`, for `select_block_config`."""
+    built_in = select_block_config(shape, sm)
+    return built_in, *(c for c in _near(built_in) if _fits(c, shape, sm))
+
+
+def blocks_of(n: int) -> int:
+    return _cdiv(n, BLOCK)
+
+
+def in_blocks(scale_a: Tensor, scale_b: Tensor, rows_b: int) -> bool:
+    """Whether a scale is that of a block of K, or of 128 rows of b. With at most 128 of K a row's
+    scale is its block's."""
+    several = any(t.dim() == 2 and t.shape[1] != 1 for t in (scale_a, scale_b))
+    return several or (scale_b.dim() == 2 and scale_b.shape[0] != rows_b)
+
+
 @dataclass(frozen=True)
 class QuantizeConfig:
     block_r: int

@@ -12,14 +12,11 @@ from torch.nn.functional import pad
 from aimills_kernels._op import Case, Cost, Invalid, Op, Problem, Provider, describe
 from aimills_kernels._tolerance import Exact
 from aimills_kernels._words import shown
-from aimills_kernels.kernels.matmul.config import BLOCK, MAX_LEADING, leading_dims
+from aimills_kernels.kernels.matmul.config import BLOCK, MAX_LEADING, blocks_of, leading_dims
+from aimills_kernels.kernels.matmul.formats import CODES, E4M3, LARGEST, WIDE
 
-DTYPES = {"bf16": torch.bfloat16, "f16": torch.float16, "f32": torch.float32}
 BLOCKWISE = ("1x128", "128x128")
 GRANULARITIES = ("tensor", "row", *BLOCKWISE)
-E4M3, E5M2 = torch.float8_e4m3fn, torch.float8_e5m2
-CODES = {"e4m3": E4M3, "e5m2": E5M2}
-LARGEST = {E4M3: 448.0, E5M2: 57344.0}
 TINY = torch.finfo(torch.float32).tiny
 
 
@@ -73,7 +70,7 @@ def spread(scale: Tensor, granularity: str, shape: tuple[int, ...]) -> Tensor:
 def fake(x: Tensor, granularity: str, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     if x.dim() == 0:
         raise ValueError(f"quantize_fp8: x must have at least one dim, got {describe(x)}")
-    if x.dtype not in DTYPES.values():
+    if x.dtype not in WIDE.values():
         raise ValueError(f"quantize_fp8: x must be f16, bf16 or f32, got {describe(x)}")
     check_format("quantize_fp8", granularity, dtype)
     if granularity == "128x128" and x.dim() != 2:
@@ -108,14 +105,10 @@ def scale_shape(shape: tuple[int, ...], granularity: str) -> tuple[int, ...]:
     return blocks_of(lead[0]), blocks_of(K)
 
 
-def blocks_of(n: int) -> int:
-    return -(-n // BLOCK)
-
-
 def inputs(case: Case, generator: torch.Generator) -> dict[str, Any]:
-    """`fill`: normal, each row and block of its own magnitude; ties of every code; zeros amid values;
-    one impulse in the last element; NaN and infinity; magnitudes to both ends of the dtype."""
-    shape, dtype, place = case.shape, DTYPES[case.one_of("dtype", *DTYPES)], generator.device
+    """`fill`: normal, each row and block of its own magnitude; ties of every code; zeros amid
+    values; one impulse in the last element; NaN and infinity; magnitudes to the dtype's ends."""
+    shape, dtype, place = case.shape, WIDE[case.one_of("dtype", *WIDE)], generator.device
     fill = case.one_of("fill", "normal", "ties", "zeros", "impulse", "specials", "magnitudes")
     codes_dtype = CODES[case.one_of("codes", *CODES)]
     x = torch.randn(shape, generator=generator, device=place)
@@ -173,7 +166,7 @@ def cost(case: Case) -> Cost:
     """Each element is read once, compared, divided and written."""
     elements = _product(case.shape)
     scales = _product(scale_shape(case.shape, case.granularity))
-    size = DTYPES[case.one_of("dtype", *DTYPES)].itemsize
+    size = WIDE[case.one_of("dtype", *WIDE)].itemsize
     return Cost(2 * elements, elements * (size + 1) + 4 * scales, "f32")
 
 
