@@ -121,11 +121,13 @@ def merge_cases(draw: st.DrawFn) -> Case:
 
 @st.composite
 def matmul_cases(draw: st.DrawFn) -> Case:
-    sides, scales = st.integers(0, 90), st.sampled_from(["row", "tensor", "one"])
+    sides, scales = st.integers(0, 150), ["row", "tensor", "one", "1x128"]
+    codes = st.sampled_from(["e4m3", "e4m3", "e5m2"])
     return Case(
         "drawn", M=draw(sides), N=draw(sides), K=draw(st.integers(0, 300)),
-        scale_a=draw(scales), scale_b=draw(scales), bias=draw(st.none() | _dtypes),
-        out=draw(_dtypes),
+        scale_a=draw(st.sampled_from(scales)), scale_b=draw(st.sampled_from([*scales, "128x128"])),
+        a=draw(codes), b=draw(codes), bias=draw(st.none() | _dtypes), out=draw(_dtypes),
+        accum=draw(st.sampled_from(["promoted", "fast"])), invariant=draw(st.booleans()),
         layout=draw(st.sampled_from(["contiguous", "transposed", "sliced", "expanded"])),
     )  # fmt: skip
 

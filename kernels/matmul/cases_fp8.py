@@ -11,6 +11,7 @@ from aimills_kernels._op import Case, Cost
 from aimills_kernels.kernels.matmul.config import blocks_of
 from aimills_kernels.kernels.matmul.formats import CODES, LARGEST, WIDE
 
+ACCUMS = ("promoted", "fast")
 SCALES = ("tensor", "row", "one", "1x128", "128x128")
 
 
@@ -67,7 +68,11 @@ def inputs(case: Case, generator: torch.Generator) -> dict[str, Any]:
     if bias is not None:
         named["bias"] = bias.to(bias_dtype)
     named = {name: _lay_out(case, name, t) for name, t in named.items()}
-    return {"bias": None, **named, "out_dtype": out_dtype}
+    limits = {
+        "accum": case.one_of("accum", *ACCUMS),
+        "batch_invariant": case.get("invariant", False),
+    }
+    return {"bias": None, **named, "out_dtype": out_dtype, **limits}
 
 
 def _dtypes(case: Case) -> tuple[torch.dtype | None, torch.dtype]:
@@ -232,6 +237,23 @@ CASES = (
     Case("e5m2-both", M=33, N=50, K=70, **_ROWS, a="e5m2", b="e5m2", out="f32", tags=_I),
     Case("e5m2-magnitudes", M=20, N=40, K=70, **_ROWS, a="e5m2", b="e5m2", fill="magnitudes"),
     Case("e5m2-nan", M=20, N=40, K=70, a="e5m2", fill="nan"),
+    Case("fast", M=33, N=50, K=300, **_ROWS, accum="fast", bias="bf16", tags=_I),
+    Case("fast-f32", M=20, N=30, K=1100, accum="fast", out="f32"),
+    Case("fast-block", M=20, N=30, K=300, **_BLOCKS, accum="fast", out="f32"),
+    Case("invariant", M=17, N=50, K=200, **_ROWS, invariant=True, bias="bf16", tags=_I),
+    Case("invariant-block", M=3, N=50, K=200, **_BLOCKS, invariant=True, tags=_I),
+    Case("llama3-8b-gate-up-4096-fast", M=4096, N=28672, K=4096, **_ROWS, accum="fast",
+         cpu=dict(M=32, N=448, K=512), tags={"bench"}),
+    Case("llama3-8b-gate-up-16-invariant", M=16, N=28672, K=4096, **_ROWS, invariant=True,
+         cpu=dict(N=448, K=512), tags={"bench", "aot"}),
+    Case("llama3-8b-gate-up-4096-invariant", M=4096, N=28672, K=4096, **_ROWS, invariant=True,
+         cpu=dict(M=32, N=448, K=512), tags={"bench"}),
+    Case("aot-fast", M=1024, N=1024, K=1024, **_ROWS, accum="fast", cpu=dict(M=64, N=64),
+         tags={"aot"}),
+    Case("aot-invariant-unaligned", M=9, N=512, K=1000, invariant=True, cpu=dict(N=64),
+         tags={"aot"}),
+    Case("aot-invariant-block", M=9, N=512, K=1024, **_BLOCKS, invariant=True, cpu=dict(N=64),
+         tags={"aot"}),
     Case("deep", M=24, N=40, K=14336, **_ROWS, out="f16"),
     *_layer_cases(),
     Case("aot-f32-large", M=2048, N=2048, K=512, out="f32", cpu=dict(M=64, N=64),

@@ -15,6 +15,7 @@ from aimills_kernels._dispatch import interpreting
 from aimills_kernels.kernels.hardware import shared_kib
 
 _SMS = 132  # of an H100 or H200; fewer tiles than that leave some idle
+INVARIANT_M = 64  # the M whose tiles serve every M with batch_invariant=True
 MAX_LEADING = 3
 BLOCK = 128  # of K, and of rows with 128x128, that have one scale
 
@@ -48,12 +49,21 @@ class Shape:
     k: int
     decode: bool
     aligned: bool
+    fixed: bool = False  # no other tiles than the built-in ones may serve
 
     @classmethod
-    def of(cls, a: Tensor, b: Tensor, out_dtype: torch.dtype, sm: int) -> Shape:
-        """sm_80 has no tensor cores for fp8, and for a float32 output their sums are too coarse."""
-        decode = sm < 89 or out_dtype == torch.float32 or interpreting()
-        return cls(a.shape[0], b.shape[0], a.shape[1], decode, _aligned(a) and _aligned(b))
+    def of(
+        cls, a: Tensor, b: Tensor, out_dtype: torch.dtype, accum: str, batch_invariant: bool,
+        sm: int,
+    ) -> Shape:  # fmt: skip
+        """sm_80 has no tensor cores for fp8; for a float32 output their sums are too coarse, unless
+        the caller asks for them. Where a row's bits must not depend on the others, the tiles don't
+        on a: neither on its rows, nor on where they lie."""
+        decode = sm < 89 or (out_dtype == torch.float32 and accum != "fast") or interpreting()
+        (n, k), aligned = b.shape, _aligned(b)
+        if batch_invariant:
+            return cls(INVARIANT_M, n, k, decode, aligned, fixed=True)
+        return cls(a.shape[0], n, k, decode, aligned and _aligned(a))
 
 
 def _aligned(t: Tensor) -> bool:
@@ -63,7 +73,11 @@ def _aligned(t: Tensor) -> bool:
 def candidates(shape: Shape, sm: int) -> tuple[Config, ...]:
     """The built-in tiles, and neighbours of them that fit the shared memory and the registers."""
     built_in = select_config(shape, sm)
-    return built_in, *(c for c in _near(built_in) if _fits(c, shape, sm))
+    return built_in, *_others(built_in, shape, sm)
+
+
+def _others(built_in: Config, shape: Shape, sm: int) -> Iterator[Config]:
+    return iter(()) if shape.fixed else (c for c in _near(built_in) if _fits(c, shape, sm))
 
 
 def _near(c: Config) -> Iterator[Config]:
@@ -122,7 +136,7 @@ def select_block_config(shape: Shape, sm: int) -> Config:
 def block_candidates(shape: Shape, sm: int) -> tuple[Config, ...]:
     """As `candidates`, for `select_block_config`."""
     built_in = select_block_config(shape, sm)
-    return built_in, *(c for c in _near(built_in) if _fits(c, shape, sm))
+    return built_in, *_others(built_in, shape, sm)
 
 
 def blocks_of(n: int) -> int:

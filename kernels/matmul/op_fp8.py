@@ -12,8 +12,9 @@ from torch import Tensor
 from aimills_kernels._dispatch import sm_of
 from aimills_kernels._op import Invalid, Op, Problem, Provider, describe
 from aimills_kernels._tolerance import Judgement, Ratio
+from aimills_kernels._words import shown
 from aimills_kernels.kernels.matmul import scaled_mm
-from aimills_kernels.kernels.matmul.cases_fp8 import CASES, cost, inputs
+from aimills_kernels.kernels.matmul.cases_fp8 import ACCUMS, CASES, cost, inputs
 from aimills_kernels.kernels.matmul.config import (
     BLOCK,
     Config,
@@ -30,7 +31,7 @@ NAN, INF = float("nan"), float("inf")
 
 def reference(
     a: Tensor, b: Tensor, scale_a: Tensor, scale_b: Tensor, bias: Tensor | None,
-    out_dtype: torch.dtype,
+    out_dtype: torch.dtype, accum: str, batch_invariant: bool,
 ) -> Tensor:  # fmt: skip
     """(a * scale_a) @ (b * scale_b).T + bias in float32 (float64 for float64 scales), rounded once.
 
@@ -42,7 +43,7 @@ def reference(
     ->       [M, N]         out_dtype
 
     The scales are applied to the sums, of all of K or of a block: so operands stay codes, which
-    even tf32 holds exactly.
+    even tf32 holds exactly. `accum` and `batch_invariant` say how a kernel may sum.
     """
     wide = torch.promote_types(scale_a.dtype, torch.float32)
     M, N = a.shape[0], b.shape[0]
@@ -70,7 +71,7 @@ def _column(scale: Tensor, k: int, rows: int) -> Tensor:
 
 def fake(
     a: Tensor, b: Tensor, scale_a: Tensor, scale_b: Tensor, bias: Tensor | None,
-    out_dtype: torch.dtype,
+    out_dtype: torch.dtype, accum: str, batch_invariant: bool,
 ) -> Tensor:  # fmt: skip
     for name, t in (("a", a), ("b", b)):
         if t.dim() != 2:
@@ -98,6 +99,8 @@ def fake(
         raise ValueError(
             f"matmul_fp8: out_dtype must be bf16, f16 or f32, got {describe(out_dtype)}"
         )
+    if accum not in ACCUMS:
+        raise ValueError(f"matmul_fp8: accum must be 'promoted' or 'fast', got {shown(accum)}")
     return a.new_empty((M, N), dtype=out_dtype)
 
 
@@ -114,7 +117,7 @@ def _check_scale(name: str, scale: Tensor, *shapes: tuple[int, int]) -> None:
 
 def values(
     a: Tensor, b: Tensor, scale_a: Tensor, scale_b: Tensor, bias: Tensor | None,
-    out_dtype: torch.dtype,
+    out_dtype: torch.dtype, accum: str, batch_invariant: bool,
 ) -> None:  # fmt: skip
     for name, scale in (("scale_a", scale_a), ("scale_b", scale_b)):
         if scale.numel() and not _ends_are_finite(scale):
@@ -135,19 +138,29 @@ def _ends_are_finite(t: Tensor) -> bool:
 class Fp8Sum:
     """Ratio; where fp8 tensor cores keep 14 bits of a sum, 2^-13 of the largest value more for a
     float16 output (`docs/adr/0009`). bf16 rounds more away, and a float32 output is summed in
-    float32."""
+    float32. With accum="fast" more, for every output (`docs/adr/0013`)."""
 
     def judge(self, got: Tensor, oracle: Tensor, rounded: Tensor, args: tuple) -> Judgement:
-        tolerance = COARSE if _is_coarse(got.dtype, got.device) else Ratio()
-        return tolerance.judge(got, oracle, rounded, args)
+        a, accum = args[0], args[6]
+        return tolerance(got, accum, a.shape[1]).judge(got, oracle, rounded, args)
+
+
+def tolerance(got: Tensor, accum: str, K: int) -> Ratio:
+    if got.device.type != "cuda" or sm_of(got.device) not in _FOURTEEN_BITS:
+        return Ratio()
+    if accum == "fast":
+        return fast(K)
+    return COARSE if got.dtype == torch.float16 else Ratio()
+
+
+def fast(K: int) -> Ratio:
+    """n + 16 sqrt(n) units of 2^-13 of the largest value, for a sum of n steps of 32 products."""
+    n = -(-K // 32)
+    return Ratio(floor=1024.0 * (n + 16 * math.sqrt(n)))
 
 
 COARSE = Ratio(floor=1024.0)
 _FOURTEEN_BITS = (89, 90, 120, 121)
-
-
-def _is_coarse(dtype: torch.dtype, device: torch.device) -> bool:
-    return dtype == torch.float16 and device.type == "cuda" and sm_of(device) in _FOURTEEN_BITS
 
 
 def _triton_rejects(p: Problem) -> str | None:
@@ -202,6 +215,8 @@ ERRORS = (
     Invalid("bias is integer", _with(bias=lambda a: a["bias"].int()), "bias must be bf16"),
     Invalid("out_dtype is fp8", _with(out_dtype=lambda a: E4M3), "out_dtype must be bf16"),
     Invalid("out_dtype is integer", _with(out_dtype=lambda a: torch.int32), "out_dtype must be"),
+    Invalid("accum unknown", _with(accum=lambda a: "slow"),
+            "accum must be 'promoted' or 'fast', got 'slow'"),
     Invalid("scale_a has a nan", _with(scale_a=lambda a: _spoiled(a["scale_a"], NAN)),
             "scale_a must be finite", value=True),
     Invalid("scale_b has an infinity", _with(scale_b=lambda a: _spoiled(a["scale_b"], -INF)),
@@ -211,12 +226,16 @@ ERRORS = (
 
 def _configs(p: Problem) -> tuple[Config, ...]:
     sm = p.sm or 90
-    return candidates(Shape.of(p.a, p.b, p.out_dtype, sm), sm)
+    return candidates(Shape.of(p.a, p.b, p.out_dtype, p.accum, p.batch_invariant, sm), sm)
 
 
 def _block_configs(p: Problem) -> tuple[Config, ...]:
     sm = p.sm or 90
-    return block_candidates(Shape.of(p.a, p.b, p.out_dtype, sm), sm)
+    return block_candidates(Shape.of(p.a, p.b, p.out_dtype, p.accum, p.batch_invariant, sm), sm)
+
+
+def _depends(p: Problem) -> str | None:
+    return "a row's bits depend on M" if p.batch_invariant else None
 
 
 _SOURCES = ("kernels/matmul/config.py", "kernels/matmul/tiles.py", "kernels/hardware.py")
@@ -233,6 +252,7 @@ matmul_fp8 = Op(
     errors=ERRORS,
     values=values,
     backward="reference",
+    reference_rejects=_depends,
     providers=(
         Provider.triton(
             "triton",

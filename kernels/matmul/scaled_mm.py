@@ -17,12 +17,13 @@ from aimills_kernels.kernels.matmul.formats import E5M2
 def launch(
     outs: tuple[Tensor],
     a: Tensor, b: Tensor, scale_a: Tensor, scale_b: Tensor, bias: Tensor | None,
-    out_dtype: torch.dtype,
+    out_dtype: torch.dtype, accum: str, batch_invariant: bool,
 ) -> None:  # fmt: skip
     across = scale_b.T if scale_b.dim() == 2 else scale_b
     torch._scaled_mm(
-        a, b.T, scale_a, across, bias=bias, out_dtype=out_dtype, use_fast_accum=False, out=outs[0]
-    )
+        a, b.T, scale_a, across, bias=bias, out_dtype=out_dtype, use_fast_accum=accum == "fast",
+        out=outs[0],
+    )  # fmt: skip
 
 
 def rejects(p: Problem) -> str | None:
@@ -30,6 +31,8 @@ def rejects(p: Problem) -> str | None:
     (M, K), N = p.a.shape, p.b.shape[0]
     if 0 in (M, N, K):
         return "the problem is empty"
+    if p.batch_invariant:
+        return "a row's bits depend on M: it picks kernels by M"
     if p.bias is not None and not p.bias.is_contiguous():
         return "bias must be contiguous"
     if in_blocks(p.scale_a, p.scale_b, N):
@@ -44,9 +47,15 @@ def rejects(p: Problem) -> str | None:
         return None
     if p.sm is not None and p.sm < 89:
         return f"sm_{p.sm} has no fp8 tensor cores"
-    if rows and p.out_dtype == torch.float16:
+    return _operands_rejected(p) or (_rows_rejected(p) if rows else None)
+
+
+def _rows_rejected(p: Problem) -> str | None:
+    if p.out_dtype != torch.bfloat16:
         return "with a scale for each row it gives bf16 only"
-    return _operands_rejected(p)
+    if p.b.dtype == E5M2 and p.sm is not None and p.sm // 10 != 9:
+        return "with a scale for each row it takes an e5m2 b on sm_90 only"
+    return None
 
 
 def _blocks_rejected(p: Problem) -> str | None:
@@ -57,6 +66,8 @@ def _blocks_rejected(p: Problem) -> str | None:
         return "it takes scales of blocks on sm_90 only"
     if p.out_dtype != torch.bfloat16:
         return "with a scale for each block it gives bf16 only"
+    if p.accum == "fast":
+        return "with a scale for each block it has no fast accumulation"
     if K % BLOCK:
         return f"with scales of blocks K must be a multiple of 128, here {K}"
     if p.scale_a.shape != (M, blocks) or p.scale_b.shape not in (
@@ -83,7 +94,7 @@ def _operands_rejected(p: Problem) -> str | None:
     K, N = p.a.shape[1], p.b.shape[0]
     if p.a.dtype == p.b.dtype == E5M2:
         return "it does not take e5m2 for both"
-    if p.out_dtype == torch.float32:
+    if p.out_dtype == torch.float32 and p.accum != "fast":
         return "fp8 tensor cores sum in about 14 bits, too coarse for a float32 output"
     if p.bias is not None and p.bias.dtype != p.out_dtype:
         return "the bias must have the dtype of the output"

@@ -26,4 +26,5 @@ def load_codes(ptrs, inside, E5M2: tl.constexpr, TAIL: tl.constexpr, DECODE: tl.
         codes = tl.load(ptrs)
     if DECODE:
         return decode_fp8(codes, E5M2)
-    return codes
+    else:  # noqa: RET505 (without it Triton would compile both)
+        return codes

@@ -6,7 +6,8 @@ One program makes one tile of the output; it walks K in blocks, whole ones first
 the ragged end. Rows beyond the edge of a tile read row 0 and are not stored. Scales and bias are
 applied to the float32 sum. From sm_89 on the tensor cores take the codes, and each block's sum is
 added in float32 (`promoted_dot`). sm_80 has none for fp8, and for a float32 output their sums are
-too coarse: then codes become float16, exactly, and are summed in float32 throughout.
+too coarse: then codes become float16, exactly, and are summed in float32 throughout. With
+accum="fast" the fp8 tensor cores keep the sum over all of K, for a float32 output too.
 """
 
 import torch
@@ -82,7 +83,7 @@ def _matmul_fp8_kernel(
 def launch(
     outs: tuple[torch.Tensor],
     a: torch.Tensor, b: torch.Tensor, scale_a: torch.Tensor, scale_b: torch.Tensor,
-    bias: torch.Tensor | None, out_dtype: torch.dtype,
+    bias: torch.Tensor | None, out_dtype: torch.dtype, accum: str, batch_invariant: bool,
 ) -> None:  # fmt: skip
     (out,) = outs
     (M, K), N = a.shape, b.shape[0]
@@ -90,7 +91,7 @@ def launch(
         return
     formats = dict(A_E5M2=a.dtype == torch.float8_e5m2, B_E5M2=b.dtype == torch.float8_e5m2)
     sm = sm_of(a.device) or 90
-    shape = Shape.of(a, b, out_dtype, sm)
+    shape = Shape.of(a, b, out_dtype, accum, batch_invariant, sm)
     if shape.decode:
         a, b = a.view(torch.uint8), b.view(torch.uint8)
     config = _configs.config(select_config(shape, sm))
@@ -101,7 +102,7 @@ def launch(
         0 if bias is None else bias.stride(0), M, N, K,
         BLOCK_M=config.block_m, BLOCK_N=config.block_n, BLOCK_K=config.block_k,
         GROUP_M=config.group_m, BIAS=bias is not None, DECODE=shape.decode,
-        PROMOTE=sm // 10 != 10,  # sm_100 sums fp8 products in float32
+        PROMOTE=accum == "promoted" and sm // 10 != 10,  # sm_100 sums fp8 products in float32
         num_warps=config.num_warps, num_stages=config.num_stages, **formats,
     )  # fmt: skip
 

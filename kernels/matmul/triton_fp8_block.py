@@ -101,17 +101,18 @@ def _matmul_fp8_block_kernel(
 def launch(
     outs: tuple[torch.Tensor],
     a: torch.Tensor, b: torch.Tensor, scale_a: torch.Tensor, scale_b: torch.Tensor,
-    bias: torch.Tensor | None, out_dtype: torch.dtype,
+    bias: torch.Tensor | None, out_dtype: torch.dtype, accum: str, batch_invariant: bool,
 ) -> None:  # fmt: skip
     (out,) = outs
     (M, K), N = a.shape, b.shape[0]
     if out.numel() == 0:
         return
     formats = dict(A_E5M2=a.dtype == torch.float8_e5m2, B_E5M2=b.dtype == torch.float8_e5m2)
-    shape = Shape.of(a, b, out_dtype, sm_of(a.device) or 90)
+    sm = sm_of(a.device) or 90
+    shape = Shape.of(a, b, out_dtype, accum, batch_invariant, sm)
     if shape.decode:
         a, b = a.view(torch.uint8), b.view(torch.uint8)
-    config = _configs.config(select_block_config(shape, sm_of(a.device) or 90))
+    config = _configs.config(select_block_config(shape, sm))
     tiles = triton.cdiv(M, config.block_m) * triton.cdiv(N, config.block_n)
     _matmul_fp8_block_kernel[(tiles,)](
         out, a, b, scale_a, scale_b, bias,

@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from aimills_kernels.ops._flags import check_bools
 from aimills_kernels.ops._run import run
 
 
@@ -57,24 +58,38 @@ def matmul_fp8(
     scale_b: Tensor,
     *,
     bias: Tensor | None = None,
+    accum: Literal["promoted", "fast"] = "promoted",
     out_dtype: torch.dtype = torch.bfloat16,
+    batch_invariant: bool = False,
     out: Tensor | None = None,
 ) -> Tensor:
     """Matmul of fp8 codes: (a * scale_a) @ (b * scale_b).T + bias, rounded once.
 
     Shapes and dtypes:
-        a        [M, K]                float8_e4m3fn
-        b        [N, K]                float8_e4m3fn; the weight of an nn.Linear
-        scale_a  [] | [1] | [M, 1]     f32; one for the tensor, or one for each row
-        scale_b  [] | [1] | [N, 1]     f32; likewise, whatever scale_a is
-        bias     [N]                   bf16 | f16 | f32
-        out      [M, N]                out_dtype
+        a        [M, K]    float8_e4m3fn | float8_e5m2
+        b        [N, K]    float8_e4m3fn | float8_e5m2; the weight of an nn.Linear
+        scale_a  f32       [] | [1] for the tensor, [M, 1] for each row, [M, ceil(K / 128)] for each
+                           block of 1x128
+        scale_b  f32       [] | [1], [N, 1] or [N, ceil(K / 128)] likewise, or
+                           [ceil(N / 128), ceil(K / 128)] for each block of 128x128
+        bias     [N]       bf16 | f16 | f32
+        out      [M, N]    out_dtype
 
-    Any M, N and K, empty ones too (K = 0 gives the bias), and any strides and offsets.
+    Any M, N and K, empty ones too (K = 0 gives the bias), and any strides and offsets, of the
+    scales too. The granularity follows from the scales' shapes, which may differ between a and b;
+    where two readings fit a shape they mean the same numbers.
 
     Args:
         bias: added in float32 before the result is rounded.
+        accum: "promoted" adds the sum of each block of K in float32. "fast" allows fp8 tensor
+            cores to keep the sum over all of K, in some 14 bits, for a float32 out too. A kernel is
+            then held to an error of (n + 16 sqrt(n)) / 8192 of the largest value of out, n = K / 32
+            (3.8 % for K = 4096). With scales of blocks the sum leaves them every 128 all the same.
         out_dtype: torch.bfloat16, torch.float16 or torch.float32.
+        batch_invariant: the bits of a row of out do not depend on M, nor on the other rows of a or
+            its place among them, as one choice of tiles serves every M. Only our own kernels do
+            that, so on a CPU, and on a GPU where they have no record, it is a ValueError. Not
+            checked on a GPU yet.
         out: written and returned in place of a new tensor.
 
     Returns:
@@ -90,4 +105,6 @@ def matmul_fp8(
     bias are those of the PyTorch reference, which is run again for them; codes have none.
     torch.autocast changes nothing.
     """
-    return run("matmul_fp8", (a, b, scale_a, scale_b, bias, out_dtype), out)
+    check_bools("matmul_fp8", batch_invariant=batch_invariant)
+    args = (a, b, scale_a, scale_b, bias, out_dtype, accum, batch_invariant)
+    return run("matmul_fp8", args, out)
