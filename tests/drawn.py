@@ -146,6 +146,16 @@ def quantize_cases(draw: st.DrawFn) -> Case:
 
 
 @st.composite
+def fused_cases(draw: st.DrawFn) -> Case:
+    lead = draw(st.lists(st.integers(0, 5), max_size=2))
+    return Case(
+        "drawn", shape=(*lead, draw(st.integers(0, 300))), dtype=draw(_dtypes),
+        weight=draw(_dtypes), granularity=draw(st.sampled_from(["row", "1x128"])),
+        residual=draw(st.booleans()), codes=draw(st.sampled_from(["e4m3", "e4m3", "e5m2"])),
+    )  # fmt: skip
+
+
+@st.composite
 def video_cases(draw: st.DrawFn) -> Case:
     sources, sizes = (
         st.integers(1, 9) | st.integers(1, 200),
@@ -174,6 +184,8 @@ CASES = {
     "merge_attention_states": merge_cases(),
     "matmul_fp8": matmul_cases(),
     "quantize_fp8": quantize_cases(),
+    "rmsnorm_quantize_fp8": fused_cases(),
+    "swiglu_quantize_fp8": fused_cases(),
     "video_to_tensor": video_cases(),
 }
 

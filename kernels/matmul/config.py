@@ -174,6 +174,21 @@ def select_quantize_block_config(rows: int, by_row: bool) -> QuantizeConfig:
     return QuantizeConfig(block_r, BLOCK, 4 if block_r > 4 else 1)
 
 
+LONGEST_ROW = 32768  # of the fused kernels, which hold a row in registers
+
+
+def fused_blocks(blocks: int) -> tuple[int, int]:
+    """Blocks of 128 in the tile of a row, and warps: 32 elements a thread at the most."""
+    tile = _next_power_of_2(blocks)
+    return tile, min(32, max(1, tile // 8))
+
+
+def row_stride(t: Tensor) -> int | None:
+    """From row to row, over all dims but the last; None where there is no single one."""
+    _, steps = leading_dims(t.shape, t.stride())
+    return None if len(steps) > 1 else steps[0] if steps else 0
+
+
 def leading_dims(shape: Sequence[int], stride: Sequence[int]) -> tuple[list[int], list[int]]:
     """Sizes and strides of all dims but the last, neighbours merged where memory allows it."""
     sizes: list[int] = []
