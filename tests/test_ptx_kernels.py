@@ -24,6 +24,7 @@ _SHORT = (
     "decode",
     "one",
     "k-empty",
+    "block-tiny",
     "queries-empty",
     "nan",
     "invariant",
