@@ -85,7 +85,7 @@ def _scale(values: Tensor, kind: str, rows: int, K: int) -> Tensor:
     if kind in ("tensor", "one"):
         return values[0, 0].clone() if kind == "tensor" else values[0, :1].clone()
     down, across = _scales(kind, rows, K)
-    return values[:down, :across].clone(memory_format=torch.contiguous_format)
+    return values[:down, :across].contiguous()
 
 
 def _scales(kind: str, rows: int, K: int) -> tuple[int, int]:

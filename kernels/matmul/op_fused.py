@@ -13,7 +13,12 @@ from aimills_kernels._op import Case, Cost, Invalid, Op, Problem, Provider, desc
 from aimills_kernels._tolerance import Exact, Judgement
 from aimills_kernels._words import shown
 from aimills_kernels.kernels.matmul import op_quantize
-from aimills_kernels.kernels.matmul.config import LONGEST_ROW, blocks_of, row_stride
+from aimills_kernels.kernels.matmul.config import (
+    LONGEST_NORM,
+    LONGEST_SWIGLU,
+    blocks_of,
+    row_stride,
+)
 from aimills_kernels.kernels.matmul.formats import CODES, E4M3, LARGEST, WIDE
 from aimills_kernels.kernels.matmul.op_quantize import scale_shape, spread
 
@@ -29,7 +34,7 @@ def rmsnorm(x: Tensor, weight: Tensor, residual: Tensor | None, eps: float) -> t
     h = x.to(torch.promote_types(x.dtype, torch.float32))
     if residual is not None:
         h = h + residual.to(h.dtype)
-    return h * torch.rsqrt(h.square().mean(-1, keepdim=True) + eps) * weight.to(h.dtype), h
+    return h * (h.square().mean(-1, keepdim=True) + eps).rsqrt() * weight.to(h.dtype), h
 
 
 def rmsnorm_reference(
@@ -51,7 +56,7 @@ def rmsnorm_reference(
 
 def swiglu(gate_up: Tensor) -> Tensor:
     gate, up = gate_up.to(torch.promote_types(gate_up.dtype, torch.float32)).chunk(2, -1)
-    return torch.nn.functional.silu(gate) * up
+    return gate / (1 + (-gate).exp()) * up
 
 
 def swiglu_reference(
@@ -215,7 +220,7 @@ def _judged(got: Tensor, want: Tensor, bound: Tensor) -> Judgement:
     if got.numel() == 0 or bool(alike.all()):
         return Judgement(0.0, 0.0, 0.0, "exact")
     error = torch.where(alike, 0.0, (got - want).abs())
-    used = torch.where(alike, 0.0, error / bound).nan_to_num(nan=torch.inf)
+    used = torch.where(alike, 0.0, error / bound).nan_to_num(nan=float("inf"))
     worst = int(used.argmax())
     text = f"error {float(error.flatten()[worst]):.3g} of {float(bound.flatten()[worst]):.3g}"
     return Judgement(float(used.max()), float(error.max()), float(bound.flatten()[worst]), text)
@@ -225,18 +230,18 @@ def _judged(got: Tensor, want: Tensor, bound: Tensor) -> Judgement:
 
 
 def _rmsnorm_rejects(p: Problem) -> str | None:
-    return _rejects("x", p.x, p.x.shape[-1]) or (
-        None if p.residual is None else _rejects("residual", p.residual, p.x.shape[-1])
+    return _rejects("x", p.x, p.x.shape[-1], LONGEST_NORM) or (
+        None if p.residual is None else _rejects("residual", p.residual, 0, LONGEST_NORM)
     )
 
 
 def _swiglu_rejects(p: Problem) -> str | None:
-    return _rejects("gate_up", p.gate_up, p.gate_up.shape[-1] // 2)
+    return _rejects("gate_up", p.gate_up, p.gate_up.shape[-1] // 2, LONGEST_SWIGLU)
 
 
-def _rejects(name: str, t: Tensor, K: int) -> str | None:
-    if K > LONGEST_ROW:
-        return f"a row of {K} elements is longer than the {LONGEST_ROW} that it holds"
+def _rejects(name: str, t: Tensor, K: int, longest: int) -> str | None:
+    if K > longest:
+        return f"a row of {K} elements is longer than the {longest} that it holds"
     return None if row_stride(t) is not None else f"the rows of {name} have no single stride"
 
 
@@ -269,7 +274,7 @@ def swiglu_cost(case: Case) -> Cost:
 _I = {"interpret"}
 
 
-def _cases(**residual: Any) -> tuple[Case, ...]:
+def _cases(longest: int, **residual: Any) -> tuple[Case, ...]:
     """Of either op; x_q has the shape that is given."""
     row: dict[str, Any] = dict(granularity="row")
     block: dict[str, Any] = dict(granularity="1x128")
@@ -290,14 +295,14 @@ def _cases(**residual: Any) -> tuple[Case, ...]:
         Case("zeros", shape=(5, 140), **block, fill="zeros", tags=_I),
         Case("impulse", shape=(5, 300), **row, fill="impulse"),
         Case("specials", shape=(4, 300), **block, fill="specials", dtype="f16", tags=_I),
-        Case("long", shape=(2, LONGEST_ROW + 1), **row, dtype="f16"),
+        Case("long", shape=(2, longest + 1), **row, dtype="f16"),
         Case("deepseek-v3", shape=(4096, 7168), **block, **residual,
              tags={"bench", "accept", "aot"}, cpu=dict(shape=(8, 7168))),
         Case("llama3-70b", shape=(4096, 8192), **row, **residual, tags={"bench", "aot"},
              cpu=dict(shape=(8, 8192))),
         Case("decode", shape=(1, 7168), **block, **residual, tags={"bench"}),
-        Case("aot-longest", shape=(64, LONGEST_ROW), **row, dtype="f32", **residual,
-             tags={"aot"}, cpu=dict(shape=(1, LONGEST_ROW))),
+        Case("aot-longest", shape=(64, longest), **row, dtype="f32", **residual,
+             tags={"aot"}, cpu=dict(shape=(1, longest))),
     )  # fmt: skip
 
 
@@ -329,7 +334,7 @@ rmsnorm_quantize_fp8 = Op(
     reference=rmsnorm_reference,
     fake=rmsnorm_fake,
     inputs=rmsnorm_inputs,
-    cases=_cases(residual=True),
+    cases=_cases(LONGEST_NORM, residual=True),
     cost=rmsnorm_cost,
     tolerance=(
         NearCodes(lambda x, weight, residual, eps, *_: rmsnorm(x, weight, residual, eps)[0]),
@@ -367,7 +372,7 @@ swiglu_quantize_fp8 = Op(
     reference=swiglu_reference,
     fake=swiglu_fake,
     inputs=swiglu_inputs,
-    cases=_cases(),
+    cases=_cases(LONGEST_SWIGLU),
     cost=swiglu_cost,
     tolerance=(NearCodes(lambda gate_up, *_: swiglu(gate_up)), NearScale()),
     errors=(

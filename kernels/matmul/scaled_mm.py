@@ -19,7 +19,11 @@ def launch(
     a: Tensor, b: Tensor, scale_a: Tensor, scale_b: Tensor, bias: Tensor | None,
     out_dtype: torch.dtype, accum: str, batch_invariant: bool,
 ) -> None:  # fmt: skip
-    across = scale_b.T if scale_b.dim() == 2 else scale_b
+    across = scale_b
+    if scale_b.dim() == 2:
+        across = scale_b.T
+        if scale_b.shape[1] == 1:  # of one element any strides are contiguous, but not to PyTorch
+            across = scale_b.as_strided((1, len(scale_b)), (len(scale_b), 1))
     torch._scaled_mm(
         a, b.T, scale_a, across, bias=bias, out_dtype=out_dtype, use_fast_accum=accum == "fast",
         out=outs[0],

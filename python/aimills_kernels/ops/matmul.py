@@ -66,14 +66,14 @@ def matmul_fp8(
     """Matmul of fp8 codes: (a * scale_a) @ (b * scale_b).T + bias, rounded once.
 
     Shapes and dtypes:
-        a        [M, K]    float8_e4m3fn | float8_e5m2
-        b        [N, K]    float8_e4m3fn | float8_e5m2; the weight of an nn.Linear
-        scale_a  f32       [] | [1] for the tensor, [M, 1] for each row, [M, ceil(K / 128)] for each
-                           block of 1x128
-        scale_b  f32       [] | [1], [N, 1] or [N, ceil(K / 128)] likewise, or
-                           [ceil(N / 128), ceil(K / 128)] for each block of 128x128
-        bias     [N]       bf16 | f16 | f32
-        out      [M, N]    out_dtype
+        a        [M, K]              float8_e4m3fn | float8_e5m2
+        b        [N, K]              float8_e4m3fn | float8_e5m2; the weight of an nn.Linear
+        scale_a  [M, ceil(K / 128)]  f32; for each block of 1x128, [M, 1] for each row, [] or [1]
+                                     for the tensor
+        scale_b  [N, ceil(K / 128)]  f32; likewise, [N, 1], [] or [1], or for each block of 128x128
+                                     [ceil(N / 128), ceil(K / 128)]
+        bias     [N]                 bf16 | f16 | f32
+        out      [M, N]              out_dtype
 
     Any M, N and K, empty ones too (K = 0 gives the bias), and any strides and offsets, of the
     scales too. The granularity follows from the scales' shapes, which may differ between a and b;
