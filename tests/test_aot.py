@@ -37,7 +37,8 @@ FEATURES: dict[str, dict[str, Any]] = {
 
 
 def _grid() -> list:
-    """Hopper, which the pods have, in `make test`; the others in `make test-full`."""
+    """Hopper, which the pods have, in `make test`; the others, and cases that are tagged "full", in
+    `make test-full`."""
     return [
         pytest.param(
             op,
@@ -45,7 +46,7 @@ def _grid() -> list:
             provider,
             sm,
             id=f"{op}-{case}-{provider}-sm{sm}",
-            marks=() if sm == 90 else pytest.mark.full,
+            marks=() if sm == 90 and "full" not in case.tags else pytest.mark.full,
         )
         for op in OPS
         for case in op.cases

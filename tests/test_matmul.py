@@ -292,6 +292,30 @@ def test_fp8_sums_leave_the_tensor_core_every_block(sm: int, promoted: bool) -> 
         assert [i for i, flag in enumerate(starts) if flag == "0"] == [0, 4], "a sum starts at 0"
 
 
+@pytest.mark.full
+def test_sums_on_hopper_by_what_was_asked_for() -> None:
+    """Blocks start at 0 and are multiplied and added; a fast sum never leaves the tensor core."""
+    pytest.importorskip("triton", reason="not run: Triton is not installed")
+    from tests.aot import compile_provider
+
+    op = get_op("matmul_fp8")
+
+    def ptx(case: str, provider: str) -> tuple[list[str], int]:
+        (kernel,) = compile_provider(op, op.case(case), op.provider(provider), 90)
+        starts = r"wgmma\.mma_async\S+k32\.f32\.e[45]m[23]\.e4m3[^;]*, (\S+), 1, 1;"
+        kinds = r"\b(?:add|fma)(?:\.rn)?\.f32(x2)?\s"
+        sums = sum(1 + bool(x2) for x2 in re.findall(kinds, kernel.ptx))
+        return re.findall(starts, kernel.ptx), sums
+
+    starts, sums = ptx("aot-e5m2-block", "triton_block")
+    assert [i for i, flag in enumerate(starts) if flag == "0"] == [0, 4]
+    assert sums == 2 * 64 * 64 // 128, "one multiply-add a sum; the ragged end is a second copy"
+    starts, sums = ptx("aot-fast", "triton")
+    assert len(starts) == 8
+    assert "0" not in starts
+    assert sums == 0
+
+
 @pytest.mark.parametrize("sm", sorted(SHARED_KIB))
 def test_tiles_fit_the_shared_memory(sm: int) -> None:
     for m in (1, 16, 17, 64, 65, 4096):

@@ -161,7 +161,7 @@ _DEEPSEEK_V3 = {  # N, K
 _BLOCKS: dict[str, Any] = dict(scale_a="1x128", scale_b="128x128")
 _VECTORS: dict[str, Any] = dict(scale_a="1x128", scale_b="1x128")
 _ROWS: dict[str, Any] = dict(scale_a="row", scale_b="row")
-_I = {"interpret"}
+_I, _FULL = {"interpret"}, {"interpret", "full"}
 
 
 def _block_cases() -> tuple[Case, ...]:
@@ -175,24 +175,25 @@ def _block_cases() -> tuple[Case, ...]:
         Case("block-one-column", M=140, N=1, K=260, **_BLOCKS, out="f16"),
         Case("block-shallow", M=20, N=200, K=60, **_BLOCKS, tags=_I),
         Case("block-a-only", M=20, N=40, K=300, scale_a="1x128", scale_b="row", bias="f32"),
-        Case("block-b-only", M=17, N=140, K=200, scale_b="128x128", tags=_I),
+        Case("block-b-only", M=17, N=140, K=200, scale_b="128x128", tags=_FULL),
         Case("block-no-depth", M=20, N=35, K=0, **_BLOCKS, bias="f16", tags=_I),
         Case("block-no-rows", M=0, N=135, K=160, **_BLOCKS, tags=_I),
         Case("block-no-columns", M=20, N=0, K=160, **_VECTORS),
-        Case("block-transposed", M=20, N=140, K=190, **_BLOCKS, layout="transposed", tags=_I),
+        Case("block-transposed", M=20, N=140, K=190, **_BLOCKS, layout="transposed", tags=_FULL),
         Case("block-sliced", M=50, N=170, K=296, **_VECTORS, bias="bf16", layout="sliced"),
         Case("block-sparse", M=5, N=9, K=240, **_BLOCKS, layout="sparse"),
-        Case("block-onehot", M=40, N=140, K=300, **_BLOCKS, fill="onehot", tags=_I),
+        Case("block-onehot", M=40, N=140, K=300, **_BLOCKS, fill="onehot", tags=_FULL),
         Case("block-onehot-vectors", M=70, N=60, K=400, **_VECTORS, fill="onehot", out="f32"),
         Case("block-magnitudes", M=30, N=140, K=200, **_BLOCKS, fill="magnitudes"),
         Case("block-nan", M=20, N=40, K=170, **_BLOCKS, fill="nan", bias="bf16"),
-        Case("block-e5m2", M=17, N=40, K=170, **_VECTORS, a="e5m2", out="f32", tags=_I),
+        Case("block-e5m2", M=17, N=40, K=170, **_VECTORS, a="e5m2", out="f32", tags=_FULL),
         Case("block-deep", M=24, N=40, K=16384, **_BLOCKS, out="f16"),
     ]
     for layer, (N, K) in _DEEPSEEK_V3.items():
         for M in (1, 64, 4096):
             tags = {"bench"} | ({"accept"} if layer == "o" and M == 4096 else set())
-            tags |= {"aot"} if layer == "o" and M != 64 else set()
+            tags |= {"aot"} if layer == "o" and M == 4096 else set()
+            tags |= {"aot", "full"} if layer == "o" and M == 1 else set()
             small = dict(M=min(M, 16), N=N // 64, K=min(K, 1152))
             name = f"deepseek-v3-{layer}-{M}"
             found.append(Case(name, M=M, N=N, K=K, **_BLOCKS, cpu=small, tags=tags))
@@ -234,26 +235,26 @@ CASES = (
     *_block_cases(),
     Case("e5m2", M=33, N=50, K=200, **_ROWS, a="e5m2", bias="bf16", tags=_I),
     Case("e5m2-b", M=33, N=50, K=70, b="e5m2", out="f16"),
-    Case("e5m2-both", M=33, N=50, K=70, **_ROWS, a="e5m2", b="e5m2", out="f32", tags=_I),
+    Case("e5m2-both", M=33, N=50, K=70, **_ROWS, a="e5m2", b="e5m2", out="f32", tags=_FULL),
     Case("e5m2-magnitudes", M=20, N=40, K=70, **_ROWS, a="e5m2", b="e5m2", fill="magnitudes"),
     Case("e5m2-nan", M=20, N=40, K=70, a="e5m2", fill="nan"),
-    Case("fast", M=33, N=50, K=300, **_ROWS, accum="fast", bias="bf16", tags=_I),
+    Case("fast", M=33, N=50, K=300, **_ROWS, accum="fast", bias="bf16", tags=_FULL),
     Case("fast-f32", M=20, N=30, K=1100, accum="fast", out="f32"),
     Case("fast-block", M=20, N=30, K=300, **_BLOCKS, accum="fast", out="f32"),
     Case("invariant", M=17, N=50, K=200, **_ROWS, invariant=True, bias="bf16", tags=_I),
-    Case("invariant-block", M=3, N=50, K=200, **_BLOCKS, invariant=True, tags=_I),
+    Case("invariant-block", M=3, N=50, K=200, **_BLOCKS, invariant=True, tags=_FULL),
     Case("llama3-8b-gate-up-4096-fast", M=4096, N=28672, K=4096, **_ROWS, accum="fast",
          cpu=dict(M=32, N=448, K=512), tags={"bench"}),
     Case("llama3-8b-gate-up-16-invariant", M=16, N=28672, K=4096, **_ROWS, invariant=True,
-         cpu=dict(N=448, K=512), tags={"bench", "aot"}),
+         cpu=dict(N=448, K=512), tags={"bench", "aot", "full"}),
     Case("llama3-8b-gate-up-4096-invariant", M=4096, N=28672, K=4096, **_ROWS, invariant=True,
          cpu=dict(M=32, N=448, K=512), tags={"bench"}),
     Case("aot-fast", M=1024, N=1024, K=1024, **_ROWS, accum="fast", cpu=dict(M=64, N=64),
-         tags={"aot"}),
+         tags={"aot", "full"}),
     Case("aot-invariant-unaligned", M=9, N=512, K=1000, invariant=True, cpu=dict(N=64),
-         tags={"aot"}),
+         tags={"aot", "full"}),
     Case("aot-invariant-block", M=9, N=512, K=1024, **_BLOCKS, invariant=True, cpu=dict(N=64),
-         tags={"aot"}),
+         tags={"aot", "full"}),
     Case("deep", M=24, N=40, K=14336, **_ROWS, out="f16"),
     *_layer_cases(),
     Case("aot-f32-large", M=2048, N=2048, K=512, out="f32", cpu=dict(M=64, N=64),
@@ -265,13 +266,13 @@ CASES = (
     Case("aot-unaligned-decode", M=8, N=4096, K=1000, cpu=dict(N=64), tags={"aot"}),
     Case("aot-e5m2", M=1024, N=1024, K=1024, **_ROWS, a="e5m2", cpu=dict(M=64, N=64), tags={"aot"}),
     Case("aot-e5m2-block", M=1024, N=1024, K=1024, **_BLOCKS, a="e5m2", cpu=dict(M=64, N=64),
-         tags={"aot"}),
+         tags={"aot", "full"}),
     Case("aot-block-f32", M=1024, N=1024, K=1024, **_BLOCKS, out="f32", cpu=dict(M=64, N=64),
-         tags={"aot"}),
+         tags={"aot", "full"}),
     Case("aot-block-unaligned", M=512, N=512, K=1000, **_BLOCKS, bias="bf16",
-         cpu=dict(M=64, N=64), tags={"aot"}),
+         cpu=dict(M=64, N=64), tags={"aot", "full"}),
     Case("aot-block-vectors", M=1024, N=1024, K=1024, **_VECTORS, layout="transposed",
-         cpu=dict(M=64, N=64), tags={"aot"}),
+         cpu=dict(M=64, N=64), tags={"aot", "full"}),
     Case("aot-transposed", M=512, N=512, K=512, layout="transposed", cpu=dict(M=64, N=64),
          tags={"aot"}),
 )  # fmt: skip

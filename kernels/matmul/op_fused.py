@@ -240,7 +240,7 @@ def _swiglu_rejects(p: Problem) -> str | None:
 
 
 def _rejects(name: str, t: Tensor, K: int, longest: int) -> str | None:
-    if K > longest:
+    if longest < K:
         return f"a row of {K} elements is longer than the {longest} that it holds"
     return None if row_stride(t) is not None else f"the rows of {name} have no single stride"
 
@@ -271,7 +271,7 @@ def swiglu_cost(case: Case) -> Cost:
     return Cost(8 * count, count * (2 * _size(case) + 1) + 4 * scales, "f32")
 
 
-_I = {"interpret"}
+_I, _FULL = {"interpret"}, {"interpret", "full"}
 
 
 def _cases(longest: int, **residual: Any) -> tuple[Case, ...]:
@@ -281,28 +281,28 @@ def _cases(longest: int, **residual: Any) -> tuple[Case, ...]:
     return (
         Case("tiny", shape=(4, 160), **block, **residual, tags=_I),
         Case("tiny-row", shape=(4, 32), **row, tags=_I),
-        Case("ragged", shape=(5, 301), **block, dtype="f16", codes="e5m2", tags=_I),
+        Case("ragged", shape=(5, 301), **block, dtype="f16", codes="e5m2", tags=_FULL),
         Case("ragged-row", shape=(5, 301), **row, dtype="f32", weight="f32", **residual, tags=_I),
         Case("vector", shape=(300,), **block),
         Case("batched", shape=(2, 3, 70), **block, **residual),
         Case("one", shape=(1, 1), **row, dtype="f32"),
         Case("empty-rows", shape=(0, 200), **block, **residual),
         Case("empty-k", shape=(3, 0), **row),
-        Case("transposed", shape=(6, 140), **block, layout="transposed", **residual, tags=_I),
+        Case("transposed", shape=(6, 140), **block, layout="transposed", **residual, tags=_FULL),
         Case("sliced", shape=(3, 5, 145), **row, layout="sliced", dtype="f16", **residual),
         Case("sparse", shape=(3, 140), **block, layout="sparse", dtype="f16"),
         Case("small", shape=(6, 200), **block, fill="small", dtype="f32", tags=_I),
-        Case("zeros", shape=(5, 140), **block, fill="zeros", tags=_I),
+        Case("zeros", shape=(5, 140), **block, fill="zeros", tags=_FULL),
         Case("impulse", shape=(5, 300), **row, fill="impulse"),
-        Case("specials", shape=(4, 300), **block, fill="specials", dtype="f16", tags=_I),
+        Case("specials", shape=(4, 300), **block, fill="specials", dtype="f16", tags=_FULL),
         Case("long", shape=(2, longest + 1), **row, dtype="f16"),
         Case("deepseek-v3", shape=(4096, 7168), **block, **residual,
              tags={"bench", "accept", "aot"}, cpu=dict(shape=(8, 7168))),
-        Case("llama3-70b", shape=(4096, 8192), **row, **residual, tags={"bench", "aot"},
+        Case("llama3-70b", shape=(4096, 8192), **row, **residual, tags={"bench", "aot", "full"},
              cpu=dict(shape=(8, 8192))),
         Case("decode", shape=(1, 7168), **block, **residual, tags={"bench"}),
         Case("aot-longest", shape=(64, longest), **row, dtype="f32", **residual,
-             tags={"aot"}, cpu=dict(shape=(1, longest))),
+             tags={"aot", "full"}, cpu=dict(shape=(1, longest))),
     )  # fmt: skip
 
 

@@ -200,7 +200,7 @@ def _blocks(name: str, shape: tuple[int, ...], **dims: Any) -> tuple[Case, Case]
     )
 
 
-_I = {"interpret"}
+_I, _FULL = {"interpret"}, {"interpret", "full"}
 
 CASES = (
     *_pair("tiny", (8, 32)),
@@ -232,13 +232,13 @@ CASES = (
     *_blocks("empty-rows", (0, 300)),
     *_blocks("empty-k", (5, 0), dtype="f32", tags=_I),
     *_blocks("transposed", (137, 270), layout="transposed"),
-    *_blocks("sliced", (130, 145), layout="sliced", dtype="f16", codes="e5m2", tags=_I),
+    *_blocks("sliced", (130, 145), layout="sliced", dtype="f16", codes="e5m2", tags=_FULL),
     *_blocks("sparse", (3, 160), layout="sparse", dtype="f16"),
     *_blocks("ties", (16, 256), fill="ties", dtype="f32"),
     *_blocks("zeros", (5, 140), fill="zeros"),
     *_blocks("all-zero", (1, 40), fill="zeros"),
     *_blocks("impulse", (9, 300), fill="impulse"),
-    *_blocks("specials", (6, 140), fill="specials", dtype="f16", tags=_I),
+    *_blocks("specials", (6, 140), fill="specials", dtype="f16", tags=_FULL),
     *_blocks("magnitudes", (140, 190), fill="magnitudes"),
     Case("batched-1x128", shape=(3, 5, 7, 133), granularity="1x128", tags=_I),
     Case("permuted-1x128", shape=(3, 4, 5, 139), granularity="1x128", layout="permuted"),
@@ -246,16 +246,16 @@ CASES = (
     Case("e5m2-row", shape=(9, 70), granularity="row", codes="e5m2", tags=_I),
     Case("e5m2", shape=(9, 70), granularity="tensor", codes="e5m2", dtype="f32", tags=_I),
     Case("e5m2-ties", shape=(16, 256), granularity="row", codes="e5m2", fill="ties", dtype="f32",
-         tags=_I),
+         tags=_FULL),
     Case("e5m2-specials", shape=(6, 40), granularity="row", codes="e5m2", fill="specials"),
     Case("e5m2-magnitudes", shape=(40, 90), granularity="row", codes="e5m2", fill="magnitudes"),
     Case("deepseek-v3-hidden", shape=(4096, 7168), granularity="1x128", tags={"bench", "aot"},
          cpu=dict(shape=(16, 7168))),
     Case("deepseek-v3-decode", shape=(1, 7168), granularity="1x128", tags={"bench"}),
-    Case("deepseek-v3-weight", shape=(7168, 16384), granularity="128x128", tags={"bench", "aot"},
-         cpu=dict(shape=(200, 300))),
+    Case("deepseek-v3-weight", shape=(7168, 16384), granularity="128x128",
+         tags={"bench", "aot", "full"}, cpu=dict(shape=(200, 300))),
     Case("aot-e5m2", shape=(4096, 4096), granularity="1x128", codes="e5m2", dtype="f16",
-         tags={"aot"}, cpu=dict(shape=(64, 300))),
+         tags={"aot", "full"}, cpu=dict(shape=(64, 300))),
     *_pair("llama3-8b-hidden", (4096, 4096), tags={"bench", "accept", "aot", "energy"},
            cpu=dict(shape=(64, 4096))),
     *_pair("llama3-8b-decode", (1, 14336), tags={"bench", "aot"}),
