@@ -249,13 +249,6 @@ CASES = (
          tags=_FULL),
     Case("e5m2-specials", shape=(6, 40), granularity="row", codes="e5m2", fill="specials"),
     Case("e5m2-magnitudes", shape=(40, 90), granularity="row", codes="e5m2", fill="magnitudes"),
-    Case("deepseek-v3-hidden", shape=(4096, 7168), granularity="1x128", tags={"bench", "aot"},
-         cpu=dict(shape=(16, 7168))),
-    Case("deepseek-v3-decode", shape=(1, 7168), granularity="1x128", tags={"bench"}),
-    Case("deepseek-v3-weight", shape=(7168, 16384), granularity="128x128",
-         tags={"bench", "aot", "full"}, cpu=dict(shape=(200, 300))),
-    Case("aot-e5m2", shape=(4096, 4096), granularity="1x128", codes="e5m2", dtype="f16",
-         tags={"aot", "full"}, cpu=dict(shape=(64, 300))),
     *_pair("llama3-8b-hidden", (4096, 4096), tags={"bench", "accept", "aot", "energy"},
            cpu=dict(shape=(64, 4096))),
     *_pair("llama3-8b-decode", (1, 14336), tags={"bench", "aot"}),
@@ -263,6 +256,13 @@ CASES = (
            cpu=dict(shape=(2, 40007))),
     *_pair("aot-permuted", (8, 64, 32, 200), dtype="f16", layout="permuted", tags={"aot"},
            cpu=dict(shape=(2, 3, 4, 200))),
+    Case("deepseek-v3-hidden", shape=(4096, 7168), granularity="1x128", tags={"bench", "aot"},
+         cpu=dict(shape=(16, 7168))),
+    Case("deepseek-v3-decode", shape=(1, 7168), granularity="1x128", tags={"bench"}),
+    Case("deepseek-v3-weight", shape=(7168, 16384), granularity="128x128",
+         tags={"bench", "aot", "full"}, cpu=dict(shape=(200, 300))),
+    Case("aot-e5m2", shape=(4096, 4096), granularity="1x128", codes="e5m2", dtype="f16",
+         tags={"aot", "full"}, cpu=dict(shape=(64, 300))),
 )  # fmt: skip
 
 
