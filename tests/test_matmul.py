@@ -20,7 +20,7 @@ from aimills_kernels._registry import get_op
 from aimills_kernels._tolerance import Ratio
 from aimills_kernels._validate import validate
 from aimills_kernels.kernels.hardware import SHARED_KIB
-from aimills_kernels.kernels.matmul import op_fp8
+from aimills_kernels.kernels.matmul import op_fp8, op_fused
 from aimills_kernels.kernels.matmul.config import Shape, candidates, leading_dims
 
 E4M3, E5M2 = torch.float8_e4m3fn, torch.float8_e5m2
@@ -419,6 +419,33 @@ def truncating_cast(outs: tuple[Tensor, Tensor], x: Tensor, *rest: Any) -> None:
     outs[1].copy_(scale)
 
 
+def scale_of_the_next_block(outs: tuple[Tensor], *args: Any) -> None:
+    a, b, scale_a, scale_b, *rest = args
+    outs[0].copy_(get_op("matmul_fp8").reference(a, b, scale_a, scale_b.roll(1, 1), *rest))
+
+
+def scales_of_blocks_swapped(outs: tuple[Tensor], *args: Any) -> None:
+    a, b, scale_a, *rest = args
+    outs[0].copy_(get_op("matmul_fp8").reference(a, b, scale_a.flip(1), *rest))
+
+
+def norm_without_eps(outs: tuple[Tensor, ...], *args: Any) -> None:
+    x, weight, residual, _, *rest = args
+    made = get_op("rmsnorm_quantize_fp8").reference(x, weight, residual, 0.0, *rest)
+    for out, right in zip(outs, made, strict=True):
+        out.copy_(right)
+
+
+def norm_rounded_to_bf16(outs: tuple[Tensor, ...], *args: Any) -> None:
+    x, weight, residual, eps, granularity, dtype = args
+    y = op_fused.rmsnorm(x, weight, residual, eps)[0].bfloat16()
+    made = get_op("quantize_fp8").reference(y, granularity, dtype)
+    for out, right in zip(outs, made, strict=False):
+        out.copy_(right)
+    if residual is not None:
+        outs[2].copy_(x + residual)
+
+
 def scale_of_the_whole_tensor(outs: tuple[Tensor, Tensor], x: Tensor, *rest: Any) -> None:
     codes, scale = get_op("quantize_fp8").reference(x, "tensor", rest[1])
     outs[0].copy_(codes)
@@ -432,6 +459,11 @@ def scale_of_the_whole_tensor(outs: tuple[Tensor, Tensor], x: Tensor, *rest: Any
         ("matmul_fp8", "one-row", last_product_dropped, "out: max error"),
         ("matmul_fp8", "onehot", last_product_dropped, "out: max error"),
         ("matmul_fp8", "deep", coarse_sum, "out: max error"),
+        ("matmul_fp8", "block-ragged", scale_of_the_next_block, "out: max error"),
+        ("matmul_fp8", "block-onehot", scales_of_blocks_swapped, "out: max error"),
+        ("rmsnorm_quantize_fp8", "small", norm_without_eps, "scale: error"),
+        ("rmsnorm_quantize_fp8", "tiny", norm_rounded_to_bf16, "scale: error"),
+        ("rmsnorm_quantize_fp8", "tiny", norm_rounded_to_bf16, "x_q: error"),
         ("quantize_fp8", "tiny", truncating_cast, "x_q: bits differ"),
         ("quantize_fp8", "ties", truncating_cast, "x_q: bits differ"),
         ("quantize_fp8", "tiny", scale_of_the_whole_tensor, "scale: bits differ"),

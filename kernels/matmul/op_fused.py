@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from aimills_kernels._op import Case, Cost, Invalid, Op, Problem, Provider, describe
-from aimills_kernels._tolerance import Exact, Judgement
+from aimills_kernels._tolerance import Exact, Judgement, specials
 from aimills_kernels._words import shown
 from aimills_kernels.kernels.matmul import op_quantize
 from aimills_kernels.kernels.matmul.config import (
@@ -192,7 +192,7 @@ class NearScale:
     """Within `SLACK` of the oracle's, scale by scale."""
 
     def judge(self, got: Tensor, oracle: Tensor, rounded: Tensor, args: tuple) -> Judgement:
-        return _judged(got.double(), oracle, SLACK * oracle.abs())
+        return specials(got, rounded) or _judged(got.double(), oracle, SLACK * oracle.abs())
 
 
 @dataclass(frozen=True)
@@ -203,6 +203,8 @@ class NearCodes:
     exact: Callable[..., Tensor]
 
     def judge(self, got: Tensor, oracle: Tensor, rounded: Tensor, args: tuple) -> Judgement:
+        if special := specials(got.double(), rounded.double()):
+            return special
         granularity, dtype = args[-2:]
         y = self.exact(*[a.double() if isinstance(a, Tensor) else a for a in args])
         largest = LARGEST[dtype]
