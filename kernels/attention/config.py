@@ -130,15 +130,14 @@ def select_backward_config(
     holds `block_n` keys. `crowded`: a soft cap or a padded head dim takes more registers. Chosen
     like the forward's."""
     if dim > 128 and (itemsize == 4 or not aligned):
-        stages = 2 if itemsize == 4 else 1
-        return Config(16, 16, 8, stages), Config(16, 16, 8, stages)
+        return Config(16, 16, 8, 2 if itemsize == 4 else 1), Config(16, 16, 8, 1)
     if itemsize == 4 or not aligned:
         return Config(32, 16, 8, 1), Config(16, 32, 8, 1)
     hopper, blackwell = sm == 90, sm // 10 == 10
     if dim > 128:
         if blackwell:
             return Config(128, 32, 8, 1), Config(32, 64, 8, 1)
-        return Config(64 if hopper else 32, 32, 8, 1), Config(32, 32, 8, 1)
+        return Config(64, 32, 8, 1) if hopper else Config(32, 32, 8, 2), Config(32, 32, 8, 1)
     if dim <= 64:
         if hopper or blackwell:
             return Config(128, 64, 8, 2), Config(64, 128, 8, 2)

@@ -31,7 +31,7 @@ from aimills_kernels.kernels.attention.triton_fwd import (
     sequence_of,
     weigh,
 )
-from aimills_kernels.kernels.triton_common import decode_e4m3, dot, round_to, widen
+from aimills_kernels.kernels.triton_common import decode_e4m3, dot, product, round_to, widen
 
 _RAW, _CAST, _DECODE = 0, 1, 2  # how the cache's elements become those of q
 DECODE = tl.constexpr(_DECODE)
@@ -338,7 +338,7 @@ def _merge_splits_kernel(
     sums = tl.load(maxima + (splits + s) * all_rows, mask=s < used, other=0.0)
     top = tl.max(row_max, 0)
     base = tl.where(top == float("-inf"), 0.0, top)
-    row_sum = tl.sum(sums * tl.exp2(row_max - base), 0)
+    row_sum = tl.sum(product(sums, tl.exp2(row_max - base)), 0)
     offs_dv = tl.arange(0, BLOCK_DV)
     acc = tl.zeros([BLOCK_DV], tl.float32)
     for start in range(0, used, STEP):
@@ -348,7 +348,7 @@ def _merge_splits_kernel(
             work_ptr + (at * all_rows + row)[:, None] * DV + offs_dv[None, :],
             mask=(at < used)[:, None] & (offs_dv < DV)[None, :], other=0.0,
         )  # fmt: skip
-        acc += tl.sum(part * tl.where(at < used, weight, 0.0)[:, None], 0)
+        acc += tl.sum(product(part, tl.where(at < used, weight, 0.0)[:, None]), 0)
     sink = float("-inf")
     if sinks_ptr is not None:
         sink = widen(tl.load(sinks_ptr + h * stride_sink)) * LOG2_E
