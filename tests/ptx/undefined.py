@@ -8,7 +8,8 @@ wgmma adds to. Through shared and local memory and matrix products it is followe
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -33,9 +34,10 @@ _INSIDE = {"shared", "shared::cta", "shared::cluster", "local"}
 _EFFECTS = ("bar", "barrier", "mbarrier", "red", "atom", "cp", "tensormap", "setmaxnreg", "mapa")
 
 
-def spread(kernel: Kernel, doubts: set[tuple[int, str]]) -> tuple[set[str], bool]:
+@functools.lru_cache(flow.KERNELS)
+def spread(kernel: Kernel) -> tuple[frozenset[str], bool]:
     """The registers that may ever hold what nothing wrote, and whether memory may."""
-    found = {name for _, name in doubts}
+    found = {name for _, name in flow.doubtful(kernel)}
     local = any(v.space == "local" for v in kernel.variables.values())
     shared, grew = False, bool(found) or local
     while grew:
@@ -55,7 +57,7 @@ def spread(kernel: Kernel, doubts: set[tuple[int, str]]) -> tuple[set[str], bool
             if taken and new:
                 grew = True
                 found |= new
-    return found, shared or local
+    return frozenset(found), shared or local
 
 
 def _generic(instr: Instr) -> bool:
@@ -76,11 +78,17 @@ def _puts(instr: Instr) -> bool:
 
 
 class Undefined:
-    """The undefined bits of those registers, as arrays like the registers' own."""
+    """The undefined bits of those registers, as arrays like the registers' own.
 
-    def __init__(self, b: Binder, doubts: set[tuple[int, str]]):
+    Most of them never hold any, so only the spoilt ones are looked at and written: those that may
+    be read before they are written, and what got undefined bits in some lane since.
+    """
+
+    def __init__(self, b: Binder):
         self.b = b
-        self.names, self.everywhere = spread(b.m.kernel, doubts)
+        self.names, self.everywhere = spread(b.m.kernel)
+        self.doubted = frozenset(name for _, name in flow.doubtful(b.m.kernel))
+        self.spoilt = set(self.doubted)
         self.bits: dict[str, np.ndarray] = {}
         self.memory = b.memory.bits = undefined_data.Bits(b.memory)
 
@@ -88,9 +96,16 @@ class Undefined:
         found = self.bits.get(reg.name)
         if found is None:
             like = self.b.array(reg)
-            found = np.full_like(like, True if like.dtype == bool else np.iinfo(like.dtype).max)
+            ones = True if like.dtype == bool else np.iinfo(like.dtype).max
+            found = np.full_like(like, ones if reg.name in self.doubted else 0)
             self.bits[reg.name] = found
         return found
+
+    def note(self, regs: Iterable[Reg], where: slice | np.ndarray) -> None:
+        """Bits of these registers were written, in these warps."""
+        for reg in regs:
+            if reg.name not in self.spoilt and self.array(reg)[where].any():
+                self.spoilt.add(reg.name)
 
     def check(self, reg: Reg, width: int | None = None) -> Callable[[Active], None] | None:
         """Raises where the register's low `width` bytes hold undefined bits; None if they can't."""
@@ -101,6 +116,8 @@ class Undefined:
             bits = bits.view(f"u{width}").reshape(*bits.shape, -1)[..., 0]
 
         def check(s: Active) -> None:
+            if reg.name not in self.spoilt:
+                return
             bad = s.mask & (bits[s.sl] != 0)
             if bad.any():
                 warp, lane = (int(i[0]) for i in np.nonzero(bad))
@@ -124,8 +141,12 @@ class Undefined:
             return run
         checks = [c for c in (self.check(r, w) for r, w in _sinks(instr)) if c]
         follow = self._follow(instr, read, made)
+        touched = frozenset(r.name for r in (*read, *made))
+        moves = _takes(instr) or _puts(instr)
 
         def followed(s: Active) -> int | None:
+            if self.spoilt.isdisjoint(touched) and not (moves and self.memory.spoilt):
+                return run(s)
             for check in checks:
                 check(s)
             if follow is None:
@@ -133,6 +154,7 @@ class Undefined:
             late = follow(s)  # before the sources may be overwritten
             after = run(s)
             late(s)
+            self.note(made, s.sl)
             return after
 
         return followed
