@@ -21,6 +21,9 @@ from tests.ptx.machine import Active, Handler, fault
 from tests.ptx.ops import decode
 from tests.ptx.parse import WIDTH, Imm, Instr, Kernel, Mem, Operand, Reg
 
+_Check = Callable[[Active], None]
+# Run before an instruction; what it gives is run behind it.
+_Follow = Callable[[Active], Callable[[Active], None]]
 # Instructions that move bits: run on the undefined bits themselves. The operands named here say how
 # to move, and keep their values.
 _MOVES: dict[str, tuple[int, ...]] = {
@@ -107,7 +110,7 @@ class Undefined:
             if reg.name not in self.spoilt and self.array(reg)[where].any():
                 self.spoilt.add(reg.name)
 
-    def check(self, reg: Reg, width: int | None = None) -> Callable[[Active], None] | None:
+    def check(self, reg: Reg, width: int | None = None) -> _Check | None:
         """Raises where the register's low `width` bytes hold undefined bits; None if they can't."""
         if reg.name not in self.names:
             return None
@@ -139,14 +142,20 @@ class Undefined:
         made = [r for r in flow.writes(instr) if r.name in self.names]
         if not read and not made and not (self.everywhere and _puts(instr)):
             return run
-        checks = [c for c in (self.check(r, w) for r, w in _sinks(instr)) if c]
-        follow = self._follow(instr, read, made)
+
+        @functools.cache
+        def prepared() -> tuple[list[_Check], _Follow | None]:
+            self.b.pc, self.b.instr = pc, instr
+            checks = [c for c in (self.check(r, w) for r, w in _sinks(instr)) if c]
+            return checks, self._follow(instr, read, made)
+
         touched = frozenset(r.name for r in (*read, *made))
         moves = _takes(instr) or _puts(instr)
 
         def followed(s: Active) -> int | None:
             if self.spoilt.isdisjoint(touched) and not (moves and self.memory.spoilt):
                 return run(s)
+            checks, follow = prepared()
             for check in checks:
                 check(s)
             if follow is None:
@@ -159,9 +168,7 @@ class Undefined:
 
         return followed
 
-    def _follow(
-        self, instr: Instr, read: list[Reg], made: list[Reg]
-    ) -> Callable[[Active], Callable[[Active], None]] | None:
+    def _follow(self, instr: Instr, read: list[Reg], made: list[Reg]) -> _Follow | None:
         if _takes(instr) or _puts(instr):
             return self._accessed(instr)
         if not made or instr.parts[0] == "wgmma":  # whose bits follow where it is computed
@@ -187,9 +194,7 @@ class Undefined:
 
         return self._set(made, any_)
 
-    def _set(
-        self, made: list[Reg], find: Callable[[Active], np.ndarray | None]
-    ) -> Callable[[Active], Callable[[Active], None]]:
+    def _set(self, made: list[Reg], find: Callable[[Active], np.ndarray | None]) -> _Follow:
         """All bits of the results undefined where `find` says so, and defined elsewhere."""
         arrays = [self.array(r) for r in made]
 
@@ -206,7 +211,7 @@ class Undefined:
 
         return follow
 
-    def _accessed(self, instr: Instr) -> Callable[[Active], Callable[[Active], None]]:
+    def _accessed(self, instr: Instr) -> _Follow:
         """A load or a store of shared or local memory, which does the same with undefined bits."""
         shadow = _Bits(self, [])
         shadow.memory = self.memory  # type: ignore[assignment]
@@ -222,7 +227,7 @@ class Undefined:
 
         return follow
 
-    def _moved(self, instr: Instr) -> Callable[[Active], Callable[[Active], None]]:
+    def _moved(self, instr: Instr) -> _Follow:
         keep = _MOVES.get(instr.parts[0], ())
         shadow = _Bits(self, [instr.args[i] for i in keep if i < len(instr.args)])
         run = decode(instr, shadow)
@@ -257,7 +262,7 @@ class Undefined:
             [shadow.src(a, type_) for a in instr.args[1:]],
         )
 
-    def _masked(self, instr: Instr) -> Callable[[Active], Callable[[Active], None]]:
+    def _masked(self, instr: Instr) -> _Follow:
         """A defined 0 decides an `and`, a defined 1 an `or`."""
         (x, y), (u, v) = self._pair(instr)
         put = _Bits(self, []).dst(instr.args[0], instr.types[-1])
@@ -272,7 +277,7 @@ class Undefined:
 
         return follow
 
-    def _joined(self, instr: Instr) -> Callable[[Active], Callable[[Active], None]]:
+    def _joined(self, instr: Instr) -> _Follow:
         _, undefined = self._pair(instr)
         put = _Bits(self, []).dst(instr.args[0], instr.types[-1])
 
