@@ -21,13 +21,11 @@ pytestmark = pytest.mark.ptx
 # The others are long, and part of `make test-full`.
 _SHORT = (
     "ragged",
-    "decode",
     "one",
     "k-empty",
     "queries-empty",
     "nan",
     "invariant",
-    "invariant-split",
 )
 
 
@@ -35,8 +33,6 @@ def _is_short(op: Op, case: Case) -> bool:
     name = case.name
     if op.name.endswith("_backward"):  # four kernels a case
         return name in ("tiny", "ragged")
-    if op.name == "attention_varlen" and name == "decode":  # `ragged` has decodes too
-        return False
     return name in _SHORT or name.startswith(("tiny", "specials", "one-"))
 
 
