@@ -23,6 +23,7 @@ from aimills_kernels._op import Case, Cost, Op
 from aimills_kernels._registry import OPS, get_op
 from aimills_kernels._validate import NO_MEMORY, validate, validate_each
 from aimills_kernels.harness import (
+    _clocks,
     _node,
     _rows,
     bench,
@@ -612,7 +613,7 @@ def test_a_case_without_memory_leaves_no_record(node: Any, monkeypatch: pytest.M
 def test_nothing_is_blamed_on_those_after_an_illegal_access(
     node: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_node, "_alive", lambda device: False)
+    monkeypatch.setattr(_clocks, "alive", lambda device: False)
     code, out = node("raises", plant=faults.plant)
     assert code == gpu.WRONG
     summary = read(out / "summary.json")

@@ -15,7 +15,7 @@ import torch
 
 from aimills_kernels._records import write_whole
 from aimills_kernels._validate import Validation
-from aimills_kernels.harness import bench, env
+from aimills_kernels.harness import _clocks, bench, env
 
 OK, WRONG, INCOMPLETE, NO_GPU = 0, 1, 2, 3
 LATE = "the time budget ended before it"
@@ -47,7 +47,7 @@ class State:
 
     def look_after(self, device: torch.device, culprit: str) -> None:
         """After an illegal access every later call fails too, and is not to blame for it."""
-        if device not in self.lost and not _alive(device):
+        if device not in self.lost and not _clocks.alive(device):
             self.lost[device] = f"{device} can't be used any more, after {culprit}"
 
     def enter(self, result: Validation, device: torch.device) -> None:
@@ -133,15 +133,6 @@ class State:
 
 def name_of(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
-
-
-def _alive(device: torch.device) -> bool:
-    try:
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-    except RuntimeError:
-        return False
-    return True
 
 
 def _status(v: Validation) -> str:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+TIMEOUT_S = 120.0  # for a check or a sample, compilers at work in it included; everywhere
 _LOOK_S = 0.2
 
 
