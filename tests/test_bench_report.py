@@ -281,7 +281,7 @@ def test_a_provider_that_is_gone_stays_in_the_history(tmp_path: Path) -> None:
 def test_missing_energy_is_a_sentence_and_no_bar(tmp_path: Path) -> None:
     found = _Reader(_page(tmp_path, records.full()))
     assert "not measured: the window would have been 2.1 s, 5 s is the least" in found.text
-    assert "Energy of matmul_fp8: not measured in this record." in found.text
+    assert "Energy of matmul_fp8: not measured." in found.text
 
 
 def test_all_samples_are_in_a_strip(tmp_path: Path) -> None:

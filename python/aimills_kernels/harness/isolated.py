@@ -30,6 +30,7 @@ from aimills_kernels._validate import validate_each as _validate_each
 from aimills_kernels.harness import _clocks, _rows, bench
 from aimills_kernels.harness._worker import PROGRAM, SIGN, TIMEOUT_S, Ended, Worker
 from aimills_kernels.harness.peers import peers_of
+from aimills_kernels.harness.record import joined
 
 __all__ = ["TIMEOUT_S", "Worker", "run", "validate_each"]
 
@@ -110,11 +111,13 @@ def _case(
         for name in _named(op, options)
         if worker.shunned(op.name, name)
     ]
+    wanted = options["providers"]
+    providers = [p.name for p in op.all_providers if wanted is None or p.name in wanted]
     while True:
         _ready(worker, options)
         without = [*options.get("without", ()), *(row["provider"] for row in rows)]
         job = {"ops": [op.name], "cases": [case.name], "budget_s": budget_s, **_known(worker),
-               **options, "without": without}  # fmt: skip
+               **options, "providers": providers, "without": without}  # fmt: skip
         answer = worker.ask(job)
         if isinstance(answer, Ended):
             if not answer.at or any(row["provider"] == answer.at for row in rows):
@@ -177,10 +180,8 @@ def _whole(
 ) -> dict[str, Any]:
     """One record of many. Without a single one there is neither a ceiling nor an environment."""
     first = first or bench.run(ops=[], device="cpu", measured={"device": device})
-    seconds = [part["options"]["seconds"] for part in parts]
-    total = {name: sum(s.get(name, 0.0) for s in seconds) for name in bench.SECONDS}
-    options = {**first["options"], "budget_s": budget_s, "seconds": total, **more}
-    return {**first, "options": options, "rows": rows}
+    made = joined(parts or [first])
+    return {**made, "options": made["options"] | {"budget_s": budget_s, **more}, "rows": rows}
 
 
 # ---- checks
@@ -201,9 +202,7 @@ def validate_each(
         yield result
 
 
-def _check(
-    worker: Worker, op: Op, case: Case, result: Validation, names: list[str] | None
-) -> bool:
+def _check(worker: Worker, op: Op, case: Case, result: Validation, names: list[str] | None) -> bool:
     """Enter the next result of the worker, which begins with `names` where they are given. Whether
     it can be asked for one more."""
     _ready(worker, {"device": result.device})
