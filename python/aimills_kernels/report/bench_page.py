@@ -7,7 +7,7 @@ from typing import Any
 
 from aimills_kernels.harness._rows import ENOUGH, ahead
 from aimills_kernels.report import strips
-from aimills_kernels.report.axes import Look, figures_of, looks
+from aimills_kernels.report.axes import Look, Plot, figures_of, looks
 from aimills_kernels.report.bars import legend, times
 from aimills_kernels.report.cells import COLUMNS, Cell, Table, tables
 from aimills_kernels.report.chosen import Entry, Machine, Source, counts, counts_text, outcome
@@ -15,10 +15,11 @@ from aimills_kernels.report.history import ABOUT, history
 from aimills_kernels.report.html import Html, el, join
 from aimills_kernels.report.parts import document, environment, figures, section, status, table
 from aimills_kernels.report.plots import outside_sizes, roofline, sizes
-from aimills_kernels.report.words import Row, best_ratio, plural
+from aimills_kernels.report.words import Row, best_ratio, percent, plural
 
 _MARKS = {"timed": None, "wrong": "bad", "not run": "open"}
 _NOTES = COLUMNS.index("notes")
+_SAME_CEILINGS = 0.05  # no eye tells such a difference on a logarithmic axis
 _MANY = 8  # plots or groups of bars, beyond which they are folded
 
 
@@ -172,15 +173,48 @@ def _op(machine: Machine, op: str, found: Sequence[Table], anchor: str) -> Html:
 
 
 def _rooflines(found: Sequence[Table], seen: dict[str, Look]) -> list[Html]:
-    """One for each record, which has ceilings of its own."""
-    drawn = [roofline(t, seen) for t in found]
-    plots = [p for p in drawn if not isinstance(p, str)]
-    if len(drawn) > 1:
-        for t, p in zip(found, drawn, strict=True):
-            if not isinstance(p, str):
-                p.title += f", {t.entries[0].part.source.name}"
-    missing = dict.fromkeys(p for p in drawn if isinstance(p, str))
+    """Records with the same ceilings share one."""
+    plots: list[Plot] = []
+    missing: dict[str, None] = {}
+    groups = _by_ceilings(found)
+    for group in groups:
+        newest = max((t.entries[0].part.source for t in group), key=lambda s: s.created)
+        entries = sorted(
+            (e for t in group for e in t.entries), key=lambda e: e.part.source != newest
+        )
+        plot = roofline(Table(group[0].op, entries, group[0].numbers), seen)
+        if isinstance(plot, str):
+            missing[plot] = None
+            continue
+        if len(groups) > 1:
+            plot.title += f", {', '.join(t.entries[0].part.source.name for t in group)}"
+        elif len(group) > 1:
+            plot.missing.append(
+                f"The ceilings are those of {newest.name}; in the other records they differ by "
+                f"less than {percent(_SAME_CEILINGS)}."
+            )
+        plots.append(plot)
     return [*figures_of(plots), *(el("p", text, cls="apart") for text in missing)]
+
+
+def _by_ceilings(found: Sequence[Table]) -> list[list[Table]]:
+    groups: list[list[Table]] = []
+    for t in found:
+        mine = t.entries[0].part.source.record["ceilings"]
+        for group in groups:
+            if _same_ceilings(group[0].entries[0].part.source.record["ceilings"], mine):
+                group.append(t)
+                break
+        else:
+            groups.append([t])
+    return groups
+
+
+def _same_ceilings(a: dict[str, Any], b: dict[str, Any]) -> bool:
+    rates = [{k: v for k, v in c.items() if k.startswith(("copy_", "gemm_"))} for c in (a, b)]
+    return a.get("spec") == b.get("spec") and rates[0].keys() == rates[1].keys() and all(
+        abs(v / rates[1][k] - 1) < _SAME_CEILINGS for k, v in rates[0].items()
+    )  # fmt: skip
 
 
 def _table(t: Table) -> Html:
@@ -214,7 +248,9 @@ def _body(group: list[list[Cell]], columns: Sequence[int]) -> list[Html]:
             for i in columns
         ])  # fmt: skip
         if cells[_NOTES].text:
-            made.append([el("td", cells[_NOTES].text, colspan=len(columns), cls="notes")])
+            made.append(
+                [el("td", el("div", cells[_NOTES].text), colspan=len(columns), cls="notes")]
+            )
     made[0].insert(0, el("th", *_inside(group[0][0]), rowspan=len(made), scope="rowgroup"))
     return [el("tr", *found) for found in made]
 
