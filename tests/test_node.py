@@ -248,7 +248,6 @@ def test_a_hang_on_a_node_costs_its_provider_and_no_other(node: Any) -> None:
         "times of attention llama3-8b-decode on cpu, planted",
     ]
     made = bench.load(out / "bench-0.json")
-    assert row_of(made, "reference")["median_us"] > 0
     assert {r["op"] for r in made["rows"] if r["median_us"]} == {"attention", "quantize_fp8"}
     (kept,) = read(_records.cache_file())["records"]
     assert "no answer after 3 s" in kept["wrong"]
