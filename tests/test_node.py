@@ -94,6 +94,7 @@ def test_a_node_leaves_complete_files_and_records(node: Any, capsys: Any) -> Non
         "attention",
         "quantize_fp8",
     }
+    assert bench.load(out / "bench-0.json")["options"]["energy"]
     for name in ("environment.json", "sanitizer.json"):
         read(out / name)
     summary = read(out / "summary.json")

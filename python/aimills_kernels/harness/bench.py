@@ -475,7 +475,8 @@ def _put_time(
 
 
 def _idle(state: _Run, case: Case) -> float | None:
-    if not state.with_energy or ENERGY not in case.tags or state.counters is None:
+    asked = state.with_energy and ENERGY in case.tags and state.energy_s >= energy.WINDOW_S
+    if not asked or state.counters is None:
         return None
     state.timer.synchronize()
     return energy.idle_watts(state.counters)
