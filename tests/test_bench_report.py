@@ -373,6 +373,29 @@ def test_problems_come_from_the_newest_record_that_has_them(tmp_path: Path) -> N
     assert "From r1.json" in text
 
 
+@pytest.mark.parametrize(("faster", "plots"), [(1.04, 1), (1.06, 2)])
+def test_what_is_said_of_several_records_is_said_once(
+    faster: float, plots: int, tmp_path: Path
+) -> None:
+    old = records.record([records.row(case="a"), records.row(case="b")])
+    other = {**records.CEILINGS, "copy_gbps": faster * records.CEILINGS["copy_gbps"]}
+    new = records.record([records.row(case="a")], "2026-06-01T00:00:00+00:00", ceilings=other)
+    page = _page(tmp_path, old, new)
+    text = _Reader(page).text
+    for said in (
+        "Time of a call, from 0; whiskers",
+        "A tick is a sample",
+        "Energy of attention: not",
+    ):
+        assert text.count(said) == 1, said
+    captions = re.findall(r"<figcaption>.*?</figcaption>", page)
+    rooflines = [c for c in captions if "Roofline of attention" in c]
+    assert len(rooflines) == plots
+    assert sum("A mark is a case by a provider" in c for c in rooflines) == 1
+    assert all(("r0.json" in c or "r1.json" in c) == (plots == 2) for c in rooflines)
+    assert ("The ceilings are those of r1.json" in text) == (plots == 1)
+
+
 # ---- reading
 
 
