@@ -107,5 +107,5 @@ def _excluded(session: Session) -> list[str]:
 
 
 def _later(session: Session) -> list[str]:
-    measured = any(row["energy"] for record in session.benches for row in record["rows"])
+    measured = any(row.get("energy") for record in session.benches for row in record["rows"])
     return [*_LATER, *([] if measured else ["energy per operation"])]
