@@ -69,7 +69,7 @@ def times(rows: Sequence[Row]) -> Html:
     groups: dict[tuple[str, ...], list[Row]] = {}
     for r in rows:
         if r["median_us"] is not None:
-            problem = str((r["dims"], r["model"]))
+            problem = str((r["dims"], r.get("model")))
             groups.setdefault((r["device"], r["op"], r["case"], problem), []).append(r)
     return join(_time_group(op, case, found) for (_, op, case, _), found in groups.items())
 
