@@ -249,6 +249,7 @@ _SOURCES = (
     "kernels/attention/config_paged.py",
     "kernels/attention/mask.py",
     "kernels/attention/triton_fwd.py",
+    "kernels/attention/triton_rows.py",
     "kernels/hardware.py",
 )
 

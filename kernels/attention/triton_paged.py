@@ -25,58 +25,20 @@ from aimills_kernels._dispatch import interpreting, sm_of
 from aimills_kernels.kernels.attention.config import is_aligned
 from aimills_kernels.kernels.attention.config_paged import Plan, plan
 from aimills_kernels.kernels.attention.mask import limits
-from aimills_kernels.kernels.attention.triton_fwd import (
-    LN_2,
-    LOG2_E,
-    sequence_of,
-    weigh,
+from aimills_kernels.kernels.attention.triton_fwd import LN_2, LOG2_E, weigh
+from aimills_kernels.kernels.attention.triton_rows import (
+    SIZES,
+    keys_of,
+    load_rows,
+    place,
+    place_of_lse,
+    store_part,
 )
 from aimills_kernels.kernels.triton_common import decode_e4m3, dot, round_to, widen
 
 _RAW, _CAST, _DECODE = 0, 1, 2  # how the cache's elements become those of q
 DECODE = tl.constexpr(_DECODE)
 MERGED = 8  # splits that the merging kernel reads at once
-
-
-@triton.jit
-def place(
-    slot, cu_ptr, lens_ptr, stride_cu, stride_lens, B, M, T, tiles, capacity,
-    R: tl.constexpr, BLOCK_M: tl.constexpr, VARLEN: tl.constexpr,
-):  # fmt: skip
-    """Sequence, tile in it, first token, queries, keys, and whether that number of keys can't be.
-    The tokens behind the last sequence are one more without keys."""
-    if VARLEN:
-        b = sequence_of(cu_ptr, stride_cu, slot, B, R, BLOCK_M)
-        first = tl.minimum(tl.maximum(tl.load(cu_ptr + b * stride_cu), 0), T)
-        M = tl.load(cu_ptr + (b + 1) * stride_cu, mask=b < B, other=T)
-        M = tl.minimum(M, T) - first
-        tile = slot - (first * R // BLOCK_M + b)
-        token = first.to(tl.int64)
-    else:
-        b = slot // tiles
-        tile = tiles - 1 - slot % tiles  # the last queries see the most keys
-        token = b.to(tl.int64) * M
-    length = tl.load(lens_ptr + b.to(tl.int64) * stride_lens, mask=b < B, other=0)
-    n = tl.minimum(tl.maximum(length, 0), capacity)
-    return b, tile, token, M, n, length != n
-
-
-@triton.jit
-def keys_of(
-    tile, M, n, left, right, R: tl.constexpr, BLOCK_M: tl.constexpr, LEFT: tl.constexpr,
-    RIGHT: tl.constexpr,
-):  # fmt: skip
-    """The keys that some row of the tile sees, and those that all rows see."""
-    first = tile * BLOCK_M // R + n - M
-    last = tl.minimum((tile * BLOCK_M + BLOCK_M - 1) // R, M - 1) + n - M
-    begin, end, full_begin, full_end = 0, n, 0, n
-    if RIGHT:
-        end = tl.minimum(tl.maximum(last + right + 1, 0), n)
-        full_end = tl.minimum(tl.maximum(first + right + 1, 0), n)
-    if LEFT:
-        begin = tl.minimum(tl.maximum(first - left, 0), end)
-        full_begin = tl.maximum(last - left, 0)
-    return begin, end, full_begin, full_end
 
 
 @triton.jit
@@ -178,9 +140,6 @@ def with_sink(row_sum, row_max, sink):
     return keep / total, tl.where(none, float("-inf"), base + tl.log2(total))
 
 
-SIZES = ["B", "M", "T", "tiles", "capacity", "splits", "share"]  # a kernel serves all of them
-
-
 @triton.jit(do_not_specialize=[*SIZES, "pages", "stride_tb"])
 def _paged_kernel(
     out_ptr, lse_ptr, work_ptr, q_ptr, k_ptr, v_ptr, table_ptr, lens_ptr, cu_ptr, k_scale_ptr,
@@ -220,24 +179,12 @@ def _paged_kernel(
     full_begin = tl.minimum(tl.maximum(tl.cdiv(full_begin, BLOCK_N) * BLOCK_N, begin), end)
     full_end = tl.minimum(tl.maximum(full_end // BLOCK_N * BLOCK_N, full_begin), end)
 
-    rows = tile * BLOCK_M + tl.arange(0, BLOCK_M)
     offs_d = tl.arange(0, BLOCK_D)
     offs_dv = tl.arange(0, BLOCK_DV)
-    there = rows < M * R
-    query = (rows // R).to(tl.int64)
-    heads = (g * R + rows % R).to(tl.int64)
-    positions = rows // R + (n - M)
-    if VARLEN:
-        q_ptr += token * stride_qm
-    else:
-        q_ptr += b.to(tl.int64) * stride_qb
-    q_ptrs = q_ptr + (query * stride_qm + heads * stride_qh)[:, None]
-    q_ptrs += offs_d.to(tl.int64)[None, :] * stride_qd
-    q = tl.load(q_ptrs, mask=there[:, None] & (offs_d < D)[None, :], other=0.0)
-    slope = 0.0
-    if ALIBI:
-        slope_ptrs = slopes_ptr + b.to(tl.int64) * stride_slope_b + heads * stride_slope_h
-        slope = (tl.load(slope_ptrs, mask=there & (b < B), other=0.0) * LOG2_E)[:, None]
+    q, there, query, heads, positions, slope = load_rows(
+        q_ptr, slopes_ptr, b, tile, token, g, M, n, B, stride_qb, stride_qm, stride_qh, stride_qd,
+        stride_slope_b, stride_slope_h, D, BLOCK_D, BLOCK_M, R, VARLEN, ALIBI,
+    )  # fmt: skip
     if k_scale_ptr is not None:
         scale *= tl.load(k_scale_ptr + g * stride_ks)
     k_base = k_ptr + g.to(tl.int64) * stride_kg
@@ -275,12 +222,10 @@ def _paged_kernel(
     row = (token + query) * H + heads
     mask = there[:, None] & (offs_dv < DV)[None, :]
     if used > 1:
-        all_rows = T.to(tl.int64) * H
-        at = split * all_rows + row
-        tl.store(work_ptr + at[:, None] * DV + offs_dv[None, :], acc, mask=mask)
-        sums = work_ptr + splits * all_rows * DV
-        tl.store(sums + at, row_max, mask=there)
-        tl.store(sums + splits * all_rows + at, row_sum, mask=there)
+        store_part(
+            work_ptr, acc, row_sum, row_max, row, there, split, splits, T.to(tl.int64) * H, DV,
+            BLOCK_DV,
+        )  # fmt: skip
     else:
         sink = tl.full([BLOCK_M], float("-inf"), tl.float32)
         if sinks_ptr is not None:
@@ -293,11 +238,8 @@ def _paged_kernel(
             round_to(acc * factor[:, None], out_ptr.dtype.element_ty), mask=mask,
         )  # fmt: skip
         if LSE:
-            if VARLEN:
-                lse_ptrs = lse_ptr + heads * T + token + query
-            else:
-                lse_ptrs = lse_ptr + (b.to(tl.int64) * H + heads) * M + query
-            tl.store(lse_ptrs, lse * LN_2, mask=there)
+            lses = place_of_lse(b, heads, token, query, M, T, H, VARLEN)
+            tl.store(lse_ptr + lses, lse * LN_2, mask=there)
 
 
 @triton.jit(do_not_specialize=[*SIZES, "rows"])
@@ -360,11 +302,7 @@ def _merge_splits_kernel(
         mask=offs_dv < DV,
     )  # fmt: skip
     if LSE:
-        if VARLEN:
-            lse_ptr += h * T + token + query
-        else:
-            lse_ptr += (b.to(tl.int64) * H + h) * M + query
-        tl.store(lse_ptr, lse * LN_2)
+        tl.store(lse_ptr + place_of_lse(b, h, token, query, M, T, H, VARLEN), lse * LN_2)
 
 
 def launch(outs: tuple[torch.Tensor, ...], *args: Any) -> None:
