@@ -17,6 +17,7 @@ from aimills_kernels.kernels.attention import mask
 PLAIN = dict(
     sinks=None, alibi_slopes=None, seqused_k=None, causal=False, scale=0.3, window_left=-1,
     window_right=-1, softcap=0.0, return_lse=True, deterministic=False,
+    batch_invariant=False,
 )  # fmt: skip
 
 

@@ -12,6 +12,11 @@ from aimills_kernels.kernels.hardware import shared_kib
 FORWARD_SOURCES = (  # what its results and times depend on, beside its own file
     "kernels/attention/config.py", "kernels/attention/mask.py", "kernels/hardware.py",
 )  # fmt: skip
+PAGED_SOURCES = (
+    *FORWARD_SOURCES, "kernels/attention/config_paged.py", "kernels/attention/triton_fwd.py",
+    "kernels/attention/triton_rows.py",
+)  # fmt: skip
+INVARIANT_SOURCES = (*PAGED_SOURCES, "kernels/attention/triton_paged.py")
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,10 @@
-"""Paged attention whose bits for a sequence depend on nothing else in Triton, sm_80 on.
+"""Attention whose bits for a sequence depend on nothing else in Triton, sm_80 on: keys in pages, in
+a batch or packed.
 
-The rows of a tile are those of `triton_rows`, its keys those of `triton_paged`. What differs makes
-decode, any chunks of a prompt and any batch agree bit by bit:
+The rows of a tile are those of `triton_rows`, its keys those of `triton_paged`. Without pages, PAGE
+is 0 and the keys of a sequence stand in one row; the table then holds where that of each begins, or
+is None for k [B, N, G, D]. What differs makes decode, any chunks of a prompt, any batch and all
+three layouts agree bit by bit:
 
 - Tiles, warps and the split of keys follow from head dims and dtypes alone. A split begins at a
   multiple of SPAN keys, wherever the queries stand.
@@ -22,15 +25,22 @@ import torch
 import triton
 import triton.language as tl
 
-from aimills_kernels.kernels.attention.config_paged import invariant_plan
+from aimills_kernels.kernels.attention.config_paged import invariant_plan, whole_plan
 from aimills_kernels.kernels.attention.triton_fwd import LN_2, LOG2_E
-from aimills_kernels.kernels.attention.triton_paged import launch_with, step, with_sink
+from aimills_kernels.kernels.attention.triton_paged import (
+    Keys,
+    launch_pages,
+    launch_with,
+    step,
+    with_sink,
+)
 from aimills_kernels.kernels.attention.triton_rows import (
     SIZES,
     keys_of,
     load_rows,
     place,
     place_of_lse,
+    row_of_keys,
     store_part,
 )
 from aimills_kernels.kernels.triton_common import round_to, widen
@@ -99,6 +109,18 @@ def _invariant_kernel(
     )
     if tile * BLOCK_M >= M * R:
         return
+    k_base = k_ptr + g.to(tl.int64) * stride_kg
+    v_base = v_ptr + g.to(tl.int64) * stride_vg
+    table = table_ptr
+    if PAGE:
+        table += b.to(tl.int64) * stride_tb
+    elif table_ptr is not None:
+        begin, n = row_of_keys(table_ptr, stride_tb, b, n, B, capacity)
+        k_base += begin * stride_kn
+        v_base += begin * stride_vn
+    else:
+        k_base += b.to(tl.int64) * stride_kp
+        v_base += b.to(tl.int64) * stride_vp
     low, high, _, _ = keys_of(tile, M, n, left, right, R, BLOCK_M, LEFT, RIGHT)
     first, last = _spans(low, high, LEAST)
     if SPLIT:
@@ -115,9 +137,6 @@ def _invariant_kernel(
     )  # fmt: skip
     if k_scale_ptr is not None:
         scale *= tl.load(k_scale_ptr + g * stride_ks)
-    k_base = k_ptr + g.to(tl.int64) * stride_kg
-    v_base = v_ptr + g.to(tl.int64) * stride_vg
-    table = table_ptr + b.to(tl.int64) * stride_tb
 
     acc = tl.zeros([BLOCK_M, BLOCK_DV], tl.float32)
     row_sum = tl.zeros([BLOCK_M], tl.float32)
@@ -204,6 +223,35 @@ def _fold_splits_kernel(
 
 
 def launch(outs: tuple[torch.Tensor, ...], *args: Any) -> None:
-    launch_with(
+    launch_pages(
         _invariant_kernel, _fold_splits_kernel, invariant_plan, outs, *args, enable_fp_fusion=False
     )
+
+
+def launch_batch(
+    outs: tuple[torch.Tensor, torch.Tensor], q: torch.Tensor, k: torch.Tensor, v: torch.Tensor,
+    sinks: torch.Tensor | None, slopes: torch.Tensor | None, used: torch.Tensor | None, *rest: Any,
+) -> None:  # fmt: skip
+    keys = Keys(k, v, B=q.shape[0], capacity=k.shape[1], page=0, table=None, lens=used)
+    _launch_rows(outs, q, keys, None, sinks, slopes, *rest)
+
+
+def launch_varlen(
+    outs: tuple[torch.Tensor, torch.Tensor], q: torch.Tensor, k: torch.Tensor, v: torch.Tensor,
+    cu_q: torch.Tensor, cu_k: torch.Tensor, sinks: torch.Tensor | None,
+    slopes: torch.Tensor | None, used: torch.Tensor | None, *rest: Any,
+) -> None:  # fmt: skip
+    B, capacity = cu_q.shape[0] - 1, k.shape[0]
+    keys = Keys(k, v, B, capacity, page=0, table=cu_k, lens=used)
+    _launch_rows(outs, q, keys, cu_q, sinks, slopes, *rest)
+
+
+def _launch_rows(
+    outs: tuple[torch.Tensor, torch.Tensor], q: torch.Tensor, keys: Keys, cu: torch.Tensor | None,
+    sinks: torch.Tensor | None, slopes: torch.Tensor | None, *rest: Any,
+) -> None:  # fmt: skip
+    *scalars, _deterministic, invariant = rest
+    launch_with(
+        _invariant_kernel, None, whole_plan, (*outs, None), q, keys, cu, None, None, sinks, slopes,
+        *scalars, invariant, enable_fp_fusion=False,
+    )  # fmt: skip

@@ -18,7 +18,8 @@ def place(
     R: tl.constexpr, BLOCK_M: tl.constexpr, VARLEN: tl.constexpr,
 ):  # fmt: skip
     """Sequence, tile in it, first token, queries, keys, and whether that number of keys can't be.
-    The tokens behind the last sequence are one more without keys."""
+    Without `lens_ptr` a sequence has all keys that it can have. The tokens behind the last sequence
+    are one more without keys."""
     if VARLEN:
         b = sequence_of(cu_ptr, stride_cu, slot, B, R, BLOCK_M)
         first = tl.minimum(tl.maximum(tl.load(cu_ptr + b * stride_cu), 0), T)
@@ -30,9 +31,21 @@ def place(
         b = slot // tiles
         tile = tiles - 1 - slot % tiles  # the last queries see the most keys
         token = b.to(tl.int64) * M
-    length = tl.load(lens_ptr + b.to(tl.int64) * stride_lens, mask=b < B, other=0)
+    length = tl.where(b < B, capacity, 0)
+    if lens_ptr is not None:
+        length = tl.load(lens_ptr + b.to(tl.int64) * stride_lens, mask=b < B, other=0)
     n = tl.minimum(tl.maximum(length, 0), capacity)
     return b, tile, token, M, n, length != n
+
+
+@triton.jit
+def row_of_keys(begins_ptr, stride_begins, b, n, B, capacity):
+    """Where a sequence's keys begin among `capacity` packed ones, and how many of n it has."""
+    begin = tl.load(begins_ptr + b.to(tl.int64) * stride_begins)
+    begin = tl.minimum(tl.maximum(begin, 0), capacity)
+    end = tl.load(begins_ptr + (b + 1).to(tl.int64) * stride_begins, mask=b < B, other=0)
+    own = tl.maximum(tl.minimum(end, capacity) - begin, 0)
+    return begin.to(tl.int64), tl.minimum(n, own)
 
 
 @triton.jit
