@@ -74,7 +74,8 @@ def whole_plan(
     """`invariant_plan` with all splits of a tile in one program, for keys that stand in rows: there
     the longest sequence of a packed batch is not known, and no split would be needless."""
     made = invariant_plan(q, k, v, B, capacity, packed, aligned)
-    return replace(made, config=replace(made.config, num_stages=2), splits=1)
+    stages = min(made.config.num_stages, 2)
+    return replace(made, config=replace(made.config, num_stages=stages), splits=1)
 
 
 def _tiles(tokens: int, B: int, R: int, block_m: int, packed: bool) -> tuple[int, int]:
@@ -128,11 +129,11 @@ def select_paged_config(
 
 
 def select_invariant_config(dim: int, itemsize: int, sm: int) -> Config:
-    """Tiles for a padded head dim. Not tuned on a GPU yet: chosen for no spills."""
+    """Tiles for a padded head dim. Not tuned on a GPU yet: chosen for no spills, where a program
+    holds the sums of a split and those of all left of it."""
     if itemsize == 4:
         return Config(16, 16, 8, 1)
     if dim > 128:
-        return Config(64, 32, 8, 5 if shared_kib(sm) >= 128 else 1)
-    if sm < 90 or sm >= 120:
-        return Config(64, 32, 8, 5)
-    return Config(64, 64, 8 if sm == 90 else 4, 5)
+        stages = 5 if shared_kib(sm) >= 128 else 1
+        return Config(64, 16, 8, stages) if sm == 90 else Config(32, 32, 8, stages)
+    return Config(64, 32 if sm < 90 or sm >= 120 else 64, 8, 5)

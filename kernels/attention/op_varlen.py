@@ -250,8 +250,6 @@ CASES = (
     Case("aot-everything", q_lens=(1001, 7), used=(700, 7), H=8, G=2, D=128, sinks="q",
          alibi="batch", causal=True, window=(300, -1), softcap=30.0, lse=True, tail=3,
          cpu=dict(q_lens=(65, 7), used=(40, 7)), tags={"aot"}),
-    Case("aot-invariant", q_lens=_DOCS, H=32, G=8, D=128, causal=True, lse=True, invariant=True,
-         cpu=dict(q_lens=(128, 31, 1, 96), H=8, G=2), tags={"aot"}),
     Case("aot-invariant-256", q_lens=(1001, 7), used=(700, 7), H=8, G=4, D=256, softcap=50.0,
          causal=True, invariant=True, cpu=dict(q_lens=(65, 7), used=(40, 7)), tags={"aot"}),
     Case("aot-invariant-f32", q_lens=(1001, 7), H=8, G=2, D=128, dtype="f32", causal=True,

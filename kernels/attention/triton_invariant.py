@@ -115,9 +115,9 @@ def _invariant_kernel(
     if PAGE:
         table += b.to(tl.int64) * stride_tb
     elif table_ptr is not None:
-        begin, n = row_of_keys(table_ptr, stride_tb, b, n, B, capacity)
-        k_base += begin * stride_kn
-        v_base += begin * stride_vn
+        behind, n = row_of_keys(table_ptr, stride_tb, b, n, B, capacity)
+        k_base += behind * stride_kn
+        v_base += behind * stride_vn
     else:
         k_base += b.to(tl.int64) * stride_kp
         v_base += b.to(tl.int64) * stride_vp
