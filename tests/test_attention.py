@@ -122,7 +122,7 @@ def test_gradients_by_finite_differences(seed: int) -> None:
         pad = torch.full_like(k[:, :2], torch.nan)
         return op.reference(
             q, torch.cat([k, pad], 1), torch.cat([v, pad], 1), s, a, used, True, 0.7, 2, -1, 1.5,
-            True, False,
+            True, False, False,
         )  # fmt: skip
 
     given = [t.requires_grad_() for t in (q, k, v, sinks, slopes)]

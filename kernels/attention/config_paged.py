@@ -132,7 +132,7 @@ def select_invariant_config(dim: int, itemsize: int, sm: int) -> Config:
     """Tiles for a padded head dim. Not tuned on a GPU yet: chosen for no spills, where a program
     holds the sums of a split and those of all left of it."""
     if itemsize == 4:
-        return Config(16, 16, 8, 1)
+        return Config(16, 16, 8, 1 if sm == 90 else 2)
     if dim > 128:
         stages = 5 if shared_kib(sm) >= 128 else 1
         return Config(64, 16, 8, stages) if sm == 90 else Config(32, 32, 8, stages)

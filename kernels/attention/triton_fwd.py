@@ -267,7 +267,7 @@ def _launch(
     cu_k: torch.Tensor | None, B: int, M: int, N: int, mean: int, strides: tuple, rest: tuple,
 ) -> None:  # fmt: skip
     """`mean` queries a sequence pick the tiles; packed sequences have M and N in all."""
-    sinks, alibi_slopes, seqused_k, causal, scale, window_left, window_right, softcap, lse, _ = rest
+    sinks, alibi_slopes, seqused_k, causal, scale, window_left, window_right, softcap = rest[:8]
     if outs[0].numel() == 0:
         return
     (H, D), G, Dv = q.shape[-2:], k.shape[-2], v.shape[-1]
@@ -290,5 +290,5 @@ def _launch(
         BLOCK_M=config.block_m, BLOCK_N=config.block_n, VARLEN=cu_q is not None,
         LEFT=left is not None, RIGHT=right is not None, SOFTCAP=softcap != 0,
         SINKS=sinks is not None, ALIBI=alibi_slopes is not None, USED=seqused_k is not None,
-        LSE=lse, num_warps=config.num_warps, num_stages=config.num_stages,
+        LSE=rest[8], num_warps=config.num_warps, num_stages=config.num_stages,
     )  # fmt: skip
