@@ -14,7 +14,7 @@ FORWARD_SOURCES = (  # what its results and times depend on, beside its own file
 )  # fmt: skip
 PAGED_SOURCES = (
     *FORWARD_SOURCES, "kernels/attention/config_paged.py", "kernels/attention/triton_fwd.py",
-    "kernels/attention/triton_rows.py",
+    "kernels/attention/rows.py",
 )  # fmt: skip
 INVARIANT_SOURCES = (*PAGED_SOURCES, "kernels/attention/triton_paged.py")
 

@@ -1,7 +1,7 @@
 """Attention whose bits for a sequence depend on nothing else in Triton, sm_80 on: keys in pages, in
 a batch or packed.
 
-The rows of a tile are those of `triton_rows`, its keys those of `triton_paged`. Without pages, PAGE
+The rows of a tile are those of `rows`, its keys those of `triton_paged`. Without pages, PAGE
 is 0 and the keys of a sequence stand in one row; the table then holds where that of each begins, or
 is None for k [B, N, G, D]. What differs makes decode, any chunks of a prompt, any batch and all
 three layouts agree bit by bit:
@@ -26,15 +26,7 @@ import triton
 import triton.language as tl
 
 from aimills_kernels.kernels.attention.config_paged import invariant_plan, whole_plan
-from aimills_kernels.kernels.attention.triton_fwd import LN_2, LOG2_E
-from aimills_kernels.kernels.attention.triton_paged import (
-    Keys,
-    launch_pages,
-    launch_with,
-    step,
-    with_sink,
-)
-from aimills_kernels.kernels.attention.triton_rows import (
+from aimills_kernels.kernels.attention.rows import (
     SIZES,
     keys_of,
     load_rows,
@@ -42,6 +34,14 @@ from aimills_kernels.kernels.attention.triton_rows import (
     place_of_lse,
     row_of_keys,
     store_part,
+)
+from aimills_kernels.kernels.attention.triton_fwd import LN_2, LOG2_E
+from aimills_kernels.kernels.attention.triton_paged import (
+    Keys,
+    launch_pages,
+    launch_with,
+    step,
+    with_sink,
 )
 from aimills_kernels.kernels.triton_common import round_to, widen
 

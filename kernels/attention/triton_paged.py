@@ -26,8 +26,7 @@ from aimills_kernels._dispatch import interpreting, sm_of
 from aimills_kernels.kernels.attention.config import is_aligned
 from aimills_kernels.kernels.attention.config_paged import Plan, plan
 from aimills_kernels.kernels.attention.mask import limits
-from aimills_kernels.kernels.attention.triton_fwd import LN_2, LOG2_E, weigh
-from aimills_kernels.kernels.attention.triton_rows import (
+from aimills_kernels.kernels.attention.rows import (
     SIZES,
     keys_of,
     load_rows,
@@ -35,6 +34,7 @@ from aimills_kernels.kernels.attention.triton_rows import (
     place_of_lse,
     store_part,
 )
+from aimills_kernels.kernels.attention.triton_fwd import LN_2, LOG2_E, weigh
 from aimills_kernels.kernels.triton_common import decode_e4m3, dot, round_to, widen
 
 _RAW, _CAST, _DECODE = 0, 1, 2  # how the cache's elements become those of q
