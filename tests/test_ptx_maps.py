@@ -44,7 +44,8 @@ def test_they_bring_the_same_keys(op: str, case: str, seed: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "changed", [{"D": 72}, {"Dv": 40}, {"N": 0}, {"layout": "heads_first"}, {"layout": "packed"}],
+    "changed",
+    [{"D": 72}, {"Dv": 40}, {"N": 0}, {"layout": "heads_first"}, {"layout": "packed", "M": 16}],
     ids=str,
 )  # fmt: skip
 def test_not_where_a_map_can_not_describe_the_keys(changed: dict[str, Any]) -> None:
@@ -54,4 +55,5 @@ def test_not_where_a_map_can_not_describe_the_keys(changed: dict[str, Any]) -> N
     )
     assert len(_mapped(op, whole)) == 1
     assert not _mapped(op, whole, 80)
+    assert not _mapped(op, whole, 100)
     assert not _mapped(op, other)

@@ -25,7 +25,7 @@ class Config:
     block_n: int
     num_warps: int
     num_stages: int
-    tma: bool = False  # keys and values come by tensor maps: the forward's, from sm_90 on
+    tma: bool = False  # keys and values come by tensor maps: the forward's, on sm_90
 
     def options(self) -> dict[str, int]:
         """As a launch takes them."""
@@ -89,7 +89,8 @@ def candidates(shape: Shape, sm: int) -> tuple[Config, ...]:
     """The built-in tiles, and neighbours of them that fit the shared memory and the registers."""
     built_in = select_config(shape, sm)
     near = (c for c in _near(built_in) if _fits(c, shape, sm))
-    mapped = (replace(built_in, tma=True),) if shape.mapped and sm >= 90 else ()
+    # On sm_100 and sm_120 these put some bytes on the stack.
+    mapped = (replace(built_in, tma=True),) if shape.mapped and sm == 90 else ()
     return built_in, *mapped, *near
 
 
