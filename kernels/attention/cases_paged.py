@@ -118,6 +118,8 @@ CASES = (
     Case("aot-invariant-256", q_lens=(200, 1), n=(600, 100), page=16, H=8, G=4, D=256,
          softcap=50.0, causal=True, invariant=True, cpu=dict(q_lens=(20, 1), n=(60, 100)),
          tags={"aot"}),
+    Case("aot-invariant-256-whole", q_lens=(4000, 1), n=(6000, 100), page=16, H=8, G=4, D=256,
+         causal=True, invariant=True, cpu=dict(q_lens=(20, 1), n=(60, 100)), tags={"aot"}),
     Case("aot-invariant-f32", n=(512, 1024), M=1, page=16, H=8, G=2, D=128, dtype="f32",
          causal=True, invariant=True, cpu=dict(n=(300, 100)), tags={"aot"}),
     Case("aot-everything", q_lens=(300, 7), n=(1001, 700), page=6, H=8, G=2, D=128, cache="e4m3",
