@@ -205,9 +205,9 @@ def test_attention_with_every_feature_never_spills(D: int, dtype: str, sm: int) 
 @pytest.mark.parametrize("features", FEATURES)
 def test_attention_backward_never_spills(features: str, D: int, dtype: str, sm: int) -> None:
     """Head dims 73 and 193 leave no row aligned. In float32, which has no matrix instruction, ptxas
-    keeps to 80 registers for more warps at a time, and puts 8 bytes on the stack for that."""
+    keeps to 80 registers for more warps at a time, and puts up to 24 bytes on the stack for that."""
     _hold_within_limits(
-        sm, "attention_backward", stack=8 if dtype == "f32" else 0, M=2048, D=D, dtype=dtype,
+        sm, "attention_backward", stack=24 if dtype == "f32" else 0, M=2048, D=D, dtype=dtype,
         **FEATURES[features],
     )  # fmt: skip
 
