@@ -2,7 +2,8 @@
 
 pytest --benchmark bench/test_overhead.py
 
-It fails where the median over pairs is above the target.
+It fails where the median over pairs is above the target in each of three tries. Where more programs
+want to run than there are cores, it is skipped instead: they slow a call by more than the target.
 """
 
 from __future__ import annotations
@@ -27,6 +28,9 @@ def test_call(op: Op, which: str, benchmark: Any, request: pytest.FixtureRequest
         benchmark.group = f"{op}: a call's cost to the host, {DEVICE}"
         benchmark(calls[which])
         if which == "public" and request.config.option.benchmark_only:
-            found = overhead.compare(calls)
+            found = overhead.least(calls)
             benchmark.extra_info.update(found)
-            assert found["ok"], f"{found['extra_us']:.1f} us, the target is {overhead.TARGET_US}"
+            said = f"{found['extra_us']:.1f} us, the target is {overhead.TARGET_US}"
+            if not found["ok"] and (why := overhead.busy()):
+                pytest.skip(f"not judged: {said}, and {why}")
+            assert found["ok"], said

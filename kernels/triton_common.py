@@ -1,4 +1,4 @@
-"""What Triton's interpreter gets wrong, in one place.
+"""What Triton's interpreter gets wrong, and its compiler's traps, in one place.
 
 Under TRITON_INTERPRET=1 a bf16 dot multiplies bit patterns, casts to bf16 and fp8 truncate, and
 casts from them are wrong for bf16 subnormals and fp8 NaN. These helpers compile to the plain
@@ -38,6 +38,21 @@ def widen(x):
     if INTERPRET and x.dtype == tl.bfloat16:
         return (x.to(tl.uint16, bitcast=True).to(tl.uint32) << 16).to(tl.float32, bitcast=True)
     return x.to(tl.float32)
+
+
+@triton.jit
+def product(x, y):
+    """x * y in float32, rounded before a sum takes it.
+
+    A sum across lanes adds two lanes' values on both sides. Where the compiler fuses the product
+    into that, each side rounds the other's product and not its own, and lanes that should hold one
+    sum hold two: which of them is stored is not defined.
+    """
+    if INTERPRET:
+        return x * y
+    return tl.inline_asm_elementwise(
+        "mul.rn.f32 $0, $1, $2;", "=f,f,f", [x, y], dtype=tl.float32, is_pure=True, pack=1
+    )
 
 
 @triton.jit

@@ -65,6 +65,13 @@ def _facts(kernel: object, sm: int) -> Compiled:
     return Compiled(meta.name, sm, registers, stack, meta.shared, meta.num_warps, mma, ptx)
 
 
+def lopsided_sums(ptx: str) -> list[str]:
+    """Instructions that add a product to what another lane sent (see `triton_common.product`)."""
+    received = set(re.findall(r"shfl\.sync\.bfly\.b32\s+(%r\d+)", ptx))
+    fused = re.finditer(r"fma\.\S+\s.*?(%r\d+);", ptx)
+    return [found[0] for found in fused if found[1] in received]
+
+
 @functools.cache
 def toolchain() -> str:
     """Triton and its ptxas: other versions allocate registers otherwise."""

@@ -27,6 +27,7 @@ def attention_cases(draw: st.DrawFn) -> Case:
         "softcap": draw(st.sampled_from([0.0, 0.0, 0.5, 20.0])),
         "sinks": draw(st.sampled_from([None, None, "f32", "q", "none"])),
         "alibi": draw(st.sampled_from([None, None, "head", "batch"])),
+        "invariant": draw(st.sampled_from([False, False, True])),
     }  # fmt: skip
     if case["layout"] == "packed":  # one tensor holds all three
         case |= {"N": case["M"], "Dv": case["D"]}

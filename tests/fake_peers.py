@@ -20,7 +20,7 @@ def _dense(
     softcap: float = 0.0, slopes: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     return op.reference(
-        q, k, v, None, slopes, None, causal, scale, *window, softcap, True, False
+        q, k, v, None, slopes, None, causal, scale, *window, softcap, True, False, False
     )  # fmt: skip
 
 
@@ -44,7 +44,7 @@ def _flash_attn_varlen_func(
     assert max_seqlen_k == max(cu_seqlens_k.diff().tolist(), default=0)
     found = op_varlen.reference(
         q, k, v, cu_seqlens_q, cu_seqlens_k, None, alibi_slopes, None, causal, softmax_scale,
-        *window_size, softcap, True, False,
+        *window_size, softcap, True, False, False,
     )  # fmt: skip
     return (*found, None) if return_attn_probs else found[0]
 
@@ -69,7 +69,7 @@ def _fa3_varlen_func(
     )
     found = op_varlen.reference(
         q, k, v, cu_seqlens_q, cu_seqlens_k, None, None, seqused_k, causal, softmax_scale,
-        *window_size, softcap, True, False,
+        *window_size, softcap, True, False, False,
     )  # fmt: skip
     return found if return_attn_probs else found[0]
 
@@ -121,7 +121,21 @@ class _Ragged:
     def run(self, q, k, v, return_lse=False):
         offsets, (causal, scale, left, softcap) = self.made
         found = op_varlen.reference(
-            q, k, v, *offsets, None, None, None, causal, scale, left, -1, softcap, True, False
+            q,
+            k,
+            v,
+            *offsets,
+            None,
+            None,
+            None,
+            causal,
+            scale,
+            left,
+            -1,
+            softcap,
+            True,
+            False,
+            False,
         )
         return _base_2(*found, return_lse)
 
@@ -154,7 +168,7 @@ def _memory_efficient(query, key, value, attn_bias=None, p=0.0, scale=None, *, o
         ]
         return op_varlen.reference(
             q[0], k[0], v[0], *offsets, None, None, None, attn_bias.causal, scale, -1, -1, 0.0,
-            False, False,
+            False, False, False,
         )[0][None].view(*query.shape[:-1], -1)  # fmt: skip
     causal = isinstance(attn_bias, _Triangle)
     found = _dense(q, k, v, scale=scale, causal=causal, window=(-1, -1))[0]

@@ -31,6 +31,10 @@ BEHAVIOURS: dict[str, Callable[[], None]] = {f.__name__: f for f in (hangs, cras
 
 
 def main(name: str, argv: list[str]) -> int:
+    """`name` may end in how many calls are right, as in `hangs:0`."""
+    name, _, right = name.partition(":")
+    late_faults.GATE_CALLS = int(right or late_faults.GATE_CALLS)
+
     def planted(op: str, outs: Any, args: tuple) -> None:
         late_faults._right(op, outs, args)
         if late_faults._late():

@@ -5,7 +5,11 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import os
+import signal
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,12 +22,14 @@ from aimills_kernels import _dispatch, _records, _registry, video_io
 from aimills_kernels._op import Case, Op, Provider
 from aimills_kernels._validate import NO_MEMORY, validate_each
 from aimills_kernels.accept import correctness, page, real_input, run, shapes, verdict
+from aimills_kernels.accept import session as session_module
 from aimills_kernels.accept.picture import moving_picture, to_420
 from aimills_kernels.accept.session import NotRun, Session, Settings
 from aimills_kernels.cli import main
 from aimills_kernels.harness import bench, env
+from aimills_kernels.harness._worker import Worker
 from aimills_kernels.harness.record import SCHEMA, blank
-from tests import faults
+from tests import faults, late_faults
 
 CPU = torch.device("cpu")
 
@@ -527,3 +533,73 @@ def test_main_job_catches_a_wrong_kernel(fault: str, monkeypatch: pytest.MonkeyP
     session.stage("video", "A decoded video", real_input.run)
     _dispatch._plans.clear()
     assert session.stages[0].status == "wrong"
+
+
+# ---- what hangs
+
+
+def _hangs(session: Session, seconds: float) -> str:
+    with session.progress("shapes", 1) as step:
+        step("the shape that hangs")
+        time.sleep(seconds)
+    return "not reached"
+
+
+def test_a_stage_that_hangs_fails_and_the_others_go_on(tmp_path: Path) -> None:
+    session = Session(Settings(devices=(CPU,), ops=(), timeout_s=0.1))
+    for name, status in (("shapes", "failed"), ("bench", "passed")):
+        with run._patience(session, name, name, tmp_path):
+            made = session.stage(name, name, functools.partial(_hangs, seconds=0.3))
+        assert made.status == status
+    assert session.stages[0].failure == "TimeoutError: no answer after 0.1 s"
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_hang_that_cannot_be_interrupted_leaves_a_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ended, over = threading.Event(), threading.Event()
+
+    def end(code: int) -> None:
+        ended.set()
+        over.wait(30.0)
+
+    def deaf(session: Session) -> str:
+        with session.progress("shapes", 1) as step:
+            step("the shape that hangs")
+            signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGALRM])
+            assert ended.wait(30.0)
+        return ""
+
+    monkeypatch.setattr(os, "_exit", end)
+    session = Session(Settings(devices=(CPU,), ops=(), timeout_s=0.1))
+    try:
+        with run._patience(session, "shapes", "Shapes", tmp_path):
+            session.stage("shapes", "Shapes", deaf)
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, signal.SIG_IGN)  # the one that is pending
+            over.set()
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGALRM])
+    report = json.loads((tmp_path / "report.json").read_text())
+    (stage,) = report["stages"]
+    assert stage["status"] == "failed"
+    assert stage["failure"].startswith("the shape that hangs: no answer after 0.2 s")
+    assert "report.html" in capsys.readouterr().err
+
+
+@pytest.mark.full  # a process that loads PyTorch, twice
+def test_a_provider_that_hangs_is_wrong_and_the_others_are_checked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = (sys.executable, "-m", "tests.hanging_worker", "hangs:0")
+    monkeypatch.setattr(session_module, "Worker", functools.partial(Worker, program=program))
+    planted = few(late_faults.plant("attention", "none"), "tiny", "plain")
+    monkeypatch.setattr(_registry, "OPS", (planted,))
+    code, report = accepted(tmp_path, "--exclude", "video-decode,bench", "--timeout", "3")
+    assert code == 1
+    (reason,) = [r for r in report["reasons"] if "planted" in r]
+    assert "no answer after 3 s, so it was ended" in reason
+    found = {(c["case"], c["provider"]): c for c in report["validations"]}
+    assert "ended its process in tiny" in found["plain", "planted"]["skipped"]
+    assert found["plain", "sdpa"]["status"] == "right"

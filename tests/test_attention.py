@@ -17,6 +17,7 @@ from aimills_kernels.kernels.attention import mask
 PLAIN = dict(
     sinks=None, alibi_slopes=None, seqused_k=None, causal=False, scale=0.3, window_left=-1,
     window_right=-1, softcap=0.0, return_lse=True, deterministic=False,
+    batch_invariant=False,
 )  # fmt: skip
 
 
@@ -121,7 +122,7 @@ def test_gradients_by_finite_differences(seed: int) -> None:
         pad = torch.full_like(k[:, :2], torch.nan)
         return op.reference(
             q, torch.cat([k, pad], 1), torch.cat([v, pad], 1), s, a, used, True, 0.7, 2, -1, 1.5,
-            True, False,
+            True, False, False,
         )  # fmt: skip
 
     given = [t.requires_grad_() for t in (q, k, v, sinks, slopes)]
@@ -174,12 +175,22 @@ def test_out_and_its_limits(seed: int) -> None:
 
 
 @pytest.mark.parametrize("value", [2, 1, None, 0.0, "yes", np.True_, [True]], ids=repr)
-@pytest.mark.parametrize("name", ["causal", "return_lse"])
+@pytest.mark.parametrize("name", ["causal", "return_lse", "batch_invariant"])
 def test_a_flag_is_true_or_false(name: str, value: object) -> None:
     q = torch.zeros(1, 2, 1, 8)
-    ak.attention(q, q, q, **{name: True})  # its plan must not serve a 1, which equals True
+    if name != "batch_invariant":  # which no provider on a CPU has
+        ak.attention(q, q, q, **{name: True})  # its plan must not serve a 1, which equals True
     with pytest.raises(ValueError, match=f"attention: {name} must be True or False, got"):
         ak.attention(q, q, q, **{name: value})
+
+
+def test_batch_invariance_is_never_ignored() -> None:
+    """Where no provider has it the call is refused, by PyTorch's path and the reference too."""
+    q, cu = torch.zeros(1, 2, 1, 8), torch.tensor([0, 2], dtype=torch.int32)
+    with pytest.raises(ValueError, match="sdpa: its bits depend on the batch; reference: its bits"):
+        ak.attention(q, q, q, batch_invariant=True)
+    with pytest.raises(ValueError, match=r"no provider takes.*reference: its bits depend"):
+        ak.attention_varlen(q[0], q[0], q[0], cu, cu, batch_invariant=True)
 
 
 def test_scale_is_no_flag() -> None:

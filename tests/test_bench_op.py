@@ -258,7 +258,7 @@ def test_another_machine_is_refused(folder: Path, stored: Path) -> None:
         (["--benchmark-fail-on-regression=x"], "'x' is no share"),
         (["--benchmark-baseline=cut.json"], "goes with --benchmark-fail-on-regression"),
         (["--benchmark-record=bench"], "bench is a folder"),
-        (["--benchmark-timeout=-1"], "must be above 0"),
+        (["--benchmark-timeout=-1"], "must be 0 or seconds above it, got -1"),
     ],
 )
 def test_what_can_not_be_done_is_said_before_anything_runs(

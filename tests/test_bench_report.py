@@ -281,7 +281,7 @@ def test_a_provider_that_is_gone_stays_in_the_history(tmp_path: Path) -> None:
 def test_missing_energy_is_a_sentence_and_no_bar(tmp_path: Path) -> None:
     found = _Reader(_page(tmp_path, records.full()))
     assert "not measured: the window would have been 2.1 s, 5 s is the least" in found.text
-    assert "Energy of matmul_fp8: not measured in this record." in found.text
+    assert "Energy of matmul_fp8: not measured." in found.text
 
 
 def test_all_samples_are_in_a_strip(tmp_path: Path) -> None:
@@ -371,6 +371,29 @@ def test_problems_come_from_the_newest_record_that_has_them(tmp_path: Path) -> N
     text = _Reader(bench_page.render([machine], [])).text
     assert "From r0.json" in text
     assert "From r1.json" in text
+
+
+@pytest.mark.parametrize(("faster", "plots"), [(1.04, 1), (1.06, 2)])
+def test_what_is_said_of_several_records_is_said_once(
+    faster: float, plots: int, tmp_path: Path
+) -> None:
+    old = records.record([records.row(case="a"), records.row(case="b")])
+    other = {**records.CEILINGS, "copy_gbps": faster * records.CEILINGS["copy_gbps"]}
+    new = records.record([records.row(case="a")], "2026-06-01T00:00:00+00:00", ceilings=other)
+    page = _page(tmp_path, old, new)
+    text = _Reader(page).text
+    for said in (
+        "Time of a call, from 0; whiskers",
+        "A tick is a sample",
+        "Energy of attention: not",
+    ):
+        assert text.count(said) == 1, said
+    captions = re.findall(r"<figcaption>.*?</figcaption>", page)
+    rooflines = [c for c in captions if "Roofline of attention" in c]
+    assert len(rooflines) == plots
+    assert sum("A mark is a case by a provider" in c for c in rooflines) == 1
+    assert all(("r0.json" in c or "r1.json" in c) == (plots == 2) for c in rooflines)
+    assert ("The ceilings are those of r1.json" in text) == (plots == 1)
 
 
 # ---- reading

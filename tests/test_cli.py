@@ -586,6 +586,8 @@ def asked_of_bench(monkeypatch: pytest.MonkeyPatch, *command: str) -> tuple[str,
 
 
 def test_bench_options_reach_the_harness(monkeypatch: pytest.MonkeyPatch) -> None:
+    from aimills_kernels.harness import isolated
+
     where, told = asked_of_bench(monkeypatch, "attention")
     assert (where, told["budget_s"], told["mode"]) == ("here", 120.0, "stream")
     assert (told["with_energy"], told["cases"]) == (False, None)
@@ -598,7 +600,7 @@ def test_bench_options_reach_the_harness(monkeypatch: pytest.MonkeyPatch) -> Non
     where, told = asked_of_bench(monkeypatch, "attention", "--timeout", "7")
     assert (where, told["timeout_s"], told["fresh"]) == ("apart", 7.0, False)
     where, told = asked_of_bench(monkeypatch, "attention", "--isolate")
-    assert (where, told["timeout_s"], told["fresh"]) == ("apart", 300.0, True)
+    assert (where, told["timeout_s"], told["fresh"]) == ("apart", isolated.TIMEOUT_S, True)
     model = ("--model", "llama3-8b", "--quick")
     where, told = asked_of_bench(monkeypatch, *model)
     assert (where, told["budget_s"], told["mode"]) == ("model", 60.0, "stream")

@@ -18,12 +18,10 @@ from typing import Any
 import pytest
 import torch
 
-from aimills_kernels import _dispatch, _records
-from aimills_kernels._op import Case, Cost, Op
+from aimills_kernels._op import Case, Cost
 from aimills_kernels._registry import OPS, get_op
-from aimills_kernels._validate import NO_MEMORY, validate, validate_each
+from aimills_kernels._validate import validate
 from aimills_kernels.harness import (
-    _node,
     _rows,
     bench,
     ceilings,
@@ -31,9 +29,9 @@ from aimills_kernels.harness import (
     gpu,
     overhead,
     peers,
-    sanitize,
     timing,
 )
+from aimills_kernels.harness import record as record_file
 from tests import faults, late_faults
 
 CEILINGS = {"copy_gbps": 10.0, "gemm_f32_tflops": 0.1, "gemm_f16_tflops": 0.05, "spec": None}
@@ -435,203 +433,19 @@ def test_cuda_without_a_gpu_is_one_sentence(tmp_path: Path, capsys: Any) -> None
     assert not (tmp_path / "out").exists()
 
 
-# ---- the command for a GPU node, with the CPU in the GPU's place
-
-
-def _short(op: Op, case: str, **dims: Any) -> Op:
-    """With a small case and a large one, which is made short."""
-    large = op.case(case)
-    made = Case(large.name, tags=large.tags, **{**large.dims, **dims})
-    return replace(op, cases=(op.case("tiny"), made))
-
-
-@pytest.fixture
-def node(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
-    """Runs `gpu` over two cases of attention, and then of quantize_fp8; `fault` is planted in
-    front of the first."""
-    monkeypatch.setenv("AIMILLS_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(_dispatch, "sm_of", lambda device: 90)
-    monkeypatch.setattr(sanitize, "program", lambda: None)
-
-    def go(fault: str, *, plant: Any = late_faults.plant, budget_s: float = 60.0) -> Any:
-        first = _short(plant("attention", fault), "llama3-8b-decode", N=64)
-        second = _short(get_op("quantize_fp8"), "llama3-8b-decode", shape=(1, 64))
-        monkeypatch.setattr(gpu, "OPS", (first, second))
-        out = tmp_path / "out"
-        return gpu._run_on([torch.device("cpu")], out, budget_s), out
-
-    yield go
-    _records._all.cache_clear()
-
-
-def read(path: Path) -> Any:
-    return json.loads(path.read_text())
-
-
-def test_a_node_leaves_complete_files_and_records(node: Any, capsys: Any) -> None:
-    code, out = node("none")
-    assert code == gpu.INCOMPLETE  # compute-sanitizer has no GPU to watch
-    lines = [json.loads(line) for line in (out / "validation.jsonl").read_text().splitlines()]
-    assert {(v["provider"], v["case"]) for v in lines} >= {("planted", "tiny"), ("sdpa", "tiny")}
-    (made,) = read(out / "records.json")["records"]
-    assert (made["op"], made["provider"], made["sm"]) == ("attention", "planted", 90)
-    assert (made["gpus"], made["cases"]) == (["CPU"], ["llama3-8b-decode", "tiny"])
-    assert read(_records.cache_file())["records"] == [made]
-    assert row_of(bench.load(out / "bench-0.json"), "planted")["median_us"] > 0
-    assert {r["op"] for r in bench.load(out / "bench-0.json")["rows"]} == {
-        "attention",
-        "quantize_fp8",
-    }
-    for name in ("environment.json", "sanitizer.json"):
-        read(out / name)
-    summary = read(out / "summary.json")
-    assert (summary["complete"], summary["exit"]) == (True, code)
-    assert [n.partition(":")[0] for n in summary["not_run"]] == [
-        "compute-sanitizer memcheck",
-        "compute-sanitizer racecheck",
-    ]
-    table = (out / "table.txt").read_text()
-    assert table == capsys.readouterr().out
-    assert "records: attention planted sm_90" in table
-    assert "INCOMPLETE" not in table
-    assert table.rstrip().endswith(f"files: {out}")
-
-
-def test_a_wrong_kernel_on_a_node_makes_no_record(node: Any) -> None:
-    code, out = node("wrong_values")
-    assert code == gpu.WRONG
-    assert read(out / "records.json")["records"] == []
-    (kept,) = read(_records.cache_file())["records"]
-    assert "WRONG" in kept["wrong"]
-    assert any("planted" in w for w in read(out / "summary.json")["wrong"])
-
-
-def test_a_kernel_that_is_wrong_under_the_clock_loses_its_record(
-    node: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(late_faults, "GATE_CALLS", 9)  # two cases, and the gate of the benchmark
-    code, out = node("wrong_values")
-    assert code == gpu.WRONG
-    assert [v for v in (out / "validation.jsonl").read_text().splitlines() if "WRONG" in v] == []
-    assert read(out / "records.json")["records"] == []
-    (kept,) = read(_records.cache_file())["records"]
-    assert "after timing" in kept["wrong"]
-
-
-class Killed(BaseException):
-    """What no handler of the program takes."""
-
-
-def test_what_a_killed_node_had_done_is_on_disk(node: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    def killed(op: Op, case: Case, *rest: Any, **more: Any) -> Any:
-        if op.name == "quantize_fp8" and case.tags & {"bench"}:
-            raise Killed
-        return validate_each(op, case, *rest, **more)
-
-    monkeypatch.setattr(gpu, "validate_each", killed)
-    with pytest.raises(Killed):
-        node("none")
-    out = Path(os.environ["AIMILLS_CACHE"]).parent / "out"
-    (made,) = read(out / "records.json")["records"]
-    assert made["provider"] == "planted"
-    assert row_of(bench.load(out / "bench-0.json"), "planted")["median_us"] > 0
-    summary = read(out / "summary.json")
-    assert (summary["complete"], summary["exit"]) == (False, gpu.INCOMPLETE)
-    assert "the times of attention llama3-8b-decode" in summary["last_step"]
-    table = (out / "table.txt").read_text()
-    assert table.startswith("INCOMPLETE: the run has come as far as the times of attention")
-    assert "planted" in table
-
-
-def test_every_step_of_a_node_leaves_whole_files(
-    node: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seen: dict[str, tuple[int, int]] = {}
-    save = _node.State.save
-
-    def spy(state: Any, done: str, **more: Any) -> None:
-        save(state, done, **more)
-        bench_file = state.out / "bench-0.json"
-        rows = bench.load(bench_file)["rows"] if bench_file.exists() else []
-        checks = sum(read(state.out / "summary.json")["checks"].values())
-        assert checks == len((state.out / "validation.jsonl").read_text().splitlines())
-        seen[done] = len(read(state.out / "records.json")["records"]), len({r["op"] for r in rows})
-
-    monkeypatch.setattr(_node.State, "save", spy)
-    node("none")
-    assert seen == {
-        "the start": (0, 0),
-        "the small cases of all ops on cpu": (0, 0),
-        "the checks of attention": (1, 0),
-        "the times of attention llama3-8b-decode on cpu": (1, 1),
-        "the checks of quantize_fp8": (1, 1),
-        "the times of quantize_fp8 llama3-8b-decode on cpu": (1, 2),
-        "compute-sanitizer memcheck": (1, 2),
-        "compute-sanitizer racecheck": (1, 2),
-        "the end": (1, 2),
-    }
-
-
-def test_what_finds_no_time_left_is_named(node: Any) -> None:
-    code, out = node("none", budget_s=1e-9)
-    assert code == gpu.INCOMPLETE
-    summary = read(out / "summary.json")
-    late = [n.removesuffix(f": {_node.LATE}") for n in summary["not_run"] if _node.LATE in n]
-    checks = [n for n in late if not n.startswith(("times", "compute-sanitizer"))]
-    assert len(checks) == len(set(checks)) == sum(summary["checks"].values()) == 2 * 4 + 2 * 2
-    assert "attention tiny planted on cpu" in checks
-    assert "times of attention llama3-8b-decode on cpu" in late
-    assert "compute-sanitizer memcheck" in late
-    assert f"not run, {len(late)}: {_node.LATE}: " in (out / "table.txt").read_text()
-    assert read(out / "records.json")["records"] == []
-
-
-def test_a_provider_whose_time_ran_out_half_way_has_no_record(
-    node: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    enough = 3  # checks, of which the first is that of the planted provider
-    monkeypatch.setattr(_node.State, "left_s", lambda state: enough - len(state.verdicts))
-    code, out = node("none")
-    assert code == gpu.INCOMPLETE
-    assert json.loads((out / "validation.jsonl").read_text().splitlines()[0])["ok"]
-    assert read(out / "records.json")["records"] == []
-
-
-def test_a_case_without_memory_leaves_no_record(node: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    def short(op: Op, case: Case, *rest: Any, **more: Any) -> Any:
-        for result in validate_each(op, case, *rest, **more):
-            yield result if case.name == "tiny" else replace(result, skipped=NO_MEMORY, gap=True)
-
-    monkeypatch.setattr(gpu, "validate_each", short)
-    code, out = node("none")
-    assert code == gpu.INCOMPLETE
-    assert read(out / "records.json")["records"] == []
-    assert read(_records.cache_file())["records"] == []
-
-
-def test_nothing_is_blamed_on_those_after_an_illegal_access(
-    node: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(_node, "_alive", lambda device: False)
-    code, out = node("raises", plant=faults.plant)
-    assert code == gpu.WRONG
-    summary = read(out / "summary.json")
-    assert len(summary["wrong"]) == 1
-    assert summary["checks"] == {"wrong": 1, "not run": 11}
-    assert "cpu can't be used any more, after attention tiny planted on cpu" in str(summary)
-
-
-def test_a_program_that_takes_too_long_is_ended_with_its_children(tmp_path: Path) -> None:
-    log = tmp_path / "log"
-    with log.open("w") as file:
-        command = ["sh", "-c", "(sleep 0.6; echo late) & wait"]
-        assert sanitize._run(command, dict(os.environ), file, 0.1) is None
-        assert sanitize._run(["sh", "-c", "exit 3"], dict(os.environ), file, 10.0) == 3
-    time.sleep(0.8)
-    assert log.read_text() == ""
-
-
 # ---- files
+
+
+def test_records_of_one_session_are_joined_with_what_they_spent() -> None:
+    def part(op: str, lost: str | None) -> dict[str, Any]:
+        return {"options": {"budget_s": 2.0, "seconds": {"timed": 1.5}, "lost": lost, "seed": 0},
+                "rows": [{"op": op}]}  # fmt: skip
+
+    made = record_file.joined([part("a", None), part("b", "after b")])
+    assert made["options"] == {
+        "budget_s": 4.0, "seconds": {"timed": 3.0}, "lost": "after b", "seed": 0,
+    }  # fmt: skip
+    assert [row["op"] for row in made["rows"]] == ["a", "b"]
 
 
 @pytest.fixture(scope="module")

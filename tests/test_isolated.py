@@ -51,6 +51,9 @@ def test_a_hang_longer_than_the_budget_leaves_the_other_cases_their_time() -> No
     assert "no answer after 3 s" in rows["tiny", "planted"]["failure"]
     assert rows["tiny", "reference"]["median_us"] > 0
     assert rows["dim-1", "reference"]["median_us"] > 0, rows["dim-1", "reference"]["skipped"]
+    again = rows["dim-1", "planted"]
+    assert again["skipped"] == "it ended its process in tiny, and is not tried again"
+    assert again["gap"]
 
 
 def test_a_worker_that_never_starts_is_a_sentence_for_each_row() -> None:

@@ -204,6 +204,15 @@ def test_a_tagged_case_without_energy_says_why(
     assert row["median_us"] == 10.0
 
 
+def test_energy_has_an_end(cuda: FakeCuda, monkeypatch: Any) -> None:
+    monkeypatch.setattr(nvml, "counters_of", lambda device: nvml.Nvml(Library(energy=1), "gpu"))
+    (row,) = bench.run(
+        ops=[_tagged("on_its_stream")], tag="energy", device="cpu", budget_s=60.0, peers=False,
+        providers=["planted"], with_energy=True, energy_s=4.9,
+    )["rows"]  # fmt: skip
+    assert row["energy_missing"] == "the time for energy ended before it"
+
+
 def test_a_tagged_case_has_joules(cuda: FakeCuda, monkeypatch: Any) -> None:
     from aimills_kernels.harness import energy
 

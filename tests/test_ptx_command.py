@@ -138,6 +138,7 @@ def test_a_reader_that_goes_away_ends_it_quietly():
     assert (done.returncode, done.stderr) == (141, "")
 
 
+@pytest.mark.full
 @pytest.mark.skipif(not FULL.exists(), reason="no /dev/full here")
 def test_a_full_disk_is_one_sentence():
     words = [sys.executable, "-m", "tests.ptx", "run", "quantize_fp8"]

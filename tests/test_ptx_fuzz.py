@@ -81,7 +81,11 @@ def _mutated(text: str, draw: random.Random) -> str:
     return "\n".join(lines)
 
 
-@pytest.mark.parametrize(("producer", "count"), [("triton", 120), ("gluon", 25), ("nvcc", 120)])
+COUNTS = [("triton", 60), ("gluon", 15), ("nvcc", 60)]
+LONG = [pytest.param(who, 8 * count, marks=pytest.mark.full) for who, count in COUNTS]
+
+
+@pytest.mark.parametrize(("producer", "count"), [*COUNTS, *LONG])
 def test_a_changed_text_stops_with_a_sentence(producer, count, monkeypatch, seed):
     triton.set_allocator(lambda size, align, stream: torch.empty(size, dtype=torch.int8))
     if producer == "nvcc":

@@ -21,14 +21,12 @@ pytestmark = pytest.mark.ptx
 # The others are long, and part of `make test-full`.
 _SHORT = (
     "ragged",
-    "decode",
     "one",
     "k-empty",
     "block-tiny",
     "queries-empty",
     "nan",
     "invariant",
-    "invariant-split",
 )
 
 
@@ -37,8 +35,6 @@ def _is_short(op: Op, case: Case) -> bool:
     if op.name.endswith("_backward"):  # four kernels a case
         return name in ("tiny", "ragged")
     if "full" in case.tags:
-        return False
-    if op.name == "attention_varlen" and name == "decode":  # `ragged` has decodes too
         return False
     return name in _SHORT or name.startswith(("tiny", "specials", "one-"))
 

@@ -43,8 +43,7 @@ ENDLESS = {
 @ORDERS
 @pytest.mark.parametrize("name", ENDLESS)
 def test_an_endless_loop_is_a_deadlock(name, order):
-    threads = 1 if "mbarrier" in name and "one waits" not in name else 64
-    threads = 33 if name == "one waits at an mbarrier" else threads
+    threads = 1 if "mbarrier" in name and "one waits" not in name else 33
     data = np.zeros(4, np.uint32)
     with pytest.raises(errors.Deadlock, match=r"of CTA \(0, 0, 0\).* line \d+: ") as caught:
         run(START + ENDLESS[name], [("u64", data)], threads=threads, declare=SHARED, shared=64,
@@ -79,11 +78,11 @@ WAITS = {
 
 @ORDERS
 @pytest.mark.parametrize("wait", WAITS)
-@pytest.mark.parametrize(("setter", "rounds"), [(0, 5), (0, 5000), (32, 5000), (95, 5000)])
+@pytest.mark.parametrize(("setter", "rounds"), [(0, 5), (0, 1500), (32, 1500), (39, 1500)])
 def test_who_sets_the_flag_late_is_waited_for(setter, rounds, wait, order):
     """Also where it is a lane of the very warp that polls."""
     data = np.zeros(4, np.uint32)
-    run(START + LATE.format(setter, rounds, WAITS[wait]), [("u64", data)], threads=96,
+    run(START + LATE.format(setter, rounds, WAITS[wait]), [("u64", data)], threads=40,
         declare=SHARED, shared=64, seed=order, budget=3_000_000)  # fmt: skip
     assert data[0] == 1
 
@@ -92,7 +91,7 @@ def test_who_sets_the_flag_late_is_waited_for(setter, rounds, wait, order):
 def test_a_vote_ends_a_loop_that_one_lane_counts(order):
     data = np.zeros(4, np.uint32)
     body = """mov.u32 %r2, 0; setp.eq.u32 %p3, %r9, 0;
-    L: @%p3 add.u32 %r2, %r2, 1; setp.gt.u32 %p1, %r2, 4000;
+    L: @%p3 add.u32 %r2, %r2, 1; setp.gt.u32 %p1, %r2, 1500;
     vote.sync.any.pred %p2, %p1, 0xffffffff;
     @!%p2 bra L; st.global.u32 [%rd1], 1;"""
     run(START + body, [("u64", data)], declare=SHARED, shared=64, seed=order, budget=3_000_000)
@@ -117,7 +116,7 @@ def test_a_counter_in_local_memory_counts(order):
     data = np.zeros(4, np.uint32)
     body = """.local .align 4 .b8 l[4]; st.local.u32 [l], 0; L: ld.local.u32 %r2, [l];
     add.u32 %r2, %r2, 1; st.local.u32 [l], %r2; mov.u32 %r3, %r2; mov.u32 %r2, 0;
-    setp.lt.u32 %p1, %r3, 3000; mov.u32 %r3, 0; @%p1 bra L; st.global.u32 [%rd1], 1;"""
+    setp.lt.u32 %p1, %r3, 1500; mov.u32 %r3, 0; @%p1 bra L; st.global.u32 [%rd1], 1;"""
     run(START + body, [("u64", data)], declare=SHARED, shared=64, seed=order)
     assert data[0] == 1
 

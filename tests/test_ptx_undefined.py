@@ -54,6 +54,9 @@ FAULTS = {
     "local memory": f"ld.local.v4.b32 {FOUR}, [lm]; {OUT}",
     "local memory, one word": "st.local.v2.b32 [lm], {%r1, %r1}; st.local.b32 [lm+12], %r1;"
     f"ld.local.v4.b32 {FOUR}, [lm]; {OUT}",
+    "in a later round": "mov.b32 %r20, 0; mov.b32 %r21, 0; R: add.u32 %r22, %r20, 1;"
+    "st.global.b32 [%rd3], %r22; mov.b32 %r20, %r30; add.u32 %r21, %r21, 1;"
+    "setp.lt.u32 %p2, %r21, 2; @%p2 bra R;",
     "an atom": "st.shared.b32 [%r3], %r30; atom.shared.add.u32 %r20, [%r3], 1;",
 }
 
@@ -71,6 +74,7 @@ PASSES = {
     f"ld.shared.v4.b32 {FOUR}, [%r3]; st.global.b32 [%rd3], %r20;",
     "written over": f"st.shared.b32 [%r3], %r30; st.shared.v4.b32 [%r3], {LEFT};"
     f"ld.shared.v4.b32 {FOUR}, [%r3]; {OUT}",
+    "a register written anew": "mov.b32 %r20, %r30; mov.b32 %r20, 5; st.global.b32 [%rd3], %r20;",
     "local memory": f"st.local.v4.b32 [lm], {LEFT}; ld.local.v4.b32 {FOUR}, [lm]; {OUT}",
     "half of it masked": "st.shared.b32 [%r3], %r30; st.shared.b16 [%r3], %r1;"
     "ld.shared.b32 %r20, [%r3]; and.b32 %r20, %r20, 0xffff; st.global.b32 [%rd3], %r20;",

@@ -121,7 +121,7 @@ def test_a_word_of_other_instructions_stops_it_too(form):
     for word in FOREIGN:
         if f"{'.'.join(parts[:2])} {word}" in REAL or f"{parts[0]} {word}" in REAL:
             continue
-        for n in range(1, len(parts) + 1):
+        for n in {1, len(parts)}:
             if word in parts:
                 continue
             wrong = ".".join([*parts[:n], word, *parts[n:]])

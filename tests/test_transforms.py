@@ -26,7 +26,7 @@ def loss(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 def plain_loss(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     out, lse = get_op("attention").reference(
-        q, k, v, None, None, None, True, SCALE, -1, -1, 0.0, True, False
+        q, k, v, None, None, None, True, SCALE, -1, -1, 0.0, True, False, False
     )
     return out.square().sum() + lse.sum()
 

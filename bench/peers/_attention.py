@@ -31,6 +31,7 @@ class Call:
     softcap: float
     return_lse: bool
     deterministic: bool
+    batch_invariant: bool
 
     @classmethod
     def of(cls, *args: Any) -> Call:
@@ -43,6 +44,8 @@ class Call:
         call = cls(*args)
         if call.deterministic:
             raise NotImplementedError("other libraries are timed without deterministic")
+        if call.batch_invariant:
+            raise NotImplementedError("other libraries are timed without batch_invariant")
         return cls(*args[:11], -1, *args[12:]) if call.causal else call
 
     def refuse(self, library: str, *features: Feature) -> None:

@@ -12,6 +12,11 @@ from aimills_kernels.kernels.hardware import shared_kib
 FORWARD_SOURCES = (  # what its results and times depend on, beside its own file
     "kernels/attention/config.py", "kernels/attention/mask.py", "kernels/hardware.py",
 )  # fmt: skip
+PAGED_SOURCES = (
+    *FORWARD_SOURCES, "kernels/attention/config_paged.py", "kernels/attention/triton_fwd.py",
+    "kernels/attention/rows.py",
+)  # fmt: skip
+INVARIANT_SOURCES = (*PAGED_SOURCES, "kernels/attention/triton_paged.py")
 
 
 @dataclass(frozen=True)
@@ -20,6 +25,7 @@ class Config:
     block_n: int
     num_warps: int
     num_stages: int
+    tma: bool = False  # keys and values come by tensor maps: the forward's, on sm_90
 
     def options(self) -> dict[str, int]:
         """As a launch takes them."""
@@ -30,7 +36,8 @@ class Config:
 
     def __str__(self) -> str:
         tile = f"{self.block_m}x{self.block_n}"
-        return f"{tile} {self.num_warps} warps {self.num_stages} stages"
+        way = " tma" if self.tma else ""
+        return f"{tile} {self.num_warps} warps {self.num_stages} stages{way}"
 
 
 @dataclass(frozen=True)
@@ -42,11 +49,13 @@ class Shape:
     dim: int
     itemsize: int
     aligned: bool = True
+    mapped: bool = False  # whether tensor maps can describe k and v
 
     @classmethod
     def of(cls, q: Tensor, k: Tensor, v: Tensor, m: int) -> Shape:
         aligned = all(is_aligned(t) for t in (q, k, v))
-        return cls(m, padded_dim(q, v), q.element_size(), aligned)
+        mapped = aligned and all(_can_be_mapped(t) for t in (k, v))
+        return cls(m, padded_dim(q, v), q.element_size(), aligned, mapped)
 
 
 def padded_dim(q: Tensor, v: Tensor) -> int:
@@ -66,10 +75,23 @@ def is_aligned(t: Tensor) -> bool:
     return last == 1 and t.data_ptr() % 16 == 0 and all(step % 16 == 0 for step in rows)
 
 
+def _can_be_mapped(t: Tensor) -> bool:
+    """With a tile of a whole row, whose elements are a power of 2; a map has no empty dim, and
+    strides below 2^40 bytes."""
+    dim = t.shape[-1]
+    steps = (step * t.element_size() for step in t.stride()[:-1])
+    return (
+        t.numel() > 0 and dim >= 16 and dim & (dim - 1) == 0 and all(0 < s < 2**40 for s in steps)
+    )
+
+
 def candidates(shape: Shape, sm: int) -> tuple[Config, ...]:
     """The built-in tiles, and neighbours of them that fit the shared memory and the registers."""
     built_in = select_config(shape, sm)
-    return built_in, *(c for c in _near(built_in) if _fits(c, shape, sm))
+    near = (c for c in _near(built_in) if _fits(c, shape, sm))
+    # On sm_100 and sm_120 these put some bytes on the stack.
+    mapped = (replace(built_in, tma=True),) if shape.mapped and sm == 90 else ()
+    return built_in, *mapped, *near
 
 
 def _near(c: Config) -> Iterator[Config]:
@@ -130,15 +152,14 @@ def select_backward_config(
     holds `block_n` keys. `crowded`: a soft cap or a padded head dim takes more registers. Chosen
     like the forward's."""
     if dim > 128 and (itemsize == 4 or not aligned):
-        stages = 2 if itemsize == 4 else 1
-        return Config(16, 16, 8, stages), Config(16, 16, 8, stages)
+        return Config(16, 16, 8, 2 if itemsize == 4 else 1), Config(16, 16, 8, 1)
     if itemsize == 4 or not aligned:
         return Config(32, 16, 8, 1), Config(16, 32, 8, 1)
     hopper, blackwell = sm == 90, sm // 10 == 10
     if dim > 128:
         if blackwell:
             return Config(128, 32, 8, 1), Config(32, 64, 8, 1)
-        return Config(64 if hopper else 32, 32, 8, 1), Config(32, 32, 8, 1)
+        return Config(64, 32, 8, 1) if hopper else Config(32, 32, 8, 2), Config(32, 32, 8, 1)
     if dim <= 64:
         if hopper or blackwell:
             return Config(128, 64, 8, 2), Config(64, 128, 8, 2)

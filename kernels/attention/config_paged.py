@@ -1,4 +1,5 @@
-"""Tiles, splits and scratch memory of paged attention: pure functions of shapes and the GPU.
+"""Tiles, splits and scratch memory of attention that packs the query heads of a key head, paged or
+not: pure functions of shapes and the GPU.
 
 Nothing here reads a length, so that one CUDA graph serves all of them.
 """
@@ -6,7 +7,7 @@ Nothing here reads a length, so that one CUDA graph serves all of them.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
@@ -37,35 +38,44 @@ class Plan:
 
 
 def plan(
-    q: Tensor, k_cache: Tensor, v_cache: Tensor, page_table: Tensor, packed: bool, aligned: bool
+    q: Tensor, k: Tensor, v: Tensor, B: int, capacity: int, packed: bool, aligned: bool
 ) -> Plan:
-    H, G, (B, listed) = q.shape[-2], k_cache.shape[2], page_table.shape
-    R, dim = H // G, padded_dim(q, v_cache)
+    """For B sequences of at most `capacity` keys each; heads and dim of k and v stand last."""
+    H, G = q.shape[-2], k.shape[-2]
+    R, dim = H // G, padded_dim(q, v)
     tokens = q.shape[0] if packed else q.shape[0] * q.shape[1]
     sm = sm_of(q.device) or 90
     config = select_paged_config(
-        R * (tokens // max(B, 1)), dim, q.element_size(), k_cache.element_size(), sm, aligned
+        R * (tokens // max(B, 1)), dim, q.element_size(), k.element_size(), sm, aligned
     )
     tiles, slots = _tiles(tokens, B, R, config.block_m, packed)
     programs, wanted = max(1, slots * G), _WAVES * sm_count(q.device)
-    capacity = listed * k_cache.shape[1]
     splits = min(-(-_SLOTS * wanted // programs), -(-capacity // MIN_KEYS), MAX_SPLITS)
     return Plan(config, tiles, slots, max(1, splits), max(1, wanted * B // programs))
 
 
 def invariant_plan(
-    q: Tensor, k_cache: Tensor, v_cache: Tensor, page_table: Tensor, packed: bool, aligned: bool
+    q: Tensor, k: Tensor, v: Tensor, B: int, capacity: int, packed: bool, aligned: bool
 ) -> Plan:
     """Tiles and splits that follow from head dims and dtypes. Only whether the splits of a tile go
     to several programs follows from the shapes, and that changes no bit."""
-    H, G, (B, listed) = q.shape[-2], k_cache.shape[2], page_table.shape
-    dim = padded_dim(q, v_cache)
-    config = select_invariant_config(dim, q.element_size(), sm_of(q.device) or 90)
+    H, G = q.shape[-2], k.shape[-2]
+    config = select_invariant_config(padded_dim(q, v), q.element_size(), sm_of(q.device) or 90)
     tokens = q.shape[0] if packed else q.shape[0] * q.shape[1]
     tiles, slots = _tiles(tokens, B, H // G, config.block_m, packed)
     alone = slots * G >= 2 * sm_count(q.device)
-    splits = 1 if alone else max(1, -(-listed * k_cache.shape[1] // SPAN))
+    splits = 1 if alone else max(1, -(-capacity // SPAN))
     return Plan(config, tiles, slots, splits, share=1, least=SPAN)
+
+
+def whole_plan(
+    q: Tensor, k: Tensor, v: Tensor, B: int, capacity: int, packed: bool, aligned: bool
+) -> Plan:
+    """`invariant_plan` with all splits of a tile in one program, for keys that stand in rows: there
+    the longest sequence of a packed batch is not known, and no split would be needless."""
+    made = invariant_plan(q, k, v, B, capacity, packed, aligned)
+    stages = min(made.config.num_stages, 2)
+    return replace(made, config=replace(made.config, num_stages=stages), splits=1)
 
 
 def _tiles(tokens: int, B: int, R: int, block_m: int, packed: bool) -> tuple[int, int]:
@@ -84,9 +94,10 @@ def workspace_of(planned: Callable[..., Plan], invariant: bool) -> Callable[...,
     ) -> int:  # fmt: skip
         if others[-1] is not invariant:
             return 0
-        packed = cu_seqlens_q is not None
+        packed, (B, listed) = cu_seqlens_q is not None, page_table.shape
+        capacity = listed * k_cache.shape[1]
         splits = max(
-            planned(q, k_cache, v_cache, page_table, packed, a).splits for a in (True, False)
+            planned(q, k_cache, v_cache, B, capacity, packed, a).splits for a in (True, False)
         )
         rows = q.numel() // q.shape[-1]
         return splits * rows * (v_cache.shape[3] + 2) if splits > 1 else 0
@@ -118,11 +129,11 @@ def select_paged_config(
 
 
 def select_invariant_config(dim: int, itemsize: int, sm: int) -> Config:
-    """Tiles for a padded head dim. Not tuned on a GPU yet: chosen for no spills."""
+    """Tiles for a padded head dim. Not tuned on a GPU yet: chosen for no spills, where a program
+    holds the sums of a split and those of all left of it."""
     if itemsize == 4:
-        return Config(16, 16, 8, 1)
+        return Config(16, 16, 8, 1 if sm == 90 else 2)
     if dim > 128:
-        return Config(64, 32, 8, 5 if shared_kib(sm) >= 128 else 1)
-    if sm < 90 or sm >= 120:
-        return Config(64, 32, 8, 5)
-    return Config(64, 64, 8 if sm == 90 else 4, 5)
+        stages = 5 if shared_kib(sm) >= 128 else 1
+        return Config(64, 16, 8, stages) if sm == 90 else Config(32, 32, 8, stages)
+    return Config(64, 32 if sm < 90 or sm >= 120 else 64, 8, 5)

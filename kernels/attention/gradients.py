@@ -15,9 +15,10 @@ SOURCES = tuple(f"kernels/attention/{name}.py" for name in ("config", "mask", "t
 # all of that stays: docs/adr/0012.
 TOLERANCE = (Ratio(factor=4.0),) * 3 + (Ratio(),) * 2
 OUTPUTS = ("dq", "dk", "dv", "dsinks", "dslopes")
-# Arguments of a forward from `sinks` on: the eight that the backward takes too, `return_lse` and
-# `deterministic`. Before them are q, k, v and, of packed sequences, their places.
-_SINKS, _SLOPES, _LSE = -10, -9, -2
+# Arguments of a forward from `sinks` on: the eight that the backward takes too, `return_lse`,
+# `deterministic` and `batch_invariant`. Before them are q, k, v and, of packed sequences, their
+# places.
+_SINKS, _SLOPES, _LSE, _DETERMINISTIC = -11, -10, -3, -2
 _DRAWN = 1 << 24  # pairs of a query and a key, over all heads, whose forward a CPU works out
 
 
@@ -26,7 +27,7 @@ def fused_backward(op: str) -> Backward:
 
 
 def _saving(args: tuple) -> tuple:
-    return (*args[:_LSE], True, args[-1])
+    return (*args[:_LSE], True, *args[_DETERMINISTIC:])
 
 
 def _arguments(args: tuple, outs: tuple, grads: tuple, needs: tuple[bool, ...]) -> tuple:
@@ -35,7 +36,10 @@ def _arguments(args: tuple, outs: tuple, grads: tuple, needs: tuple[bool, ...]) 
         dout = torch.zeros_like(out)
     if not args[_LSE]:
         dlse = None
-    return (dout, *args[:_SINKS], out, lse, dlse, *args[_SINKS:_LSE], needs[_SLOPES], args[-1])
+    return (
+        dout, *args[:_SINKS], out, lse, dlse, *args[_SINKS:_LSE], needs[_SLOPES],
+        args[_DETERMINISTIC],
+    )  # fmt: skip
 
 
 def _gradients(args: tuple, results: tuple, needs: tuple[bool, ...]) -> tuple:
@@ -158,7 +162,7 @@ def drawn_grads(
         dout = dout.flatten()[:1].expand(shape) if dout.numel() else dout
     if case.one_of("saved", "lse", "none") == "none":
         lse = lse.new_empty(0)
-    del given["return_lse"]
+    del given["return_lse"], given["batch_invariant"]
     return {
         **given, "dout": dout, "o": o, "lse": lse,
         "dlse": normal(*rows) if case.get("dlse", False) else None,

@@ -16,14 +16,19 @@ from aimills_kernels.kernels.attention.checks import (
     check_qkv,
     check_scalars,
 )
-from aimills_kernels.kernels.attention.config import FORWARD_SOURCES, Shape, candidates
+from aimills_kernels.kernels.attention.config import (
+    FORWARD_SOURCES,
+    INVARIANT_SOURCES,
+    Shape,
+    candidates,
+)
 from aimills_kernels.kernels.attention.gradients import fused_backward
 
 
 def reference(
     q: Tensor, k: Tensor, v: Tensor, sinks: Tensor | None, alibi_slopes: Tensor | None,
     seqused_k: Tensor | None, causal: bool, scale: float, window_left: int, window_right: int,
-    softcap: float, return_lse: bool, deterministic: bool,
+    softcap: float, return_lse: bool, deterministic: bool, batch_invariant: bool,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Attention in float32 (float64 for float64 inputs), rounded once at the end.
 
@@ -36,7 +41,8 @@ def reference(
     ->   out [B, M, H, Dv]  dtype of q; 0 for a query without keys
          lse [B, H, M]      f32, natural logarithm of the softmax's denominator, sink included;
                             -inf where that is 0; [0] unless asked for
-    `deterministic` is for the gradients; a forward always sums in one order.
+    `deterministic` is for the gradients; a forward always sums in one order. With `batch_invariant`
+    the bits of a query's result depend on its own sequence alone.
 
     score = cap(scale q k^T) - slope |p - j|, where cap(x) = softcap tanh(x / softcap), query i
     stands at p = i + n - M and j is the key. It sees the keys from p - window_left to
@@ -128,7 +134,7 @@ def scores_of(
 def fake(
     q: Tensor, k: Tensor, v: Tensor, sinks: Tensor | None, alibi_slopes: Tensor | None,
     seqused_k: Tensor | None, causal: bool, scale: float, window_left: int, window_right: int,
-    softcap: float, return_lse: bool, deterministic: bool,
+    softcap: float, return_lse: bool, deterministic: bool, batch_invariant: bool,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     check("attention", q, k, v, sinks, alibi_slopes, seqused_k)
     check_scalars("attention", scale, window_left, window_right, softcap)
@@ -233,6 +239,7 @@ def extras_of(case: Case, B: int, normal: Any, dtype: torch.dtype) -> dict[str, 
         "softcap": case.get("softcap", 0.0),
         "return_lse": case.get("lse", False),
         "deterministic": case.get("deterministic", False),
+        "batch_invariant": case.get("invariant", False),
     }  # fmt: skip
 
 
@@ -300,7 +307,17 @@ def cost(case: Case) -> Cost:
     )
 
 
+def depends(p: Problem) -> str | None:
+    return "its bits depend on the batch" if p.batch_invariant else None
+
+
+def invariant_only(p: Problem) -> str | None:
+    return None if p.batch_invariant else "it is slower, and for batch_invariant=True"
+
+
 def _sdpa_rejects(p: Problem) -> str | None:
+    if reason := depends(p):
+        return reason
     M, N = p.q.shape[1], p.k.shape[1]
     for name in ("sinks", "alibi_slopes", "seqused_k"):
         if getattr(p, name) is not None:
@@ -383,6 +400,10 @@ CASES = (
          window=(40, 5), tags=_I),
     Case("everything", lse=True, B=2, M=70, N=130, H=6, G=2, D=72, Dv=40, sinks="q",
          alibi="batch", used=(130, 65), causal=True, window=(50, -1), softcap=30.0, tags=_I),
+    Case("invariant", lse=True, B=2, M=5, N=70, H=4, G=2, D=16, dtype="f16", causal=True,
+         sinks="q", used=(70, 9), invariant=True, tags=_I),
+    Case("invariant-sparse", B=1, M=70, N=9, H=1, G=1, D=16, dtype="f16", layout="sparse",
+         invariant=True, tags=_I),
     Case("gpt-oss-prefill", B=1, M=4096, N=4096, H=64, G=8, D=64, causal=True, window=(127, 0),
          sinks="q", cpu=dict(M=256, N=256, H=16, G=2), tags={"bench", "aot"}),
     Case("gemma2-prefill", B=1, M=4096, N=4096, H=16, G=8, D=256, causal=True, softcap=50.0,
@@ -396,6 +417,8 @@ CASES = (
     Case("llama3-8b-prefill", M=4096, N=4096, causal=True, **_LLAMA,
          cpu=dict(M=256, N=256), tags={"bench", "accept", "aot", "energy"}),
     Case("llama3-8b-full", M=4096, N=4096, **_LLAMA,
+         cpu=dict(M=256, N=256), tags={"bench", "aot"}),
+    Case("llama3-8b-prefill-invariant", M=4096, N=4096, causal=True, invariant=True, **_LLAMA,
          cpu=dict(M=256, N=256), tags={"bench", "aot"}),
     Case("llama3-8b-decode", M=1, N=8192, causal=True, **_LLAMA,
          cpu=dict(N=2048), tags={"bench", "accept", "aot", "energy"}),
@@ -475,7 +498,14 @@ attention = Op(
             "triton",
             "aimills_kernels.kernels.attention.triton_fwd:launch",
             sources=FORWARD_SOURCES,
+            rejects=depends,
             configs=lambda p: candidates(Shape.of(p.q, p.k, p.v, p.q.shape[1]), p.sm or 90),
+        ),
+        Provider.triton(
+            "triton_invariant",
+            "aimills_kernels.kernels.attention.triton_invariant:launch_batch",
+            rejects=invariant_only,
+            sources=INVARIANT_SOURCES,
         ),
         Provider(
             "sdpa",
@@ -485,4 +515,5 @@ attention = Op(
             vendor=True,
         ),
     ),
+    reference_rejects=depends,
 )

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from aimills_kernels._op import Case, Cost, Op, Problem, Provider, describe
+from aimills_kernels._op import Case, Cost, Op, Provider, describe
 from aimills_kernels._tolerance import Ratio
 from aimills_kernels.kernels.attention import mask
 from aimills_kernels.kernels.attention.cases_paged import CASES, ERRORS
@@ -19,12 +19,13 @@ from aimills_kernels.kernels.attention.checks import (
     check_heads,
     check_scalars,
 )
+from aimills_kernels.kernels.attention.config import INVARIANT_SOURCES, PAGED_SOURCES
 from aimills_kernels.kernels.attention.config_paged import (
     invariant_plan,
     plan,
     workspace_of,
 )
-from aimills_kernels.kernels.attention.op import extras_of, fill_in
+from aimills_kernels.kernels.attention.op import depends, extras_of, fill_in, invariant_only
 from aimills_kernels.kernels.attention.op import reference as attend_batch
 from aimills_kernels.kernels.attention.op_varlen import reference as attend_packed
 from aimills_kernels.kernels.attention.pages import (
@@ -68,7 +69,7 @@ def reference(
     first = first_keys(q, cache_seqlens, cu_seqlens_q, window_left, capacity)
     k = _gathered(k_cache, page_table, first, cache_seqlens, k_scale, q.dtype)
     v = _gathered(v_cache, page_table, first, cache_seqlens, v_scale, q.dtype)
-    scalars = (causal, scale, window_left, window_right, softcap, return_lse, False)
+    scalars = (causal, scale, window_left, window_right, softcap, return_lse, False, False)
     if cu_seqlens_q is None:
         return attend_batch(q, k, v, sinks, alibi_slopes, cache_seqlens, *scalars)
     ends = torch.arange(B + 1, device=q.device, dtype=torch.int32) * capacity
@@ -201,7 +202,7 @@ def inputs(case: Case, generator: torch.Generator) -> dict[str, Any]:
     return {
         **given, "k_cache": k_cache, "v_cache": v_cache, "page_table": pages.table,
         "cache_seqlens": torch.tensor(lens, dtype=torch.int32, device=place), "cu_seqlens_q": cu,
-        **extras, "batch_invariant": case.get("invariant", False),
+        **extras,
     }  # fmt: skip
 
 
@@ -237,21 +238,6 @@ def cost(case: Case) -> Cost:
     )  # fmt: skip
 
 
-def _depends(p: Problem) -> str | None:
-    return "its bits depend on the batch" if p.batch_invariant else None
-
-
-def _invariant_only(p: Problem) -> str | None:
-    return None if p.batch_invariant else "it is slower, and for batch_invariant=True"
-
-
-_SOURCES = (
-    "kernels/attention/config_paged.py",
-    "kernels/attention/mask.py",
-    "kernels/attention/triton_fwd.py",
-    "kernels/hardware.py",
-)
-
 attention_paged = Op(
     name=NAME,
     reference=reference,
@@ -267,17 +253,17 @@ attention_paged = Op(
         Provider.triton(
             "triton",
             "aimills_kernels.kernels.attention.triton_paged:launch",
-            rejects=_depends,
-            sources=_SOURCES,
+            rejects=depends,
+            sources=PAGED_SOURCES,
             workspace=workspace_of(plan, False),
         ),
         Provider.triton(
             "triton_invariant",
             "aimills_kernels.kernels.attention.triton_invariant:launch",
-            rejects=_invariant_only,
-            sources=(*_SOURCES, "kernels/attention/triton_paged.py"),
+            rejects=invariant_only,
+            sources=INVARIANT_SOURCES,
             workspace=workspace_of(invariant_plan, True),
         ),
     ),
-    reference_rejects=_depends,
+    reference_rejects=depends,
 )

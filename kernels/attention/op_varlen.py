@@ -21,13 +21,22 @@ from aimills_kernels.kernels.attention.checks import (
 )
 from aimills_kernels.kernels.attention.config import (
     FORWARD_SOURCES,
+    INVARIANT_SOURCES,
     Config,
     Shape,
     candidates,
     mean_queries,
 )
 from aimills_kernels.kernels.attention.gradients import fused_backward
-from aimills_kernels.kernels.attention.op import attend, edit, extras_of, fill_in, lay_out
+from aimills_kernels.kernels.attention.op import (
+    attend,
+    depends,
+    edit,
+    extras_of,
+    fill_in,
+    invariant_only,
+    lay_out,
+)
 
 NAME = "attention_varlen"
 
@@ -36,7 +45,7 @@ def reference(
     q: Tensor, k: Tensor, v: Tensor, cu_seqlens_q: Tensor, cu_seqlens_k: Tensor,
     sinks: Tensor | None, alibi_slopes: Tensor | None, seqused_k: Tensor | None, causal: bool,
     scale: float, window_left: int, window_right: int, softcap: float, return_lse: bool,
-    deterministic: bool,
+    deterministic: bool, batch_invariant: bool,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """`attention` for each sequence b: queries cu_seqlens_q[b] to cu_seqlens_q[b + 1] on its keys.
 
@@ -113,7 +122,7 @@ def fake(
     q: Tensor, k: Tensor, v: Tensor, cu_seqlens_q: Tensor, cu_seqlens_k: Tensor,
     sinks: Tensor | None, alibi_slopes: Tensor | None, seqused_k: Tensor | None, causal: bool,
     scale: float, window_left: int, window_right: int, softcap: float, return_lse: bool,
-    deterministic: bool,
+    deterministic: bool, batch_invariant: bool,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     check(NAME, q, k, v, cu_seqlens_q, cu_seqlens_k, sinks, alibi_slopes, seqused_k)
     check_scalars(NAME, scale, window_left, window_right, softcap)
@@ -231,11 +240,20 @@ CASES = (
     Case("sparse", q_lens=(40, 30), k_lens=(5, 4), H=1, G=1, D=16, dtype="f16", layout="sparse",
          tags=_I),
     Case("onehot", q_lens=(100, 60), k_lens=(150, 60), H=2, G=1, D=64, fill="onehot", tags=_I),
+    Case("invariant", q_lens=(1, 20, 0, 9), k_lens=(70, 40, 30, 9), H=3, G=1, D=32, causal=True,
+         sinks="q", lse=True, tail=2, invariant=True, tags=_I),
+    Case("invariant-everything", q_lens=(33, 0, 80, 1), k_lens=(60, 9, 80, 90),
+         used=(60, 0, 41, 77), H=6, G=2, D=72, Dv=40, sinks="q", alibi="batch", causal=True,
+         window=(30, -1), softcap=30.0, tail=5, lse=True, invariant=True, tags=_I),
     Case("llama3-8b-docs", q_lens=_DOCS, H=32, G=8, D=128, causal=True,
          cpu=dict(q_lens=(128, 31, 1, 96), H=8, G=2), tags={"bench", "accept", "aot", "energy"}),
     Case("aot-everything", q_lens=(1001, 7), used=(700, 7), H=8, G=2, D=128, sinks="q",
          alibi="batch", causal=True, window=(300, -1), softcap=30.0, lse=True, tail=3,
          cpu=dict(q_lens=(65, 7), used=(40, 7)), tags={"aot"}),
+    Case("aot-invariant-256", q_lens=(1001, 7), used=(700, 7), H=8, G=4, D=256, softcap=50.0,
+         causal=True, invariant=True, cpu=dict(q_lens=(65, 7), used=(40, 7)), tags={"aot", "full"}),
+    Case("aot-invariant-f32", q_lens=(1001, 7), H=8, G=2, D=128, dtype="f32", causal=True,
+         invariant=True, cpu=dict(q_lens=(65, 7)), tags={"aot", "full"}),
     Case("aot-f32", q_lens=(1001, 7), H=8, G=2, D=64, dtype="f32", causal=True, lse=True,
          cpu=dict(q_lens=(65, 7)), tags={"aot"}),
 )  # fmt: skip
@@ -294,8 +312,16 @@ attention_varlen = Op(
         Provider.triton(
             "triton",
             "aimills_kernels.kernels.attention.triton_fwd:launch_varlen",
+            rejects=depends,
             sources=FORWARD_SOURCES,
             configs=_configs,
         ),
+        Provider.triton(
+            "triton_invariant",
+            "aimills_kernels.kernels.attention.triton_invariant:launch_varlen",
+            rejects=invariant_only,
+            sources=INVARIANT_SOURCES,
+        ),
     ),
+    reference_rejects=depends,
 )

@@ -26,7 +26,7 @@ from aimills_kernels.kernels.attention.triton_fwd import (
     _tanh,
     sequence_of,
 )
-from aimills_kernels.kernels.triton_common import dot, round_to, widen
+from aimills_kernels.kernels.triton_common import dot, product, round_to, widen
 
 
 @triton.jit
@@ -90,7 +90,7 @@ def _attention_bwd_delta_kernel(
     o_ptrs += rows[:, None] * stride_om + deep[None, :] * stride_od
     mask = inside[:, None] & (offs_dv < DV)[None, :]
     dout = widen(tl.load(dout_ptrs, mask=mask, other=0.0))
-    delta = tl.sum(dout * widen(tl.load(o_ptrs, mask=mask, other=0.0)), 1)
+    delta = tl.sum(product(dout, widen(tl.load(o_ptrs, mask=mask, other=0.0))), 1)
     if DLSE:
         dlse_ptrs = dlse_ptr + b * stride_db + h * stride_dh + rows * stride_dm
         delta -= tl.load(dlse_ptrs, mask=inside, other=0.0)
@@ -208,7 +208,7 @@ def _attention_bwd_dq_kernel(
         dscore = weights * (dot(dout, tl.trans(v), zeros) - delta[:, None])
         if TILT:
             distance = tl.abs(positions[:, None] - keys[None, :]).to(tl.float32)
-            tilt -= tl.sum(dscore * distance, 1)
+            tilt -= tl.sum(product(dscore, distance), 1)
         if SOFTCAP:
             dscore = dscore * (1.0 - bent * bent)
         acc = dot(round_to(dscore, k.dtype), tl.trans(k), acc)

@@ -18,10 +18,16 @@ from typing import Any
 import torch
 import triton
 import triton.language as tl
+from triton.tools.tensor_descriptor import TensorDescriptor
 
 from aimills_kernels import _configs
 from aimills_kernels._dispatch import sm_of
-from aimills_kernels.kernels.attention.config import Shape, mean_queries, select_config
+from aimills_kernels.kernels.attention.config import (
+    Config,
+    Shape,
+    mean_queries,
+    select_config,
+)
 from aimills_kernels.kernels.attention.mask import limits
 from aimills_kernels.kernels.triton_common import dot, round_to, widen
 
@@ -44,9 +50,18 @@ def _tanh(x, EXACT: tl.constexpr):
 
 
 @triton.jit
+def _tile(map, at, start, BLOCK: tl.constexpr):
+    """Keys or values [BLOCK_N, BLOCK] from `start` on, by a tensor map; `at` is the batch element,
+    the first row and the head."""
+    b, first, g = at
+    loaded = map.load([b, first + start, g, 0])
+    return loaded.reshape(loaded.shape[1], BLOCK)
+
+
+@triton.jit
 def _attend(
-    acc, row_sum, row_max, q, k_ptrs, v_ptrs, start, positions, offs_n, offs_d, offs_dv,
-    scale, cap, slope, n, left, right,
+    acc, row_sum, row_max, q, k_ptrs, v_ptrs, k_map, v_map, at, start, positions, offs_n, offs_d,
+    offs_dv, scale, cap, slope, n, left, right,
     D: tl.constexpr, DV: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
     LEFT: tl.constexpr, RIGHT: tl.constexpr, SOFTCAP: tl.constexpr, ALIBI: tl.constexpr,
     MASKED: tl.constexpr,
@@ -55,7 +70,9 @@ def _attend(
     keys = start + offs_n
     k_mask = (offs_d < D)[:, None] & (keys < n)[None, :]
     v_mask = (keys < n)[:, None] & (offs_dv < DV)[None, :]
-    if MASKED:
+    if k_map is not None:
+        k = _tile(k_map, at, start, BLOCK_D).T  # what is not in use is masked in the scores
+    elif MASKED:
         k = tl.load(k_ptrs, mask=k_mask, other=0.0)  # [BLOCK_D, BLOCK_N]
     elif D != BLOCK_D:
         k = tl.load(k_ptrs, mask=(offs_d < D)[:, None], other=0.0)
@@ -67,7 +84,11 @@ def _attend(
         q.dtype == tl.float32, LEFT, RIGHT, SOFTCAP, ALIBI, MASKED,
     )  # fmt: skip
     acc = acc * keep[:, None]
-    if MASKED:
+    if v_map is not None:
+        v = _tile(v_map, at, start, BLOCK_DV)
+        if MASKED:
+            v = tl.where(v_mask, v, 0.0)
+    elif MASKED:
         v = tl.load(v_ptrs, mask=v_mask, other=0.0)  # [BLOCK_N, BLOCK_DV]
     elif DV != BLOCK_DV:
         v = tl.load(v_ptrs, mask=(offs_dv < DV)[None, :], other=0.0)
@@ -123,7 +144,8 @@ def sequence_of(cu_ptr, stride, slot, B, ROWS: tl.constexpr, BLOCK_M: tl.constex
 
 @triton.jit
 def _attention_fwd_kernel(
-    out_ptr, lse_ptr, q_ptr, k_ptr, v_ptr, cu_q_ptr, cu_k_ptr, sinks_ptr, slopes_ptr, used_ptr,
+    out_ptr, lse_ptr, q_ptr, k_ptr, v_ptr, k_map, v_map, cu_q_ptr, cu_k_ptr, sinks_ptr, slopes_ptr,
+    used_ptr,
     stride_qb, stride_qm, stride_qh, stride_qd,
     stride_kb, stride_kn, stride_kg, stride_kd,
     stride_vb, stride_vn, stride_vg, stride_vd,
@@ -152,6 +174,7 @@ def _attention_fwd_kernel(
         first_row = start_q.to(tl.int64)
         lse_row = h * T + first_row
         q_ptr += first_row * stride_qm
+        at = (0, start_k, (h // GROUP).to(tl.int32))
         k_ptr += start_k.to(tl.int64) * stride_kn
         v_ptr += start_k.to(tl.int64) * stride_vn
     else:
@@ -162,6 +185,7 @@ def _attention_fwd_kernel(
         h = (head % H).to(tl.int64)
         first_row = b * M
         lse_row = (b * H + h) * M
+        at = (b.to(tl.int32), 0, (h // GROUP).to(tl.int32))
         q_ptr += b * stride_qb
         k_ptr += b * stride_kb
         v_ptr += b * stride_vb
@@ -213,22 +237,22 @@ def _attention_fwd_kernel(
             step = tl.cast(start, tl.int64)
             acc, row_sum, row_max = _attend(
                 acc, row_sum, row_max, q, k_tile + step * stride_kn, v_tile + step * stride_vn,
-                start, positions, offs_n, offs_d, offs_dv, scale, cap, slope, n, left, right,
-                D, DV, BLOCK_D, BLOCK_DV, LEFT, RIGHT, SOFTCAP, ALIBI, MASKED=True,
+                k_map, v_map, at, start, positions, offs_n, offs_d, offs_dv, scale, cap, slope, n,
+                left, right, D, DV, BLOCK_D, BLOCK_DV, LEFT, RIGHT, SOFTCAP, ALIBI, MASKED=True,
             )  # fmt: skip
     for start in range(full_begin, full_end, BLOCK_N):
         step = tl.cast(start, tl.int64)
         acc, row_sum, row_max = _attend(
             acc, row_sum, row_max, q, k_tile + step * stride_kn, v_tile + step * stride_vn,
-            start, positions, offs_n, offs_d, offs_dv, scale, cap, slope, n, left, right,
-            D, DV, BLOCK_D, BLOCK_DV, LEFT, RIGHT, SOFTCAP, ALIBI, MASKED=False,
+            k_map, v_map, at, start, positions, offs_n, offs_d, offs_dv, scale, cap, slope, n, left,
+            right, D, DV, BLOCK_D, BLOCK_DV, LEFT, RIGHT, SOFTCAP, ALIBI, MASKED=False,
         )  # fmt: skip
     for start in range(full_end, end, BLOCK_N):
         step = tl.cast(start, tl.int64)
         acc, row_sum, row_max = _attend(
             acc, row_sum, row_max, q, k_tile + step * stride_kn, v_tile + step * stride_vn,
-            start, positions, offs_n, offs_d, offs_dv, scale, cap, slope, n, left, right,
-            D, DV, BLOCK_D, BLOCK_DV, LEFT, RIGHT, SOFTCAP, ALIBI, MASKED=True,
+            k_map, v_map, at, start, positions, offs_n, offs_d, offs_dv, scale, cap, slope, n, left,
+            right, D, DV, BLOCK_D, BLOCK_DV, LEFT, RIGHT, SOFTCAP, ALIBI, MASKED=True,
         )  # fmt: skip
 
     out = acc / tl.where(row_sum == 0.0, 1.0, row_sum)[:, None]
@@ -267,7 +291,7 @@ def _launch(
     cu_k: torch.Tensor | None, B: int, M: int, N: int, mean: int, strides: tuple, rest: tuple,
 ) -> None:  # fmt: skip
     """`mean` queries a sequence pick the tiles; packed sequences have M and N in all."""
-    sinks, alibi_slopes, seqused_k, causal, scale, window_left, window_right, softcap, lse, _ = rest
+    sinks, alibi_slopes, seqused_k, causal, scale, window_left, window_right, softcap = rest[:8]
     if outs[0].numel() == 0:
         return
     (H, D), G, Dv = q.shape[-2:], k.shape[-2], v.shape[-1]
@@ -280,7 +304,7 @@ def _launch(
         slope_strides = (0, *alibi_slopes.stride())[-2:]
     tiles = B * triton.cdiv(M, config.block_m) if cu_q is None else M // config.block_m + B + 1
     _attention_fwd_kernel[(tiles * H,)](
-        *outs, q, k, v, cu_q, cu_k, sinks, alibi_slopes, seqused_k,
+        *outs, q, k, v, *_maps(k, v, config), cu_q, cu_k, sinks, alibi_slopes, seqused_k,
         *(step for each in strides for step in each),
         0 if sinks is None else sinks.stride(0), *slope_strides,
         *(0 if t is None else t.stride(0) for t in (seqused_k, cu_q, cu_k)),
@@ -290,5 +314,17 @@ def _launch(
         BLOCK_M=config.block_m, BLOCK_N=config.block_n, VARLEN=cu_q is not None,
         LEFT=left is not None, RIGHT=right is not None, SOFTCAP=softcap != 0,
         SINKS=sinks is not None, ALIBI=alibi_slopes is not None, USED=seqused_k is not None,
-        LSE=lse, num_warps=config.num_warps, num_stages=config.num_stages,
+        LSE=rest[8], num_warps=config.num_warps, num_stages=config.num_stages,
     )  # fmt: skip
+
+
+def _maps(k: torch.Tensor, v: torch.Tensor, config: Config) -> tuple:
+    """Tensor maps over k and v as [batch, keys, heads, dim], made on the host: none where the tiles
+    don't ask for them."""
+    if not config.tma:
+        return None, None
+    whole = (t.unsqueeze(0) if t.dim() == 3 else t for t in (k, v))
+    return tuple(
+        TensorDescriptor(t, list(t.shape), list(t.stride()), [1, config.block_n, 1, t.shape[3]])
+        for t in whole
+    )

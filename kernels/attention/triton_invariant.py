@@ -1,7 +1,10 @@
-"""Paged attention whose bits for a sequence depend on nothing else in Triton, sm_80 on.
+"""Attention whose bits for a sequence depend on nothing else in Triton, sm_80 on: keys in pages, in
+a batch or packed.
 
-The rows of a tile and its keys are those of `triton_paged`. What differs makes decode, any chunks
-of a prompt and any batch agree bit by bit:
+The rows of a tile are those of `rows`, its keys those of `triton_paged`. Without pages, PAGE
+is 0 and the keys of a sequence stand in one row; the table then holds where that of each begins, or
+is None for k [B, N, G, D]. What differs makes decode, any chunks of a prompt, any batch and all
+three layouts agree bit by bit:
 
 - Tiles, warps and the split of keys follow from head dims and dtypes alone. A split begins at a
   multiple of SPAN keys, wherever the queries stand.
@@ -22,13 +25,21 @@ import torch
 import triton
 import triton.language as tl
 
-from aimills_kernels.kernels.attention.config_paged import invariant_plan
-from aimills_kernels.kernels.attention.triton_fwd import LN_2, LOG2_E
-from aimills_kernels.kernels.attention.triton_paged import (
+from aimills_kernels.kernels.attention.config_paged import invariant_plan, whole_plan
+from aimills_kernels.kernels.attention.rows import (
     SIZES,
     keys_of,
-    launch_with,
+    load_rows,
     place,
+    place_of_lse,
+    row_of_keys,
+    store_part,
+)
+from aimills_kernels.kernels.attention.triton_fwd import LN_2, LOG2_E
+from aimills_kernels.kernels.attention.triton_paged import (
+    Keys,
+    launch_pages,
+    launch_with,
     step,
     with_sink,
 )
@@ -98,6 +109,18 @@ def _invariant_kernel(
     )
     if tile * BLOCK_M >= M * R:
         return
+    k_base = k_ptr + g.to(tl.int64) * stride_kg
+    v_base = v_ptr + g.to(tl.int64) * stride_vg
+    table = table_ptr
+    if PAGE:
+        table += b.to(tl.int64) * stride_tb
+    elif table_ptr is not None:
+        behind, n = row_of_keys(table_ptr, stride_tb, b, n, B, capacity)
+        k_base += behind * stride_kn
+        v_base += behind * stride_vn
+    else:
+        k_base += b.to(tl.int64) * stride_kp
+        v_base += b.to(tl.int64) * stride_vp
     low, high, _, _ = keys_of(tile, M, n, left, right, R, BLOCK_M, LEFT, RIGHT)
     first, last = _spans(low, high, LEAST)
     if SPLIT:
@@ -106,29 +129,14 @@ def _invariant_kernel(
         first += split
         last = first + 1
 
-    rows = tile * BLOCK_M + tl.arange(0, BLOCK_M)
     offs_d = tl.arange(0, BLOCK_D)
     offs_dv = tl.arange(0, BLOCK_DV)
-    there = rows < M * R
-    query = (rows // R).to(tl.int64)
-    heads = (g * R + rows % R).to(tl.int64)
-    positions = rows // R + (n - M)
-    if VARLEN:
-        q_ptr += token * stride_qm
-    else:
-        q_ptr += b.to(tl.int64) * stride_qb
-    q_ptrs = q_ptr + (query * stride_qm + heads * stride_qh)[:, None]
-    q_ptrs += offs_d.to(tl.int64)[None, :] * stride_qd
-    q = tl.load(q_ptrs, mask=there[:, None] & (offs_d < D)[None, :], other=0.0)
-    slope = 0.0
-    if ALIBI:
-        slope_ptrs = slopes_ptr + b.to(tl.int64) * stride_slope_b + heads * stride_slope_h
-        slope = (tl.load(slope_ptrs, mask=there & (b < B), other=0.0) * LOG2_E)[:, None]
+    q, there, query, heads, positions, slope = load_rows(
+        q_ptr, slopes_ptr, b, tile, token, g, M, n, B, stride_qb, stride_qm, stride_qh, stride_qd,
+        stride_slope_b, stride_slope_h, D, BLOCK_D, BLOCK_M, R, VARLEN, ALIBI,
+    )  # fmt: skip
     if k_scale_ptr is not None:
         scale *= tl.load(k_scale_ptr + g * stride_ks)
-    k_base = k_ptr + g.to(tl.int64) * stride_kg
-    v_base = v_ptr + g.to(tl.int64) * stride_vg
-    table = table_ptr + b.to(tl.int64) * stride_tb
 
     acc = tl.zeros([BLOCK_M, BLOCK_DV], tl.float32)
     row_sum = tl.zeros([BLOCK_M], tl.float32)
@@ -154,18 +162,12 @@ def _invariant_kernel(
 
     row = (token + query) * H + heads
     if SPLIT:
-        all_rows = T.to(tl.int64) * H
-        at = split * all_rows + row
-        mask = there[:, None] & (offs_dv < DV)[None, :]
-        tl.store(work_ptr + at[:, None] * DV + offs_dv[None, :], acc, mask=mask)
-        sums = work_ptr + splits * all_rows * DV
-        tl.store(sums + at, row_max, mask=there)
-        tl.store(sums + splits * all_rows + at, row_sum, mask=there)
+        store_part(
+            work_ptr, acc, row_sum, row_max, row, there, split, splits, T.to(tl.int64) * H, DV,
+            BLOCK_DV,
+        )  # fmt: skip
     else:
-        if VARLEN:
-            lses = heads * T + token + query
-        else:
-            lses = (b.to(tl.int64) * H + heads) * M + query
+        lses = place_of_lse(b, heads, token, query, M, T, H, VARLEN)
         _finish(
             acc, row_sum, row_max, row, heads, lses, there, g, out_ptr, lse_ptr, v_scale_ptr,
             sinks_ptr, stride_vs, stride_sink, DV, BLOCK_DV, LSE,
@@ -213,10 +215,7 @@ def _fold_splits_kernel(
         part_max = tl.load(maxima + split * all_rows)
         part_sum = tl.load(maxima + (splits + split) * all_rows)
         acc, row_sum, row_max = _fold(acc, row_sum, row_max, part, part_sum, part_max)
-    if VARLEN:
-        lses = heads * T + token + query
-    else:
-        lses = (b.to(tl.int64) * H + heads) * M + query
+    lses = place_of_lse(b, heads, token, query, M, T, H, VARLEN)
     _finish(
         acc, row_sum, row_max, row, heads, lses, one == 0, g, out_ptr, lse_ptr, v_scale_ptr,
         sinks_ptr, stride_vs, stride_sink, DV, BLOCK_DV, LSE,
@@ -224,6 +223,35 @@ def _fold_splits_kernel(
 
 
 def launch(outs: tuple[torch.Tensor, ...], *args: Any) -> None:
-    launch_with(
+    launch_pages(
         _invariant_kernel, _fold_splits_kernel, invariant_plan, outs, *args, enable_fp_fusion=False
     )
+
+
+def launch_batch(
+    outs: tuple[torch.Tensor, torch.Tensor], q: torch.Tensor, k: torch.Tensor, v: torch.Tensor,
+    sinks: torch.Tensor | None, slopes: torch.Tensor | None, used: torch.Tensor | None, *rest: Any,
+) -> None:  # fmt: skip
+    keys = Keys(k, v, B=q.shape[0], capacity=k.shape[1], page=0, table=None, lens=used)
+    _launch_rows(outs, q, keys, None, sinks, slopes, *rest)
+
+
+def launch_varlen(
+    outs: tuple[torch.Tensor, torch.Tensor], q: torch.Tensor, k: torch.Tensor, v: torch.Tensor,
+    cu_q: torch.Tensor, cu_k: torch.Tensor, sinks: torch.Tensor | None,
+    slopes: torch.Tensor | None, used: torch.Tensor | None, *rest: Any,
+) -> None:  # fmt: skip
+    B, capacity = cu_q.shape[0] - 1, k.shape[0]
+    keys = Keys(k, v, B, capacity, page=0, table=cu_k, lens=used)
+    _launch_rows(outs, q, keys, cu_q, sinks, slopes, *rest)
+
+
+def _launch_rows(
+    outs: tuple[torch.Tensor, torch.Tensor], q: torch.Tensor, keys: Keys, cu: torch.Tensor | None,
+    sinks: torch.Tensor | None, slopes: torch.Tensor | None, *rest: Any,
+) -> None:  # fmt: skip
+    *scalars, _deterministic, invariant = rest
+    launch_with(
+        _invariant_kernel, None, whole_plan, (*outs, None), q, keys, cu, None, None, sinks, slopes,
+        *scalars, invariant, enable_fp_fusion=False,
+    )  # fmt: skip

@@ -15,6 +15,7 @@ A page number out of range or a length beyond the table is not followed: it make
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -25,58 +26,20 @@ from aimills_kernels._dispatch import interpreting, sm_of
 from aimills_kernels.kernels.attention.config import is_aligned
 from aimills_kernels.kernels.attention.config_paged import Plan, plan
 from aimills_kernels.kernels.attention.mask import limits
-from aimills_kernels.kernels.attention.triton_fwd import (
-    LN_2,
-    LOG2_E,
-    sequence_of,
-    weigh,
+from aimills_kernels.kernels.attention.rows import (
+    SIZES,
+    keys_of,
+    load_rows,
+    place,
+    place_of_lse,
+    store_part,
 )
-from aimills_kernels.kernels.triton_common import decode_e4m3, dot, round_to, widen
+from aimills_kernels.kernels.attention.triton_fwd import LN_2, LOG2_E, weigh
+from aimills_kernels.kernels.triton_common import decode_e4m3, dot, product, round_to, widen
 
 _RAW, _CAST, _DECODE = 0, 1, 2  # how the cache's elements become those of q
 DECODE = tl.constexpr(_DECODE)
 MERGED = 8  # splits that the merging kernel reads at once
-
-
-@triton.jit
-def place(
-    slot, cu_ptr, lens_ptr, stride_cu, stride_lens, B, M, T, tiles, capacity,
-    R: tl.constexpr, BLOCK_M: tl.constexpr, VARLEN: tl.constexpr,
-):  # fmt: skip
-    """Sequence, tile in it, first token, queries, keys, and whether that number of keys can't be.
-    The tokens behind the last sequence are one more without keys."""
-    if VARLEN:
-        b = sequence_of(cu_ptr, stride_cu, slot, B, R, BLOCK_M)
-        first = tl.minimum(tl.maximum(tl.load(cu_ptr + b * stride_cu), 0), T)
-        M = tl.load(cu_ptr + (b + 1) * stride_cu, mask=b < B, other=T)
-        M = tl.minimum(M, T) - first
-        tile = slot - (first * R // BLOCK_M + b)
-        token = first.to(tl.int64)
-    else:
-        b = slot // tiles
-        tile = tiles - 1 - slot % tiles  # the last queries see the most keys
-        token = b.to(tl.int64) * M
-    length = tl.load(lens_ptr + b.to(tl.int64) * stride_lens, mask=b < B, other=0)
-    n = tl.minimum(tl.maximum(length, 0), capacity)
-    return b, tile, token, M, n, length != n
-
-
-@triton.jit
-def keys_of(
-    tile, M, n, left, right, R: tl.constexpr, BLOCK_M: tl.constexpr, LEFT: tl.constexpr,
-    RIGHT: tl.constexpr,
-):  # fmt: skip
-    """The keys that some row of the tile sees, and those that all rows see."""
-    first = tile * BLOCK_M // R + n - M
-    last = tl.minimum((tile * BLOCK_M + BLOCK_M - 1) // R, M - 1) + n - M
-    begin, end, full_begin, full_end = 0, n, 0, n
-    if RIGHT:
-        end = tl.minimum(tl.maximum(last + right + 1, 0), n)
-        full_end = tl.minimum(tl.maximum(first + right + 1, 0), n)
-    if LEFT:
-        begin = tl.minimum(tl.maximum(first - left, 0), end)
-        full_begin = tl.maximum(last - left, 0)
-    return begin, end, full_begin, full_end
 
 
 @triton.jit
@@ -131,14 +94,20 @@ def step(
     BLOCK_N: tl.constexpr, PAGE: tl.constexpr, FP8: tl.constexpr, LEFT: tl.constexpr,
     RIGHT: tl.constexpr, SOFTCAP: tl.constexpr, ALIBI: tl.constexpr, MASKED: tl.constexpr,
 ):  # fmt: skip
-    """One tile of keys: scores, new maximum, weights, and their values added to `acc`."""
+    """One tile of keys: scores, new maximum, weights, and their values added to `acc`. The keys
+    stand in pages of PAGE, or in one row where that is 0."""
     keys = start + tl.arange(0, BLOCK_N)
     here = (keys >= low) & (keys < n)
-    page, place, wrong = _pages(table, stride_table, start, keys, here, pages, wrong, PAGE, BLOCK_N)
-    k_ptrs = (
-        k_base + (page * stride_kp + place * stride_kn)[None, :]
-        + offs_d.to(tl.int64)[:, None] * stride_kd
-    )  # fmt: skip
+    if PAGE:
+        page, place, wrong = _pages(
+            table, stride_table, start, keys, here, pages, wrong, PAGE, BLOCK_N
+        )
+        k_rows = page * stride_kp + place * stride_kn
+        v_rows = page * stride_vp + place * stride_vn
+    else:
+        k_rows = keys.to(tl.int64) * stride_kn
+        v_rows = keys.to(tl.int64) * stride_vn
+    k_ptrs = k_base + k_rows[None, :] + offs_d.to(tl.int64)[:, None] * stride_kd
     if MASKED:
         k = tl.load(k_ptrs, mask=(offs_d < D)[:, None] & here[None, :], other=0.0)
     elif D != BLOCK_D:
@@ -152,10 +121,7 @@ def step(
         q.dtype == tl.float32, LEFT, RIGHT, SOFTCAP, ALIBI, MASKED,
     )  # fmt: skip
     acc = acc * keep[:, None]
-    v_ptrs = (
-        v_base + (page * stride_vp + place * stride_vn)[:, None]
-        + offs_dv.to(tl.int64)[None, :] * stride_vd
-    )  # fmt: skip
+    v_ptrs = v_base + v_rows[:, None] + offs_dv.to(tl.int64)[None, :] * stride_vd
     if MASKED:
         v = tl.load(v_ptrs, mask=here[:, None] & (offs_dv < DV)[None, :], other=0.0)
     elif DV != BLOCK_DV:
@@ -176,9 +142,6 @@ def with_sink(row_sum, row_max, sink):
     none = total == 0.0
     total = tl.where(none, 1.0, total)
     return keep / total, tl.where(none, float("-inf"), base + tl.log2(total))
-
-
-SIZES = ["B", "M", "T", "tiles", "capacity", "splits", "share"]  # a kernel serves all of them
 
 
 @triton.jit(do_not_specialize=[*SIZES, "pages", "stride_tb"])
@@ -220,24 +183,12 @@ def _paged_kernel(
     full_begin = tl.minimum(tl.maximum(tl.cdiv(full_begin, BLOCK_N) * BLOCK_N, begin), end)
     full_end = tl.minimum(tl.maximum(full_end // BLOCK_N * BLOCK_N, full_begin), end)
 
-    rows = tile * BLOCK_M + tl.arange(0, BLOCK_M)
     offs_d = tl.arange(0, BLOCK_D)
     offs_dv = tl.arange(0, BLOCK_DV)
-    there = rows < M * R
-    query = (rows // R).to(tl.int64)
-    heads = (g * R + rows % R).to(tl.int64)
-    positions = rows // R + (n - M)
-    if VARLEN:
-        q_ptr += token * stride_qm
-    else:
-        q_ptr += b.to(tl.int64) * stride_qb
-    q_ptrs = q_ptr + (query * stride_qm + heads * stride_qh)[:, None]
-    q_ptrs += offs_d.to(tl.int64)[None, :] * stride_qd
-    q = tl.load(q_ptrs, mask=there[:, None] & (offs_d < D)[None, :], other=0.0)
-    slope = 0.0
-    if ALIBI:
-        slope_ptrs = slopes_ptr + b.to(tl.int64) * stride_slope_b + heads * stride_slope_h
-        slope = (tl.load(slope_ptrs, mask=there & (b < B), other=0.0) * LOG2_E)[:, None]
+    q, there, query, heads, positions, slope = load_rows(
+        q_ptr, slopes_ptr, b, tile, token, g, M, n, B, stride_qb, stride_qm, stride_qh, stride_qd,
+        stride_slope_b, stride_slope_h, D, BLOCK_D, BLOCK_M, R, VARLEN, ALIBI,
+    )  # fmt: skip
     if k_scale_ptr is not None:
         scale *= tl.load(k_scale_ptr + g * stride_ks)
     k_base = k_ptr + g.to(tl.int64) * stride_kg
@@ -275,12 +226,10 @@ def _paged_kernel(
     row = (token + query) * H + heads
     mask = there[:, None] & (offs_dv < DV)[None, :]
     if used > 1:
-        all_rows = T.to(tl.int64) * H
-        at = split * all_rows + row
-        tl.store(work_ptr + at[:, None] * DV + offs_dv[None, :], acc, mask=mask)
-        sums = work_ptr + splits * all_rows * DV
-        tl.store(sums + at, row_max, mask=there)
-        tl.store(sums + splits * all_rows + at, row_sum, mask=there)
+        store_part(
+            work_ptr, acc, row_sum, row_max, row, there, split, splits, T.to(tl.int64) * H, DV,
+            BLOCK_DV,
+        )  # fmt: skip
     else:
         sink = tl.full([BLOCK_M], float("-inf"), tl.float32)
         if sinks_ptr is not None:
@@ -293,11 +242,8 @@ def _paged_kernel(
             round_to(acc * factor[:, None], out_ptr.dtype.element_ty), mask=mask,
         )  # fmt: skip
         if LSE:
-            if VARLEN:
-                lse_ptrs = lse_ptr + heads * T + token + query
-            else:
-                lse_ptrs = lse_ptr + (b.to(tl.int64) * H + heads) * M + query
-            tl.store(lse_ptrs, lse * LN_2, mask=there)
+            lses = place_of_lse(b, heads, token, query, M, T, H, VARLEN)
+            tl.store(lse_ptr + lses, lse * LN_2, mask=there)
 
 
 @triton.jit(do_not_specialize=[*SIZES, "rows"])
@@ -338,7 +284,7 @@ def _merge_splits_kernel(
     sums = tl.load(maxima + (splits + s) * all_rows, mask=s < used, other=0.0)
     top = tl.max(row_max, 0)
     base = tl.where(top == float("-inf"), 0.0, top)
-    row_sum = tl.sum(sums * tl.exp2(row_max - base), 0)
+    row_sum = tl.sum(product(sums, tl.exp2(row_max - base)), 0)
     offs_dv = tl.arange(0, BLOCK_DV)
     acc = tl.zeros([BLOCK_DV], tl.float32)
     for start in range(0, used, STEP):
@@ -348,7 +294,7 @@ def _merge_splits_kernel(
             work_ptr + (at * all_rows + row)[:, None] * DV + offs_dv[None, :],
             mask=(at < used)[:, None] & (offs_dv < DV)[None, :], other=0.0,
         )  # fmt: skip
-        acc += tl.sum(part * tl.where(at < used, weight, 0.0)[:, None], 0)
+        acc += tl.sum(product(part, tl.where(at < used, weight, 0.0)[:, None]), 0)
     sink = float("-inf")
     if sinks_ptr is not None:
         sink = widen(tl.load(sinks_ptr + h * stride_sink)) * LOG2_E
@@ -360,48 +306,80 @@ def _merge_splits_kernel(
         mask=offs_dv < DV,
     )  # fmt: skip
     if LSE:
-        if VARLEN:
-            lse_ptr += h * T + token + query
-        else:
-            lse_ptr += (b.to(tl.int64) * H + h) * M + query
-        tl.store(lse_ptr, lse * LN_2)
+        tl.store(lse_ptr + place_of_lse(b, h, token, query, M, T, H, VARLEN), lse * LN_2)
+
+
+@dataclass(frozen=True)
+class Keys:
+    """Keys and values of B sequences, at most `capacity` each. With pages of `page` keys, k is
+    [pages, page, G, D] and `table` lists them; with 0, k is [B, N, G, D], or [S, G, D] with
+    `table` saying where each sequence begins. `lens`: how many are in use; None for all."""
+
+    k: torch.Tensor
+    v: torch.Tensor
+    B: int
+    capacity: int
+    page: int
+    table: torch.Tensor | None
+    lens: torch.Tensor | None
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Of k and of v, and two of the table."""
+        both = ((0, *t.stride())[-4:] for t in (self.k, self.v))
+        return *(s for each in both for s in each), *self._of_table
+
+    @property
+    def _of_table(self) -> tuple[int, int]:
+        if self.table is None:
+            return 0, 0
+        steps = (*self.table.stride(), 0)
+        return steps[0], steps[1]
 
 
 def launch(outs: tuple[torch.Tensor, ...], *args: Any) -> None:
-    launch_with(_paged_kernel, _merge_splits_kernel, plan, outs, *args)
+    launch_pages(_paged_kernel, _merge_splits_kernel, plan, outs, *args)
+
+
+def launch_pages(
+    kernel: Any, merge: Any, planned: Callable[..., Plan], outs: tuple[torch.Tensor, ...],
+    q: torch.Tensor, k_cache: torch.Tensor, v_cache: torch.Tensor, page_table: torch.Tensor,
+    cache_seqlens: torch.Tensor, cu: torch.Tensor | None, *rest: Any, **options: Any,
+) -> None:  # fmt: skip
+    (B, listed), (pages, page) = page_table.shape, k_cache.shape[:2]
+    capacity = listed * page if pages else 0
+    keys = Keys(k_cache, v_cache, B, capacity, page, page_table, cache_seqlens)
+    launch_with(kernel, merge, planned, outs, q, keys, cu, *rest, **options)
 
 
 def launch_with(
-    kernel: Any, merge: Any, planned: Callable[..., Plan],
-    outs: tuple[torch.Tensor, ...],
-    q: torch.Tensor, k_cache: torch.Tensor, v_cache: torch.Tensor, page_table: torch.Tensor,
-    cache_seqlens: torch.Tensor, cu: torch.Tensor | None, *rest: Any,
-    **options: Any,
+    kernel: Any, merge: Any, planned: Callable[..., Plan], outs: tuple[torch.Tensor, ...],
+    q: torch.Tensor, keys: Keys, cu: torch.Tensor | None, *rest: Any, **options: Any,
 ) -> None:  # fmt: skip
-    """The launch of a kernel and of the one that merges splits. options: Triton's."""
+    """The launch of a kernel and of the one that merges splits, which may be None where the plan
+    makes one split. options: Triton's."""
     k_scale, v_scale, sinks, slopes, causal, scale, window_left, window_right, softcap, lse, _ = (
         rest
     )
     out, lse_out, workspace = outs
     if out.numel() == 0:
         return
-    (H, D), (pages, page, G, _), Dv = q.shape[-2:], k_cache.shape, v_cache.shape[3]
-    B, capacity = page_table.shape[0], page_table.shape[1] * page if pages else 0
+    k, v, B, capacity = keys.k, keys.v, keys.B, keys.capacity
+    (H, D), G, Dv = q.shape[-2:], k.shape[-2], v.shape[-1]
     tokens, R = q.numel() // (H * D), H // G
     packed = cu is not None
-    aligned = all(is_aligned(t) for t in (q, k_cache, v_cache))
-    made = planned(q, k_cache, v_cache, page_table, packed, aligned)
+    made = planned(q, k, v, B, capacity, packed, all(is_aligned(t) for t in (q, k, v)))
     config = made.config
     block_d, block_dv = (max(16, triton.next_power_of_2(d)) for d in (D, Dv))
     left, right = limits(causal, window_left, window_right, capacity)
     sm, fp8 = sm_of(q.device) or 90, _RAW
-    if k_cache.dtype == torch.float8_e4m3fn:
+    if k.dtype == torch.float8_e4m3fn:
         fp8 = _DECODE if sm < 89 or interpreting() else _CAST
     if fp8 == _DECODE:
-        k_cache, v_cache = k_cache.view(torch.uint8), v_cache.view(torch.uint8)
+        k, v = k.view(torch.uint8), v.view(torch.uint8)
     log2_e = LOG2_E.value
     per_head = [0 if t is None or t.dim() == 0 else t.stride(0) for t in (k_scale, v_scale)]
-    lens = (cache_seqlens.stride(0), 0 if cu is None else cu.stride(0))
+    lens = tuple(0 if t is None else t.stride(0) for t in (keys.lens, cu))
     stride_sink = 0 if sinks is None else sinks.stride(0)
     sizes = (B, q.shape[1] if not packed else 0, tokens, made.tiles, capacity)
     same = dict(
@@ -410,14 +388,12 @@ def launch_with(
         LEFT=left is not None, RIGHT=right is not None, LSE=lse,
     )  # fmt: skip
     kernel[(made.slots * made.splits * G,)](
-        out, lse_out, workspace, q, k_cache, v_cache, page_table, cache_seqlens, cu, k_scale,
-        v_scale, sinks, slopes,
-        *(q.stride() if not packed else (0, *q.stride())), *k_cache.stride(), *v_cache.stride(),
-        *page_table.stride(), *lens, *per_head, stride_sink,
+        out, lse_out, workspace, q, k, v, keys.table, keys.lens, cu, k_scale, v_scale, sinks,
+        slopes, *(0, *q.stride())[-4:], *keys.strides, *lens, *per_head, stride_sink,
         *((0, 0) if slopes is None else (0, *slopes.stride())[-2:]),
         scale / softcap if softcap else scale * log2_e, softcap * log2_e,
-        *sizes, pages, made.splits, made.share, H, left or 0, right or 0,
-        D=D, BLOCK_D=block_d, PAGE=page, FP8=fp8, SPLIT=made.splits > 1, SOFTCAP=softcap != 0,
+        *sizes, k.shape[0], made.splits, made.share, H, left or 0, right or 0,
+        D=D, BLOCK_D=block_d, PAGE=keys.page, FP8=fp8, SPLIT=made.splits > 1, SOFTCAP=softcap != 0,
         ALIBI=slopes is not None, **same,
         num_warps=config.num_warps, num_stages=config.num_stages, **options,
     )  # fmt: skip
@@ -425,7 +401,7 @@ def launch_with(
         return
     rows = min(config.block_m, tokens * R if packed else q.shape[1] * R)
     merge[(made.slots * rows * G,)](
-        out, lse_out, workspace, cache_seqlens, cu, v_scale, sinks, *lens, per_head[1],
+        out, lse_out, workspace, keys.lens, cu, v_scale, sinks, *lens, per_head[1],
         stride_sink, *sizes, made.splits, made.share, rows, H, left or 0, right or 0,
         BLOCK_S=triton.next_power_of_2(made.splits), STEP=MERGED, **same, num_warps=4, **options,
     )  # fmt: skip

@@ -7,6 +7,7 @@ path it collects `bench/`. It imports torch when a benchmark runs, or for a base
 from __future__ import annotations
 
 import contextlib
+import math
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -16,13 +17,16 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from aimills_kernels.harness._patience import TIMEOUT_S
+
 if TYPE_CHECKING:
     from aimills_kernels.harness.pytest_rows import Rows
 
 _FLAG = "--benchmark"
 _NEEDS = "pytest-benchmark is not installed: pip install pytest-benchmark"
 _TIMEOUT_HELP = (
-    "End a check or a sample that takes longer; each declared case runs in a process of its own."
+    f"End a check or a sample that takes longer (default {TIMEOUT_S:g}); what is declared runs in "
+    "a process of its own for that. 0: no end, and all in this process."
 )
 _OPTIONS: tuple[tuple[str, dict[str, Any]], ...] = (
     (_FLAG, dict(action="store_true", dest="aimills_benchmark",
@@ -97,8 +101,9 @@ def pytest_configure(config: pytest.Config) -> None:
         if getattr(config.option, f"aimills_{name}", None) and not _timing(config):
             option = next(o for o, d in _OPTIONS if d["dest"] == f"aimills_{name}")
             raise pytest.UsageError(f"{option} goes with {_FLAG}")
-    if (seconds := getattr(config.option, "aimills_timeout", None)) is not None and seconds <= 0:
-        raise pytest.UsageError(f"--benchmark-timeout must be above 0, got {seconds:g}")
+    if not 0 <= _timeout_s(config) < math.inf:
+        wrong = f"--benchmark-timeout must be 0 or seconds above it, got {_timeout_s(config):g}"
+        raise pytest.UsageError(wrong)
     _read_baseline(config)
     _writable(config)
 
@@ -121,6 +126,12 @@ def _configure_benchmark(config: pytest.Config) -> None:
 
 def _timing(config: pytest.Config) -> bool:
     return bool(getattr(config.option, "benchmark_only", False))
+
+
+def _timeout_s(config: pytest.Config) -> float:
+    """0 for none."""
+    asked = getattr(config.option, "aimills_timeout", None)
+    return TIMEOUT_S if asked is None else float(asked)
 
 
 def _read_baseline(config: pytest.Config) -> None:
@@ -301,8 +312,8 @@ class BenchOp:
 
             options = self._config.option
             self._state.rows = Rows(
-                float(options.benchmark_max_time), options.aimills_timeout, options.aimills_energy,
-                self._say,
+                float(options.benchmark_max_time), _timeout_s(self._config) or None,
+                options.aimills_energy, self._say,
             )  # fmt: skip
         return self._state.rows
 
@@ -367,6 +378,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     if state.base is not None:
         code = _compare(state)
     if state.rows is not None:
+        state.rows.close()
         stored = _store_rows(session.config, state, regressed=code == 1)
         code = code if stored else 1
     if code and session.exitstatus in (0, pytest.ExitCode.NO_TESTS_COLLECTED):

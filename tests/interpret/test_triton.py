@@ -8,9 +8,11 @@ loads; what the compiler makes is checked in test_aot.py.
 from __future__ import annotations
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+import aimills_kernels as ak
 from aimills_kernels._op import Case, Op, Provider
 from aimills_kernels._registry import OPS
 from aimills_kernels._validate import validate, validate_each
@@ -64,6 +66,19 @@ def test_every_provider_takes_some_case() -> None:
 )
 def test_kernel_is_right(op: Op, case: Case, provider: Provider, seed: int) -> None:
     check(op, case, provider, seed)
+
+
+def test_a_batch_invariant_call_has_gradients(seed: int) -> None:
+    """Of whatever its forward saved: those of the call without."""
+    generator = torch.Generator().manual_seed(seed)
+    given = [torch.randn(1, 9, h, 16, generator=generator).requires_grad_() for h in (2, 1, 1)]
+    want, got = (
+        torch.autograd.grad(
+            ak.attention(*given, causal=True, batch_invariant=invariant).square().sum(), given
+        )
+        for invariant in (False, True)
+    )
+    torch.testing.assert_close(got, want)
 
 
 @pytest.mark.parametrize("op", [o for o in OPS if any(p.interpret for p in o.providers)], ids=str)

@@ -1,8 +1,9 @@
 """What can be told from the text alone: which registers an instruction reads and writes, and where
-a read may come before every write."""
+a read may come before every write. A kernel is launched again and again, so that is kept."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 
 from tests.ptx.parse import Imm, Instr, Kernel, Mem, Not, Operand, Pair, Reg, Sym, Vec
@@ -14,6 +15,8 @@ _NO_RESULT = (
     "nanosleep",
     "stmatrix", "tensormap", "pmevent", "multimem.red",
 )  # fmt: skip
+KERNELS = 8  # whose facts are kept
+_KEPT = 1 << 15  # instructions
 _NO_RESULT_MBARRIER = ("init", "inval", "expect_tx", "complete_tx")
 
 
@@ -44,14 +47,16 @@ def has_result(instr: Instr) -> bool:
     return instr.parts[0] not in _NO_RESULT
 
 
-def writes(instr: Instr) -> list[Reg]:
-    return list(registers(instr.args[0])) if instr.args and has_result(instr) else []
+@functools.lru_cache(_KEPT)
+def writes(instr: Instr) -> tuple[Reg, ...]:
+    return tuple(registers(instr.args[0])) if instr.args and has_result(instr) else ()
 
 
-def reads(instr: Instr) -> list[Reg]:
+@functools.lru_cache(_KEPT)
+def reads(instr: Instr) -> tuple[Reg, ...]:
     sources = instr.args[1:] if has_result(instr) and not _accumulates(instr) else instr.args
     found = [reg for operand in sources for reg in registers(operand)]
-    return [*found, instr.guard[0]] if instr.guard else found
+    return (*found, instr.guard[0]) if instr.guard else tuple(found)
 
 
 def _accumulates(instr: Instr) -> bool:
@@ -76,7 +81,8 @@ def successors(kernel: Kernel, pc: int) -> list[int]:
     return [pc + 1]
 
 
-def doubtful(kernel: Kernel) -> set[tuple[int, str]]:
+@functools.lru_cache(KERNELS)
+def doubtful(kernel: Kernel) -> frozenset[tuple[int, str]]:
     """(pc, register) for each read that some path reaches without a write. Forward data flow over
     bit sets: what is written on every path."""
     bit = {name: 1 << i for i, name in enumerate(kernel.registers)}
@@ -97,12 +103,12 @@ def doubtful(kernel: Kernel) -> set[tuple[int, str]]:
                 seen.add(to)
                 before[to] = met
                 work.append(to)
-    return {
+    return frozenset(
         (pc, reg.name)
         for pc, instr in enumerate(kernel.code)
         for reg in reads(instr)
         if not before[pc] & bit[reg.name]
-    }
+    )
 
 
 def immediate(operand: Operand) -> int | None:

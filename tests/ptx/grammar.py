@@ -6,10 +6,11 @@ A handler that takes its opcode apart itself stands here with its operands only.
 
 from __future__ import annotations
 
+import functools
 import re
 from typing import Any
 
-from tests.ptx import ops, words
+from tests.ptx import flow, ops, words
 from tests.ptx.errors import Malformed, Unknown
 from tests.ptx.parse import Instr, Kernel
 
@@ -88,6 +89,7 @@ _NEEDS = {
 }  # fmt: skip
 
 
+@functools.lru_cache(flow.KERNELS)
 def check(kernel: Kernel) -> None:
     for instr in kernel.code:
         if instr.parts[0] == "call":

@@ -99,7 +99,7 @@ def run(
         text = f"{size} bytes of shared memory; a CTA has {SHARED_LIMIT}"
         raise BadLaunch(text, entry.place)
     left = whole = _budget(entry, shape, budget)
-    doubts = flow.doubtful(entry)
+    doubts = bool(flow.doubtful(entry) or local)
     executed = np.zeros(len(entry.code), np.int64)
     result = Result(entry, executed, memory, Counters() if count else None)
     result.ctas = shape.count * shape.cluster_size
@@ -109,7 +109,7 @@ def run(
         view = Memory(machine, memory, params, size, local)
         view.shadow = races.Shadow(view) if check else None
         binder = Binder(machine, view, addresses)
-        binder.undefined = Undefined(binder, doubts) if doubts or local else None
+        binder.undefined = Undefined(binder) if doubts else None
         ops.link(machine, binder, _watch(binder))
         view.counters = result.counters
         if tracer is not None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 
 from tests.ptx.errors import Fault, MissingFence, Uninitialised
@@ -23,7 +25,9 @@ def waves(keys: np.ndarray, rng: np.random.Generator | None) -> list[np.ndarray]
     turn = place - np.maximum.accumulate(np.where(first, place, 0))
     if not turn.any():
         return [order]
-    return np.split(order[np.argsort(turn, kind="stable")], np.cumsum(np.bincount(turn))[:-1])
+    order = order[np.argsort(turn, kind="stable")]
+    ends = np.cumsum(np.bincount(turn)).tolist()
+    return [order[a:b] for a, b in itertools.pairwise([0, *ends])]
 
 
 class Mbarriers:

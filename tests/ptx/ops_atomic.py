@@ -110,9 +110,9 @@ def _update(i: Instr, b: Binder, op, type_, space, count, args, target) -> Handl
             cells = index[:, None] // width + np.arange(count)
             for turn in waves(index, b.m.rng if b.m.shuffled else None):
                 here, lanes = cells[turn], some[turn]
-                old[lanes] = view[here]
-                new = steps[where](old[lanes], *(g[lanes] for g in given))
-                if not np.array_equal(new, view[here]):
+                old[lanes] = before = view[here]
+                new = steps[where](before, *(g[lanes] for g in given))
+                if (new != before).any():
                     b.m.changed()
                 view[here] = new
             memory.wrote(raw, index, width * count, (s.lanes[0][some], s.lanes[1][some]))

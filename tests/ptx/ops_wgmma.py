@@ -281,6 +281,7 @@ def _spoil(i: Instr, b: Binder, form: _Form, left: Callable, right: _Shared) -> 
         x = fragments(s, warps) if fragments is not None else left.undefined(*a_reads)  # type: ignore
         for r, value in zip(held, undefined_data.wgmma(x, y, form.d), strict=True):
             r[warps] = value
+        undefined.note(sums, warps)  # type: ignore[arg-type]
 
     return spoil
 

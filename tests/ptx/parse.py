@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import functools
 import math
 import re
 import struct
@@ -105,7 +106,7 @@ class Instr:
     def has(self, word: str) -> bool:
         return word in self.parts
 
-    @property
+    @functools.cached_property
     def types(self) -> tuple[str, ...]:
         return tuple(p for p in self.parts[1:] if p in WIDTH)
 
@@ -128,7 +129,7 @@ class Variable:
         return self.size != WIDTH[self.type]
 
 
-@dataclass
+@dataclass(eq=False)
 class Kernel:
     name: str
     params: list[Variable]

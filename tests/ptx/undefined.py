@@ -8,7 +8,8 @@ wgmma adds to. Through shared and local memory and matrix products it is followe
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,9 @@ from tests.ptx.machine import Active, Handler, fault
 from tests.ptx.ops import decode
 from tests.ptx.parse import WIDTH, Imm, Instr, Kernel, Mem, Operand, Reg
 
+_Check = Callable[[Active], None]
+# Run before an instruction; what it gives is run behind it.
+_Follow = Callable[[Active], Callable[[Active], None]]
 # Instructions that move bits: run on the undefined bits themselves. The operands named here say how
 # to move, and keep their values.
 _MOVES: dict[str, tuple[int, ...]] = {
@@ -33,9 +37,10 @@ _INSIDE = {"shared", "shared::cta", "shared::cluster", "local"}
 _EFFECTS = ("bar", "barrier", "mbarrier", "red", "atom", "cp", "tensormap", "setmaxnreg", "mapa")
 
 
-def spread(kernel: Kernel, doubts: set[tuple[int, str]]) -> tuple[set[str], bool]:
+@functools.lru_cache(flow.KERNELS)
+def spread(kernel: Kernel) -> tuple[frozenset[str], bool]:
     """The registers that may ever hold what nothing wrote, and whether memory may."""
-    found = {name for _, name in doubts}
+    found = {name for _, name in flow.doubtful(kernel)}
     local = any(v.space == "local" for v in kernel.variables.values())
     shared, grew = False, bool(found) or local
     while grew:
@@ -55,7 +60,7 @@ def spread(kernel: Kernel, doubts: set[tuple[int, str]]) -> tuple[set[str], bool
             if taken and new:
                 grew = True
                 found |= new
-    return found, shared or local
+    return frozenset(found), shared or local
 
 
 def _generic(instr: Instr) -> bool:
@@ -76,11 +81,17 @@ def _puts(instr: Instr) -> bool:
 
 
 class Undefined:
-    """The undefined bits of those registers, as arrays like the registers' own."""
+    """The undefined bits of those registers, as arrays like the registers' own.
 
-    def __init__(self, b: Binder, doubts: set[tuple[int, str]]):
+    Most of them never hold any, so only the spoilt ones are looked at and written: those that may
+    be read before they are written, and what got undefined bits in some lane since.
+    """
+
+    def __init__(self, b: Binder):
         self.b = b
-        self.names, self.everywhere = spread(b.m.kernel, doubts)
+        self.names, self.everywhere = spread(b.m.kernel)
+        self.doubted = frozenset(name for _, name in flow.doubtful(b.m.kernel))
+        self.spoilt = set(self.doubted)
         self.bits: dict[str, np.ndarray] = {}
         self.memory = b.memory.bits = undefined_data.Bits(b.memory)
 
@@ -88,11 +99,18 @@ class Undefined:
         found = self.bits.get(reg.name)
         if found is None:
             like = self.b.array(reg)
-            found = np.full_like(like, True if like.dtype == bool else np.iinfo(like.dtype).max)
+            ones = True if like.dtype == bool else np.iinfo(like.dtype).max
+            found = np.full_like(like, ones if reg.name in self.doubted else 0)
             self.bits[reg.name] = found
         return found
 
-    def check(self, reg: Reg, width: int | None = None) -> Callable[[Active], None] | None:
+    def note(self, regs: Iterable[Reg], where: slice | np.ndarray) -> None:
+        """Bits of these registers were written, in these warps."""
+        for reg in regs:
+            if reg.name not in self.spoilt and self.array(reg)[where].any():
+                self.spoilt.add(reg.name)
+
+    def check(self, reg: Reg, width: int | None = None) -> _Check | None:
         """Raises where the register's low `width` bytes hold undefined bits; None if they can't."""
         if reg.name not in self.names:
             return None
@@ -101,6 +119,8 @@ class Undefined:
             bits = bits.view(f"u{width}").reshape(*bits.shape, -1)[..., 0]
 
         def check(s: Active) -> None:
+            if reg.name not in self.spoilt:
+                return
             bad = s.mask & (bits[s.sl] != 0)
             if bad.any():
                 warp, lane = (int(i[0]) for i in np.nonzero(bad))
@@ -122,10 +142,20 @@ class Undefined:
         made = [r for r in flow.writes(instr) if r.name in self.names]
         if not read and not made and not (self.everywhere and _puts(instr)):
             return run
-        checks = [c for c in (self.check(r, w) for r, w in _sinks(instr)) if c]
-        follow = self._follow(instr, read, made)
+
+        @functools.cache
+        def prepared() -> tuple[list[_Check], _Follow | None]:
+            self.b.pc, self.b.instr = pc, instr
+            checks = [c for c in (self.check(r, w) for r, w in _sinks(instr)) if c]
+            return checks, self._follow(instr, read, made)
+
+        touched = frozenset(r.name for r in (*read, *made))
+        moves = _takes(instr) or _puts(instr)
 
         def followed(s: Active) -> int | None:
+            if self.spoilt.isdisjoint(touched) and not (moves and self.memory.spoilt):
+                return run(s)
+            checks, follow = prepared()
             for check in checks:
                 check(s)
             if follow is None:
@@ -133,13 +163,12 @@ class Undefined:
             late = follow(s)  # before the sources may be overwritten
             after = run(s)
             late(s)
+            self.note(made, s.sl)
             return after
 
         return followed
 
-    def _follow(
-        self, instr: Instr, read: list[Reg], made: list[Reg]
-    ) -> Callable[[Active], Callable[[Active], None]] | None:
+    def _follow(self, instr: Instr, read: list[Reg], made: list[Reg]) -> _Follow | None:
         if _takes(instr) or _puts(instr):
             return self._accessed(instr)
         if not made or instr.parts[0] == "wgmma":  # whose bits follow where it is computed
@@ -165,9 +194,7 @@ class Undefined:
 
         return self._set(made, any_)
 
-    def _set(
-        self, made: list[Reg], find: Callable[[Active], np.ndarray | None]
-    ) -> Callable[[Active], Callable[[Active], None]]:
+    def _set(self, made: list[Reg], find: Callable[[Active], np.ndarray | None]) -> _Follow:
         """All bits of the results undefined where `find` says so, and defined elsewhere."""
         arrays = [self.array(r) for r in made]
 
@@ -184,7 +211,7 @@ class Undefined:
 
         return follow
 
-    def _accessed(self, instr: Instr) -> Callable[[Active], Callable[[Active], None]]:
+    def _accessed(self, instr: Instr) -> _Follow:
         """A load or a store of shared or local memory, which does the same with undefined bits."""
         shadow = _Bits(self, [])
         shadow.memory = self.memory  # type: ignore[assignment]
@@ -200,7 +227,7 @@ class Undefined:
 
         return follow
 
-    def _moved(self, instr: Instr) -> Callable[[Active], Callable[[Active], None]]:
+    def _moved(self, instr: Instr) -> _Follow:
         keep = _MOVES.get(instr.parts[0], ())
         shadow = _Bits(self, [instr.args[i] for i in keep if i < len(instr.args)])
         run = decode(instr, shadow)
@@ -235,7 +262,7 @@ class Undefined:
             [shadow.src(a, type_) for a in instr.args[1:]],
         )
 
-    def _masked(self, instr: Instr) -> Callable[[Active], Callable[[Active], None]]:
+    def _masked(self, instr: Instr) -> _Follow:
         """A defined 0 decides an `and`, a defined 1 an `or`."""
         (x, y), (u, v) = self._pair(instr)
         put = _Bits(self, []).dst(instr.args[0], instr.types[-1])
@@ -250,7 +277,7 @@ class Undefined:
 
         return follow
 
-    def _joined(self, instr: Instr) -> Callable[[Active], Callable[[Active], None]]:
+    def _joined(self, instr: Instr) -> _Follow:
         _, undefined = self._pair(instr)
         put = _Bits(self, []).dst(instr.args[0], instr.types[-1])
 

@@ -30,6 +30,11 @@ class Bits:
         self.shared: np.ndarray | None = None  # None: all defined, or never written at all
         self.local = np.full_like(memory.local, 0xFF)
 
+    @property
+    def spoilt(self) -> bool:
+        """Whether any of it may be undefined."""
+        return self.shared is not None or len(self.local) > 0
+
     def aligned(self, *_: object) -> None:
         pass
 

@@ -133,6 +133,7 @@ class _Text:
         return before
 
 
+@functools.lru_cache(flow.KERNELS)
 def check(kernel: Kernel) -> Findings:
     text = _Text(kernel)
     found = Findings()

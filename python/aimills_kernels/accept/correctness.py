@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 
 from aimills_kernels._op import Case, Op, Provider
-from aimills_kernels._validate import NO_MEMORY, validate_each
+from aimills_kernels._validate import NO_MEMORY, Validation, validate_each
 from aimills_kernels.accept import check as _check
 from aimills_kernels.accept.check import missing_package
 from aimills_kernels.accept.session import NotRun, Session
@@ -36,7 +37,7 @@ def run(session: Session) -> str:
         for op, case, device in todo:
             step(f"{op} {case}")
             due = [p for p in op.all_providers if _is_due(session, op, case, p, device)]
-            for result in validate_each(op, case, due, device=device, seed=settings.seed):
+            for result in _results(session, op, case, due, device):
                 provider = op.provider(result.provider)
                 session.checks.append(_check.row(op, case.on(device.type), provider, result))
     for device in settings.devices:
@@ -45,6 +46,17 @@ def run(session: Session) -> str:
     counts = Counter(c["status"] for c in session.checks[first:])
     said = ", ".join(f"{counts[s]} {s}" for s in ("right", "wrong", "not run") if counts[s])
     return said + "; the report says why" * bool(counts["not run"])
+
+
+def _results(
+    session: Session, op: Op, case: Case, due: list[Provider], device: torch.device
+) -> Iterator[Validation]:
+    seed = session.settings.seed
+    if worker := session.worker(device):
+        from aimills_kernels.harness import isolated
+
+        return isolated.validate_each(worker, op, case, due, device=str(device), seed=seed)
+    return validate_each(op, case, due, device=device, seed=seed)
 
 
 def _is_due(session: Session, op: Op, case: Case, provider: Provider, device: torch.device) -> bool:

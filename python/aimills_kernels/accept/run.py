@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from aimills_kernels.accept import correctness, page, real_input, report, shapes, speed
-from aimills_kernels.accept.session import Progress, Session, Settings, Stage, silent
+from aimills_kernels.accept.session import FAILED, Progress, Session, Settings, Stage, silent
 from aimills_kernels.accept.verdict import Verdict, conclude
+from aimills_kernels.harness._patience import patience
 
+_CALLED_HERE = ("video", "shapes")  # the other stages have a process of their own for it
 STAGES: tuple[tuple[str, str, Callable[[Session], str]], ...] = (
     ("correctness", "Correctness", correctness.run),
     ("video", "A decoded video", real_input.run),
@@ -30,12 +34,51 @@ def accept(
     `told` is called after each stage.
     """
     session = Session(settings, progress)
-    for name, title, work in (("environment", "Environment", _environment), *STAGES):
-        told(session.stage(name, title, work))
+    try:
+        for name, title, work in (("environment", "Environment", _environment), *STAGES):
+            with _patience(session, name, title, folder):
+                told(session.stage(name, title, work))
+    finally:
+        session.close()
+    return _report(session, folder)
+
+
+def _report(session: Session, folder: Path) -> tuple[Verdict, dict[str, Any]]:
     verdict = conclude(session)
     data = report.build(session, verdict)
     report.write(data, page.render(data, session.pictures), folder)
     return verdict, data
+
+
+@contextlib.contextmanager
+def _patience(session: Session, name: str, title: str, folder: Path) -> Iterator[None]:
+    """An end for what this process calls itself. Where it can't go on after that, the report is
+    written with what there is."""
+
+    def say(text: str) -> None:
+        session.stages.append(Stage(name, title, FAILED, failure=text))
+        _report(session, folder)
+        print(f"{title}: {text}; report: {folder / 'report.html'}", file=sys.stderr)
+
+    limit = session.settings.timeout_s if name in _CALLED_HERE else None
+    before = session.progress
+    with patience(limit, say) as at:
+
+        @contextlib.contextmanager
+        def progress(text: str, total: int | None = None) -> Iterator[Callable[..., None]]:
+            with before(text, total) as step:
+
+                def both(label: str, *more: Any) -> None:
+                    at(label)
+                    step(label, *more)
+
+                yield both
+
+        session.progress = progress
+        try:
+            yield
+        finally:
+            session.progress = before
 
 
 def _environment(session: Session) -> str:

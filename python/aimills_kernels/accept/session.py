@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from aimills_kernels._op import Op, Provider
+from aimills_kernels.harness._worker import Worker
 
 PASSED, WRONG, FAILED, NOT_RUN, EXCLUDED = "passed", "wrong", "failed", "not run", "excluded"
 VIDEO, BENCH = "video-decode", "bench"
@@ -37,6 +38,8 @@ class Settings:
     seed: int = 0
     budget_s: float = 60.0
     video: Path | None = None
+    timeout_s: float | None = None  # of a check or a sample; None: no end, all in this process
+    energy: bool = False
 
     def leaves_out(self, op: Op, case: str = "", provider: Provider | None = None) -> bool:
         names = {op.name, f"{op.name}/{case}"}
@@ -96,6 +99,19 @@ class Session:
     environment: dict[str, Any] = field(default_factory=dict)
     clip: dict[str, Any] = field(default_factory=dict)
     pictures: list[tuple[str, torch.Tensor]] = field(default_factory=list)
+    _workers: dict[torch.device, Worker] = field(default_factory=dict)
+
+    def worker(self, device: torch.device) -> Worker | None:
+        """The process that works on this device, where there is a time-out."""
+        if self.settings.timeout_s is None:
+            return None
+        if device not in self._workers:
+            self._workers[device] = Worker(self.settings.timeout_s)
+        return self._workers[device]
+
+    def close(self) -> None:
+        for worker in self._workers.values():
+            worker.close()
 
     def stage(self, name: str, title: str, work: Callable[[Session], str]) -> Stage:
         """Run one stage. An exception makes it failed, with its sentence; the others go on."""

@@ -45,20 +45,17 @@ def _bench(
     budget_s: float,
     measured: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    from aimills_kernels.harness import bench
+    from aimills_kernels.harness import bench, isolated
 
     with session.progress(f"bench on {device}", None) as step:
-        return bench.run(
-            ops=ops,
-            tag=TAG,
-            device=str(device),
-            budget_s=budget_s,
-            progress=step,
-            seed=session.settings.seed,
-            peers=True,
-            measured=measured,
-            least=ENOUGH,
-        )
+        options: dict[str, Any] = {
+            "ops": ops, "tag": TAG, "device": str(device), "budget_s": budget_s, "progress": step,
+            "seed": session.settings.seed, "peers": True, "least": ENOUGH,
+            "with_energy": session.settings.energy,
+        }  # fmt: skip
+        if worker := session.worker(device):
+            return isolated.run(**options, worker=worker)
+        return bench.run(**options, measured=measured)
 
 
 def _heard(rows: list[dict[str, Any]]) -> set[str]:

@@ -14,7 +14,6 @@ _WORDS = {ACCEPTED: "accepted", REJECTED: "rejected", INCOMPLETE: "incomplete"}
 _NAMED = 6  # exclusions in the headline
 _LATER = (
     "a sustained load: temperature, power, clocks and throttling over hours",
-    "energy per operation",
     "memory errors (ECC, remapped rows) and errors in the driver's log",
     "links between GPUs and between nodes",
 )
@@ -75,14 +74,19 @@ def where(devices: Sequence[torch.device]) -> str:
 def not_checked(session: Session) -> list[str]:
     """What a reader might take for checked and what was not."""
     if any(d.type == "cuda" for d in session.settings.devices):
-        return [*_excluded(session), *_LATER]
+        return [*_excluded(session), *_later(session)]
     kernels = [
         f"{op.name} ({', '.join(p.name for p in op.providers if _gpu_only(p))})"
         for op in session.settings.ops
         if any(_gpu_only(p) for p in op.providers)
     ]
     found = [f"the GPU kernels: {', '.join(kernels)}"] if kernels else []
-    return [*_excluded(session), *found, "the speed of a GPU against its roofline", *_LATER]
+    return [
+        *_excluded(session),
+        *found,
+        "the speed of a GPU against its roofline",
+        *_later(session),
+    ]
 
 
 def _gpu_only(provider: object) -> bool:
@@ -100,3 +104,8 @@ def _without(session: Session) -> str:
 def _excluded(session: Session) -> list[str]:
     names = ", ".join(sorted(session.settings.exclude))
     return [f"what was excluded by name: {names}"] if names else []
+
+
+def _later(session: Session) -> list[str]:
+    measured = any(row.get("energy") for record in session.benches for row in record["rows"])
+    return [*_LATER, *([] if measured else ["energy per operation"])]

@@ -10,8 +10,10 @@ from typing import Any, NoReturn
 
 from aimills_kernels._version import __version__
 from aimills_kernels.cli._errors import UsageError
+from aimills_kernels.harness._patience import TIMEOUT_S
 
 _DEVICE = "auto (every GPU, else the CPU), cpu, cuda or cuda:<index>"
+_TIMEOUT = "end a check or a sample that takes longer"
 _EXITS = "exit codes: 0 all is well, 1 something wrong, 2 what could have run did not, 3 wrong use"
 
 
@@ -144,8 +146,8 @@ def _bench(commands: Any) -> None:
         "--timeout",
         type=seconds,
         metavar="SECONDS",
-        help="end a check or a sample that takes longer (default 300 where a process of its own "
-        "does the work: on a GPU always, on a CPU with --isolate or --timeout)",
+        help=f"{_TIMEOUT} (default {TIMEOUT_S:g} where a process of its own does the work: on a "
+        "GPU always, on a CPU with --isolate or --timeout)",
     )
     made.add_argument("--out", metavar="FILE", help="write the record here, as JSON")
     made.add_argument("--list-models", action="store_true", help="the models that --model knows")
@@ -201,6 +203,13 @@ def _accept(commands: Any) -> None:
     made.add_argument(
         "--budget", type=seconds, metavar="SECONDS", help="for the benchmarks of one device"
     )
+    made.add_argument(
+        "--energy", action="store_true", help="joules per call too, of cases with the tag energy"
+    )
+    made.add_argument(
+        "--timeout", type=seconds, metavar="SECONDS",
+        help=f"{_TIMEOUT} (default {TIMEOUT_S:g} on a GPU, none on a CPU)",
+    )  # fmt: skip
 
 
 def _gpu(commands: Any) -> None:
@@ -213,6 +222,10 @@ def _gpu(commands: Any) -> None:
         default=540.0,
         help="what finds nothing left of it is named as not run (default 540)",
     )
+    made.add_argument(
+        "--timeout", type=seconds, metavar="SECONDS", default=TIMEOUT_S,
+        help=f"{_TIMEOUT} (default {TIMEOUT_S:g})",
+    )  # fmt: skip
 
 
 def names(text: str) -> list[str]:

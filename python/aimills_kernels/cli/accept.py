@@ -11,6 +11,7 @@ from aimills_kernels.accept.run import accept
 from aimills_kernels.accept.session import BENCH, Settings, Stage, names_to_exclude
 from aimills_kernels.cli import _choose, _ui
 from aimills_kernels.cli._errors import UsageError
+from aimills_kernels.harness._patience import TIMEOUT_S
 
 _CPU_BUDGET_S = 60.0
 _GPU_BUDGET_S = 120.0
@@ -28,6 +29,8 @@ def run(options: Namespace) -> int:
         seed=options.seed,
         budget_s=budget,
         video=_video(options.video),
+        timeout_s=options.timeout or (None if devices[0].type == "cpu" else TIMEOUT_S),
+        energy=options.energy,
     )
     folder = _choose.directory(options.out)
     verdict, data = accept(settings, folder, progress=_ui.progress, told=_tell)

@@ -152,4 +152,5 @@ def gpu(options: Namespace) -> int:
     from aimills_kernels.harness import gpu as node
 
     with _ui.progress("gpu") as step:
-        return node.run(out, budget_s=options.budget, progress=step)
+        limit = options.timeout
+        return node.run(out, budget_s=options.budget, timeout_s=limit, progress=step)

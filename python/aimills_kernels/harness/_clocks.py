@@ -79,12 +79,7 @@ class Cuda:
         _synchronize(self.device)
 
     def usable(self) -> bool:
-        """After an illegal access every later call fails too."""
-        try:
-            self.synchronize()
-        except Exception:
-            return False
-        return True
+        return alive(self.device)
 
     def forget_persisting(self) -> None:
         """Lines that a kernel asked to be kept in the L2 cache outlive a flush."""
@@ -100,6 +95,16 @@ class Cuda:
             said = first_line(error)
             raise RuntimeError(f"it can't be captured in a CUDA graph: {said}") from error
         return lambda: _replay(graph)
+
+
+def alive(device: torch.device) -> bool:
+    """After an illegal access every later call on that GPU fails too."""
+    try:
+        if device.type == "cuda":
+            _synchronize(device)
+    except Exception:
+        return False
+    return True
 
 
 def _persisting_reset() -> Callable[[], Any]:

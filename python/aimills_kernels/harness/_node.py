@@ -15,7 +15,8 @@ import torch
 
 from aimills_kernels._records import write_whole
 from aimills_kernels._validate import Validation
-from aimills_kernels.harness import bench, env
+from aimills_kernels.harness import _clocks, bench, env
+from aimills_kernels.harness._worker import Worker
 
 OK, WRONG, INCOMPLETE, NO_GPU = 0, 1, 2, 3
 LATE = "the time budget ended before it"
@@ -29,6 +30,7 @@ class State:
     progress: Progress
     gpus: list[torch.device]
     budget_s: float
+    workers: dict[torch.device, Worker] = field(default_factory=dict)  # that do the work there
     begin: float = field(default_factory=time.monotonic)
     verdicts: list[Validation] = field(default_factory=list)
     records: dict[tuple, dict[str, Any]] = field(default_factory=dict)
@@ -46,8 +48,9 @@ class State:
         return self.lost.get(device) or (LATE if self.left_s() <= 0 else None)
 
     def look_after(self, device: torch.device, culprit: str) -> None:
-        """After an illegal access every later call fails too, and is not to blame for it."""
-        if device not in self.lost and not _alive(device):
+        """After an illegal access every later call fails too, and is not to blame for it. A worker
+        looks itself, and is started anew."""
+        if device not in {*self.lost, *self.workers} and not _clocks.alive(device):
             self.lost[device] = f"{device} can't be used any more, after {culprit}"
 
     def enter(self, result: Validation, device: torch.device) -> None:
@@ -133,15 +136,6 @@ class State:
 
 def name_of(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
-
-
-def _alive(device: torch.device) -> bool:
-    try:
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-    except RuntimeError:
-        return False
-    return True
 
 
 def _status(v: Validation) -> str:

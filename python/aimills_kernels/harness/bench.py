@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -68,6 +69,7 @@ class _Run:
     least: int
     target: float
     with_energy: bool
+    energy_s: float
     counters: nvml.Counters | None
     at: Callable[[str], None]
     without: frozenset[str]
@@ -127,6 +129,7 @@ def run(
     mode: Mode = "stream",
     target: float = _stopping.TARGET,
     with_energy: bool = False,
+    energy_s: float = math.inf,
     stamp: dict[str, Any] | None = None,
     at: Callable[[str], None] | None = None,
     without: Iterable[str] = (),
@@ -139,7 +142,8 @@ def run(
     a case that finds nothing left is a row with `skipped`. The ceilings come first and take some
     2 s more, unless `measured` hands over those that this process measured before. A contestant is
     done before its time is up when its median is known to `target`. `with_energy` measures the
-    joules of cases with the tag `energy` on top.
+    joules of cases with the tag `energy` on top,
+    of the first contestants where `energy_s` seconds are too few for all.
 
     `stamp` is an environment of this machine that is known already. `at(name)` is called before
     each step of a contestant, with its name; those named in `without` are left out.
@@ -173,6 +177,7 @@ def run(
         least,
         target,
         with_energy,
+        energy_s,
         nvml.counters_of(place),
         at or (lambda name: None),
         frozenset(without),
@@ -470,7 +475,8 @@ def _put_time(
 
 
 def _idle(state: _Run, case: Case) -> float | None:
-    if not state.with_energy or ENERGY not in case.tags or state.counters is None:
+    asked = state.with_energy and ENERGY in case.tags and state.energy_s >= energy.WINDOW_S
+    if not asked or state.counters is None:
         return None
     state.timer.synchronize()
     return energy.idle_watts(state.counters)
@@ -486,6 +492,8 @@ def _energy(
         return {"energy_missing": "it was not asked for"}
     if state.counters is None:
         return {"energy_missing": "a CPU has no counter that NVML reads"}
+    if state.energy_s < energy.WINDOW_S:
+        return {"energy_missing": "the time for energy ended before it"}
     begin = time.monotonic()
 
     def call(index: int) -> None:
@@ -501,5 +509,7 @@ def _energy(
     except energy.NoEnergy as error:
         return {"energy_missing": str(error)}
     finally:
-        state.end += time.monotonic() - begin  # the budget is for times
+        spent = time.monotonic() - begin
+        state.end += spent  # the budget is for times
+        state.energy_s -= spent
     return {"energy": found}

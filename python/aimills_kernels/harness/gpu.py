@@ -7,6 +7,7 @@ line by line, so a node that is taken away half-way has still said all it had to
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +19,7 @@ from aimills_kernels import _dispatch, _records
 from aimills_kernels._op import Case, Op
 from aimills_kernels._registry import OPS
 from aimills_kernels._validate import Validation, validate_each
-from aimills_kernels.harness import bench, sanitize
+from aimills_kernels.harness import bench, isolated, record, sanitize
 from aimills_kernels.harness._node import (
     INCOMPLETE,
     LATE,
@@ -34,28 +35,42 @@ __all__ = ["INCOMPLETE", "NO_GPU", "OK", "WRONG", "run"]
 
 _LARGE = frozenset({"bench", "accept", "aot"})
 _CASE_S, _LEAST_CASE_S = 12.0, 1.0  # for the times of one case
+_ENERGY_SHARE = 0.15  # of the budget is for windows of energy
 _TIMED_SHARE = 0.6  # of the time left goes to times; the large cases need the rest
 _SANITIZER_SHARE = 0.2  # of the budget is kept for it
 _SANITIZER_LEAST_S = 10.0  # in less it can't even load torch
 
 
-def run(out: Path, *, budget_s: float, progress: Progress | None = None) -> int:
+def run(
+    out: Path,
+    *,
+    budget_s: float,
+    timeout_s: float = isolated.TIMEOUT_S,
+    progress: Progress | None = None,
+) -> int:
     """Validate, benchmark and sanitize on every GPU; write all of it under `out`.
 
-    What finds nothing left of `budget_s` is named as not run. Returns 0 where all was right, 1
-    where something was wrong, 2 where a part could not be run, 3 without a GPU.
+    What finds nothing left of `budget_s` is named as not run. A process for each GPU does the work,
+    and is ended where a check or a sample takes longer than `timeout_s`. Returns 0 where all was
+    right, 1 where something was wrong, 2 where a part could not be run, 3 without a GPU.
     """
     if not torch.cuda.is_available() or torch.cuda.device_count() == 0:
         print("No CUDA device is usable here: `make gpu` is for a machine with an NVIDIA GPU.")
         return NO_GPU
     gpus = [torch.device("cuda", i) for i in range(torch.cuda.device_count())]
-    return _run_on(gpus, Path(out), budget_s, progress)
+    with contextlib.ExitStack() as stack:
+        workers = {g: stack.enter_context(isolated.Worker(timeout_s)) for g in gpus}
+        return _run_on(gpus, Path(out), budget_s, progress, workers)
 
 
 def _run_on(
-    gpus: list[torch.device], out: Path, budget_s: float, progress: Progress | None = None
+    gpus: list[torch.device],
+    out: Path,
+    budget_s: float,
+    progress: Progress | None = None,
+    workers: dict[torch.device, isolated.Worker] | None = None,
 ) -> int:
-    state = State(out, progress or (lambda *_: None), gpus, budget_s)
+    state = State(out, progress or (lambda *_: None), gpus, budget_s, workers or {})
     state.start()
     for done in _steps(state):
         state.save(done)
@@ -94,17 +109,23 @@ def _validate(state: State, device: torch.device, todo: list[tuple[Op, Case]]) -
 
 
 def _validate_case(state: State, device: torch.device, op: Op, case: Case) -> None:
-    left = list(op.all_providers)
+    left = [p.name for p in op.all_providers]
     if not state.barred(device):
-        for result in validate_each(op, case, tuple(left), device=device):
-            left.pop(0)
+        for result in _checks(state, device, op, case):
+            left.remove(result.provider)
             state.enter(result, device)
             if state.barred(device):
                 break
-    for provider in left:
-        missed = Validation(op.name, case.name, provider.name, str(device), 0, gap=True)
+    for name in left:
+        missed = Validation(op.name, case.name, name, str(device), 0, gap=True)
         missed.skipped = state.barred(device)
         state.enter(missed, device)
+
+
+def _checks(state: State, device: torch.device, op: Op, case: Case) -> Iterator[Validation]:
+    if worker := state.workers.get(device):
+        return isolated.validate_each(worker, op, case, op.all_providers, device=str(device))
+    return validate_each(op, case, op.all_providers, device=device)
 
 
 def _keep(state: State, op: Op, found: list[dict[str, Any]]) -> None:
@@ -139,28 +160,28 @@ def _bench(state: State, op: Op, case: Case, device: torch.device) -> None:
         state.not_run.append((what, why))
         return
     before = state.benches.get(device)
+    options: dict[str, Any] = {
+        "ops": [op], "cases": [case.name], "device": str(device), "progress": state.progress,
+        "budget_s": _case_budget_s(state, case),
+        "with_energy": True, "energy_s": _energy_s(state),
+    }  # fmt: skip
     try:
-        record = bench.run(
-            ops=[op],
-            cases=[case.name],
-            device=device,
-            budget_s=_case_budget_s(state, case),
-            progress=state.progress,
-            measured=before["ceilings"] if before else None,
-        )
+        if worker := state.workers.get(device):
+            made = isolated.run(worker=worker, **options)
+        else:
+            made = bench.run(measured=before["ceilings"] if before else None, **options)
     except Exception as error:  # the other ops and the summary still follow
         state.not_run.append((what, f"{type(error).__name__}: {error}"))
         state.look_after(device, what)
         return
-    for row in record["rows"]:
+    state.benches[device] = record.joined([before, made] if before else [made])
+    for row in made["rows"]:
         if row["failure"]:
             state.wrong.append(f"{what}, {row['provider']}: {row['failure']}")
             state.look_after(device, f"{what}, {row['provider']}")
             _deny(state, op, device, row)
-    if before:
-        before["rows"] += record["rows"]
-    else:
-        state.benches[device] = record
+        elif row["gap"]:
+            state.not_run.append((f"{what}, {row['provider']}", row["skipped"]))
 
 
 def _deny(state: State, op: Op, device: torch.device, row: dict[str, Any]) -> None:
@@ -177,6 +198,12 @@ def _case_budget_s(state: State, case: Case) -> float:
     to_come = (len(due) - due.index(case)) * len(state.gpus)
     left = state.left_s() - _SANITIZER_SHARE * state.budget_s
     return max(_LEAST_CASE_S, min(_CASE_S, _TIMED_SHARE * left / to_come))
+
+
+def _energy_s(state: State) -> float:
+    """An equal part for each case whose energy is measured."""
+    due = sum(bench.ENERGY in case.tags for op in OPS for case in _timed(op)) * len(state.gpus)
+    return _ENERGY_SHARE * state.budget_s / max(due, 1)
 
 
 # ---- compute-sanitizer

@@ -8,31 +8,32 @@ long, or the process ends, the one who was at work is left out and the case is r
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import json
 import mmap
 import os
-import select
 import signal
-import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from aimills_kernels._op import Case, Op
-from aimills_kernels.harness import _rows, bench
-from aimills_kernels.harness.peers import peers_of
+import torch
 
-TIMEOUT_S = 300.0
-PROGRAM = (sys.executable, "-m", "aimills_kernels.harness.isolated")
-_SIGN = 256  # bytes: a count in eight, then a name
-_LOOK_S = 0.2
-_START_S = 120.0  # until the first sign of life: a cold disk, and PyTorch to be read from it
-_END_S = 30.0  # a driver needs a while to clear up after a process
+from aimills_kernels._op import Case, Op, Provider
+from aimills_kernels._tolerance import Judgement
+from aimills_kernels._validate import Validation
+from aimills_kernels._validate import validate_each as _validate_each
+from aimills_kernels.harness import _clocks, _rows, bench
+from aimills_kernels.harness._worker import PROGRAM, SIGN, TIMEOUT_S, Ended, Worker
+from aimills_kernels.harness.peers import peers_of
+from aimills_kernels.harness.record import joined
+
+__all__ = ["TIMEOUT_S", "Worker", "run", "validate_each"]
+
 _DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG
 
 Progress = Callable[[str, int, int], None]
@@ -50,54 +51,54 @@ def run(
     timeout_s: float = TIMEOUT_S,
     fresh: bool = False,
     program: Sequence[str] = PROGRAM,
+    worker: Worker | None = None,
     **options: Any,
 ) -> dict[str, Any]:
     """`bench.run` in a worker, or with `fresh` in a new one for each case.
 
     A step (a check, a sample) that takes longer than `timeout_s` ends the worker and is a failure
-    of the contestant that was at work. `options` are JSON and go to `bench.run`, but for `model`:
-    the pass of a model that the cases belong to.
+    of the contestant that was at work, which is left out of the op's other cases. `options` are
+    JSON and go to `bench.run`, but for `model`: the pass of a model that the cases belong to. A
+    `worker` that is handed over lives on, and its time-out holds.
     """
     todo = bench._todo(ops, cases, providers, tag)
     progress = progress or (lambda *_: None)
     options |= {"device": device, "providers": list(providers) if providers else None}
-    end, found = time.monotonic() + budget_s, dict[tuple[str, str], list[dict[str, Any]]]()
+    found = dict[tuple[str, str], list[dict[str, Any]]]()
     parts: list[dict[str, Any]] = []
-    with tempfile.TemporaryDirectory() as folder:
-        worker = _Worker(program, Path(folder), timeout_s)
-        try:
-            for index, (op, case) in enumerate(bench._across(todo)):
-                progress(f"{op} {case}", index, len(todo))
-                share = (end + worker.unpaid_s - time.monotonic()) / (len(todo) - index)
-                found[op.name, case.name] = _case(worker, op, case, share, options, parts)
-                if fresh:
-                    worker.end()
-        finally:
-            worker.end()
+    with nullcontext(worker) if worker else Worker(timeout_s, program) as worker:
+        end = time.monotonic() + budget_s - worker.unpaid_s
+        for index, (op, case) in enumerate(bench._across(todo)):
+            progress(f"{op} {case}", index, len(todo))
+            share = (end + worker.unpaid_s - time.monotonic()) / (len(todo) - index)
+            found[op.name, case.name] = _case(worker, op, case, share, options, parts)
+            if fresh:
+                worker.end()
+        more = {"timeout_s": worker.timeout_s, "isolated": "each case" if fresh else "all cases"}
+        first = parts[0] if parts else worker.first
     progress("done", len(todo), len(todo))
-    return _whole(parts, [row for o, c in todo for row in found[o.name, c.name]], budget_s,
-                  {"timeout_s": timeout_s, "isolated": "each case" if fresh else "all cases"},
-                  device)  # fmt: skip
+    rows = [row for o, c in todo for row in found[o.name, c.name]]
+    return _whole(first, parts, rows, budget_s, more, device)
 
 
-def _ready(worker: _Worker, options: dict[str, Any], parts: list[dict[str, Any]]) -> None:
+def _ready(worker: Worker, options: dict[str, Any]) -> None:
     """Start it where need be and, the first time, have the ceilings measured."""
     if not worker.runs:
-        job = {"ops": [], "budget_s": 0.0, **_known(parts), **options}
+        job = {"ops": [], "budget_s": 0.0, **_known(worker), **options}
         answer = worker.ask(job, paid=False)
-        if isinstance(answer, dict) and "error" not in answer and not parts:
-            parts.append(answer)
+        if isinstance(answer, dict) and "error" not in answer and worker.first is None:
+            worker.first = answer
 
 
-def _known(parts: list[dict[str, Any]]) -> dict[str, Any]:
+def _known(worker: Worker) -> dict[str, Any]:
     """What need not be found out again."""
-    if not parts:
+    if worker.first is None:
         return {}
-    return {"measured": parts[0]["ceilings"], "stamp": parts[0]["environment"]}
+    return {"measured": worker.first["ceilings"], "stamp": worker.first["environment"]}
 
 
 def _case(
-    worker: _Worker,
+    worker: Worker,
     op: Op,
     case: Case,
     budget_s: float,
@@ -105,16 +106,23 @@ def _case(
     parts: list[dict[str, Any]],
 ) -> list[dict[str, Any]]:
     """Rows of one case, run as often as there are contestants that end the worker."""
-    rows: list[dict[str, Any]] = []
+    rows = [
+        _blank(op, case, name, options, skipped=worker.shunned(op.name, name), gap=True)
+        for name in _named(op, options)
+        if worker.shunned(op.name, name)
+    ]
+    wanted = options["providers"]
+    providers = [p.name for p in op.all_providers if wanted is None or p.name in wanted]
     while True:
-        _ready(worker, options, parts)
+        _ready(worker, options)
         without = [*options.get("without", ()), *(row["provider"] for row in rows)]
-        job = {"ops": [op.name], "cases": [case.name], "budget_s": budget_s, **_known(parts),
-               **options, "without": without}  # fmt: skip
+        job = {"ops": [op.name], "cases": [case.name], "budget_s": budget_s, **_known(worker),
+               **options, "providers": providers, "without": without}  # fmt: skip
         answer = worker.ask(job)
-        if isinstance(answer, _Ended):
+        if isinstance(answer, Ended):
             if not answer.at or any(row["provider"] == answer.at for row in rows):
                 return rows + _left(op, case, options, rows, answer.why)
+            worker.culprits[op.name, answer.at] = case.name
             rows.append(_blank(op, case, answer.at, options, failure=answer.why))
             continue
         if "error" in answer:
@@ -132,8 +140,17 @@ def _case(
 def _left(
     op: Op, case: Case, options: dict[str, Any], rows: list[dict[str, Any]], why: str
 ) -> list[dict[str, Any]]:
-    """The providers and peers that have no row yet and are not left out."""
-    have = {row["provider"] for row in rows} | set(options.get("without", ()))
+    """The providers and peers that have no row yet."""
+    have = {row["provider"] for row in rows}
+    return [
+        _blank(op, case, name, options, skipped=absent or why, gap=absent is None)
+        for name, absent in _named(op, options).items()
+        if name not in have
+    ]
+
+
+def _named(op: Op, options: dict[str, Any]) -> dict[str, str | None]:
+    """The providers and peers that are not left out, and why one of them isn't here."""
     named: dict[str, str | None] = {
         p.name: None for p in op.all_providers if p.name in (options["providers"] or [p.name])
     }
@@ -141,11 +158,7 @@ def _left(
         folder = options.get("peers_folder")
         found = peers_of(op, Path(folder) if folder else None)
         named |= {peer.name: peer.absent for peer in found}
-    return [
-        _blank(op, case, name, options, skipped=absent or why, gap=absent is None)
-        for name, absent in named.items()
-        if name not in have
-    ]
+    return {name: why for name, why in named.items() if name not in options.get("without", ())}
 
 
 def _blank(op: Op, case: Case, name: str, options: dict[str, Any], **why: Any) -> dict[str, Any]:
@@ -158,6 +171,7 @@ def _blank(op: Op, case: Case, name: str, options: dict[str, Any], **why: Any) -
 
 
 def _whole(
+    first: dict[str, Any] | None,
     parts: list[dict[str, Any]],
     rows: list[dict[str, Any]],
     budget_s: float,
@@ -165,130 +179,106 @@ def _whole(
     device: str,
 ) -> dict[str, Any]:
     """One record of many. Without a single one there is neither a ceiling nor an environment."""
-    first = parts[0] if parts else bench.run(ops=[], device="cpu", measured={"device": device})
-    seconds = [part["options"]["seconds"] for part in parts]
-    total = {name: sum(s.get(name, 0.0) for s in seconds) for name in bench.SECONDS}
-    options = {**first["options"], "budget_s": budget_s, "seconds": total, **more}
-    return {**first, "options": options, "rows": rows}
+    first = first or bench.run(ops=[], device="cpu", measured={"device": device})
+    made = joined(parts or [first])
+    return {**made, "options": made["options"] | {"budget_s": budget_s, **more}, "rows": rows}
 
 
-class _Ended:
-    """The worker is gone: `at` names who was at work, if anyone was."""
-
-    def __init__(self, at: str, why: str):
-        self.at, self.why = at, why
+# ---- checks
 
 
-class _Worker:
-    """Started at the first job, and again at the first after its end."""
+def validate_each(
+    worker: Worker, op: Op, case: Case, providers: Sequence[Provider], *, device: str, seed: int = 0
+) -> Iterator[Validation]:
+    """`_validate.validate_each` in a worker: one that ends it is wrong, and is not tried again."""
+    left, asked = [p.name for p in providers], False
+    while left:
+        name = left.pop(0)
+        result = Validation(op.name, case.name, name, device, seed)
+        if why := worker.shunned(op.name, name):
+            result.skipped, result.gap = why, True
+        else:
+            asked = _check(worker, op, case, result, None if asked else [name, *left])
+        yield result
 
-    def __init__(self, program: Sequence[str], folder: Path, timeout_s: float):
-        self._program, self._timeout_s = program, timeout_s
-        self._sign_file, self._log = folder / "sign", folder / "log"
-        self._sign_file.write_bytes(bytes(_SIGN))
-        with self._sign_file.open("r+b") as file:
-            self._sign = mmap.mmap(file.fileno(), _SIGN)
-        self._process: subprocess.Popen[bytes] | None = None
-        self._answers = -1
-        self.unpaid_s = 0.0  # that no budget pays for: starts, and jobs that ended the worker
 
-    @property
-    def runs(self) -> bool:
-        return self._process is not None
+def _check(worker: Worker, op: Op, case: Case, result: Validation, names: list[str] | None) -> bool:
+    """Enter the next result of the worker, which begins with `names` where they are given. Whether
+    it can be asked for one more."""
+    _ready(worker, {"device": result.device})
+    begin = names and {"op": op.name, "case": case.name, "providers": names,
+                       "device": result.device, "seed": result.seed}  # fmt: skip
+    answer = worker.ask({"at": result.provider, "begin": begin})
+    if isinstance(answer, Ended):
+        if answer.at:
+            worker.culprits[op.name, result.provider] = case.name
+            result.failures.append(answer.why)
+        else:
+            result.skipped, result.gap = answer.why, True
+        return False
+    if "error" in answer:
+        result.failures.append(answer["error"])
+        return False
+    lost = answer.pop("lost")
+    result.judgements = {n: Judgement(**j) for n, j in answer.pop("judgements").items()}
+    result.failures, result.skipped, result.gap = (answer[n] for n in _KEPT)
+    if lost:
+        worker.end()
+    return not lost
 
-    def ask(self, job: dict[str, Any], paid: bool = True) -> dict[str, Any] | _Ended:
-        begin = time.monotonic()
-        answer = self._ask(job)
-        if not paid or isinstance(answer, _Ended):
-            self.unpaid_s += time.monotonic() - begin
-        return answer
 
-    def _ask(self, job: dict[str, Any]) -> dict[str, Any] | _Ended:
-        self._sign[:] = bytes(_SIGN)
-        process = self._process or self._start()
-        assert process.stdin is not None
-        try:
-            process.stdin.write(json.dumps(job, default=str).encode() + b"\n")
-            process.stdin.flush()
-        except BrokenPipeError:
-            return self._ended("")
-        text, last, since = b"", self._sign[:], time.monotonic()
-        while not text.endswith(b"\n"):
-            if select.select([self._answers], [], [], _LOOK_S)[0]:
-                if not (more := os.read(self._answers, 1 << 16)):
-                    return self._ended("")
-                text += more
-            if (now := self._sign[:]) != last:
-                last, since = now, time.monotonic()
-            limit_s = self._timeout_s if any(now) else max(self._timeout_s, _START_S)
-            if time.monotonic() - since > limit_s:
-                return self._ended(f"no answer after {limit_s:g} s, so it was ended")
-        return json.loads(text)
+_KEPT = ("failures", "skipped", "gap")
 
-    def _start(self) -> subprocess.Popen[bytes]:
-        self._answers, theirs = os.pipe()
-        with self._log.open("wb") as log:
-            self._process = subprocess.Popen(
-                [*self._program, str(theirs), str(self._sign_file)],
-                stdin=subprocess.PIPE, stdout=log, stderr=log, pass_fds=[theirs],
-            )  # fmt: skip
-        os.close(theirs)
-        return self._process
 
-    def _ended(self, why: str) -> _Ended:
-        at = self._sign[8:].rstrip(b"\0").decode(errors="replace")
-        code = self.end()
-        if not why:
-            how = f"by {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
-            said = self._log.read_text(errors="replace").strip().splitlines()
-            why = f"its process ended {how}" + (f": {said[-1]}" if said else "")
-        return _Ended(at, why)
+# ---- the worker
 
-    def end(self) -> int:
-        """The exit code; a worker that still runs is killed."""
-        process, self._process = self._process, None
-        if process is None:
-            return 0
-        if self._answers >= 0:
-            os.close(self._answers)
-            self._answers = -1
-        if process.stdin is not None:
-            with contextlib.suppress(BrokenPipeError):
-                process.stdin.close()
-        try:
-            return process.wait(_LOOK_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-        try:
-            return process.wait(_END_S)
-        except subprocess.TimeoutExpired:  # in the driver, and out of reach
-            return -signal.SIGKILL
+
+class _Work:
+    """Does the jobs. `at(name)` tells who is at work."""
+
+    def __init__(self, at: Callable[[str], None]):
+        self._at, self._checks = at, iter(list[Validation]())
+
+    def __call__(self, job: dict[str, Any]) -> dict[str, Any]:
+        return self._next_check(**job) if "begin" in job else self._bench(**job)
+
+    def _bench(self, **job: Any) -> dict[str, Any]:
+        from aimills_kernels.harness import model_bench
+
+        folder, model = job.pop("peers_folder", None), job.pop("model", None)
+        if model is not None:
+            job["ops"] = model_bench.declared(job["ops"], model)
+        return bench.run(**job, peers_folder=Path(folder) if folder else None, at=self._at,
+                         progress=lambda *_: self._at(""))  # fmt: skip
+
+    def _next_check(self, at: str, begin: dict[str, Any] | None) -> dict[str, Any]:
+        self._at(at)
+        if begin is not None:
+            self._checks = _validate_each(bench.get_op(begin.pop("op")), **begin)
+        result = next(self._checks)
+        device = torch.device(result.device)
+        return {"judgements": {n: asdict(j) for n, j in result.judgements.items()},
+                **{name: getattr(result, name) for name in _KEPT},
+                "lost": bool(result.failures) and not _clocks.alive(device)}  # fmt: skip
 
 
 def main(argv: Sequence[str]) -> int:
-    """The worker."""
-    from aimills_kernels.harness import model_bench
-
     ctypes.CDLL(None).prctl(_DEATH_SIGNAL, signal.SIGKILL)  # not to outlive who started it
     answers = os.fdopen(int(argv[0]), "w")
     with Path(argv[1]).open("r+b") as file:
-        sign = mmap.mmap(file.fileno(), _SIGN)
+        sign = mmap.mmap(file.fileno(), SIGN)
     count = 0
 
     def at(name: str) -> None:
         nonlocal count
         count += 1
-        sign[:] = count.to_bytes(8, "little") + name.encode()[: _SIGN - 8].ljust(_SIGN - 8, b"\0")
+        sign[:] = count.to_bytes(8, "little") + name.encode()[: SIGN - 8].ljust(SIGN - 8, b"\0")
 
+    work = _Work(at)
     for line in sys.stdin:
-        job = json.loads(line)
-        folder, model = job.pop("peers_folder", None), job.pop("model", None)
         try:
-            if model is not None:
-                job["ops"] = model_bench.declared(job["ops"], model)
-            answer = bench.run(**job, peers_folder=Path(folder) if folder else None, at=at,
-                               progress=lambda *_: at(""))  # fmt: skip
-        except Exception as error:  # told, and the next case goes on
+            answer = work(json.loads(line))
+        except Exception as error:  # told, and the next job goes on
             answer = {"error": f"{type(error).__name__}: {error}".splitlines()[0]}
         answers.write(json.dumps(answer, default=str) + "\n")
         answers.flush()

@@ -32,14 +32,15 @@ NO_GPU = "it runs on cuda, "  # how the dispatcher begins to say that a provider
 
 @dataclass
 class Rows:
-    """All that was timed in this session. `timeout_s` asks for a process of its own for what is
-    declared, which is ended when a step takes longer; `say` is where to tell of what ends this."""
+    """All that was timed in this session. With `timeout_s` a process of its own does what is
+    declared, and is ended when a step takes longer; `say` is where to tell of what ends this."""
 
     budget_s: float
     timeout_s: float | None = None
     with_energy: bool = False
     say: Callable[[str], None] = print
     records: list[dict[str, Any]] = field(default_factory=list)
+    _worker: isolated.Worker | None = None
     _cases: dict[tuple[str, str], dict[str, Row] | str] = field(default_factory=dict)
     _ceilings: dict[str, dict[str, Any]] = field(default_factory=dict)
 
@@ -59,14 +60,15 @@ class Rows:
         options: dict[str, Any] = {
             "ops": [op], "cases": [case.name], "device": device,
             "providers": [name for name in known if name in wanted],
-            "budget_s": self.budget_s * len(wanted), "measured": self.measured(device),
+            "budget_s": self.budget_s * len(wanted),
             "without": [name for name in contestants(op) if name not in wanted],
             "with_energy": self.with_energy,
         }  # fmt: skip
         if self.timeout_s is None:
-            made = bench.run(**options)
+            made = bench.run(**options, measured=self.measured(device))
         else:
-            made = isolated.run(**options, timeout_s=self.timeout_s)
+            self._worker = self._worker or isolated.Worker(self.timeout_s)
+            made = isolated.run(**options, worker=self._worker)
         self.records.append(made)
         return {row["provider"]: row for row in made["rows"]}
 
@@ -89,6 +91,10 @@ class Rows:
             self._ceilings[device] = ceilings.measure(torch.device(device))
         return self._ceilings[device]
 
+    def close(self) -> None:
+        if self._worker is not None:
+            self._worker.close()
+
     # ---- of the whole session
 
     @property
@@ -110,10 +116,7 @@ class Rows:
         for made in self.records:
             parts.setdefault(made["ceilings"]["device"], []).append(made)
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        return [
-            {**made[0], "created": now, "rows": [row for part in made for row in part["rows"]]}
-            for made in parts.values()
-        ]
+        return [{**record.joined(made), "created": now} for made in parts.values()]
 
     def compared(self, base: Sequence[dict[str, Any]], threshold: float) -> tuple[Comparison, int]:
         """With a baseline, and how many of its rows this session does not have: they don't count,

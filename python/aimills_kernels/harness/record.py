@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -179,6 +180,22 @@ def blank(**known: Any) -> dict[str, Any]:
         kind = spec["type"]
         row[name] = empty[kind]() if isinstance(kind, str) and kind in empty else None
     return row | known
+
+
+def joined(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """One record of those that a session made on one device: rows one after the other, and what
+    was spent on all of them. The rest is that of the first."""
+    seconds: dict[str, float] = {}
+    for part in parts:
+        for name, value in part["options"]["seconds"].items():
+            seconds[name] = seconds.get(name, 0.0) + value
+    options = {
+        **parts[0]["options"],
+        "budget_s": sum(part["options"]["budget_s"] for part in parts),
+        "seconds": seconds,
+        "lost": next((why for part in parts if (why := part["options"]["lost"])), None),
+    }
+    return {**parts[0], "options": options, "rows": [row for part in parts for row in part["rows"]]}
 
 
 def save(record: dict[str, Any], path: Path | str) -> None:

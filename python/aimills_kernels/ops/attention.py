@@ -16,14 +16,16 @@ def attention(
     q: Tensor, k: Tensor, v: Tensor, *, causal: bool = ..., scale: float | None = ...,
     window: tuple[int, int] = ..., softcap: float = ..., sinks: Tensor | None = ...,
     alibi_slopes: Tensor | None = ..., seqused_k: Tensor | None = ...,
-    return_lse: Literal[False] = ..., deterministic: bool = ..., out: Tensor | None = ...,
+    return_lse: Literal[False] = ..., deterministic: bool = ..., batch_invariant: bool = ...,
+    out: Tensor | None = ...,
 ) -> Tensor: ...  # fmt: skip
 @overload
 def attention(
     q: Tensor, k: Tensor, v: Tensor, *, causal: bool = ..., scale: float | None = ...,
     window: tuple[int, int] = ..., softcap: float = ..., sinks: Tensor | None = ...,
     alibi_slopes: Tensor | None = ..., seqused_k: Tensor | None = ...,
-    return_lse: Literal[True], deterministic: bool = ..., out: None = ...,
+    return_lse: Literal[True], deterministic: bool = ..., batch_invariant: bool = ...,
+    out: None = ...,
 ) -> tuple[Tensor, Tensor]: ...  # fmt: skip
 def attention(
     q: Tensor,
@@ -39,6 +41,7 @@ def attention(
     seqused_k: Tensor | None = None,
     return_lse: bool = False,
     deterministic: bool = False,
+    batch_invariant: bool = False,
     out: Tensor | None = None,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Fused attention: softmax(scale * q k^T + mask) v, with windows, soft caps, sinks and ALiBi.
@@ -69,6 +72,12 @@ def attention(
         return_lse: also return the logarithm of each row's softmax denominator.
         deterministic: only take kernels that give the same bits in every run, gradients included.
             Ours always do.
+        batch_invariant: the bits of a query's result depend on its own sequence alone: not on the
+            batch, on what it is packed with, nor on how its queries were cut into calls; and they
+            are those of `attention_varlen` and `attention_paged` in this mode. Takes a kernel of
+            its own; there is none on a CPU. Not looked at on a GPU yet. Gradients are worked out as
+            without: no atomics, one sequence's by programs of its own; but as their tiles follow
+            from strides too, the promise is not made for them.
         out: written and returned in place of a new tensor; not with `return_lse`.
 
     Returns:
@@ -89,9 +98,8 @@ def attention(
     (arXiv:2508.10925); soft cap: Gemma 2, arXiv:2408.00118.
     """
     scalars = scalars_of("attention", q, causal, scale, window, softcap)
-    if type(return_lse) is not bool or type(deterministic) is not bool:
-        check_bools("attention", return_lse=return_lse, deterministic=deterministic)
-    args = (q, k, v, sinks, alibi_slopes, seqused_k, *scalars, return_lse, deterministic)
+    flags = _flags("attention", return_lse, deterministic, batch_invariant)
+    args = (q, k, v, sinks, alibi_slopes, seqused_k, *scalars, *flags)
     return _call("attention", args, return_lse, out)
 
 
@@ -101,7 +109,7 @@ def attention_varlen(
     causal: bool = ..., scale: float | None = ..., window: tuple[int, int] = ...,
     softcap: float = ..., sinks: Tensor | None = ..., alibi_slopes: Tensor | None = ...,
     seqused_k: Tensor | None = ..., return_lse: Literal[False] = ..., deterministic: bool = ...,
-    out: Tensor | None = ...,
+    batch_invariant: bool = ..., out: Tensor | None = ...,
 ) -> Tensor: ...  # fmt: skip
 @overload
 def attention_varlen(
@@ -109,7 +117,7 @@ def attention_varlen(
     causal: bool = ..., scale: float | None = ..., window: tuple[int, int] = ...,
     softcap: float = ..., sinks: Tensor | None = ..., alibi_slopes: Tensor | None = ...,
     seqused_k: Tensor | None = ..., return_lse: Literal[True], deterministic: bool = ...,
-    out: None = ...,
+    batch_invariant: bool = ..., out: None = ...,
 ) -> tuple[Tensor, Tensor]: ...  # fmt: skip
 def attention_varlen(
     q: Tensor,
@@ -127,6 +135,7 @@ def attention_varlen(
     seqused_k: Tensor | None = None,
     return_lse: bool = False,
     deterministic: bool = False,
+    batch_invariant: bool = False,
     out: Tensor | None = None,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """`attention` over sequences of any lengths, packed one behind the other.
@@ -149,7 +158,7 @@ def attention_varlen(
 
     Args:
         causal, scale, window, softcap, sinks, alibi_slopes, seqused_k, return_lse, deterministic,
-            out: as in `attention`, with M and N of each sequence.
+            batch_invariant, out: as in `attention`, with M and N of each sequence.
 
     Returns:
         out, or (out, lse). A query without keys, or beyond the last sequence, has out 0 and lse
@@ -164,11 +173,9 @@ def attention_varlen(
     reference, with memory for T * S scores of each query head. Formulas: as in `attention`.
     """
     scalars = scalars_of("attention_varlen", q, causal, scale, window, softcap)
-    if type(return_lse) is not bool or type(deterministic) is not bool:
-        check_bools("attention_varlen", return_lse=return_lse, deterministic=deterministic)
+    flags = _flags("attention_varlen", return_lse, deterministic, batch_invariant)
     args = (
-        q, k, v, cu_seqlens_q, cu_seqlens_k, sinks, alibi_slopes, seqused_k, *scalars, return_lse,
-        deterministic,
+        q, k, v, cu_seqlens_q, cu_seqlens_k, sinks, alibi_slopes, seqused_k, *scalars, *flags,
     )  # fmt: skip
     return _call("attention_varlen", args, return_lse, out)
 
@@ -188,6 +195,12 @@ def scalars_of(
         raise ValueError(f"{op}: softcap must be a number, got {softcap}")
     left, right = (-1, -1) if window == (-1, -1) else _sides(op, window)
     return causal, scale, left, right, softcap
+
+
+def _flags(op: str, lse: Any, deterministic: Any, invariant: Any) -> tuple[bool, bool, bool]:
+    if type(lse) is not bool or type(deterministic) is not bool or type(invariant) is not bool:
+        check_bools(op, return_lse=lse, deterministic=deterministic, batch_invariant=invariant)
+    return lse, deterministic, invariant
 
 
 def _call(op: str, args: tuple, return_lse: bool, out: Tensor | None) -> Any:

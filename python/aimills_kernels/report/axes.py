@@ -99,6 +99,7 @@ class Plot:
     marks: list[Html] = field(default_factory=list)
     legend: list[tuple[Html, str]] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
+    own: str = ""  # what `about` does not say of other plots too
 
     def line(self, ax: float, ay: float, bx: float, by: float, cls: str, **more: Any) -> None:
         """A straight one between two points."""
@@ -174,12 +175,22 @@ def looks(rows: Iterable[Row]) -> dict[str, Look]:
 # ---- on a page, and as a picture of its own
 
 
-def figure(plot: Plot) -> Html:
+def figures_of(plots: Iterable[Plot]) -> list[Html]:
+    """What is said of several plots stands above the first of them."""
+    told: set[str] = set()
+    made = []
+    for plot in plots:
+        made.append(figure(plot, "" if plot.about in told else plot.about))
+        told.add(plot.about)
+    return made
+
+
+def figure(plot: Plot, about: str) -> Html:
     keys = [el("span", sample, text) for sample, text in plot.legend]
     notes = [el("p", text, cls="apart") for text in plot.missing]
     return el(
         "figure",
-        el("figcaption", el("b", plot.title), " ", plot.about),
+        el("figcaption", el("b", plot.title), " ", f"{plot.own} {about}".strip()),
         el("p", *keys, cls="legend"),
         el(
             "div",
@@ -195,7 +206,7 @@ def figure(plot: Plot) -> Html:
 def drawn(plot: Plot) -> list[Html]:
     return [
         el("title", plot.title),
-        el("desc", " ".join([plot.about, *plot.missing])),
+        el("desc", " ".join([plot.own, plot.about, *plot.missing]).strip()),
         *_grid(plot),
         *plot.marks,
     ]

@@ -66,11 +66,12 @@ def legend(*more: Html) -> Html:
 
 def times(rows: Sequence[Row]) -> Html:
     """A group of bars for each case, each with its own scale; what is far slower is cut off."""
-    groups: dict[tuple[str, str, str], list[Row]] = {}
+    groups: dict[tuple[str, ...], list[Row]] = {}
     for r in rows:
         if r["median_us"] is not None:
-            groups.setdefault((r["device"], r["op"], r["case"]), []).append(r)
-    return join(_time_group(op, case, found) for (_, op, case), found in groups.items())
+            problem = str((r["dims"], r.get("model")))
+            groups.setdefault((r["device"], r["op"], r["case"], problem), []).append(r)
+    return join(_time_group(op, case, found) for (_, op, case, _), found in groups.items())
 
 
 def _time_group(op: str, case: str, rows: list[Row]) -> Html:

@@ -7,7 +7,7 @@ from typing import Any
 
 from aimills_kernels.harness._rows import ENOUGH, ahead
 from aimills_kernels.report import strips
-from aimills_kernels.report.axes import Look, figure, looks
+from aimills_kernels.report.axes import Look, Plot, figures_of, looks
 from aimills_kernels.report.bars import legend, times
 from aimills_kernels.report.cells import COLUMNS, Cell, Table, tables
 from aimills_kernels.report.chosen import Entry, Machine, Source, counts, counts_text, outcome
@@ -15,10 +15,11 @@ from aimills_kernels.report.history import ABOUT, history
 from aimills_kernels.report.html import Html, el, join
 from aimills_kernels.report.parts import document, environment, figures, section, status, table
 from aimills_kernels.report.plots import outside_sizes, roofline, sizes
-from aimills_kernels.report.words import best_ratio, plural
+from aimills_kernels.report.words import Row, best_ratio, percent, plural
 
 _MARKS = {"timed": None, "wrong": "bad", "not run": "open"}
 _NOTES = COLUMNS.index("notes")
+_SAME_CEILINGS = 0.05  # no eye tells such a difference on a logarithmic axis
 _MANY = 8  # plots or groups of bars, beyond which they are folded
 
 
@@ -159,18 +160,61 @@ def _op(machine: Machine, op: str, found: Sequence[Table], anchor: str) -> Html:
     for t in found:
         if several or len(found) > 1:
             source = t.entries[0].part.source
-            made.append(el("p", f"From {source.name}, ", _stamp(source), cls="stamp"))
+            text = f"From {source.name}, {source.created} · {source.code}"
+            made.append(el("p", text, cls="stamp"))
         made += [_table(t), _absent(t)]
-    for t in found:
-        made += [figure(p) for p in sizes(t, seen)]
-        made.append(_bars(t))
-    for t in found:
-        plot = roofline(t, seen)
-        made.append(el("p", plot, cls="apart") if isinstance(plot, str) else figure(plot))
-    made += [_energy(t) for t in found]
-    made.append(_history(machine, found, seen))
-    made += [_samples(t) for t in found]
+    made += figures_of(p for t in found for p in sizes(t, seen))
+    made.append(_bars(op, [r for t in found for r in outside_sizes(t)]))
+    made += _rooflines(found, seen)
+    # Each problem is of one record, so these can stand together.
+    whole = Table(op, [e for t in found for e in t.entries], found[0].numbers)
+    made += [_energy(whole), _history(machine, whole, seen), _samples(whole)]
     return section(op, "", *made, id=anchor)
+
+
+def _rooflines(found: Sequence[Table], seen: dict[str, Look]) -> list[Html]:
+    """Records with the same ceilings share one."""
+    plots: list[Plot] = []
+    missing: dict[str, None] = {}
+    groups = _by_ceilings(found)
+    for group in groups:
+        newest = max((t.entries[0].part.source for t in group), key=lambda s: s.created)
+        entries = sorted(
+            (e for t in group for e in t.entries), key=lambda e: e.part.source != newest
+        )
+        plot = roofline(Table(group[0].op, entries, group[0].numbers), seen)
+        if isinstance(plot, str):
+            missing[plot] = None
+            continue
+        if len(groups) > 1:
+            plot.title += f", {', '.join(t.entries[0].part.source.name for t in group)}"
+        elif len(group) > 1:
+            plot.missing.append(
+                f"The ceilings are those of {newest.name}; in the other records they differ by "
+                f"less than {percent(_SAME_CEILINGS)}."
+            )
+        plots.append(plot)
+    return [*figures_of(plots), *(el("p", text, cls="apart") for text in missing)]
+
+
+def _by_ceilings(found: Sequence[Table]) -> list[list[Table]]:
+    groups: list[list[Table]] = []
+    for t in found:
+        mine = t.entries[0].part.source.record["ceilings"]
+        for group in groups:
+            if _same_ceilings(group[0].entries[0].part.source.record["ceilings"], mine):
+                group.append(t)
+                break
+        else:
+            groups.append([t])
+    return groups
+
+
+def _same_ceilings(a: dict[str, Any], b: dict[str, Any]) -> bool:
+    rates = [{k: v for k, v in c.items() if k.startswith(("copy_", "gemm_"))} for c in (a, b)]
+    return a.get("spec") == b.get("spec") and rates[0].keys() == rates[1].keys() and all(
+        abs(v / rates[1][k] - 1) < _SAME_CEILINGS for k, v in rates[0].items()
+    )  # fmt: skip
 
 
 def _table(t: Table) -> Html:
@@ -204,7 +248,9 @@ def _body(group: list[list[Cell]], columns: Sequence[int]) -> list[Html]:
             for i in columns
         ])  # fmt: skip
         if cells[_NOTES].text:
-            made.append([el("td", cells[_NOTES].text, colspan=len(columns), cls="notes")])
+            made.append(
+                [el("td", el("div", cells[_NOTES].text), colspan=len(columns), cls="notes")]
+            )
     made[0].insert(0, el("th", *_inside(group[0][0]), rowspan=len(made), scope="rowgroup"))
     return [el("tr", *found) for found in made]
 
@@ -231,8 +277,8 @@ def _absent(t: Table) -> Html:
     return el("details", head, el("ul", *items, cls="absent"), open=None if t.lines else "")
 
 
-def _bars(t: Table) -> Html:
-    rows = [r for r in outside_sizes(t) if outcome(r) == "timed"]
+def _bars(op: str, shown: Sequence[Row]) -> Html:
+    rows = [r for r in shown if outcome(r) == "timed"]
     if not rows:
         return Html("")
     modes = sorted({r["mode"] or "" for r in rows})
@@ -245,9 +291,9 @@ def _bars(t: Table) -> Html:
         "Time of a call, from 0; whiskers are quartiles, each case has its own scale, and a bar "
         "with a gap is cut off."
     )
-    head = el("p", el("b", f"Time of {t.op} by case"), f" {about}", cls="caption")
+    head = el("p", el("b", f"Time of {op} by case"), f" {about}", cls="caption")
     cases = len({(r["case"], r["mode"]) for r in rows})
-    return _folded(f"Time of {t.op} by case, {cases} cases", cases > _MANY, head, legend(), *groups)
+    return _folded(f"Time of {op} by case, {cases} cases", cases > _MANY, head, legend(), *groups)
 
 
 def _folded(title: str, fold: bool, *children: Html) -> Html:
@@ -258,7 +304,7 @@ def _folded(title: str, fold: bool, *children: Html) -> Html:
 
 def _energy(t: Table) -> Html:
     if not any(e.row["energy"] or e.row["energy_missing"] for e in t.entries):
-        return el("p", f"Energy of {t.op}: not measured in this record.", cls="apart")
+        return el("p", f"Energy of {t.op}: not measured.", cls="apart")
     level = strips.energy_level(t)
     about = f" Measured: {level}." if level else " Nothing was measured."
     about += " Each case has its own scale, from 0; providers without a bar were not measured."
@@ -266,14 +312,14 @@ def _energy(t: Table) -> Html:
     return el("div", head, legend(), strips.energy(t), cls="block")
 
 
-def _history(machine: Machine, found: Sequence[Table], seen: dict[str, Look]) -> Html:
-    problems = dict.fromkeys(e.part.problem(e.row) for t in found for e in t.entries)
+def _history(machine: Machine, t: Table, seen: dict[str, Look]) -> Html:
+    problems = dict.fromkeys(e.part.problem(e.row) for e in t.entries)
     plots = [p for key in problems if (p := history(machine, key, seen)) is not None]
     if not plots:
         return Html("")
-    title = f"History of {found[0].op}: {plural(len(plots), 'case')}, {len(machine.parts)} records"
-    head = el("p", el("b", f"History of {found[0].op}"), f" {ABOUT}", cls="caption")
-    return _folded(title, len(plots) > _MANY, head, *[figure(p) for p in plots])
+    title = f"History of {t.op}: {plural(len(plots), 'case')}, {len(machine.parts)} records"
+    head = el("p", el("b", f"History of {t.op}"), f" {ABOUT}", cls="caption")
+    return _folded(title, len(plots) > _MANY, head, *figures_of(plots))
 
 
 def _samples(t: Table) -> Html:

@@ -203,12 +203,12 @@ def _size_plot(
     fixed = [f"{k} {v}" for k, v in found[0].row["dims"].items() if k not in names]
     ends = [v for e in found for v in interval(e.row)]
     about = f"Median and its 95 % interval, both axes logarithmic. {_CARE}"
-    if fixed:
-        about = f"With {', '.join(fixed)}. {about}"
+    own = f"With {', '.join(fixed)}." if fixed else ""
     x = axis(f"{name} (elements, log)", [s for s, _ in cases], log=True, text=str,
              named=tuple(s for s, _ in cases))  # fmt: skip
     y = axis("time of a call (log)", ends, log=True, text=time_text)
-    plot = Plot(f"Time of {table.op} against {name}", about, x, y, legend=_key(looks, found))
+    plot = Plot(f"Time of {table.op} against {name}", about, x, y, legend=_key(looks, found),
+                own=own)  # fmt: skip
     every = sorted({size for size, _ in cases})
     for provider in dict.fromkeys(e.row["provider"] for e in found):
         mine = sorted((s, e.row) for s, e in cases if e.row["provider"] == provider)

@@ -123,7 +123,7 @@ def best_ratio(rows: Sequence[Row]) -> tuple[str, str] | None:
     least = min(best["n"], peer["n"])
     name = peer["provider"]
     than = name if peer["validated"] else f"{name}, {other_result(peer)}"
-    text = f"the fastest peer ({than}) at best: {best['op']} {best['case']}, n = {least}"
+    text = f"the fastest peer ({than}) at best: {best['op']} {best['case']}, n\u00a0=\u00a0{least}"
     return f"× {ahead(best, rows):.1f}", text
 
 
