@@ -22,8 +22,11 @@ __all__ = [
     "explain",
     "kv_append",
     "matmul_fp8",
+    "matmul_int8",
+    "matmul_w8",
     "merge_attention_states",
     "quantize_fp8",
+    "quantize_int8",
     "register_sdpa",
     "register_transformers",
     "use_provider",
@@ -41,7 +44,10 @@ _HOMES = {
     "kv_append": "aimills_kernels.ops.paged",
     "merge_attention_states": "aimills_kernels.ops.paged",
     "matmul_fp8": "aimills_kernels.ops.matmul",
+    "matmul_int8": "aimills_kernels.ops.matmul_int8",
+    "matmul_w8": "aimills_kernels.ops.matmul_int8",
     "quantize_fp8": "aimills_kernels.ops.matmul",
+    "quantize_int8": "aimills_kernels.ops.matmul_int8",
     "video_to_tensor": "aimills_kernels.ops.video",
     "register_sdpa": "aimills_kernels.integrations.sdpa",
     "register_transformers": "aimills_kernels.integrations.transformers",
@@ -62,6 +68,7 @@ if TYPE_CHECKING:
         attention_varlen_backward,
     )
     from aimills_kernels.ops.matmul import matmul_fp8, quantize_fp8
+    from aimills_kernels.ops.matmul_int8 import matmul_int8, matmul_w8, quantize_int8
     from aimills_kernels.ops.paged import (
         attention_paged,
         attention_workspace,
