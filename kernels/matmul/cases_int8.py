@@ -38,6 +38,7 @@ def lay_out(case: Case, name: str, t: Tensor) -> Tensor:
         return t.new_empty(step * t.shape[0]).as_strided(t.shape, (step, 1)).copy_(t)
     return t
 
+
 def scale_of(values: Tensor, kind: str, rows: int) -> Tensor:
     return {"row": values[:rows], "tensor": values[0, 0], "one": values[0]}[kind].clone()
 

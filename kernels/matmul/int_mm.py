@@ -1,5 +1,8 @@
-"""PyTorch's int8 matmul, `torch._int_mm`: cuBLASLt, oneDNN on a CPU. The int32 sums go to memory;
-zero points, scales and bias are applied to them in steps of their own."""
+"""PyTorch's int8 matmul, `torch._int_mm`: cuBLASLt. The int32 sums go to memory; zero points,
+scales and bias are applied to them in steps of their own.
+
+Not on a CPU: oneDNN adds pairs of products in 16 bits, saturated, on one that has no VNNI.
+"""
 
 from __future__ import annotations
 
@@ -25,16 +28,12 @@ def launch(
 
 
 def rejects(p: Problem) -> str | None:
-    """What it can't do; on a GPU by PyTorch's conditions, which it checks at the call."""
+    """What it can't do, by PyTorch's conditions, which it checks at the call."""
     (M, K), N = p.a.shape, p.b.shape[0]
     if 0 in (M, N, K):
         return "the problem is empty"
     if K > DEEPEST:
         return f"its int32 sums hold K up to {DEEPEST}, here {K}"
-    if p.device == "cpu":
-        if not torch.cpu._is_vnni_supported():
-            return "this CPU has no VNNI, without which oneDNN may saturate sums"
-        return None
     if M <= 16:
         return f"it takes more than 16 rows, here {M}"
     if K % 8 or N % 8:

@@ -305,7 +305,6 @@ matmul_int8 = Op(
         Provider(
             "int_mm",
             "aimills_kernels.kernels.matmul.int_mm:launch",
-            devices=("cpu", "cuda"),
             rejects=int_mm.rejects,
             vendor=True,
         ),

@@ -54,7 +54,7 @@ def reference(x: Tensor, granularity: str, symmetric: bool) -> tuple[Tensor, Ten
 
 
 def extremes(x: Tensor, granularity: str) -> tuple[Tensor, Tensor]:
-    """The largest and the smallest of x and 0, over what has one scale; a NaN is carried through."""
+    """The largest and the smallest of x and 0 over what has one scale. NaN is carried through."""
     whole = granularity == "tensor"
     if x.numel() == 0:
         nothing = x.new_zeros(() if whole else (*x.shape[:-1], 1))

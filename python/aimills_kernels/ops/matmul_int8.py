@@ -134,8 +134,8 @@ def matmul_w8(
             on a CPU, on a GPU with AIMILLS_CHECK=1); the message names the argument.
 
     Codes are exact in the dtype of x and the sums are scaled in float32, so no weight is rounded
-    (weights by channel: Dettmers et al., LLM.int8(), arXiv:2208.07339). Gradients of x, scale_b and bias
-    are those of the PyTorch reference, which is run again for them; codes have none.
+    (weights by channel: Dettmers et al., LLM.int8(), arXiv:2208.07339). Gradients of x, scale_b and
+    bias are those of the PyTorch reference, which is run again for them; codes have none.
     torch.autocast changes nothing.
     """
     return run("matmul_w8", (x, b, scale_b, bias), out)
