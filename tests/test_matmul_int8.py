@@ -13,7 +13,7 @@ import aimills_kernels as ak
 from aimills_kernels._op import Problem
 from aimills_kernels._registry import get_op
 from aimills_kernels.kernels.matmul import int_mm
-from aimills_kernels.kernels.matmul.config_int8 import DEEPEST
+from aimills_kernels.kernels.matmul.config_int8 import deepest
 
 ONE = torch.ones(())
 
@@ -59,20 +59,30 @@ def test_sums_are_exact(seed: int) -> None:
     assert np.array_equal(got.numpy().astype(np.int64), _exact(a, b, zero))
 
 
-def test_a_sum_may_be_as_large_as_codes_and_depth_make_it() -> None:
-    for K in (DEEPEST, DEEPEST + 1):
+@pytest.mark.parametrize("zero", [None, 127])
+def test_a_sum_may_be_as_large_as_codes_and_depth_make_it(zero: int | None) -> None:
+    each = 128 * (128 if zero is None else 255)
+    assert deepest(zero is not None) * each < 2**31 <= (deepest(zero is not None) + 1) * each
+    zero_a = None if zero is None else torch.tensor(zero, dtype=torch.int32)
+    for K in (deepest(zero is not None), deepest(zero is not None) + 1):
         ends = torch.full((1, K), -128, dtype=torch.int8)
-        got = ak.matmul_int8(ends, ends, ONE, ONE, out_dtype=torch.float32)
-        assert got.item() == torch.tensor(K * 2.0**14, dtype=torch.float64).float().item()
-    assert DEEPEST * 128 * 128 < 2**31 <= (DEEPEST + 1) * 128 * 128
+        got = ak.matmul_int8(ends, ends, ONE, ONE, zero_a=zero_a, out_dtype=torch.float32)
+        assert got.item() == torch.tensor(K * each).float().item()
 
 
-def test_depth_decides_who_serves() -> None:
+@pytest.mark.parametrize(
+    ("case", "why"),
+    [
+        ("deepest", None),
+        ("deepest-zero", None),
+        ("deeper", "up to 131071 without a zero point, here 131080"),
+    ],
+)
+def test_depth_decides_who_serves(case: str, why: str | None) -> None:
     op = get_op("matmul_int8")
-    for case, taken in (("deepest", True), ("deeper", False)):
-        problem = Problem(op, op.make_inputs(op.case(case), "meta", 0), "cuda", 90)
-        found = op.provider("triton").rejects(problem)
-        assert found is None if taken else "hold K up to 131071, here 131080" in str(found)
+    problem = Problem(op, op.make_inputs(op.case(case), "meta", 0), "cuda", 90)
+    found = op.provider("triton").rejects(problem)
+    assert found is None if why is None else why in str(found)
 
 
 @pytest.mark.parametrize("case", ["aligned", "mixed-a", "uneven", "zero-ends", "one-row"])

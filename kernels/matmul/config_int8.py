@@ -2,19 +2,45 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from torch import Tensor
 
 from aimills_kernels.kernels.hardware import shared_kib
-from aimills_kernels.kernels.matmul.config import Config, Shape, _aligned, _cdiv
+from aimills_kernels.kernels.matmul.config import (
+    Config,
+    Shape,
+    _aligned,
+    _cdiv,
+    _fits,
+    _near,
+    select_config,
+)
 
-# An int32 holds so many products of -128 by -128.
-DEEPEST = 2**17 - 1
 _SMS = 132  # of an H100 or H200
+
+
+def deepest(zero: bool) -> int:
+    """The K whose sums an int32 holds: of products of -128, or with a zero point of 255, by -128."""
+    return (2**31 - 1) // ((255 if zero else 128) * 128)
 
 
 def shape_of(a: Tensor, b: Tensor) -> Shape:
     (m, k), n = a.shape, b.shape[0]
     return Shape(m, n, k, decode=False, aligned=_aligned(a) and _aligned(b))
+
+
+def select_int8_config(shape: Shape, zero: bool, sm: int) -> Config:
+    """The built-in tiles. With a zero point the codes of b are in registers once more; loaded one
+    by one, 64 of K spilled 48 bytes on sm_80."""
+    found = select_config(shape, sm)
+    return replace(found, block_k=32) if zero and not shape.aligned else found
+
+
+def int8_candidates(shape: Shape, zero: bool, sm: int) -> tuple[Config, ...]:
+    """The built-in tiles, and neighbours of them that fit the shared memory and the registers."""
+    built_in = select_int8_config(shape, zero, sm)
+    return built_in, *(c for c in _near(built_in) if _fits(c, shape, sm))
 
 
 def select_w8_config(m: int, n: int, aligned: bool, sm: int) -> Config:

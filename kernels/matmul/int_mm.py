@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from aimills_kernels._op import Problem
-from aimills_kernels.kernels.matmul.config_int8 import DEEPEST
+from aimills_kernels.kernels.matmul.config_int8 import deepest
 
 
 def launch(
@@ -32,8 +32,8 @@ def rejects(p: Problem) -> str | None:
     (M, K), N = p.a.shape, p.b.shape[0]
     if 0 in (M, N, K):
         return "the problem is empty"
-    if K > DEEPEST:
-        return f"its int32 sums hold K up to {DEEPEST}, here {K}"
+    if K > (most := deepest(zero=False)):
+        return f"its int32 sums hold K up to {most}, here {K}"
     if M <= 16:
         return f"it takes more than 16 rows, here {M}"
     if K % 8 or N % 8:

@@ -11,8 +11,8 @@ from aimills_kernels._op import Case, Cost, Invalid, Op, Problem, Provider, desc
 from aimills_kernels._tolerance import Ratio
 from aimills_kernels.kernels.matmul import int_mm
 from aimills_kernels.kernels.matmul.cases_int8 import SCALES, lay_out, scale_of, spoiled, vary
-from aimills_kernels.kernels.matmul.config import Config, candidates
-from aimills_kernels.kernels.matmul.config_int8 import DEEPEST, shape_of
+from aimills_kernels.kernels.matmul.config import Config
+from aimills_kernels.kernels.matmul.config_int8 import deepest, int8_candidates, shape_of
 from aimills_kernels.kernels.matmul.formats import WIDE
 
 NAME = "matmul_int8"
@@ -29,7 +29,7 @@ def reference(
     b        [N, K]             i8
     scale_a  [], [1] or [M, 1]  f32
     scale_b  [], [1] or [N, 1]  f32
-    zero_a   [], [1] or [M, 1]  i32, or None
+    zero_a   [], [1] or [M, 1]  i32, -128 to 127, or None
     bias     [N]                bf16 | f16 | f32, or None
     ->       [M, N]             out_dtype
 
@@ -92,6 +92,10 @@ def values(
 ) -> None:  # fmt: skip
     check_scale(NAME, "scale_a", scale_a)
     check_scale(NAME, "scale_b", scale_b)
+    if zero_a is not None and zero_a.numel():
+        low, high = (int(end) for end in zero_a.aminmax())
+        if low < -128 or high > 127:
+            raise ValueError(f"{NAME}: zero_a must be -128 to 127, got {low} to {high}")
 
 
 def check_scale(op: str, name: str, scale: Tensor) -> None:
@@ -112,11 +116,11 @@ def inputs(case: Case, generator: torch.Generator) -> dict[str, Any]:
 
     `fill`: uniform codes; one-hot rows of a, which pick a single column of b; every code an end of
     its range, so that all sums are as large as they get; scales of large and tiny magnitudes.
-    `zero`: zero points over the range of codes; at its ends; at the ends of int32.
+    `zero`: zero points over the range of codes; at its ends.
     """
     M, N, K, place = case.M, case.N, case.K, generator.device
     fill = case.one_of("fill", "uniform", "onehot", "ends", "magnitudes")
-    zero = case.one_of("zero", None, "codes", "ends", "int32")
+    zero = case.one_of("zero", None, "codes", "ends")
     bias_dtype, out_dtype = _dtypes(case)
 
     def normal(*shape: int) -> Tensor:
@@ -128,9 +132,8 @@ def inputs(case: Case, generator: torch.Generator) -> dict[str, Any]:
     a, b = integers(-128, 128, M, K), integers(-128, 128, N, K)
     scale_a, scale_b = ((1 + normal(max(n, 1), 1).abs()) / 64 for n in (M, N))
     zeros = integers(-128, 128, max(M, 1), 1)
-    if zero in ("ends", "int32"):
-        low, high = (-128, 127) if zero == "ends" else (-(2**31), 2**31 - 1)
-        zeros = torch.where(zeros < 0, low, high)
+    if zero == "ends":
+        zeros = torch.where(zeros < 0, -128, 127)
     if fill == "onehot":
         target = integers(0, K, M, 1)
         target[0], target[-1] = K - 1, 0
@@ -174,14 +177,15 @@ def cost(case: Case) -> Cost:
 
 
 def _triton_rejects(p: Problem) -> str | None:
-    K = p.a.shape[1]
-    if K > DEEPEST:
-        return f"its int32 sums hold K up to {DEEPEST}, here {K}"
+    K, zero = p.a.shape[1], p.zero_a is not None
+    if K > (most := deepest(zero)):
+        kind = "with a zero point" if zero else "without a zero point"
+        return f"its int32 sums hold K up to {most} {kind}, here {K}"
     return None
 
 
 def _configs(p: Problem) -> tuple[Config, ...]:
-    return candidates(shape_of(p.a, p.b), p.sm or 90)
+    return int8_candidates(shape_of(p.a, p.b), p.zero_a is not None, p.sm or 90)
 
 
 _LAYERS = {  # Llama-3 8B: N, K
@@ -239,10 +243,11 @@ CASES = (
          tags=_I),
     Case("zero-ends", M=24, N=40, K=300, **_ROWS, zero="ends", zeros="row", fill="ends", out="f32",
          tags=_I),
-    Case("zero-int32", M=12, N=20, K=64, **_ROWS, zero="int32", zeros="row", out="f32", tags=_I),
     Case("magnitudes", M=60, N=90, K=100, **_ROWS, fill="magnitudes", out="f32", tags=_I),
-    Case("deepest", M=17, N=16, K=DEEPEST, fill="ends", out="f32"),
-    Case("deeper", M=17, N=16, K=DEEPEST + 9, fill="ends", out="f32"),
+    Case("deepest", M=17, N=16, K=deepest(zero=False), fill="ends", out="f32"),
+    Case("deepest-zero", M=17, N=16, K=deepest(zero=True), fill="ends", zero="ends", zeros="row",
+         out="f32"),
+    Case("deeper", M=17, N=16, K=deepest(zero=False) + 9, fill="ends", out="f32"),
     *_layer_cases(),
     Case("aot-f32-bias", M=2048, N=2048, K=512, **_ZEROS, bias="f32", out="f32",
          cpu=dict(M=64, N=64), tags={"aot"}),
@@ -268,6 +273,10 @@ ERRORS = (
     Invalid("zero_a is int8", vary(zero_a=lambda a: a["zero_a"].char()), "zero_a must be int32"),
     Invalid("zero_a of another length", vary(zero_a=lambda a: a["zero_a"][:-1]),
             r"zero_a must be \[\], \[1\] or \[16, 1\]"),
+    Invalid("zero_a has a 128", vary(zero_a=lambda a: spoiled(a["zero_a"], 128)),
+            "zero_a must be -128 to 127, got .* to 128", value=True),
+    Invalid("zero_a has a -129", vary(zero_a=lambda a: spoiled(a["zero_a"], -129)),
+            "zero_a must be -128 to 127, got -129", value=True),
     Invalid("bias of another length", vary(bias=lambda a: a["bias"][:-1]), r"bias must be \[32\]"),
     Invalid("bias is integer", vary(bias=lambda a: a["bias"].int()), "bias must be bf16"),
     Invalid("out_dtype is integer", vary(out_dtype=lambda a: torch.int32), "out_dtype must be"),

@@ -114,8 +114,8 @@ def inputs(case: Case, generator: torch.Generator) -> dict[str, Any]:
     elif fill == "magnitudes":
         low, high = torch.finfo(dtype).smallest_normal, torch.finfo(dtype).max
         first, last = math.log2(low) - 4, math.log2(high)
-        steps = torch.linspace(first, last, shape[0], dtype=torch.float64, device=place)
-        x = x.clamp(-4, 4).double() / 4 * 2.0 ** steps[:, None]
+        steps = torch.arange(shape[0], dtype=torch.float64, device=place) / (shape[0] - 1)
+        x = x.clamp(-4, 4).double() / 4 * 2.0 ** (first + (last - first) * steps[:, None])
     x = lay_out(case, "x", x.to(dtype))
     return {"x": x, "granularity": case.granularity, "symmetric": symmetric}
 

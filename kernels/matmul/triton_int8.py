@@ -5,7 +5,7 @@
 One program makes one tile of the output; it walks K in blocks, whole ones first, and masks only
 the ragged end. Rows beyond the edge of a tile read row 0 and are not stored. Tensor cores sum the
 codes in int32, exactly. A zero point takes itself times the sum of a row of b away, which the
-program adds up as it goes; the two meet in 64 bits, which hold them whatever the zero point.
+program adds up as it goes; either may wrap, their difference can't (`deepest`).
 """
 
 import torch
@@ -14,8 +14,7 @@ import triton.language as tl
 
 from aimills_kernels import _configs
 from aimills_kernels._dispatch import sm_of
-from aimills_kernels.kernels.matmul.config import select_config
-from aimills_kernels.kernels.matmul.config_int8 import shape_of
+from aimills_kernels.kernels.matmul.config_int8 import select_int8_config, shape_of
 from aimills_kernels.kernels.triton_common import round_to, widen
 
 
@@ -70,14 +69,14 @@ def _matmul_int8_kernel(
             True, ZERO,
         )  # fmt: skip
 
-    if ZERO:
-        zero = tl.load(zero_ptr + offs_m * stride_zero, mask=offs_m < M, other=0).to(tl.int64)
-        total = (acc.to(tl.int64) - zero[:, None] * sums.to(tl.int64)[None, :]).to(tl.float32)
-    else:
-        total = acc.to(tl.float32)
     scale_a = tl.load(scale_a_ptr + offs_m * stride_sa, mask=offs_m < M, other=0.0)
+    if ZERO:
+        zero = tl.load(zero_ptr + offs_m * stride_zero, mask=offs_m < M, other=0)
+        acc -= zero[:, None] * sums[None, :]
+        # A number out of range would pass the int32: it shows.
+        scale_a = tl.where((zero >= -128) & (zero <= 127), scale_a, float("nan"))
     scale_b = tl.load(scale_b_ptr + offs_n * stride_sb, mask=offs_n < N, other=0.0)
-    out = total * scale_a[:, None] * scale_b[None, :]
+    out = acc.to(tl.float32) * scale_a[:, None] * scale_b[None, :]
     if BIAS:
         bias = tl.load(bias_ptr + offs_n * stride_bias, mask=offs_n < N, other=0.0)
         out += widen(bias)[None, :]
@@ -97,14 +96,15 @@ def launch(
     (M, K), N = a.shape, b.shape[0]
     if out.numel() == 0:
         return
-    config = _configs.config(select_config(shape_of(a, b), sm_of(a.device) or 90))
+    zero = zero_a is not None
+    config = _configs.config(select_int8_config(shape_of(a, b), zero, sm_of(a.device) or 90))
     tiles = triton.cdiv(M, config.block_m) * triton.cdiv(N, config.block_n)
     _matmul_int8_kernel[(tiles,)](
         out, a, b, scale_a, scale_b, zero_a, bias,
         *a.stride(), *b.stride(), row_stride(scale_a), row_stride(scale_b), row_stride(zero_a),
         0 if bias is None else bias.stride(0), M, N, K,
         BLOCK_M=config.block_m, BLOCK_N=config.block_n, BLOCK_K=config.block_k,
-        GROUP_M=config.group_m, ZERO=zero_a is not None, BIAS=bias is not None,
+        GROUP_M=config.group_m, ZERO=zero, BIAS=bias is not None,
         num_warps=config.num_warps, num_stages=config.num_stages,
     )  # fmt: skip
 

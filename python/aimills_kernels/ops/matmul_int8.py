@@ -67,18 +67,19 @@ def matmul_int8(
     """Matmul of int8 codes: ((a - zero_a) @ b.T) * scale_a * scale_b + bias, rounded once.
 
     Shapes and dtypes:
-        a        [M, K]               i8
-        b        [N, K]               i8; the weight of an nn.Linear
-        scale_a  [], [1] or [M, 1]    f32; for the tensor, or for each row
-        scale_b  [], [1] or [N, 1]    f32
-        zero_a   [], [1] or [M, 1]    i32
-        bias     [N]                  bf16 | f16 | f32
-        out      [M, N]               out_dtype
+        a        [M, K]   i8
+        b        [N, K]   i8; the weight of an nn.Linear
+        scale_a  [M, 1]   f32; for each row, [] or [1] for the tensor
+        scale_b  [N, 1]   f32; likewise
+        zero_a   [M, 1]   i32; likewise
+        bias     [N]      bf16 | f16 | f32
+        out      [M, N]   out_dtype
 
     Any M, N and K, empty ones too (K = 0 gives the bias), and any strides and offsets.
 
     Args:
-        zero_a: the code of 0 in a, as quantize_int8 gives it with symmetric=False; any int32.
+        zero_a: the code of 0 in a, as quantize_int8 gives it with symmetric=False; -128 to
+            127.
         bias: added in float32 before the result is rounded.
         out_dtype: torch.bfloat16, torch.float16 or torch.float32.
         batch_invariant: the bits of a row of out do not depend on M, nor on the other rows of a.
@@ -87,13 +88,14 @@ def matmul_int8(
         out: written and returned in place of a new tensor.
 
     Returns:
-        out. The sums are exact: in int32 for K up to 131071, which is all that a kernel takes; a
-        longer K is summed by the PyTorch reference, in float64. Scales and bias are applied to them
-        in float32.
+        out. The sums are exact: our kernel's are int32, which hold K up to 131071, and up to 65793
+        with a zero point; what is longer goes to another path, at last to the PyTorch reference,
+        which sums in float64. Scales and bias are applied to the sums in float32.
 
     Raises:
-        ValueError: shapes, dtypes or devices do not fit, or a scale is NaN, infinite or 0 (checked
-            on a CPU, on a GPU with AIMILLS_CHECK=1); the message names the argument.
+        ValueError: shapes, dtypes or devices do not fit, a scale is NaN, infinite or 0, or a zero
+            point is beyond its range (both checked on a CPU, on a GPU with AIMILLS_CHECK=1, where
+            our kernel's row is NaN for such a zero point); the message names the argument.
 
     Zero points by sums of rows of b: Jacob et al., arXiv:1712.05877, 2.3. Gradients of scale_a,
     scale_b and bias are those of the PyTorch reference, which is run again for them; codes have
@@ -114,11 +116,11 @@ def matmul_w8(
     """Matmul with int8 weights: (x @ b.T) * scale_b + bias, rounded once.
 
     Shapes and dtypes:
-        x        [M, K]               f16 | bf16
-        b        [N, K]               i8; the weight of an nn.Linear
-        scale_b  [], [1] or [N, 1]    f32; for the tensor, or for each channel
-        bias     [N]                  bf16 | f16 | f32
-        out      [M, N]               dtype of x
+        x        [M, K]   f16 | bf16
+        b        [N, K]   i8; the weight of an nn.Linear
+        scale_b  [N, 1]   f32; for each channel, [] or [1] for the tensor
+        bias     [N]      bf16 | f16 | f32
+        out      [M, N]   dtype of x
 
     Any M, N and K, empty ones too (K = 0 gives the bias), and any strides and offsets.
 
