@@ -32,7 +32,7 @@ def rejects(p: Problem) -> str | None:
     (M, K), N = p.a.shape, p.b.shape[0]
     if 0 in (M, N, K):
         return "the problem is empty"
-    if K > (most := deepest(zero=False)):
+    if (most := deepest(zero=False)) < K:
         return f"its int32 sums hold K up to {most}, here {K}"
     if M <= 16:
         return f"it takes more than 16 rows, here {M}"

@@ -140,6 +140,8 @@ CASES = (
     *_layer_cases(),
     Case("aot-f16-bias", M=1024, N=1024, K=1024, dtype="f16", bias="f32", scale_b="row",
          cpu=dict(M=64, N=64), tags={"aot"}),
+    Case("aot-odd-n", M=4096, N=4097, K=1024, dtype="f16", bias="f32", scale_b="row",
+         cpu=dict(M=64, N=67), tags={"aot"}),
     Case("aot-unaligned", M=512, N=512, K=1000, scale_b="row", cpu=dict(M=64, N=64), tags={"aot"}),
     Case("aot-unaligned-decode", M=8, N=4096, K=1000, cpu=dict(N=64), tags={"aot"}),
     Case("aot-transposed", M=512, N=512, K=512, layout="transposed", cpu=dict(M=64, N=64),
