@@ -180,9 +180,9 @@ CASES = (
     *_four("llama3-8b-hidden", (4096, 4096), tags={"bench", "accept", "aot", "energy"},
            cpu=dict(shape=(64, 4096))),
     *_pair("llama3-8b-decode", (1, 14336), tags={"bench", "aot"}),
-    *_four("aot-long-rows", (64, 40007), dtype="f32", layout="sliced", tags={"aot"},
+    *_four("aot-long-rows", (64, 40007), dtype="f32", layout="sliced", tags={"aot", "full"},
            cpu=dict(shape=(2, 40007))),
-    *_pair("aot-permuted", (8, 64, 32, 200), dtype="f16", layout="permuted", tags={"aot"},
+    *_pair("aot-permuted", (8, 64, 32, 200), dtype="f16", layout="permuted", tags={"aot", "full"},
            cpu=dict(shape=(2, 3, 4, 200))),
 )  # fmt: skip
 

@@ -139,13 +139,13 @@ CASES = (
     Case("deep", M=24, N=40, K=14336, scale_b="row"),
     *_layer_cases(),
     Case("aot-f16-bias", M=1024, N=1024, K=1024, dtype="f16", bias="f32", scale_b="row",
-         cpu=dict(M=64, N=64), tags={"aot"}),
+         cpu=dict(M=64, N=64), tags={"aot", "full"}),
     Case("aot-odd-n", M=4096, N=4097, K=1024, dtype="f16", bias="f32", scale_b="row",
          cpu=dict(M=64, N=67), tags={"aot"}),
     Case("aot-unaligned", M=512, N=512, K=1000, scale_b="row", cpu=dict(M=64, N=64), tags={"aot"}),
     Case("aot-unaligned-decode", M=8, N=4096, K=1000, cpu=dict(N=64), tags={"aot"}),
     Case("aot-transposed", M=512, N=512, K=512, layout="transposed", cpu=dict(M=64, N=64),
-         tags={"aot"}),
+         tags={"aot", "full"}),
 )  # fmt: skip
 
 ERRORS = (
@@ -184,6 +184,7 @@ matmul_w8 = Op(
             sources=(
                 "kernels/matmul/config.py",
                 "kernels/matmul/config_int8.py",
+                "kernels/matmul/tiles.py",
                 "kernels/hardware.py",
             ),
         ),

@@ -14,6 +14,7 @@ import triton.language as tl
 from aimills_kernels._dispatch import sm_of
 from aimills_kernels.kernels.matmul.config import _aligned
 from aimills_kernels.kernels.matmul.config_int8 import select_w8_config
+from aimills_kernels.kernels.matmul.tiles import tile_of
 from aimills_kernels.kernels.triton_common import INTERPRET, dot, round_to, widen
 
 
@@ -41,10 +42,7 @@ def _matmul_w8_kernel(
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, GROUP_M: tl.constexpr,
     BIAS: tl.constexpr,
 ):  # fmt: skip
-    tiles_m, tiles_n = tl.cdiv(M, BLOCK_M), tl.cdiv(N, BLOCK_N)
-    tile = tl.program_id(0)
-    # Neighbouring programs share tiles: they go down GROUP_M tiles, then one to the right.
-    tile_m, tile_n = tl.swizzle2d(tile // tiles_n, tile % tiles_n, tiles_m, tiles_n, GROUP_M)
+    tile_m, tile_n = tile_of(M, N, BLOCK_M, BLOCK_N, GROUP_M)
     offs_m = tile_m.to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
     offs_n = tile_n.to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
     offs_k = tl.arange(0, BLOCK_K)

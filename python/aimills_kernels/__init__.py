@@ -29,6 +29,8 @@ __all__ = [
     "quantize_int8",
     "register_sdpa",
     "register_transformers",
+    "rmsnorm_quantize_fp8",
+    "swiglu_quantize_fp8",
     "use_provider",
     "validate",
     "video_to_tensor",
@@ -48,6 +50,8 @@ _HOMES = {
     "matmul_w8": "aimills_kernels.ops.matmul_int8",
     "quantize_fp8": "aimills_kernels.ops.matmul",
     "quantize_int8": "aimills_kernels.ops.matmul_int8",
+    "rmsnorm_quantize_fp8": "aimills_kernels.ops.fused",
+    "swiglu_quantize_fp8": "aimills_kernels.ops.fused",
     "video_to_tensor": "aimills_kernels.ops.video",
     "register_sdpa": "aimills_kernels.integrations.sdpa",
     "register_transformers": "aimills_kernels.integrations.transformers",
@@ -67,6 +71,7 @@ if TYPE_CHECKING:
         attention_backward,
         attention_varlen_backward,
     )
+    from aimills_kernels.ops.fused import rmsnorm_quantize_fp8, swiglu_quantize_fp8
     from aimills_kernels.ops.matmul import matmul_fp8, quantize_fp8
     from aimills_kernels.ops.matmul_int8 import matmul_int8, matmul_w8, quantize_int8
     from aimills_kernels.ops.paged import (
