@@ -134,6 +134,37 @@ def matmul_cases(draw: st.DrawFn) -> Case:
 
 
 @st.composite
+def int8_cases(draw: st.DrawFn) -> Case:
+    scales = st.sampled_from(["row", "tensor", "one"])
+    return Case(
+        "drawn", M=draw(st.integers(0, 90)), N=draw(st.integers(0, 90)),
+        K=draw(st.integers(0, 300)), scale_a=draw(scales), scale_b=draw(scales),
+        zero=draw(st.sampled_from([None, "codes", "ends"])), zeros=draw(scales),
+        fill=draw(st.sampled_from(["uniform", "ends", "magnitudes"])),
+        bias=draw(st.none() | _dtypes), out=draw(_dtypes),
+        layout=draw(st.sampled_from(["contiguous", "transposed", "sliced", "expanded"])),
+    )  # fmt: skip
+
+
+@st.composite
+def w8_cases(draw: st.DrawFn) -> Case:
+    return Case(
+        "drawn", M=draw(st.integers(0, 90)), N=draw(st.integers(0, 90)),
+        K=draw(st.integers(0, 300)), dtype=draw(st.sampled_from(["bf16", "f16"])),
+        scale_b=draw(st.sampled_from(["row", "tensor", "one"])), bias=draw(st.none() | _dtypes),
+        layout=draw(st.sampled_from(["contiguous", "transposed", "sliced", "expanded"])),
+    )  # fmt: skip
+
+
+@st.composite
+def quantize_int8_cases(draw: st.DrawFn) -> Case:
+    dims = dict(draw(quantize_cases()).dims)
+    dims["granularity"] = draw(st.sampled_from(["tensor", "row"]))
+    dims.pop("codes", None)
+    return Case("drawn", symmetric=draw(st.booleans()), **dims)
+
+
+@st.composite
 def quantize_cases(draw: st.DrawFn) -> Case:
     lead = draw(st.lists(st.integers(0, 6), max_size=3))
     layouts = ["contiguous", "sliced", "permuted"] if lead else ["contiguous", "sliced"]
@@ -184,7 +215,10 @@ CASES = {
     "kv_append": append_cases(),
     "merge_attention_states": merge_cases(),
     "matmul_fp8": matmul_cases(),
+    "matmul_int8": int8_cases(),
+    "matmul_w8": w8_cases(),
     "quantize_fp8": quantize_cases(),
+    "quantize_int8": quantize_int8_cases(),
     "rmsnorm_quantize_fp8": fused_cases(),
     "swiglu_quantize_fp8": fused_cases(),
     "video_to_tensor": video_cases(),

@@ -22,8 +22,11 @@ __all__ = [
     "explain",
     "kv_append",
     "matmul_fp8",
+    "matmul_int8",
+    "matmul_w8",
     "merge_attention_states",
     "quantize_fp8",
+    "quantize_int8",
     "register_sdpa",
     "register_transformers",
     "rmsnorm_quantize_fp8",
@@ -43,7 +46,10 @@ _HOMES = {
     "kv_append": "aimills_kernels.ops.paged",
     "merge_attention_states": "aimills_kernels.ops.paged",
     "matmul_fp8": "aimills_kernels.ops.matmul",
+    "matmul_int8": "aimills_kernels.ops.matmul_int8",
+    "matmul_w8": "aimills_kernels.ops.matmul_int8",
     "quantize_fp8": "aimills_kernels.ops.matmul",
+    "quantize_int8": "aimills_kernels.ops.matmul_int8",
     "rmsnorm_quantize_fp8": "aimills_kernels.ops.fused",
     "swiglu_quantize_fp8": "aimills_kernels.ops.fused",
     "video_to_tensor": "aimills_kernels.ops.video",
@@ -67,6 +73,7 @@ if TYPE_CHECKING:
     )
     from aimills_kernels.ops.fused import rmsnorm_quantize_fp8, swiglu_quantize_fp8
     from aimills_kernels.ops.matmul import matmul_fp8, quantize_fp8
+    from aimills_kernels.ops.matmul_int8 import matmul_int8, matmul_w8, quantize_int8
     from aimills_kernels.ops.paged import (
         attention_paged,
         attention_workspace,

@@ -24,7 +24,12 @@ from triton.runtime.cache import FileCacheManager
 from aimills_kernels import _aot, _tuned
 from aimills_kernels._op import Case, Op, Problem
 
-_LENGTHS = {"attention": ("M", "N"), "matmul_fp8": ("M",)}  # dims that count tokens
+_LENGTHS = {  # dims that count tokens
+    "attention": ("M", "N"),
+    "matmul_fp8": ("M",),
+    "matmul_int8": ("M",),
+    "matmul_w8": ("M",),
+}
 Progress = Callable[..., None]
 
 
@@ -45,7 +50,7 @@ def variants(op: Op, case: Case) -> list[Case]:
     for name in _LENGTHS.get(op.name, ()):
         if odd[name] > 16 and odd[name] % 16 == 0:
             odd[name] -= 1
-    if op.name == "quantize_fp8" and case.shape[0] > 16:
+    if op.name in ("quantize_fp8", "quantize_int8") and case.shape[0] > 16:
         odd["shape"] = (case.shape[0] - 1, *case.shape[1:])
     return [case] if odd == case.dims else [case, Case(f"{case.name}, odd", **odd)]
 

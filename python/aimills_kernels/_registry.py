@@ -39,7 +39,10 @@ from aimills_kernels.kernels.attention.op_varlen import attention_varlen
 from aimills_kernels.kernels.attention.op_varlen_backward import attention_varlen_backward
 from aimills_kernels.kernels.matmul.op_fp8 import matmul_fp8
 from aimills_kernels.kernels.matmul.op_fused import rmsnorm_quantize_fp8, swiglu_quantize_fp8
+from aimills_kernels.kernels.matmul.op_int8 import matmul_int8
 from aimills_kernels.kernels.matmul.op_quantize import quantize_fp8
+from aimills_kernels.kernels.matmul.op_quantize_int8 import quantize_int8
+from aimills_kernels.kernels.matmul.op_w8 import matmul_w8
 from aimills_kernels.kernels.video.op import video_to_tensor
 
 OPS: tuple[Op, ...] = (
@@ -51,7 +54,10 @@ OPS: tuple[Op, ...] = (
     kv_append,
     merge_attention_states,
     matmul_fp8,
+    matmul_int8,
+    matmul_w8,
     quantize_fp8,
+    quantize_int8,
     rmsnorm_quantize_fp8,
     swiglu_quantize_fp8,
     video_to_tensor,

@@ -1,0 +1,63 @@
+"""Tiles of the int8 matmul kernels: pure functions of problem and GPU. Not tuned on a GPU yet."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from torch import Tensor
+
+from aimills_kernels.kernels.hardware import shared_kib
+from aimills_kernels.kernels.matmul.config import (
+    Config,
+    Shape,
+    _aligned,
+    _cdiv,
+    _fits,
+    _near,
+    select_config,
+)
+
+_SMS = 132  # of an H100 or H200
+
+
+def deepest(zero: bool) -> int:
+    """The K whose sums an int32 holds: of 128 by 128, with a zero point of 255 by 128."""
+    return (2**31 - 1) // ((255 if zero else 128) * 128)
+
+
+def shape_of(a: Tensor, b: Tensor) -> Shape:
+    (m, k), n = a.shape, b.shape[0]
+    return Shape(m, n, k, decode=False, aligned=_aligned(a) and _aligned(b))
+
+
+def select_int8_config(shape: Shape, zero: bool, sm: int) -> Config:
+    """The built-in tiles. With a zero point the codes of b are in registers once more; loaded one
+    by one, 64 of K spilled 48 bytes on sm_80."""
+    found = select_config(shape, sm)
+    return replace(found, block_k=32) if zero and not shape.aligned else found
+
+
+def int8_candidates(shape: Shape, zero: bool, sm: int) -> tuple[Config, ...]:
+    """The built-in tiles, and neighbours of them that fit the shared memory and the registers."""
+    built_in = select_int8_config(shape, zero, sm)
+    return built_in, *(c for c in _near(built_in) if _fits(c, shape, sm))
+
+
+def select_w8_config(m: int, n: int, aligned: bool, sm: int) -> Config:
+    """Tiles of [n, m], with the weights on the wide side: few rows of x cost no more than they are.
+
+    `aligned`: rows of weights and x are contiguous and start at multiples of 16 bytes.
+    """
+    if m <= 16:
+        block_m, block_n, block_k, warps = 16, 64 if _cdiv(n, 64) >= _SMS else 32, 128, 4
+    elif not aligned or m <= 64 or n % 16 or _cdiv(m, 128) * _cdiv(n, 128) < _SMS:
+        # Addresses of an output whose rows are not aligned spilled 8 bytes on sm_120 in 128x128.
+        block_m, block_n, block_k, warps = 64, 64, 64, 4
+    else:
+        block_m, block_n, block_k, warps = 128, 128, 64, 8
+    if not aligned:
+        block_k, warps = 64, 8 if m > 16 else 4
+    stage = (2 * block_m + block_n) * block_k
+    copy = 2 * block_n * block_k  # of the weights in 16 bits, where a kernel puts it there
+    stages = (shared_kib(sm) * 1024 - 4096 - copy) // stage
+    return Config(block_m, block_n, block_k, warps, max(2, min(4, stages)))

@@ -1,0 +1,323 @@
+"""Matmul of int8 codes with one scale for each tensor or for each row, and zero points."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from aimills_kernels._op import Case, Cost, Invalid, Op, Problem, Provider, describe
+from aimills_kernels._tolerance import Ratio
+from aimills_kernels.kernels.matmul import int_mm
+from aimills_kernels.kernels.matmul.cases_int8 import SCALES, lay_out, scale_of, spoiled, vary
+from aimills_kernels.kernels.matmul.config import Config
+from aimills_kernels.kernels.matmul.config_int8 import deepest, int8_candidates, shape_of
+from aimills_kernels.kernels.matmul.formats import WIDE
+
+NAME = "matmul_int8"
+
+
+def reference(
+    a: Tensor, b: Tensor, scale_a: Tensor, scale_b: Tensor, zero_a: Tensor | None,
+    bias: Tensor | None, out_dtype: torch.dtype,
+) -> Tensor:  # fmt: skip
+    """((a - zero_a) @ b.T) * scale_a * scale_b + bias: exact sums, the rest in float32 (float64 for
+    float64 scales), rounded once.
+
+    a        [M, K]             i8
+    b        [N, K]             i8
+    scale_a  [], [1] or [M, 1]  f32
+    scale_b  [], [1] or [N, 1]  f32
+    zero_a   [], [1] or [M, 1]  i32, -128 to 127, or None
+    bias     [N]                bf16 | f16 | f32, or None
+    ->       [M, N]             out_dtype
+
+    float64 holds the sums exactly, and a GPU has no matmul of integers that PyTorch would call.
+    """
+    wide = torch.promote_types(scale_a.dtype, torch.float32)
+    codes = a.double() if zero_a is None else a.double() - zero_a.reshape(-1, 1)
+    out = (codes @ b.double().T).to(wide)
+    out = out * scale_a.reshape(-1, 1) * scale_b.reshape(1, -1)
+    if bias is not None:
+        out = out + bias.to(wide)
+    return out.to(out_dtype)
+
+
+def fake(
+    a: Tensor, b: Tensor, scale_a: Tensor, scale_b: Tensor, zero_a: Tensor | None,
+    bias: Tensor | None, out_dtype: torch.dtype,
+) -> Tensor:  # fmt: skip
+    check_codes(NAME, "a", a)
+    check_codes(NAME, "b", b)
+    (M, K), N = a.shape, b.shape[0]
+    if b.shape[1] != K:
+        raise ValueError(f"{NAME}: b must be [N, {K}], as wide as a, got {describe(b)}")
+    check_column(NAME, "scale_a", scale_a, M, torch.float32)
+    check_column(NAME, "scale_b", scale_b, N, torch.float32)
+    if zero_a is not None:
+        check_column(NAME, "zero_a", zero_a, M, torch.int32)
+    check_bias(NAME, bias, N)
+    if out_dtype not in WIDE.values():
+        raise ValueError(f"{NAME}: out_dtype must be bf16, f16 or f32, got {describe(out_dtype)}")
+    return a.new_empty((M, N), dtype=out_dtype)
+
+
+def check_codes(op: str, name: str, t: Tensor) -> None:
+    if t.dim() != 2:
+        raise ValueError(f"{op}: {name} must be two-dimensional, got {describe(t)}")
+    if t.dtype != torch.int8:
+        raise ValueError(f"{op}: {name} must be int8, got {describe(t)}")
+
+
+def check_column(op: str, name: str, t: Tensor, rows: int, dtype: torch.dtype) -> None:
+    if t.dtype != dtype:
+        raise ValueError(f"{op}: {name} must be {describe(dtype)}, got {describe(t)}")
+    if tuple(t.shape) not in ((), (1,), (rows, 1)):
+        raise ValueError(f"{op}: {name} must be [], [1] or [{rows}, 1], got {describe(t)}")
+
+
+def check_bias(op: str, bias: Tensor | None, N: int) -> None:
+    if bias is None:
+        return
+    if bias.dtype not in WIDE.values():
+        raise ValueError(f"{op}: bias must be bf16, f16 or f32, got {describe(bias)}")
+    if tuple(bias.shape) != (N,):
+        raise ValueError(f"{op}: bias must be [{N}], got {describe(bias)}")
+
+
+def values(
+    a: Tensor, b: Tensor, scale_a: Tensor, scale_b: Tensor, zero_a: Tensor | None,
+    bias: Tensor | None, out_dtype: torch.dtype,
+) -> None:  # fmt: skip
+    check_scale(NAME, "scale_a", scale_a)
+    check_scale(NAME, "scale_b", scale_b)
+    if zero_a is not None and zero_a.numel():
+        low, high = (int(end) for end in zero_a.aminmax())
+        if low < -128 or high > 127:
+            raise ValueError(f"{NAME}: zero_a must be -128 to 127, got {low} to {high}")
+
+
+def check_scale(op: str, name: str, scale: Tensor) -> None:
+    """aminmax carries a NaN through."""
+    if scale.numel() == 0:
+        return
+    low, high = (float(end) for end in scale.aminmax())
+    if not abs(low) < float("inf") > abs(high):
+        raise ValueError(
+            f"{op}: {name} must be finite, got NaN or infinity among {describe(scale)}"
+        )
+    if low <= 0.0 <= high and bool((scale == 0).any()):
+        raise ValueError(f"{op}: {name} must not be 0, got a 0 among {describe(scale)}")
+
+
+def inputs(case: Case, generator: torch.Generator) -> dict[str, Any]:
+    """Every row has a scale, a zero point and a bias of its own, so that a misplaced one shows.
+
+    `fill`: uniform codes; one-hot rows of a, which pick a single column of b; every code an end of
+    its range, so that all sums are as large as they get; scales of large and tiny magnitudes.
+    `zero`: zero points over the range of codes; at its ends.
+    """
+    M, N, K, place = case.M, case.N, case.K, generator.device
+    fill = case.one_of("fill", "uniform", "onehot", "ends", "magnitudes")
+    zero = case.one_of("zero", None, "codes", "ends")
+    bias_dtype, out_dtype = _dtypes(case)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator, device=place)
+
+    def integers(low: int, high: int, *shape: int) -> Tensor:
+        return torch.randint(low, high, shape, generator=generator, device=place)
+
+    a, b = integers(-128, 128, M, K), integers(-128, 128, N, K)
+    scale_a, scale_b = ((1 + normal(max(n, 1), 1).abs()) / 64 for n in (M, N))
+    zeros = integers(-128, 128, max(M, 1), 1)
+    if zero == "ends":
+        zeros = torch.where(zeros < 0, -128, 127)
+    if fill == "onehot":
+        target = integers(0, K, M, 1)
+        target[0], target[-1] = K - 1, 0
+        a = torch.zeros(M, K, device=place).scatter_(1, target, 3.0)
+    elif fill == "ends":
+        a, b = (torch.where(integers(0, 2, n, 1) > 0, -128, 127).expand(n, K) for n in (M, N))
+    elif fill == "magnitudes":
+        scale_a *= 2.0 ** integers(-60, 9, *scale_a.shape)
+        scale_b *= 2.0 ** integers(-8, 9, *scale_b.shape)
+        scale_b[::2] *= -1
+    named = {
+        "a": a.to(torch.int8),
+        "b": b.to(torch.int8),
+        "scale_a": scale_of(scale_a, case.one_of("scale_a", *SCALES), M),
+        "scale_b": scale_of(scale_b, case.one_of("scale_b", *SCALES), N),
+    }
+    if zero is not None:
+        kind = case.one_of("zeros", *SCALES)
+        named["zero_a"] = scale_of(zeros.to(torch.int32), kind, M)
+    if bias_dtype is not None:
+        named["bias"] = (normal(N) * 8 + torch.arange(N, device=place) % 7).to(bias_dtype)
+    named = {name: lay_out(case, name, t) for name, t in named.items()}
+    return {"zero_a": None, "bias": None, **named, "out_dtype": out_dtype}
+
+
+def _dtypes(case: Case) -> tuple[torch.dtype | None, torch.dtype]:
+    """Of the bias, None without one, and of the output."""
+    return WIDE.get(case.one_of("bias", None, *WIDE)), WIDE[case.one_of("out", *WIDE)]
+
+
+def cost(case: Case) -> Cost:
+    M, N, K = case.M, case.N, case.K
+    columns = [("scale_a", M), ("scale_b", N)]
+    if case.get("zero") is not None:
+        columns.append(("zeros", M))
+    scales = sum(n if case.get(name) == "row" else 1 for name, n in columns)
+    bias_dtype, out_dtype = _dtypes(case)
+    bias = N * bias_dtype.itemsize if bias_dtype else 0
+    moved = M * K + N * K + M * N * out_dtype.itemsize + 4 * scales + bias
+    return Cost(2 * M * N * K, moved, "int8")
+
+
+def _triton_rejects(p: Problem) -> str | None:
+    K, zero = p.a.shape[1], p.zero_a is not None
+    if (most := deepest(zero)) < K:
+        kind = "with a zero point" if zero else "without a zero point"
+        return f"its int32 sums hold K up to {most} {kind}, here {K}"
+    return None
+
+
+def _configs(p: Problem) -> tuple[Config, ...]:
+    return int8_candidates(shape_of(p.a, p.b), p.zero_a is not None, p.sm or 90)
+
+
+_LAYERS = {  # Llama-3 8B: N, K
+    "qkv": (6144, 4096),
+    "gate-up": (28672, 4096),
+    "down": (4096, 14336),
+}
+
+
+def _layer_cases() -> tuple[Case, ...]:
+    """Decode and prefill with a scale for each token and channel; prefill with zero points too."""
+    found = []
+    for layer, (N, K) in _LAYERS.items():
+        for M, zero in ((1, None), (16, None), (4096, None), (4096, "codes")):
+            small = dict(M=min(M, 32), N=N // 64, K=K // 8)
+            tags = {"bench"} | ({"accept"} if M != 16 and not zero else set())
+            tags |= {"aot"} if layer == "qkv" and M != 16 else set()
+            tags |= {"energy"} if layer == "gate-up" and M == 4096 and not zero else set()
+            name = f"llama3-8b-{layer}-{M}" + ("-zero" if zero else "")
+            found.append(
+                Case(name, M=M, N=N, K=K, **_ROWS, zero=zero, zeros="row", cpu=small, tags=tags)
+            )
+    return tuple(found)
+
+
+_ROWS: dict[str, Any] = dict(scale_a="row", scale_b="row")
+_ZEROS: dict[str, Any] = dict(zero="codes", zeros="row")
+_I = {"interpret"}
+
+CASES = (
+    Case("tiny", M=16, N=32, K=32, **_ROWS, **_ZEROS, bias="bf16", tags=_I),
+    Case("small-tensor", M=16, N=32, K=32, out="f16"),
+    Case("aligned", M=128, N=96, K=160, **_ROWS, bias="bf16", tags=_I),
+    Case("ragged", M=67, N=131, K=77, **_ROWS, **_ZEROS, out="f32", tags=_I),
+    Case("uneven", M=67, N=131, K=77, scale_a="one", bias="f16", out="f16", tags=_I),
+    Case("mixed-a", M=33, N=50, K=200, scale_a="row", scale_b="one", zero="codes", zeros="one",
+         bias="f32", tags=_I),
+    Case("mixed-b", M=33, N=50, K=200, scale_b="row", zero="codes", bias="bf16", out="f32"),
+    Case("several-groups", M=600, N=65, K=32, **_ROWS, tags={"interpret", "full"}),
+    Case("large-tiles", M=1500, N=1411, K=70, **_ROWS, out="f16", cpu=dict(M=300, N=270)),
+    Case("one-row", M=1, N=130, K=290, **_ROWS, **_ZEROS, bias="bf16", tags=_I),
+    Case("few-rows", M=9, N=65, K=260, out="f32"),
+    Case("single-deep", M=20, N=35, K=1, **_ROWS, **_ZEROS, out="f32"),
+    Case("single-column", M=300, N=1, K=130, **_ROWS, out="f16"),
+    Case("k-empty", M=20, N=35, K=0, **_ROWS, **_ZEROS, bias="f16", tags=_I),
+    Case("k-empty-plain", M=20, N=35, K=0, out="f32"),
+    Case("m-empty", M=0, N=35, K=16, **_ROWS, **_ZEROS, bias="bf16", tags=_I),
+    Case("n-empty", M=20, N=0, K=16, **_ROWS),
+    Case("transposed", M=50, N=70, K=90, **_ROWS, **_ZEROS, layout="transposed"),
+    Case("sliced", M=50, N=70, K=96, **_ROWS, **_ZEROS, bias="bf16", layout="sliced", tags=_I),
+    Case("expanded", M=20, N=40, K=33, **_ROWS, layout="expanded", out="f16"),
+    Case("sparse", M=5, N=9, K=40, **_ROWS, layout="sparse", tags=_I),
+    Case("onehot", M=70, N=100, K=210, **_ROWS, fill="onehot", tags=_I),
+    Case("onehot-zero", M=9, N=24, K=300, fill="onehot", zero="ends", zeros="row", out="f32",
+         tags=_I),
+    Case("zero-ends", M=24, N=40, K=100, **_ROWS, zero="ends", zeros="row", fill="ends", out="f32",
+         tags=_I),
+    Case("magnitudes", M=60, N=90, K=100, **_ROWS, fill="magnitudes", out="f32", tags=_I),
+    Case("deepest", M=17, N=16, K=deepest(zero=False), fill="ends", out="f32"),
+    Case("deepest-zero", M=17, N=16, K=deepest(zero=True), fill="ends", zero="ends", zeros="row",
+         out="f32"),
+    Case("deeper", M=17, N=16, K=deepest(zero=False) + 9, fill="ends", out="f32"),
+    *_layer_cases(),
+    Case("aot-f32-bias", M=2048, N=2048, K=512, **_ZEROS, bias="f32", out="f32",
+         cpu=dict(M=64, N=64), tags={"aot", "full"}),
+    Case("aot-unaligned", M=513, N=513, K=1001, **_ZEROS, bias="f32", out="f32",
+         cpu=dict(M=64, N=65), tags={"aot"}),
+    Case("aot-unaligned-decode", M=8, N=4096, K=1000, **_ZEROS, cpu=dict(N=64), tags={"aot"}),
+    Case("aot-transposed", M=512, N=512, K=512, **_ZEROS, layout="transposed",
+         cpu=dict(M=64, N=64), tags={"aot", "full"}),
+)  # fmt: skip
+
+ERRORS = (
+    Invalid("a has three dims", vary(a=lambda a: a["a"][None]), "a must be two-dimensional"),
+    Invalid("b has one dim", vary(b=lambda a: a["b"][0]), "b must be two-dimensional"),
+    Invalid("a is bf16", vary(a=lambda a: a["a"].bfloat16()), "a must be int8"),
+    Invalid("b is uint8", vary(b=lambda a: a["b"].view(torch.uint8)), "b must be int8"),
+    Invalid("depths differ", vary(b=lambda a: a["b"][:, :-1]), r"b must be \[N, 32\]"),
+    Invalid("scale_a is bf16", vary(scale_a=lambda a: a["scale_a"].bfloat16()),
+            "scale_a must be float32"),
+    Invalid("scale_b of another length", vary(scale_b=lambda a: a["scale_b"][:-1]),
+            r"scale_b must be \[\], \[1\] or \[32, 1\]"),
+    Invalid("scale_a without its second dim", vary(scale_a=lambda a: a["scale_a"][:, 0]),
+            "scale_a must be"),
+    Invalid("scale_b across", vary(scale_b=lambda a: a["scale_b"].T), "scale_b must be"),
+    Invalid("zero_a is int8", vary(zero_a=lambda a: a["zero_a"].char()), "zero_a must be int32"),
+    Invalid("zero_a of another length", vary(zero_a=lambda a: a["zero_a"][:-1]),
+            r"zero_a must be \[\], \[1\] or \[16, 1\]"),
+    Invalid("zero_a has a 128", vary(zero_a=lambda a: spoiled(a["zero_a"], 128)),
+            "zero_a must be -128 to 127, got .* to 128", value=True),
+    Invalid("zero_a has a -129", vary(zero_a=lambda a: spoiled(a["zero_a"], -129)),
+            "zero_a must be -128 to 127, got -129", value=True),
+    Invalid("bias of another length", vary(bias=lambda a: a["bias"][:-1]), r"bias must be \[32\]"),
+    Invalid("bias is integer", vary(bias=lambda a: a["bias"].int()), "bias must be bf16"),
+    Invalid("out_dtype is integer", vary(out_dtype=lambda a: torch.int32), "out_dtype must be"),
+    Invalid("scale_a has a nan", vary(scale_a=lambda a: spoiled(a["scale_a"], float("nan"))),
+            "scale_a must be finite", value=True),
+    Invalid("scale_b has an infinity", vary(scale_b=lambda a: spoiled(a["scale_b"], -float("inf"))),
+            "scale_b must be finite", value=True),
+    Invalid("scale_b has a 0", vary(scale_b=lambda a: spoiled(a["scale_b"], 0.0)),
+            "scale_b must not be 0", value=True),
+)  # fmt: skip
+
+matmul_int8 = Op(
+    name=NAME,
+    reference=reference,
+    fake=fake,
+    inputs=inputs,
+    cases=CASES,
+    cost=cost,
+    tolerance=(Ratio(),),
+    errors=ERRORS,
+    values=values,
+    backward="reference",
+    providers=(
+        Provider.triton(
+            "triton",
+            "aimills_kernels.kernels.matmul.triton_int8:launch",
+            rejects=_triton_rejects,
+            sources=(
+                "kernels/matmul/config.py",
+                "kernels/matmul/config_int8.py",
+                "kernels/matmul/tiles.py",
+                "kernels/hardware.py",
+            ),
+            configs=_configs,
+        ),
+        Provider(
+            "int_mm",
+            "aimills_kernels.kernels.matmul.int_mm:launch",
+            rejects=int_mm.rejects,
+            vendor=True,
+        ),
+    ),
+)

@@ -1,0 +1,192 @@
+"""Matmul of 16-bit activations with int8 weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from aimills_kernels._op import Case, Cost, Invalid, Op, Provider, describe
+from aimills_kernels._tolerance import Ratio
+from aimills_kernels.kernels.matmul.cases_int8 import SCALES, lay_out, scale_of, spoiled, vary
+from aimills_kernels.kernels.matmul.formats import WIDE
+from aimills_kernels.kernels.matmul.op_int8 import (
+    check_bias,
+    check_codes,
+    check_column,
+    check_scale,
+)
+
+NAME = "matmul_w8"
+DTYPES = {name: dtype for name, dtype in WIDE.items() if dtype.itemsize == 2}
+
+
+def reference(x: Tensor, b: Tensor, scale_b: Tensor, bias: Tensor | None) -> Tensor:
+    """(x @ b.T) * scale_b + bias in float32 (float64 for a float64 x), rounded once.
+
+    x        [M, K]             f16 | bf16
+    b        [N, K]             i8
+    scale_b  [], [1] or [N, 1]  f32
+    bias     [N]                bf16 | f16 | f32, or None
+    ->       [M, N]             dtype of x
+    """
+    wide = torch.promote_types(x.dtype, torch.float32)
+    out = (x.to(wide) @ b.to(wide).T) * scale_b.reshape(1, -1)
+    if bias is not None:
+        out = out + bias.to(wide)
+    return out.to(x.dtype)
+
+
+def fake(x: Tensor, b: Tensor, scale_b: Tensor, bias: Tensor | None) -> Tensor:
+    if x.dim() != 2:
+        raise ValueError(f"{NAME}: x must be two-dimensional, got {describe(x)}")
+    if x.dtype not in DTYPES.values():
+        raise ValueError(f"{NAME}: x must be f16 or bf16, got {describe(x)}")
+    check_codes(NAME, "b", b)
+    (M, K), N = x.shape, b.shape[0]
+    if b.shape[1] != K:
+        raise ValueError(f"{NAME}: b must be [N, {K}], as wide as x, got {describe(b)}")
+    check_column(NAME, "scale_b", scale_b, N, torch.float32)
+    check_bias(NAME, bias, N)
+    return x.new_empty((M, N))
+
+
+def values(x: Tensor, b: Tensor, scale_b: Tensor, bias: Tensor | None) -> None:
+    check_scale(NAME, "scale_b", scale_b)
+
+
+def inputs(case: Case, generator: torch.Generator) -> dict[str, Any]:
+    """Every channel has a scale and a bias of its own, so that a misplaced one shows.
+
+    `fill`: normal x; one-hot rows of x, which pick a single column of b; x and scales of large and
+    tiny magnitudes; NaN in x.
+    """
+    M, N, K, place = case.M, case.N, case.K, generator.device
+    fill = case.one_of("fill", "normal", "onehot", "magnitudes", "nan")
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator, device=place)
+
+    def integers(low: int, high: int, *shape: int) -> Tensor:
+        return torch.randint(low, high, shape, generator=generator, device=place)
+
+    x, b = normal(M, K), integers(-128, 128, N, K).to(torch.int8)
+    scale = (1 + normal(max(N, 1), 1).abs()) / 64
+    if fill == "onehot":
+        target = integers(0, K, M, 1)
+        target[0], target[-1] = K - 1, 0
+        x = torch.zeros(M, K, device=place).scatter_(1, target, 3.0)
+    elif fill == "magnitudes":
+        x *= 2.0 ** integers(-8, 9, M, 1)
+        scale *= 2.0 ** integers(-6, 5, *scale.shape)
+        scale[::2] *= -1
+    elif fill == "nan":
+        x[1, K - 1] = float("nan")
+    named = {
+        "x": x.to(DTYPES[case.one_of("dtype", *DTYPES)]),
+        "b": b,
+        "scale_b": scale_of(scale, case.one_of("scale_b", *SCALES), N),
+    }
+    bias_dtype = WIDE.get(case.one_of("bias", None, *WIDE))
+    if bias_dtype is not None:
+        named["bias"] = (normal(N) + torch.arange(N, device=place) % 7).to(bias_dtype)
+    return {"bias": None, **{name: lay_out(case, name, t) for name, t in named.items()}}
+
+
+def cost(case: Case) -> Cost:
+    M, N, K = case.M, case.N, case.K
+    bias = N * WIDE[case.bias].itemsize if case.get("bias") else 0
+    scales = 4 * (N if case.get("scale_b") == "row" else 1)
+    return Cost(2 * M * N * K, 2 * M * K + N * K + 2 * M * N + scales + bias, "f16")
+
+
+def _layer_cases() -> tuple[Case, ...]:
+    """Llama-3 8B: qkv and down, from decode to prefill."""
+    found = []
+    for layer, N, K in (("qkv", 6144, 4096), ("down", 4096, 14336)):
+        for M in (1, 16, 64, 4096):
+            small = dict(M=min(M, 32), N=N // 64, K=K // 8)
+            tags = {"bench"} | ({"accept"} if M in (1, 4096) else set())
+            tags |= {"aot"} if layer == "qkv" and M != 16 else set()
+            name = f"llama3-8b-{layer}-{M}"
+            found.append(Case(name, M=M, N=N, K=K, scale_b="row", cpu=small, tags=tags))
+    return tuple(found)
+
+
+_I: dict[str, Any] = dict(scale_b="row", tags={"interpret"})
+
+CASES = (
+    Case("tiny", M=16, N=32, K=32, bias="bf16", **_I),
+    Case("small-f16", M=16, N=32, K=32, dtype="f16"),
+    Case("ragged", M=67, N=131, K=77, **_I),
+    Case("uneven-f16", M=67, N=131, K=77, scale_b="one", dtype="f16", bias="f16",
+         tags={"interpret"}),
+    Case("large-tiles", M=1500, N=1411, K=70, scale_b="row", cpu=dict(M=300, N=270)),
+    Case("one-row", M=1, N=130, K=290, bias="f32", **_I),
+    Case("single-deep", M=20, N=35, K=1, scale_b="row"),
+    Case("single-column", M=300, N=1, K=130, dtype="f16"),
+    Case("k-empty", M=20, N=35, K=0, bias="f16", **_I),
+    Case("m-empty", M=0, N=35, K=16, **_I),
+    Case("n-empty", M=20, N=0, K=16, scale_b="row"),
+    Case("transposed", M=50, N=70, K=90, scale_b="row", layout="transposed"),
+    Case("sliced", M=50, N=70, K=96, bias="bf16", layout="sliced", **_I),
+    Case("expanded", M=20, N=40, K=33, scale_b="row", layout="expanded", dtype="f16"),
+    Case("sparse", M=5, N=9, K=40, layout="sparse", **_I),
+    Case("onehot", M=70, N=100, K=210, fill="onehot", **_I),
+    Case("magnitudes", M=60, N=90, K=100, fill="magnitudes", **_I),
+    Case("nan-in-x", M=20, N=40, K=70, fill="nan", bias="bf16", scale_b="row"),
+    Case("deep", M=24, N=40, K=14336, scale_b="row"),
+    *_layer_cases(),
+    Case("aot-f16-bias", M=1024, N=1024, K=1024, dtype="f16", bias="f32", scale_b="row",
+         cpu=dict(M=64, N=64), tags={"aot", "full"}),
+    Case("aot-odd-n", M=4096, N=4097, K=1024, dtype="f16", bias="f32", scale_b="row",
+         cpu=dict(M=64, N=67), tags={"aot"}),
+    Case("aot-unaligned", M=512, N=512, K=1000, scale_b="row", cpu=dict(M=64, N=64), tags={"aot"}),
+    Case("aot-unaligned-decode", M=8, N=4096, K=1000, cpu=dict(N=64), tags={"aot"}),
+    Case("aot-transposed", M=512, N=512, K=512, layout="transposed", cpu=dict(M=64, N=64),
+         tags={"aot", "full"}),
+)  # fmt: skip
+
+ERRORS = (
+    Invalid("x has three dims", vary(x=lambda a: a["x"][None]), "x must be two-dimensional"),
+    Invalid("x is float32", vary(x=lambda a: a["x"].float()), "x must be f16 or bf16"),
+    Invalid("b has one dim", vary(b=lambda a: a["b"][0]), "b must be two-dimensional"),
+    Invalid("b is bf16", vary(b=lambda a: a["b"].bfloat16()), "b must be int8"),
+    Invalid("depths differ", vary(b=lambda a: a["b"][:, :-1]), r"b must be \[N, 32\]"),
+    Invalid("scale_b is bf16", vary(scale_b=lambda a: a["scale_b"].bfloat16()),
+            "scale_b must be float32"),
+    Invalid("scale_b across", vary(scale_b=lambda a: a["scale_b"].T),
+            r"scale_b must be \[\], \[1\] or \[32, 1\]"),
+    Invalid("bias of another length", vary(bias=lambda a: a["bias"][:-1]), r"bias must be \[32\]"),
+    Invalid("bias is integer", vary(bias=lambda a: a["bias"].int()), "bias must be bf16"),
+    Invalid("scale_b has a nan", vary(scale_b=lambda a: spoiled(a["scale_b"], float("nan"))),
+            "scale_b must be finite", value=True),
+    Invalid("scale_b has a 0", vary(scale_b=lambda a: spoiled(a["scale_b"], 0.0)),
+            "scale_b must not be 0", value=True),
+)  # fmt: skip
+
+matmul_w8 = Op(
+    name=NAME,
+    reference=reference,
+    fake=fake,
+    inputs=inputs,
+    cases=CASES,
+    cost=cost,
+    tolerance=(Ratio(),),
+    errors=ERRORS,
+    values=values,
+    backward="reference",
+    providers=(
+        Provider.triton(
+            "triton",
+            "aimills_kernels.kernels.matmul.triton_w8:launch",
+            sources=(
+                "kernels/matmul/config.py",
+                "kernels/matmul/config_int8.py",
+                "kernels/matmul/tiles.py",
+                "kernels/hardware.py",
+            ),
+        ),
+    ),
+)
