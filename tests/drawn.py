@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
@@ -131,6 +133,23 @@ def matmul_cases(draw: st.DrawFn) -> Case:
 
 
 @st.composite
+def w4_cases(draw: st.DrawFn) -> Case:
+    group = draw(st.sampled_from([32, 64, 128, "channel"]))
+    order = draw(st.sampled_from(["by group", "act", "shard"]))
+    case: dict[str, Any] = {"order": order} if group != "channel" else {}
+    if group != "channel" and order == "by group":
+        case["offset"] = draw(st.integers(0, group - 1))
+    return Case(
+        "drawn", M=draw(st.integers(0, 70)), N=draw(st.integers(0, 90)),
+        K=draw(st.integers(1, 300)), group=group, asym=draw(st.booleans()), **case,
+        dtype=draw(st.sampled_from(["bf16", "f16"])), scales=draw(_dtypes),
+        bias=draw(st.none() | _dtypes), invariant=draw(st.booleans()),
+        act=draw(st.sampled_from(["none", "relu", "gelu", "gelu_tanh", "silu"])),
+        layout=draw(st.sampled_from(["contiguous", "transposed", "sliced"])),
+    )  # fmt: skip
+
+
+@st.composite
 def quantize_cases(draw: st.DrawFn) -> Case:
     lead = draw(st.lists(st.integers(0, 6), max_size=3))
     layouts = ["contiguous", "sliced", "permuted"] if lead else ["contiguous", "sliced"]
@@ -169,6 +188,7 @@ CASES = {
     "kv_append": append_cases(),
     "merge_attention_states": merge_cases(),
     "matmul_fp8": matmul_cases(),
+    "matmul_w4": w4_cases(),
     "quantize_fp8": quantize_cases(),
     "video_to_tensor": video_cases(),
 }

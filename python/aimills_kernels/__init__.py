@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from aimills_kernels._version import __version__
 
 __all__ = [
+    "PackedWeight",
     "__version__",
     "attention",
     "attention_backward",
@@ -22,6 +23,7 @@ __all__ = [
     "explain",
     "kv_append",
     "matmul_fp8",
+    "matmul_w4",
     "merge_attention_states",
     "quantize_fp8",
     "register_sdpa",
@@ -41,6 +43,8 @@ _HOMES = {
     "kv_append": "aimills_kernels.ops.paged",
     "merge_attention_states": "aimills_kernels.ops.paged",
     "matmul_fp8": "aimills_kernels.ops.matmul",
+    "matmul_w4": "aimills_kernels.ops.matmul_w4",
+    "PackedWeight": "aimills_kernels.packed",
     "quantize_fp8": "aimills_kernels.ops.matmul",
     "video_to_tensor": "aimills_kernels.ops.video",
     "register_sdpa": "aimills_kernels.integrations.sdpa",
@@ -62,6 +66,7 @@ if TYPE_CHECKING:
         attention_varlen_backward,
     )
     from aimills_kernels.ops.matmul import matmul_fp8, quantize_fp8
+    from aimills_kernels.ops.matmul_w4 import matmul_w4
     from aimills_kernels.ops.paged import (
         attention_paged,
         attention_workspace,
@@ -69,6 +74,7 @@ if TYPE_CHECKING:
         merge_attention_states,
     )
     from aimills_kernels.ops.video import video_to_tensor
+    from aimills_kernels.packed import PackedWeight
 
 
 def __getattr__(name: str) -> Any:

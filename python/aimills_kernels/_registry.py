@@ -39,6 +39,7 @@ from aimills_kernels.kernels.attention.op_varlen import attention_varlen
 from aimills_kernels.kernels.attention.op_varlen_backward import attention_varlen_backward
 from aimills_kernels.kernels.matmul.op_fp8 import matmul_fp8
 from aimills_kernels.kernels.matmul.op_quantize import quantize_fp8
+from aimills_kernels.kernels.matmul.op_w4 import matmul_w4
 from aimills_kernels.kernels.video.op import video_to_tensor
 
 OPS: tuple[Op, ...] = (
@@ -50,6 +51,7 @@ OPS: tuple[Op, ...] = (
     kv_append,
     merge_attention_states,
     matmul_fp8,
+    matmul_w4,
     quantize_fp8,
     video_to_tensor,
 )
