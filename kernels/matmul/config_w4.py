@@ -12,7 +12,7 @@ from torch import Tensor
 
 from aimills_kernels._dispatch import sm_of
 from aimills_kernels.kernels.hardware import shared_kib
-from aimills_kernels.kernels.matmul.layout_w4 import SIZES
+from aimills_kernels.kernels.matmul.layout_w4 import SIZES, WORDS
 
 _SMS = 132  # of an H100 or H200
 _PROGRAMS = 4 * _SMS  # small ones, side by side, that keep enough weights in flight
@@ -27,14 +27,14 @@ class Config:
 
     block_n: int
     block_m: int
-    step: int  # bytes of a row of codes that are read at once
+    step: int  # words of a row of codes that are read at once
     num_warps: int
     num_stages: int
     splits: int = 1
     walked: bool = False
 
     def __str__(self) -> str:
-        tile = f"{self.block_n}x{self.block_m}x{2 * self.step}"
+        tile = f"{self.block_n}x{self.block_m}x{4 * self.step}"
         shape = f"{tile} {self.num_warps} warps {self.num_stages} stages"
         return shape if self.splits == 1 else f"{shape} {self.splits} splits"
 
@@ -43,12 +43,12 @@ def config_of(
     x: Tensor, codes: Tensor, group_of: Tensor | None, group_size: int, invariant: bool
 ) -> Config:
     sm = sm_of(x.device) or 90
-    step = 32 if group_of is not None or group_size in SIZES[:2] else 64
+    step = WORDS if group_of is not None or group_size in SIZES[:2] else 2 * WORDS
     return select_config(x.shape[0], *codes.shape, step, invariant, sm)
 
 
 def select_config(m: int, n: int, width: int, step: int, invariant: bool, sm: int) -> Config:
-    """For `m` rows and `n` channels of `width` bytes each.
+    """For `m` rows and `n` channels of `width` words each.
 
     An invariant choice has one tile for all `m`, and its splits follow from `n` and `width` alone:
     only who sums a split follows from `m`.
@@ -83,8 +83,8 @@ def _splits(tiles: int, steps: int) -> int:
 
 
 def _stages(block_n: int, block_m: int, step: int, sm: int) -> int:
-    """So many fit the shared memory, where x takes four bytes for each of codes."""
-    stage = step * (block_n + 4 * block_m)
+    """So many fit the shared memory, where x takes eight bytes for each word."""
+    stage = step * (2 * block_n + 8 * block_m)
     return max(2, min(5, (shared_kib(sm) * 1024 - 4096 - 4 * block_n * block_m) // stage))
 
 

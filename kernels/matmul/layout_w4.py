@@ -1,8 +1,8 @@
 """How the codes of 4-bit weights are stored, and what they stand for.
 
-Storage has whole blocks of 64 columns, 32 bytes of a row each: byte j holds column j in its low
-nibble and column j + 32 in its high one. So each nibble of 32 bytes is 32 neighbouring columns, all
-in one group.
+Storage has whole blocks of 64 columns, 16 words of 16 bits of a row each: word j holds columns j,
+j + 16, j + 32 and j + 48, the first in its lowest bits. So one nibble of all words is 16 neighbouring
+columns of one group, and that of two words takes a mask and no shuffle to become a pair of floats.
 
     column k of the weight is storage column  k + offset      or where perm names it
     storage column s belongs to group         s // group_size or group_of[s // 32]; all to group 0
@@ -18,30 +18,34 @@ import torch
 from torch import Tensor
 
 BLOCK = 64
-HALF = BLOCK // 2
+WORDS = BLOCK // 4
+RUN = 32  # storage columns that are always of one group
 SIZES = (32, 64, 128)  # of groups; any other is that of the one group of a channel
 SYMMETRIC_ZERO = 8
-
-
-def padded(columns: int) -> int:
-    return -(-columns // BLOCK) * BLOCK
 
 
 def groups_in(columns: int, group_size: int, offset: int) -> int:
     return -(-(columns + offset) // group_size) if group_size in SIZES else 1
 
 
+def words_for(columns: int) -> int:
+    """Words of a row."""
+    return -(-columns // BLOCK) * WORDS
+
+
 def pack_nibbles(codes: Tensor) -> Tensor:
-    """u8 [N, K] of 0..15 to [N, K / 2]; K a multiple of 64."""
+    """u8 [N, K] of 0..15 to i16 [N, K / 4]; K a multiple of 64."""
     N, K = codes.shape
-    halves = codes.reshape(N, K // BLOCK, 2, HALF)
-    return (halves[:, :, 0] | halves[:, :, 1] << 4).reshape(N, K // 2)
+    planes = codes.reshape(N, K // BLOCK, 4, WORDS).to(torch.int16).unbind(2)
+    words = planes[0] | planes[1] << 4 | planes[2] << 8 | planes[3] << 12
+    return words.reshape(N, K // 4)
 
 
 def unpack_nibbles(packed: Tensor) -> Tensor:
     N, width = packed.shape
-    blocks = packed.reshape(N, width // HALF, HALF)
-    return torch.stack((blocks & 15, blocks >> 4), 2).reshape(N, 2 * width)
+    words = packed.reshape(N, width // WORDS, WORDS)
+    planes = torch.stack([words >> shift & 15 for shift in (0, 4, 8, 12)], 2)
+    return planes.to(torch.uint8).reshape(N, 4 * width)
 
 
 def places(columns: int, perm: Tensor | None, offset: int, device: torch.device) -> Tensor:
@@ -58,7 +62,7 @@ def places(columns: int, perm: Tensor | None, offset: int, device: torch.device)
 def group_index(at: Tensor, group_of: Tensor | None, group_size: int) -> Tensor:
     """The group of each storage column that `at` names: int64."""
     if group_of is not None:
-        return group_of.to(torch.int64)[at // HALF]
+        return group_of.to(torch.int64)[at // RUN]
     return at // group_size if group_size in SIZES else torch.zeros_like(at)
 
 
@@ -82,8 +86,8 @@ def by_group(g_idx: list[int]) -> tuple[list[int], list[int]]:
     perm: list[int] = []
     group_of: list[int] = []
     for g in sorted(members):
-        blocks = -(-len(members[g]) // HALF)
-        perm += members[g] + [-1] * (blocks * HALF - len(members[g]))
+        blocks = -(-len(members[g]) // RUN)
+        perm += members[g] + [-1] * (blocks * RUN - len(members[g]))
         group_of += [g] * blocks
-    missing = padded(len(perm)) - len(perm)
-    return perm + [-1] * missing, group_of + [0] * (missing // HALF)
+    missing = 4 * words_for(len(perm)) - len(perm)
+    return perm + [-1] * missing, group_of + [0] * (missing // RUN)

@@ -14,12 +14,13 @@ from aimills_kernels._tolerance import Ratio
 from aimills_kernels.kernels.matmul.cases_w4 import CASES, ERRORS
 from aimills_kernels.kernels.matmul.config_w4 import workspace
 from aimills_kernels.kernels.matmul.layout_w4 import (
-    HALF,
+    RUN,
     SIZES,
+    WORDS,
     by_group,
     dequantize,
     groups_in,
-    padded,
+    words_for,
 )
 
 NAME = "matmul_w4"
@@ -42,11 +43,11 @@ def reference(
     """activation(x @ ((code - zero) * scale).T + bias) in float32, rounded once.
 
     x         [M, K]             f16 | bf16
-    codes     [N, width]         u8, two codes a byte: see `layout_w4`
+    codes     [N, width]         i16, four codes a word: see `layout_w4`
     scales    [G, N]             f16 | bf16 | f32
     zeros     [G, N]             u8, or None: 8 throughout
-    perm      [2 width]          i32, the column of each storage column, or None: as `offset` says
-    group_of  [width / 16]       i32, the group of each 32 storage columns, or None: by `group_size`
+    perm      [4 width]          i32, the column of each storage column, or None: as `offset` says
+    group_of  [width / 8]        i32, the group of each 32 storage columns, or None: by `group_size`
     bias      [N]                f16 | bf16 | f32, or None
     ->        [M, N]             dtype of x
 
@@ -95,11 +96,11 @@ def _check_packed(
     K: int, codes: Tensor, scales: Tensor, zeros: Tensor | None, perm: Tensor | None,
     group_of: Tensor | None, group_size: int, offset: int,
 ) -> None:  # fmt: skip
-    width = padded(K + offset) // 2
-    if codes.dim() != 2 or codes.dtype != torch.uint8:
-        raise ValueError(f"{NAME}: codes must be two-dimensional uint8, got {describe(codes)}")
+    width = words_for(K + offset)
+    if codes.dim() != 2 or codes.dtype != torch.int16:
+        raise ValueError(f"{NAME}: codes must be two-dimensional int16, got {describe(codes)}")
     N, found = codes.shape
-    if found != width if perm is None else found % HALF or 2 * found < K:
+    if found != width if perm is None else found % WORDS or 4 * found < K:
         least = "at least " if perm is not None else ""
         raise ValueError(
             f"{NAME}: codes must be [N, {least}{width}] for {K} columns of x, got {describe(codes)}"
@@ -115,8 +116,8 @@ def _check_packed(
         raise ValueError(f"{NAME}: scales must be [{wanted}, {N}], got {describe(scales)}")
     for name, t, shape, dtype in (
         ("zeros", zeros, tuple(scales.shape), torch.uint8),
-        ("perm", perm, (2 * found,), torch.int32),
-        ("group_of", group_of, (2 * found // HALF,), torch.int32),
+        ("perm", perm, (4 * found,), torch.int32),
+        ("group_of", group_of, (4 * found // RUN,), torch.int32),
     ):
         if t is not None and (tuple(t.shape) != shape or t.dtype != dtype):
             kind = describe(dtype)
@@ -127,7 +128,7 @@ def _check_packed(
     ):  # fmt: skip
         if t is not None and not t.is_contiguous():
             raise ValueError(
-                f"{NAME}: {name} must be contiguous, as PackedWeight has it, got strides {t.stride()}"
+                f"{NAME}: {name} must be contiguous, as in a PackedWeight, got strides {t.stride()}"
             )
 
 
@@ -195,8 +196,8 @@ def inputs(case: Case, generator: torch.Generator) -> dict[str, Any]:
     def normal(*shape: int) -> Tensor:
         return torch.randn(shape, generator=generator, device=place)
 
-    def integers(high: int, *shape: int) -> Tensor:
-        return torch.randint(0, high, shape, generator=generator, device=place, dtype=torch.uint8)
+    def integers(low: int, high: int, *shape: int) -> Tensor:
+        return torch.randint(low, high, shape, generator=generator, device=place)
 
     x = normal(M, K)
     scales = (1 + normal(groups, N).abs()) / 64
@@ -214,9 +215,9 @@ def inputs(case: Case, generator: torch.Generator) -> dict[str, Any]:
     if bias_dtype is not None:
         bias = (normal(N) + torch.arange(N, device=place) % 7).to(bias_dtype)
     return {
-        "x": _lay_out(case, x.to(dtype)), "codes": integers(256, N, padded(columns) // 2),
+        "x": _lay_out(case, x.to(dtype)), "codes": integers(-(2**15), 2**15, N, words_for(columns)).to(torch.int16),
         "scales": scales.to(scale_dtype),
-        "zeros": integers(17, groups, N) if case.get("asym", False) else None,
+        "zeros": integers(0, 17, groups, N).to(torch.uint8) if case.get("asym", False) else None,
         "perm": perm, "group_of": group_of, "bias": bias, "group_size": group_size,
         "offset": offset, "activation": case.get("act", "none"),
         "batch_invariant": case.get("invariant", False),
@@ -228,7 +229,7 @@ def _shuffled(K: int, group_size: int, order: str) -> tuple[list[int], list[int]
     mixed = list(range(K))
     random.Random(K).shuffle(mixed)
     if order == "act":
-        return mixed + [-1] * (padded(K) - K), []
+        return mixed + [-1] * (4 * words_for(K) - K), []
     g_idx = [0] * K
     for i, k in enumerate(mixed):
         g_idx[k] = 1 + int(i * i / K / group_size)  # group 0 is empty, early ones are long

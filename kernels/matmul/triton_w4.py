@@ -15,54 +15,47 @@ import triton.language as tl
 
 from aimills_kernels import _configs
 from aimills_kernels.kernels.matmul.config_w4 import config_of
-from aimills_kernels.kernels.matmul.layout_w4 import HALF, SIZES
+from aimills_kernels.kernels.matmul.layout_w4 import SIZES, WORDS
 from aimills_kernels.kernels.triton_common import INTERPRET, dot, round_to, widen
 
-HALF_BLOCK = tl.constexpr(HALF)
-_SPREAD = """{
-.reg .b32 even, odd;
-prmt.b32 even, $2, 0, 0x4140;
-prmt.b32 odd, $2, 0, 0x4342;
-SHIFT
-lop3.b32 even, even, 0x000f000f, MAGIC, 0xea;
-lop3.b32 odd, odd, 0x000f000f, MAGIC, 0xea;
-CENTRE
-}"""
-_HIGH = "shr.u32 even, even, 4;\nshr.u32 odd, odd, 4;"
-# 1024 + code in float16, 128 + code in bfloat16; sm_80 has no subtraction of bfloat16.
-_F16 = """.reg .b32 bias;
+PLANE = tl.constexpr(WORDS)  # columns that one nibble of the words of a block holds
+# Two words in, a pair of codes less 8 out. 1024 + code in float16 and 128 + code in bfloat16 are the
+# code below the right exponent; sm_80 has no subtraction of bfloat16.
+F16 = tl.constexpr("""{
+.reg .b32 code, bias;
+shr.u32 code, $1, SHIFT;
+lop3.b32 code, code, 0x000f000f, 0x64006400, 0xea;
 mov.b32 bias, 0xe408e408;
-add.f16x2 $0, even, bias;
-add.f16x2 $1, odd, bias;"""
-_BF16 = """.reg .b32 bias, one;
+add.f16x2 $0, code, bias;
+}""")
+BF16 = tl.constexpr("""{
+.reg .b32 code, bias, one;
+shr.u32 code, $1, SHIFT;
+lop3.b32 code, code, 0x000f000f, 0x43004300, 0xea;
 mov.b32 bias, 0xc308c308;
 mov.b32 one, 0x3f803f80;
-fma.rn.bf16x2 $0, even, one, bias;
-fma.rn.bf16x2 $1, odd, one, bias;"""
+fma.rn.bf16x2 $0, code, one, bias;
+}""")
 
 
-def _assembly(shift: str, magic: str, centre: str) -> tl.constexpr:
-    text = _SPREAD.replace("SHIFT", shift).replace("MAGIC", magic).replace("CENTRE", centre)
-    return tl.constexpr(text)
-
-
-LOW_F16 = _assembly("", "0x64006400", _F16)
-HIGH_F16 = _assembly(_HIGH, "0x64006400", _F16)
-LOW_BF16 = _assembly("", "0x43004300", _BF16)
-HIGH_BF16 = _assembly(_HIGH, "0x43004300", _BF16)
+@triton.constexpr_function
+def _assembly(text: str, place: int) -> str:
+    return text.replace("SHIFT", str(4 * place))
 
 
 @triton.jit
-def _centred(packed, HIGH: tl.constexpr, dtype: tl.constexpr):
-    """code - 8 of one nibble of each byte, in f16 or bf16: two instructions for two codes."""
+def _centred(words, PLACE: tl.constexpr, dtype: tl.constexpr):
+    """code - 8 of nibble PLACE of each word, in f16 or bf16: three instructions for two codes."""
     if INTERPRET:
-        nibble = packed >> 4 if HIGH else packed & 15
-        return nibble.to(tl.float32) - 8.0
+        return ((words >> (4 * PLACE)) & 15).to(tl.float32) - 8.0
     if dtype == tl.float16:
-        text: tl.constexpr = HIGH_F16 if HIGH else LOW_F16
-    else:
-        text: tl.constexpr = HIGH_BF16 if HIGH else LOW_BF16
-    return tl.inline_asm_elementwise(text, "=r,=r,r", [packed], dtype=dtype, is_pure=True, pack=4)
+        return tl.inline_asm_elementwise(
+            _assembly(F16, PLACE), "=r,r", [words], dtype=tl.float16, is_pure=True, pack=2
+        )
+    else:  # noqa: RET505 (without it Triton would compile both)
+        return tl.inline_asm_elementwise(
+            _assembly(BF16, PLACE), "=r,r", [words], dtype=tl.bfloat16, is_pure=True, pack=2
+        )
 
 
 @triton.jit
@@ -71,7 +64,7 @@ def _group(step, half: tl.constexpr, group_ptr, scales_ptr, zeros_ptr, channels,
     """Scale, and 8 - zero, of each channel for one half of the columns of a step."""
     if group_ptr is not None:
         block = 2 * step + half
-        g = tl.load(group_ptr + block, mask=block < width // 16, other=0)
+        g = tl.load(group_ptr + block, mask=block < width // 8, other=0)
     elif GROUP == 32:
         g = 2 * step + half
     elif GROUP == 0:
@@ -90,20 +83,20 @@ def _group(step, half: tl.constexpr, group_ptr, scales_ptr, zeros_ptr, channels,
 
 
 @triton.jit
-def _operands(packed, x_ptr, perm_ptr, column, rows, shift, stride_xm, stride_xk, K, width, offset,
-              HIGH: tl.constexpr, ZEROS: tl.constexpr):  # fmt: skip
-    """One half of a step: weights [channels, columns] and x [columns, rows]."""
-    dtype: tl.constexpr = x_ptr.dtype.element_ty
-    w = _centred(packed, HIGH, dtype)
+def _times(acc, words, x_ptr, perm_ptr, column, rows, shift, stride_xm, stride_xk, K, width, offset,
+           PLACE: tl.constexpr, ZEROS: tl.constexpr):  # fmt: skip
+    """acc + weights @ x for one nibble of the words: [channels, columns] by [columns, rows]."""
+    w = _centred(words, PLACE, x_ptr.dtype.element_ty)
     if ZEROS:
         w += shift.to(w.dtype)[:, None]
+    column += PLACE * PLANE
     if perm_ptr is not None:
-        k = tl.load(perm_ptr + column, mask=column < 2 * width, other=-1)
+        k = tl.load(perm_ptr + column, mask=column < 4 * width, other=-1)
     else:
         k = column - offset
     here = (k >= 0) & (k < K)
     x_ptrs = x_ptr + k.to(tl.int64)[:, None] * stride_xk + rows[None, :] * stride_xm
-    return w, tl.load(x_ptrs, mask=here[:, None], other=0.0)
+    return dot(w, tl.load(x_ptrs, mask=here[:, None], other=0.0), acc)
 
 
 @triton.jit
@@ -116,9 +109,9 @@ def _sum_of_steps(
     ZEROS: tl.constexpr = zeros_ptr is not None
     acc = tl.zeros([BLOCK_N, BLOCK_M], tl.float32)
     none = tl.zeros([BLOCK_N, BLOCK_M], tl.float32)
-    byte = tl.arange(0, STEP)
-    column = byte // HALF_BLOCK * (2 * HALF_BLOCK) + byte % HALF_BLOCK
-    codes_ptrs = codes_ptr + channels[:, None] * width + byte[None, :]
+    word = tl.arange(0, STEP)
+    offs_k = word // PLANE * (4 * PLANE) + word % PLANE
+    codes_ptrs = codes_ptr + channels[:, None] * width + word[None, :]
     scale, shift = _group(begin, 0, group_ptr, scales_ptr, zeros_ptr, channels, N, G, width, GROUP)
     scale_2, shift_2 = scale, shift
     if GROUP == 32:
@@ -127,20 +120,27 @@ def _sum_of_steps(
         )
     for step in range(begin, end):
         first = step * STEP
-        if STEP == HALF_BLOCK:
-            packed = tl.load(codes_ptrs + first)
+        if STEP == PLANE:
+            words = tl.load(codes_ptrs + first)
         else:
-            packed = tl.load(codes_ptrs + first, mask=(first + byte < width)[None, :], other=0)
-        now, now_2 = scale, scale_2
-        w, x = _operands(
-            packed, x_ptr, perm_ptr, 2 * first + column, rows, shift, stride_xm, stride_xk, K,
-            width, offset, False, ZEROS,
-        )  # fmt: skip
-        w_2, x_2 = _operands(
-            packed, x_ptr, perm_ptr, 2 * first + column + HALF_BLOCK, rows, shift_2, stride_xm,
-            stride_xk, K, width, offset, True, ZEROS,
-        )  # fmt: skip
-        if GROUP != 0:
+            words = tl.load(codes_ptrs + first, mask=(first + word < width)[None, :], other=0)
+        column = 4 * first + offs_k
+        part = acc if GROUP == 0 else none
+        part = _times(part, words, x_ptr, perm_ptr, column, rows, shift, stride_xm, stride_xk, K,
+                      width, offset, 0, ZEROS)  # fmt: skip
+        part = _times(part, words, x_ptr, perm_ptr, column, rows, shift, stride_xm, stride_xk, K,
+                      width, offset, 1, ZEROS)  # fmt: skip
+        if GROUP == 32:
+            acc = tl.fma(part, scale[:, None], acc)
+            part = none
+        part = _times(part, words, x_ptr, perm_ptr, column, rows, shift_2, stride_xm, stride_xk, K,
+                      width, offset, 2, ZEROS)  # fmt: skip
+        part = _times(part, words, x_ptr, perm_ptr, column, rows, shift_2, stride_xm, stride_xk, K,
+                      width, offset, 3, ZEROS)  # fmt: skip
+        if GROUP == 0:
+            acc = part
+        else:
+            acc = tl.fma(part, scale_2[:, None], acc)
             scale, shift = _group(
                 step + 1, 0, group_ptr, scales_ptr, zeros_ptr, channels, N, G, width, GROUP
             )
@@ -149,13 +149,6 @@ def _sum_of_steps(
             scale_2, shift_2 = _group(
                 step + 1, 1, group_ptr, scales_ptr, zeros_ptr, channels, N, G, width, GROUP
             )
-        if GROUP == 0:
-            acc = dot(w_2, x_2, dot(w, x, acc))
-        elif GROUP == 32:
-            acc = tl.fma(dot(w, x, none), now[:, None], acc)
-            acc = tl.fma(dot(w_2, x_2, none), now_2[:, None], acc)
-        else:
-            acc = tl.fma(dot(w_2, x_2, dot(w, x, none)), now[:, None], acc)
     return acc * scale[:, None] if GROUP == 0 else acc
 
 
@@ -174,7 +167,7 @@ def _finished(sums, bias, ACTIVATION: tl.constexpr):
     return out
 
 
-@triton.jit(do_not_specialize=["M", "G", "offset", "splits", "per_split"])
+@triton.jit(do_not_specialize=["M", "G", "splits", "per_split"])
 def _matmul_w4_kernel(
     out_ptr, work_ptr, x_ptr, codes_ptr, scales_ptr, zeros_ptr, perm_ptr, group_ptr, bias_ptr,
     stride_xm, stride_xk, stride_bias, M, N, K, G, width, offset, splits, per_split,

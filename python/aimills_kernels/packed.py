@@ -36,11 +36,11 @@ class PackedWeight:
     and each row.
 
     Shapes and dtypes:
-        codes     [N, width]   u8, two codes a byte (`kernels/matmul/layout_w4.py`)
+        codes     [N, width]   i16, four codes a word (`kernels/matmul/layout_w4.py`)
         scales    [G, N]       f16 | bf16 | f32, as given
         zeros     [G, N]       u8, 0 to 16; None: 8 throughout
-        perm      [2 width]    i32; None unless groups are not runs of columns
-        group_of  [width / 16] i32; None unless groups are of other lengths than group_size
+        perm      [4 width]    i32; None unless groups are not runs of columns
+        group_of  [width / 8]  i32; None unless groups are of other lengths than group_size
 
     `pack` makes one, `unpack` undoes that without loss. One packing serves every number of rows.
     """
@@ -184,17 +184,17 @@ class PackedWeight:
         return made
 
     def _check(self, prefix: str, N: int, groups: int) -> None:
-        width = layout.padded(self.in_features + self.offset) // 2
+        width = layout.words_for(self.in_features + self.offset)
         if self.perm is not None or self.group_of is not None:
             width = self.codes.shape[1] if self.codes.dim() == 2 else width
-            if width % layout.HALF or 2 * width < self.in_features:
-                width = layout.padded(self.in_features) // 2
+            if width % layout.WORDS or 4 * width < self.in_features:
+                width = layout.words_for(self.in_features)
         wanted: dict[str, tuple[tuple[int, ...], tuple[torch.dtype, ...]]] = {
-            "codes": ((N, width), (torch.uint8,)),
+            "codes": ((N, width), (torch.int16,)),
             "scales": ((groups, N), _FLOATS),
             "zeros": ((groups, N), (torch.uint8,)),
-            "perm": ((2 * width,), (torch.int32,)),
-            "group_of": ((2 * width // layout.HALF,), (torch.int32,)),
+            "perm": ((4 * width,), (torch.int32,)),
+            "group_of": ((4 * width // layout.RUN,), (torch.int32,)),
         }
         for name, t in self._named().items():
             shape, dtypes = wanted[name]
@@ -326,11 +326,12 @@ def _built(
     if listed is not None and not (regular and listed == _runs(K, group_size)):
         by_group = sorted(range(K), key=listed.__getitem__)
         if regular and [listed[k] for k in by_group] == _runs(K, group_size):
-            perm = by_group + [-1] * (layout.padded(K) - K)
+            perm = by_group + [-1] * (4 * layout.words_for(K) - K)
         else:
             perm, group_of = layout.by_group(listed)
     if perm is None:
-        stored = torch.nn.functional.pad(codes, (offset, layout.padded(K + offset) - K - offset))
+        behind = 4 * layout.words_for(K + offset) - K - offset
+        stored = torch.nn.functional.pad(codes, (offset, behind))
     else:
         at = torch.tensor(perm, dtype=torch.int64, device=place)
         stored = codes.index_select(1, at.clamp_min(0)) if K else codes.new_zeros(N, len(perm))
