@@ -40,15 +40,24 @@ class Config:
 
 
 def config_of(
-    x: Tensor, codes: Tensor, group_of: Tensor | None, group_size: int, invariant: bool
-) -> Config:
+    x: Tensor, codes: Tensor, perm: Tensor | None, group_of: Tensor | None, group_size: int,
+    offset: int, invariant: bool,
+) -> Config:  # fmt: skip
     sm = sm_of(x.device) or 90
     step = WORDS if group_of is not None or group_size in SIZES[:2] else 2 * WORDS
-    return select_config(x.shape[0], *codes.shape, step, invariant, sm)
+    aligned = perm is None and offset % 16 == 0 and x.shape[1] % 16 == 0 and _aligned(x)
+    return select_config(x.shape[0], *codes.shape, step, aligned, invariant, sm)
 
 
-def select_config(m: int, n: int, width: int, step: int, invariant: bool, sm: int) -> Config:
-    """For `m` rows and `n` channels of `width` words each.
+def _aligned(x: Tensor) -> bool:
+    return x.stride(1) == 1 and x.stride(0) % 8 == 0 and x.data_ptr() % 16 == 0
+
+
+def select_config(
+    m: int, n: int, width: int, step: int, aligned: bool, invariant: bool, sm: int
+) -> Config:
+    """For `m` rows and `n` channels of `width` words each. `aligned`: x is read 16 bytes at a time;
+    else each element needs registers for its address.
 
     An invariant choice has one tile for all `m`, and its splits follow from `n` and `width` alone:
     only who sums a split follows from `m`.
@@ -60,22 +69,23 @@ def select_config(m: int, n: int, width: int, step: int, invariant: bool, sm: in
         splits = _splits(tiles, steps)
         walked = tiles * -(-m // block_m) >= 2 * _SMS
     else:
-        block_n, block_m, warps = _tile(m, n)
+        block_n, block_m, warps = _tile(m, n, aligned, sm)
         tiles = -(-n // block_n) * -(-m // block_m)
         splits, walked = _splits(tiles, steps) if m <= 64 else 1, False
     stages = _stages(block_n, block_m, step, sm)
     return Config(block_n, block_m, step, warps, stages, splits, walked and splits > 1)
 
 
-def _tile(m: int, n: int) -> tuple[int, int, int]:
+def _tile(m: int, n: int, aligned: bool, sm: int) -> tuple[int, int, int]:
     """Channels, rows, warps."""
     if m <= 8:
         return 64, 8, 4
-    if m <= 64:
-        return 64, 16 if m <= 16 else 32 if m <= 32 else 64, 4
-    if -(-m // 128) * -(-n // 128) < _SMS:
+    if m <= 32 or not aligned:
+        return 64, 16 if m <= 16 else 32, 4
+    if m <= 64 or -(-m // 128) * -(-n // 128) < _SMS:
         return 64, 64, 4
-    return 128, 128, 8
+    # On sm_100 each of a step's four products has sums of its own in tensor memory, of 512 columns.
+    return (128, 64, 8) if sm // 10 == 10 else (128, 128, 8)
 
 
 def _splits(tiles: int, steps: int) -> int:
@@ -90,7 +100,7 @@ def _stages(block_n: int, block_m: int, step: int, sm: int) -> int:
 
 def workspace(x: Tensor, codes: Tensor, *rest: Any) -> int:
     """Floats: a sum of each element and split, where splits go to several programs."""
-    _, _, _, group_of, _, group_size, _, _, invariant = rest
-    config = config_of(x, codes, group_of, group_size, invariant)
+    _, _, perm, group_of, _, group_size, offset, _, invariant = rest
+    config = config_of(x, codes, perm, group_of, group_size, offset, invariant)
     alone = config.splits == 1 or config.walked
     return 0 if alone else config.splits * x.shape[0] * codes.shape[0]

@@ -13,10 +13,9 @@ import torch
 import triton
 import triton.language as tl
 
-from aimills_kernels import _configs
 from aimills_kernels.kernels.matmul.config_w4 import config_of
 from aimills_kernels.kernels.matmul.layout_w4 import SIZES, WORDS
-from aimills_kernels.kernels.triton_common import INTERPRET, dot, round_to, widen
+from aimills_kernels.kernels.triton_common import INTERPRET, dot, product, round_to, widen
 
 PLANE = tl.constexpr(WORDS)  # columns that one nibble of the words of a block holds
 # Two words in, a pair of codes less 8 out. 1024 + code in float16 and 128 + code in bfloat16 are the
@@ -149,7 +148,9 @@ def _sum_of_steps(
             scale_2, shift_2 = _group(
                 step + 1, 1, group_ptr, scales_ptr, zeros_ptr, channels, N, G, width, GROUP
             )
-    return acc * scale[:, None] if GROUP == 0 else acc
+    if GROUP == 0:  # rounded before it is added to other splits, wherever that is done
+        acc = product(acc, tl.broadcast_to(scale[:, None], [BLOCK_N, BLOCK_M]))
+    return acc
 
 
 @triton.jit
@@ -248,7 +249,7 @@ def launch(
     if out.numel() == 0:
         return
     (M, K), (N, width) = x.shape, codes.shape
-    config = _configs.config(config_of(x, codes, group_of, group_size, batch_invariant))
+    config = config_of(x, codes, perm, group_of, group_size, offset, batch_invariant)
     group = 32 if group_of is not None else group_size if group_size in SIZES else 0
     tiles = triton.cdiv(N, config.block_n) * triton.cdiv(M, config.block_m)
     split = config.splits > 1 and not config.walked
