@@ -46,7 +46,7 @@ def config_of(
     sm = sm_of(x.device) or 90
     step = WORDS if group_of is not None or group_size in SIZES[:2] else 2 * WORDS
     aligned = perm is None and offset % 16 == 0 and x.shape[1] % 16 == 0 and _aligned(x)
-    return select_config(x.shape[0], *codes.shape, step, aligned, invariant, sm)
+    return select_config(x.shape[0], codes.shape[0], codes.shape[1], step, aligned, invariant, sm)
 
 
 def _aligned(x: Tensor) -> bool:

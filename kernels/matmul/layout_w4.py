@@ -1,8 +1,8 @@
 """How the codes of 4-bit weights are stored, and what they stand for.
 
 Storage has whole blocks of 64 columns, 16 words of 16 bits of a row each: word j holds columns j,
-j + 16, j + 32 and j + 48, the first in its lowest bits. So one nibble of all words is 16 neighbouring
-columns of one group, and that of two words takes a mask and no shuffle to become a pair of floats.
+j + 16, j + 32 and j + 48, the first in its lowest bits. So a nibble of all words is 16 neighbouring
+columns of one group, and that of two words takes a mask and no shuffle to become two floats.
 
     column k of the weight is storage column  k + offset      or where perm names it
     storage column s belongs to group         s // group_size or group_of[s // 32]; all to group 0

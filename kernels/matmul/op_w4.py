@@ -215,7 +215,8 @@ def inputs(case: Case, generator: torch.Generator) -> dict[str, Any]:
     if bias_dtype is not None:
         bias = (normal(N) + torch.arange(N, device=place) % 7).to(bias_dtype)
     return {
-        "x": _lay_out(case, x.to(dtype)), "codes": integers(-(2**15), 2**15, N, words_for(columns)).to(torch.int16),
+        "x": _lay_out(case, x.to(dtype)),
+        "codes": integers(-(2**15), 2**15, N, words_for(columns)).to(torch.int16),
         "scales": scales.to(scale_dtype),
         "zeros": integers(0, 17, groups, N).to(torch.uint8) if case.get("asym", False) else None,
         "perm": perm, "group_of": group_of, "bias": bias, "group_size": group_size,

@@ -18,8 +18,8 @@ from aimills_kernels.kernels.matmul.layout_w4 import SIZES, WORDS
 from aimills_kernels.kernels.triton_common import INTERPRET, dot, product, round_to, widen
 
 PLANE = tl.constexpr(WORDS)  # columns that one nibble of the words of a block holds
-# Two words in, a pair of codes less 8 out. 1024 + code in float16 and 128 + code in bfloat16 are the
-# code below the right exponent; sm_80 has no subtraction of bfloat16.
+# Two words in, a pair of codes less 8 out. A code below the exponent of 1024 in float16, or of 128
+# in bfloat16, is that much and itself. sm_80 has no subtraction of bfloat16.
 F16 = tl.constexpr("""{
 .reg .b32 code, bias;
 shr.u32 code, $1, SHIFT;
@@ -82,26 +82,28 @@ def _group(step, half: tl.constexpr, group_ptr, scales_ptr, zeros_ptr, channels,
 
 
 @triton.jit
-def _times(acc, words, x_ptr, perm_ptr, column, rows, shift, stride_xm, stride_xk, K, width, offset,
-           PLACE: tl.constexpr, ZEROS: tl.constexpr):  # fmt: skip
+def _times(acc, words, x_ptr, perm_ptr, column, rows, shift, stride_xm, stride_xk, M, K, width,
+           offset, PLACE: tl.constexpr, ZEROS: tl.constexpr):  # fmt: skip
     """acc + weights @ x for one nibble of the words: [channels, columns] by [columns, rows]."""
     w = _centred(words, PLACE, x_ptr.dtype.element_ty)
     if ZEROS:
         w += shift.to(w.dtype)[:, None]
     column += PLACE * PLANE
+    here = column < 4 * width
     if perm_ptr is not None:
-        k = tl.load(perm_ptr + column, mask=column < 4 * width, other=-1)
+        k = tl.load(perm_ptr + column, mask=here, other=0)
     else:
         k = column - offset
-    here = (k >= 0) & (k < K)
+    here = here & (k >= 0) & (k < K)
     x_ptrs = x_ptr + k.to(tl.int64)[:, None] * stride_xk + rows[None, :] * stride_xm
-    return dot(w, tl.load(x_ptrs, mask=here[:, None], other=0.0), acc)
+    x = tl.load(x_ptrs, mask=here[:, None] & (rows < M)[None, :], other=0.0)
+    return dot(w, x, acc)
 
 
 @triton.jit
 def _sum_of_steps(
     begin, end, x_ptr, codes_ptr, scales_ptr, zeros_ptr, perm_ptr, group_ptr, channels, rows,
-    stride_xm, stride_xk, N, K, G, width, offset,
+    stride_xm, stride_xk, M, N, K, G, width, offset,
     BLOCK_N: tl.constexpr, BLOCK_M: tl.constexpr, STEP: tl.constexpr, GROUP: tl.constexpr,
 ):  # fmt: skip
     """The scales of a step are read while the one before is multiplied."""
@@ -125,17 +127,14 @@ def _sum_of_steps(
             words = tl.load(codes_ptrs + first, mask=(first + word < width)[None, :], other=0)
         column = 4 * first + offs_k
         part = acc if GROUP == 0 else none
-        part = _times(part, words, x_ptr, perm_ptr, column, rows, shift, stride_xm, stride_xk, K,
-                      width, offset, 0, ZEROS)  # fmt: skip
-        part = _times(part, words, x_ptr, perm_ptr, column, rows, shift, stride_xm, stride_xk, K,
-                      width, offset, 1, ZEROS)  # fmt: skip
-        if GROUP == 32:
-            acc = tl.fma(part, scale[:, None], acc)
-            part = none
-        part = _times(part, words, x_ptr, perm_ptr, column, rows, shift_2, stride_xm, stride_xk, K,
-                      width, offset, 2, ZEROS)  # fmt: skip
-        part = _times(part, words, x_ptr, perm_ptr, column, rows, shift_2, stride_xm, stride_xk, K,
-                      width, offset, 3, ZEROS)  # fmt: skip
+        for place in tl.static_range(4):
+            if GROUP == 32 and place == 2:
+                acc = tl.fma(part, scale[:, None], acc)
+                part = none
+            part = _times(
+                part, words, x_ptr, perm_ptr, column, rows, shift if place < 2 else shift_2,
+                stride_xm, stride_xk, M, K, width, offset, place, ZEROS,
+            )  # fmt: skip
         if GROUP == 0:
             acc = part
         else:
@@ -189,7 +188,6 @@ def _matmul_w4_kernel(
     offs_n = tile_n.to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
     offs_m = tile_m.to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
     channels = tl.where(offs_n < N, offs_n, 0)
-    rows = tl.where(offs_m < M, offs_m, 0)
     steps = tl.cdiv(width, STEP)
     if WALKED:
         sums = tl.zeros([BLOCK_N, BLOCK_M], tl.float32)
@@ -197,15 +195,15 @@ def _matmul_w4_kernel(
             begin = one * per_split
             sums += _sum_of_steps(
                 begin, tl.minimum(begin + per_split, steps), x_ptr, codes_ptr, scales_ptr,
-                zeros_ptr, perm_ptr, group_ptr, channels, rows, stride_xm, stride_xk, N, K, G,
-                width, offset, BLOCK_N, BLOCK_M, STEP, GROUP,
+                zeros_ptr, perm_ptr, group_ptr, channels, offs_m, stride_xm, stride_xk, M, N, K,
+                G, width, offset, BLOCK_N, BLOCK_M, STEP, GROUP,
             )  # fmt: skip
     else:
         begin = split * per_split
         sums = _sum_of_steps(
             begin, tl.minimum(begin + per_split, steps), x_ptr, codes_ptr, scales_ptr, zeros_ptr,
-            perm_ptr, group_ptr, channels, rows, stride_xm, stride_xk, N, K, G, width, offset,
-            BLOCK_N, BLOCK_M, STEP, GROUP,
+            perm_ptr, group_ptr, channels, offs_m, stride_xm, stride_xk, M, N, K, G, width,
+            offset, BLOCK_N, BLOCK_M, STEP, GROUP,
         )  # fmt: skip
 
     at = offs_m[:, None] * N + offs_n[None, :]

@@ -286,6 +286,9 @@ def _check_parts(
     from aimills_kernels.kernels.matmul.op_w4 import check_scales
 
     what, (N, K) = "PackedWeight.pack", codes.shape
+    for name, t in (("scales", scales), ("zeros", zeros), ("g_idx", g_idx)):
+        if t is not None and t.device != codes.device:
+            raise ValueError(f"{what}: {name} must be on {codes.device} as codes, got {t.device}")
     if codes.numel() and int(codes.max()) > 15:
         raise ValueError(f"{what}: codes must be 0 to 15, got {int(codes.max())}")
     if scales.dtype not in _FLOATS:
@@ -308,9 +311,6 @@ def _check_parts(
                 f"{what}: g_idx must be 0 to {scales.shape[0] - 1}, a row of scales, "
                 f"got {int(g_idx.min())} to {int(g_idx.max())}"
             )
-    for name, t in (("scales", scales), ("zeros", zeros), ("g_idx", g_idx)):
-        if t is not None and t.device != codes.device:
-            raise ValueError(f"{what}: {name} must be on {codes.device} as codes, got {t.device}")
 
 
 def _built(
