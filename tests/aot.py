@@ -31,6 +31,7 @@ class Compiled:
     warps: int
     mma: str
     ptx: str
+    tensor_memory: int  # columns: what passes 512 is compiled to a trap
 
     def resources(self) -> dict[str, int | str]:
         return {
@@ -62,7 +63,17 @@ def _facts(kernel: object, sm: int) -> Compiled:
     ptx = kernel.asm["ptx"]
     mma = next((name for name, text in MMA.items() if text in ptx), "none")
     meta = kernel.metadata
-    return Compiled(meta.name, sm, registers, stack, meta.shared, meta.num_warps, mma, ptx)
+    return Compiled(
+        meta.name,
+        sm,
+        registers,
+        stack,
+        meta.shared,
+        meta.num_warps,
+        mma,
+        ptx,
+        getattr(meta, "tmem_size", 0),
+    )
 
 
 def lopsided_sums(ptx: str) -> list[str]:

@@ -147,6 +147,23 @@ def int8_cases(draw: st.DrawFn) -> Case:
 
 
 @st.composite
+def w4_cases(draw: st.DrawFn) -> Case:
+    group = draw(st.sampled_from([32, 64, 128, "channel"]))
+    order = draw(st.sampled_from(["by group", "act", "shard"]))
+    case: dict[str, Any] = {"order": order} if group != "channel" else {}
+    if group != "channel" and order == "by group":
+        case["offset"] = draw(st.integers(0, group - 1))
+    return Case(
+        "drawn", M=draw(st.integers(0, 70)), N=draw(st.integers(0, 90)),
+        K=draw(st.integers(1, 300)), group=group, asym=draw(st.booleans()), **case,
+        dtype=draw(st.sampled_from(["bf16", "f16"])), scales=draw(_dtypes),
+        bias=draw(st.none() | _dtypes), invariant=draw(st.booleans()),
+        act=draw(st.sampled_from(["none", "relu", "gelu", "gelu_tanh", "silu"])),
+        layout=draw(st.sampled_from(["contiguous", "transposed", "sliced"])),
+    )  # fmt: skip
+
+
+@st.composite
 def w8_cases(draw: st.DrawFn) -> Case:
     return Case(
         "drawn", M=draw(st.integers(0, 90)), N=draw(st.integers(0, 90)),
@@ -217,6 +234,7 @@ CASES = {
     "matmul_fp8": matmul_cases(),
     "matmul_int8": int8_cases(),
     "matmul_w8": w8_cases(),
+    "matmul_w4": w4_cases(),
     "quantize_fp8": quantize_cases(),
     "quantize_int8": quantize_int8_cases(),
     "rmsnorm_quantize_fp8": fused_cases(),

@@ -86,6 +86,7 @@ def test_kernels_compile_within_their_resources(
         assert kernel.spilled == 0, f"{kernel.name} spills {kernel.spilled} bytes on sm_{sm}"
         assert kernel.shared <= SHARED_LIMIT[sm], f"{kernel.name}: {kernel.shared} bytes shared"
         assert kernel.registers * kernel.warps * 32 <= 65536
+        assert kernel.tensor_memory <= 512, f"{kernel.name}: {kernel.tensor_memory} columns"
         assert not lopsided_sums(kernel.ptx), f"{kernel.name}: use product() before its tl.sum"
     _hold_against_lock(f"{op}/{case}/{provider}", sm, kernels, _lock_file(provider))
     if reason:

@@ -25,6 +25,8 @@ ADAPTERS = (
     pytorch.SDPA_BACKWARD,
     pytorch.SDPA_WITH_FORWARD,
     pytorch.SCALED_MM,
+    pytorch.INT4PACK,
+    pytorch.DEQUANTIZED,
     torchao.ADAPTER,
     bitsandbytes.ADAPTER,
     opencv.ADAPTER,

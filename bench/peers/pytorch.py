@@ -14,6 +14,7 @@ from aimills_kernels.kernels.video.op import rgb_levels
 
 from ._sdpa_backward import sdpa_backward, sdpa_with_forward
 from ._video import normalize
+from ._w4 import dequantized, int4pack
 
 
 def scaled_mm(
@@ -50,6 +51,8 @@ def float_video(*args: Any) -> Tensor:
 
 
 SCALED_MM = Adapter("F.scaled_mm", {"matmul_fp8": scaled_mm})
+INT4PACK = Adapter("int4pack", {"matmul_w4": int4pack})
+DEQUANTIZED = Adapter("16-bit matmul", {"matmul_w4": dequantized})
 FLOAT_VIDEO = Adapter("torch float", {"video_to_tensor": float_video})
 SDPA_BACKWARD = Adapter("sdpa backward", {"attention_backward": sdpa_backward})
 SDPA_WITH_FORWARD = Adapter("sdpa with forward", {"attention_backward": sdpa_with_forward})

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from aimills_kernels._version import __version__
 
 __all__ = [
+    "PackedWeight",
     "__version__",
     "attention",
     "attention_backward",
@@ -23,6 +24,7 @@ __all__ = [
     "kv_append",
     "matmul_fp8",
     "matmul_int8",
+    "matmul_w4",
     "matmul_w8",
     "merge_attention_states",
     "quantize_fp8",
@@ -48,6 +50,8 @@ _HOMES = {
     "matmul_fp8": "aimills_kernels.ops.matmul",
     "matmul_int8": "aimills_kernels.ops.matmul_int8",
     "matmul_w8": "aimills_kernels.ops.matmul_int8",
+    "matmul_w4": "aimills_kernels.ops.matmul_w4",
+    "PackedWeight": "aimills_kernels.packed",
     "quantize_fp8": "aimills_kernels.ops.matmul",
     "quantize_int8": "aimills_kernels.ops.matmul_int8",
     "rmsnorm_quantize_fp8": "aimills_kernels.ops.fused",
@@ -74,6 +78,7 @@ if TYPE_CHECKING:
     from aimills_kernels.ops.fused import rmsnorm_quantize_fp8, swiglu_quantize_fp8
     from aimills_kernels.ops.matmul import matmul_fp8, quantize_fp8
     from aimills_kernels.ops.matmul_int8 import matmul_int8, matmul_w8, quantize_int8
+    from aimills_kernels.ops.matmul_w4 import matmul_w4
     from aimills_kernels.ops.paged import (
         attention_paged,
         attention_workspace,
@@ -81,6 +86,7 @@ if TYPE_CHECKING:
         merge_attention_states,
     )
     from aimills_kernels.ops.video import video_to_tensor
+    from aimills_kernels.packed import PackedWeight
 
 
 def __getattr__(name: str) -> Any:

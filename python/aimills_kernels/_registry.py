@@ -42,6 +42,7 @@ from aimills_kernels.kernels.matmul.op_fused import rmsnorm_quantize_fp8, swiglu
 from aimills_kernels.kernels.matmul.op_int8 import matmul_int8
 from aimills_kernels.kernels.matmul.op_quantize import quantize_fp8
 from aimills_kernels.kernels.matmul.op_quantize_int8 import quantize_int8
+from aimills_kernels.kernels.matmul.op_w4 import matmul_w4
 from aimills_kernels.kernels.matmul.op_w8 import matmul_w8
 from aimills_kernels.kernels.video.op import video_to_tensor
 
@@ -56,6 +57,7 @@ OPS: tuple[Op, ...] = (
     matmul_fp8,
     matmul_int8,
     matmul_w8,
+    matmul_w4,
     quantize_fp8,
     quantize_int8,
     rmsnorm_quantize_fp8,

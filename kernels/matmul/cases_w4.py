@@ -1,0 +1,144 @@
+"""Cases of `matmul_w4`, and calls of it that must fail."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from aimills_kernels._op import Case, Invalid
+
+_LAYERS = {  # Llama-3 8B, and a square one of 70B: N, K
+    "llama3-8b-qkv": (6144, 4096),
+    "llama3-8b-gate-up": (28672, 4096),
+    "llama3-8b-down": (4096, 14336),
+    "square-8192": (8192, 8192),
+}
+
+
+def _layer_cases() -> tuple[Case, ...]:
+    found = []
+    for layer, (N, K) in _LAYERS.items():
+        for M in (1, 16) if layer.startswith("square") else (1, 16, 64, 4096):
+            small = dict(M=min(M, 8), N=N // 128, K=K // 16)
+            tags = {"bench"} | ({"accept"} if M != 64 else set())
+            tags |= {"aot"} if layer.endswith("qkv") or layer.startswith("square") else set()
+            found.append(Case(f"{layer}-{M}", M=M, N=N, K=K, cpu=small, tags=tags))
+    return tuple(found)
+
+
+_I = {"interpret"}
+_SMALL: dict[str, Any] = dict(M=64, N=64)
+
+CASES = (
+    Case("tiny", M=3, N=20, K=128, bias="bf16", tags=_I),
+    Case("tiny-f16", M=3, N=20, K=128, dtype="f16", scales="f16", asym=True, act="silu", tags=_I),
+    Case("ragged", M=17, N=35, K=77, group=32, asym=True, bias="f32", tags=_I),
+    Case("one-row", M=1, N=65, K=1420, scales="f32", tags=_I),
+    Case("one-channel", M=16, N=1, K=200, group=64, dtype="f16", scales="f32", tags=_I),
+    Case("rows", M=150, N=130, K=180, group=64, asym=True, act="gelu", tags=_I),
+    Case("large-tiles", M=2000, N=1400, K=300, cpu=dict(M=300, N=35)),
+    Case("channel", M=5, N=40, K=420, group="channel", asym=True, bias="f16", tags=_I),
+    Case("act-order", M=5, N=40, K=300, group=64, order="act", act="gelu_tanh", tags=_I),
+    Case("act-shard", M=5, N=40, K=200, group=32, order="shard", asym=True, act="relu", tags=_I),
+    Case("offset", M=5, N=40, K=300, offset=75, tags=_I),
+    Case("offset-32", M=2, N=40, K=90, group=32, offset=31, asym=True, dtype="f16", tags=_I),
+    Case("onehot", M=40, N=40, K=330, group=32, fill="onehot", asym=True, tags=_I),
+    Case("onehot-128", M=9, N=40, K=330, fill="onehot", tags=_I),
+    Case("magnitudes", M=12, N=30, K=260, group=32, scales="f32", fill="magnitudes", tags=_I),
+    Case("nan", M=3, N=20, K=70, group=32, fill="nan", tags=_I),
+    Case("transposed", M=7, N=20, K=90, group=32, layout="transposed", tags=_I),
+    Case("sliced", M=7, N=20, K=96, group=32, layout="sliced", tags=_I),
+    Case("sparse", M=5, N=9, K=40, group=32, layout="sparse", tags=_I),
+    Case("m-empty", M=0, N=35, K=64, group=32, tags=_I),
+    Case("n-empty", M=20, N=0, K=64, group=32, tags=_I),
+    Case("k-empty", M=20, N=35, K=0, group=32, bias="f16", tags=_I),
+    Case("k-empty-channel", M=2, N=3, K=0, group="channel", tags=_I),
+    Case("invariant", M=3, N=70, K=1200, invariant=True, bias="bf16", act="silu", tags=_I),
+    Case("invariant-walked", M=9000, N=70, K=600, group=32, invariant=True, cpu=dict(M=300)),
+    Case("gpt-oss", M=16, N=2880, K=2880, group=32, bias="bf16", cpu=dict(N=40, K=360)),
+    Case("qwen2.5-vl", M=4, N=1280, K=3420, cpu=dict(N=30)),
+    *_layer_cases(),
+    Case("aot-32-asym", M=16, N=4096, K=4096, group=32, asym=True, cpu=dict(N=64, K=512),
+         tags={"aot"}),
+    Case("aot-64-f16", M=32, N=4096, K=4096, group=64, dtype="f16", scales="f16", asym=True,
+         bias="f16", act="gelu", cpu=dict(N=64, K=512), tags={"aot"}),
+    Case("aot-channel", M=2048, N=4096, K=4096, group="channel", act="silu", cpu=_SMALL,
+         tags={"aot"}),
+    Case("aot-32-large", M=2048, N=4096, K=1024, group=32, asym=True, dtype="f16", bias="f32",
+         act="gelu_tanh", cpu=_SMALL, tags={"aot"}),
+    Case("aot-act-order", M=256, N=4096, K=1024, order="act", cpu=_SMALL, tags={"aot"}),
+    Case("aot-act-shard", M=8, N=4096, K=1000, group=32, order="shard", cpu=_SMALL, tags={"aot"}),
+    Case("aot-ragged", M=2047, N=4095, K=3420, offset=70, asym=True, cpu=_SMALL, tags={"aot"}),
+    Case("aot-invariant", M=8, N=4096, K=4096, invariant=True, cpu=dict(N=64), tags={"aot"}),
+    Case("aot-invariant-walked", M=4096, N=4096, K=4096, invariant=True, asym=True, cpu=_SMALL,
+         tags={"aot"}),
+)  # fmt: skip
+
+
+def _with(**change: Any) -> Any:
+    return lambda a: {**a, **{k: f(a) if callable(f) else f for k, f in change.items()}}
+
+
+def _spoiled(name: str, value: float) -> Any:
+    def change(a: dict[str, Any]) -> dict[str, Any]:
+        spoiled = a[name].clone()
+        spoiled.view(-1)[-1] = value
+        return {**a, name: spoiled}
+
+    return change
+
+
+def _turned(t: Tensor) -> Tensor:
+    return t.T.contiguous().T
+
+
+ERRORS = (
+    Invalid("x has three dims", _with(x=lambda a: a["x"][None]), "x must be two-dimensional"),
+    Invalid("x is f32", _with(x=lambda a: a["x"].float()), "x must be f16 or bf16"),
+    Invalid("x is wider", _with(x=lambda a: a["x"].repeat(1, 2)),
+            r"codes must be \[N, 64\] for 256 columns of x"),
+    Invalid("codes are bytes", _with(codes=lambda a: a["codes"].view(torch.uint8)),
+            "codes must be two-dimensional int16"),
+    Invalid("codes of one dim", _with(codes=lambda a: a["codes"][0]), "codes must be two-dim"),
+    Invalid("codes are cut off", _with(codes=lambda a: a["codes"][:, :-1]), "codes must be"),
+    Invalid("codes across", _with(codes=lambda a: _turned(a["codes"])), "codes must be contiguous"),
+    Invalid("codes too few for perm", _with(codes=lambda a: a["codes"][:, :16].contiguous()),
+            r"codes must be \[N, at least", base="act-order"),
+    Invalid("scales are integer", _with(scales=lambda a: a["scales"].int()), "scales must be bf16"),
+    Invalid("scales across", _with(scales=lambda a: a["scales"].T), r"scales must be \[1, 20\]"),
+    Invalid("a group too many", _with(scales=lambda a: a["scales"].repeat(2, 1)),
+            r"scales must be \[1, 20\]"),
+    Invalid("no group", _with(scales=lambda a: a["scales"][:0], zeros=lambda a: a["zeros"][:0]),
+            "scales must be", base="act-shard"),
+    Invalid("zeros of one row", _with(zeros=lambda a: a["zeros"][:1]),
+            r"zeros must be uint8\[3, 35\]", base="ragged"),
+    Invalid("zeros are floats", _with(zeros=lambda a: a["zeros"].float()), "zeros must be uint8",
+            base="ragged"),
+    Invalid("perm too short", _with(perm=lambda a: a["perm"][:-1]), "perm must be int32",
+            base="act-order"),
+    Invalid("perm is int64", _with(perm=lambda a: a["perm"].long()), "perm must be int32",
+            base="act-order"),
+    Invalid("group_of is too long", _with(group_of=lambda a: a["group_of"].repeat(2)),
+            "group_of must be int32", base="act-shard"),
+    Invalid("bias of another length", _with(bias=lambda a: a["bias"][:-1]), r"bias must be \[20\]"),
+    Invalid("bias is integer", _with(bias=lambda a: a["bias"].int()), "bias must be bf16"),
+    Invalid("group_size is 48", _with(group_size=48), "group_size must be 32, 64, 128 or K, 128"),
+    Invalid("offset is negative", _with(offset=-1), "offset must be at least 0 and less than 128"),
+    Invalid("offset of a whole group", _with(offset=128), "offset must be at least 0"),
+    Invalid("offset with perm", _with(offset=1), "offset must be at least 0 and less than 1",
+            base="act-order"),
+    Invalid("activation is tanh", _with(activation="tanh"), "activation must be one of none, relu"),
+    Invalid("scales have a nan", _spoiled("scales", float("nan")), "scales must be finite",
+            value=True),
+    Invalid("scales have a zero", _spoiled("scales", 0.0), "scales must not be 0", value=True),
+    Invalid("zeros have a 17", _spoiled("zeros", 17), "zeros must be 0 to 16", base="ragged",
+            value=True),
+    Invalid("perm names a column twice", _with(perm=lambda a: a["perm"].clamp_min(1)),
+            "perm must name each of the 300 columns", base="act-order", value=True),
+    Invalid("perm names a column beyond", _spoiled("perm", 300), "perm must name", value=True,
+            base="act-order"),
+    Invalid("group_of is too large", _spoiled("group_of", 90), "group_of must be 0 to",
+            base="act-shard", value=True),
+)  # fmt: skip

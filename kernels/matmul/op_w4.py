@@ -1,0 +1,293 @@
+"""Matmul of 16-bit activations with 4-bit weights."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from aimills_kernels._op import Case, Cost, Op, Problem, Provider, describe
+from aimills_kernels._tolerance import Ratio
+from aimills_kernels.kernels.matmul.cases_w4 import CASES, ERRORS
+from aimills_kernels.kernels.matmul.config_w4 import workspace
+from aimills_kernels.kernels.matmul.layout_w4 import (
+    RUN,
+    SIZES,
+    WORDS,
+    by_group,
+    dequantize,
+    groups_in,
+    words_for,
+)
+
+NAME = "matmul_w4"
+DTYPES = {"bf16": torch.bfloat16, "f16": torch.float16}
+WIDE = {**DTYPES, "f32": torch.float32}
+ACTIVATIONS = {
+    "none": lambda t: t,
+    "relu": F.relu,
+    "gelu": F.gelu,
+    "gelu_tanh": lambda t: F.gelu(t, approximate="tanh"),
+    "silu": F.silu,
+}
+
+
+def reference(
+    x: Tensor, codes: Tensor, scales: Tensor, zeros: Tensor | None, perm: Tensor | None,
+    group_of: Tensor | None, bias: Tensor | None, group_size: int, offset: int, activation: str,
+    batch_invariant: bool,
+) -> Tensor:  # fmt: skip
+    """activation(x @ ((code - zero) * scale).T + bias) in float32, rounded once.
+
+    x         [M, K]             f16 | bf16
+    codes     [N, width]         i16, four codes a word: see `layout_w4`
+    scales    [G, N]             f16 | bf16 | f32
+    zeros     [G, N]             u8, or None: 8 throughout
+    perm      [4 width]          i32, the column of each storage column, or None: as `offset` says
+    group_of  [width / 8]        i32, the group of each 32 storage columns, or None: by `group_size`
+    bias      [N]                f16 | bf16 | f32, or None
+    ->        [M, N]             dtype of x
+
+    group_size is 32, 64, 128 or K, which is one group for all; activation "none", "relu", "gelu",
+    "gelu_tanh" or "silu".
+    """
+    wide = torch.promote_types(x.dtype, torch.float32)
+    weight = dequantize(
+        codes, scales, zeros, perm, group_of, x.shape[1], group_size, offset, wide
+    )  # fmt: skip
+    out = x.to(wide) @ weight.T
+    if bias is not None:
+        out = out + bias.to(wide)
+    return ACTIVATIONS[activation](out).to(x.dtype)
+
+
+def fake(
+    x: Tensor, codes: Tensor, scales: Tensor, zeros: Tensor | None, perm: Tensor | None,
+    group_of: Tensor | None, bias: Tensor | None, group_size: int, offset: int, activation: str,
+    batch_invariant: bool,
+) -> Tensor:  # fmt: skip
+    if x.dim() != 2:
+        raise ValueError(f"{NAME}: x must be two-dimensional, got {describe(x)}")
+    if x.dtype not in DTYPES.values():
+        raise ValueError(f"{NAME}: x must be f16 or bf16, got {describe(x)}")
+    K = x.shape[1]
+    if group_size not in (*SIZES, K):
+        raise ValueError(f"{NAME}: group_size must be 32, 64, 128 or K, {K}, got {group_size}")
+    limit = group_size if group_size in SIZES and perm is None and group_of is None else 1
+    if not 0 <= offset < limit:
+        raise ValueError(f"{NAME}: offset must be at least 0 and less than {limit}, got {offset}")
+    if activation not in ACTIVATIONS:
+        words = ", ".join(ACTIVATIONS)
+        raise ValueError(f"{NAME}: activation must be one of {words}, got {activation!r}")
+    _check_packed(K, codes, scales, zeros, perm, group_of, group_size, offset)
+    N = codes.shape[0]
+    if bias is not None:
+        if bias.dtype not in WIDE.values():
+            raise ValueError(f"{NAME}: bias must be bf16, f16 or f32, got {describe(bias)}")
+        if tuple(bias.shape) != (N,):
+            raise ValueError(f"{NAME}: bias must be [{N}], got {describe(bias)}")
+    return x.new_empty((x.shape[0], N))
+
+
+def _check_packed(
+    K: int, codes: Tensor, scales: Tensor, zeros: Tensor | None, perm: Tensor | None,
+    group_of: Tensor | None, group_size: int, offset: int,
+) -> None:  # fmt: skip
+    width = words_for(K + offset)
+    if codes.dim() != 2 or codes.dtype != torch.int16:
+        raise ValueError(f"{NAME}: codes must be two-dimensional int16, got {describe(codes)}")
+    N, found = codes.shape
+    if found != width if perm is None else found % WORDS or 4 * found < K:
+        least = "at least " if perm is not None else ""
+        raise ValueError(
+            f"{NAME}: codes must be [N, {least}{width}] for {K} columns of x, got {describe(codes)}"
+        )
+    if scales.dtype not in WIDE.values():
+        raise ValueError(f"{NAME}: scales must be bf16, f16 or f32, got {describe(scales)}")
+    groups = groups_in(K, group_size, offset)
+    fits = scales.dim() == 2 and scales.shape[1] == N
+    if not fits or (scales.shape[0] == 0 and K > 0) or (
+        group_of is None and scales.shape[0] != groups
+    ):  # fmt: skip
+        wanted = groups if group_of is None else "groups"
+        raise ValueError(f"{NAME}: scales must be [{wanted}, {N}], got {describe(scales)}")
+    for name, t, shape, dtype in (
+        ("zeros", zeros, tuple(scales.shape), torch.uint8),
+        ("perm", perm, (4 * found,), torch.int32),
+        ("group_of", group_of, (4 * found // RUN,), torch.int32),
+    ):
+        if t is not None and (tuple(t.shape) != shape or t.dtype != dtype):
+            kind = describe(dtype)
+            raise ValueError(f"{NAME}: {name} must be {kind}{list(shape)}, got {describe(t)}")
+    for name, t in (
+        ("codes", codes), ("scales", scales), ("zeros", zeros), ("perm", perm),
+        ("group_of", group_of),
+    ):  # fmt: skip
+        if t is not None and not t.is_contiguous():
+            raise ValueError(
+                f"{NAME}: {name} must be contiguous, as in a PackedWeight, got strides {t.stride()}"
+            )
+
+
+def values(
+    x: Tensor, codes: Tensor, scales: Tensor, zeros: Tensor | None, perm: Tensor | None,
+    group_of: Tensor | None, *others: Any,
+) -> None:  # fmt: skip
+    check_scales(NAME, scales)
+    if zeros is not None and zeros.numel() and int(zeros.max()) > 16:
+        raise ValueError(f"{NAME}: zeros must be 0 to 16, got {int(zeros.max())}")
+    if perm is not None:
+        named = perm[perm >= 0].to(torch.int64)
+        times = torch.bincount(named, minlength=x.shape[1])
+        if len(times) != x.shape[1] or not bool((times == 1).all()):
+            raise ValueError(
+                f"{NAME}: perm must name each of the {x.shape[1]} columns of x once, and no other"
+            )
+    if group_of is not None and group_of.numel():
+        low, high = group_of.aminmax()
+        if int(low) < 0 or int(high) >= scales.shape[0]:
+            raise ValueError(
+                f"{NAME}: group_of must be 0 to {scales.shape[0] - 1}, a row of scales, "
+                f"got {int(low)} to {int(high)}"
+            )
+
+
+def check_scales(name: str, scales: Tensor) -> None:
+    if scales.numel() == 0:
+        return
+    low, high = scales.aminmax()
+    if not bool(torch.isfinite(low) & torch.isfinite(high)):
+        raise ValueError(
+            f"{name}: scales must be finite, got NaN or infinity in {describe(scales)}"
+        )
+    if bool((scales == 0).any()):
+        raise ValueError(f"{name}: scales must not be 0, got a 0 in {describe(scales)}")
+
+
+def inputs(case: Case, generator: torch.Generator) -> dict[str, Any]:
+    """Every group and channel has a scale of its own, so that a misplaced one shows. Storage
+    columns that are no column of the weight hold random codes, which must not count.
+
+    `group`: 32, 64, 128 or "channel". `order`: of columns: by group; "act", in any order with whole
+    groups; "shard", with groups of any length, some of them empty. `offset`: where the first column
+    lies in its group. `fill`: normal; one-hot rows of x, which pick a column; large and tiny
+    magnitudes; NaN in x. `layout`: of x.
+    """
+    M, N, K, place = case.M, case.N, case.K, generator.device
+    dtype = DTYPES[case.one_of("dtype", *DTYPES)]
+    scale_dtype = WIDE[case.one_of("scales", *WIDE)]
+    bias_dtype = WIDE.get(case.one_of("bias", None, *WIDE))
+    fill = case.one_of("fill", "normal", "onehot", "magnitudes", "nan")
+    order, offset = case.one_of("order", "by group", "act", "shard"), case.get("offset", 0)
+    group = case.one_of("group", 128, 64, 32, "channel")
+    group_size = K if group == "channel" else group
+    perm, group_of, groups, columns = None, None, groups_in(K, group_size, offset), K + offset
+    if order != "by group":
+        stored, starts = _shuffled(K, group_size, order)
+        perm = torch.tensor(stored, dtype=torch.int32, device=place)
+        columns, groups = len(stored), -(-K // group_size)
+        if order == "shard":
+            groups += 2
+            group_of = torch.tensor(starts, dtype=torch.int32, device=place)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator, device=place)
+
+    def integers(low: int, high: int, *shape: int) -> Tensor:
+        return torch.randint(low, high, shape, generator=generator, device=place)
+
+    x = normal(M, K)
+    scales = (1 + normal(groups, N).abs()) / 64
+    if fill == "onehot" and M and K:
+        target = torch.randint(0, K, (M, 1), generator=generator, device=place)
+        target[0], target[-1] = K - 1, 0
+        x = torch.zeros(M, K, device=place).scatter_(1, target, 3.0)
+    elif fill == "magnitudes":
+        x *= 2.0 ** torch.randint(-8, 9, (M, 1), generator=generator, device=place)
+        scales *= 2.0 ** torch.randint(-6, 5, scales.shape, generator=generator, device=place)
+        scales[:, ::2] *= -1
+    elif fill == "nan":
+        x[1, K - 1] = float("nan")
+    bias = None
+    if bias_dtype is not None:
+        bias = (normal(N) + torch.arange(N, device=place) % 7).to(bias_dtype)
+    return {
+        "x": _lay_out(case, x.to(dtype)),
+        "codes": integers(-(2**15), 2**15, N, words_for(columns)).to(torch.int16),
+        "scales": scales.to(scale_dtype),
+        "zeros": integers(0, 17, groups, N).to(torch.uint8) if case.get("asym", False) else None,
+        "perm": perm, "group_of": group_of, "bias": bias, "group_size": group_size,
+        "offset": offset, "activation": case.get("act", "none"),
+        "batch_invariant": case.get("invariant", False),
+    }  # fmt: skip
+
+
+def _shuffled(K: int, group_size: int, order: str) -> tuple[list[int], list[int]]:
+    """perm and group_of of columns whose groups are mixed, the same for every seed."""
+    mixed = list(range(K))
+    random.Random(K).shuffle(mixed)
+    if order == "act":
+        return mixed + [-1] * (4 * words_for(K) - K), []
+    g_idx = [0] * K
+    for i, k in enumerate(mixed):
+        g_idx[k] = 1 + int(i * i / K / group_size)  # group 0 is empty, early ones are long
+    return by_group(g_idx)
+
+
+def _lay_out(case: Case, t: Tensor) -> Tensor:
+    layout = case.one_of("layout", "contiguous", "transposed", "sliced", "sparse")
+    if layout == "transposed":
+        return t.T.contiguous().T
+    if layout == "sliced":  # rows of a wider tensor, at an odd offset
+        pitch = t.shape[1] + 5
+        wide = t.new_zeros(t.shape[0] * pitch + 3)[3:]
+        return wide.view(t.shape[0], pitch)[:, : t.shape[1]].copy_(t)
+    if layout == "sparse":  # row offsets past 2^31 elements
+        step = 2**31 // (t.shape[0] - 1) + 64
+        return t.new_empty(step * t.shape[0]).as_strided(t.shape, (step, 1)).copy_(t)
+    return t
+
+
+def cost(case: Case) -> Cost:
+    M, N, K = case.M, case.N, case.K
+    group = K if case.get("group", 128) == "channel" else case.get("group", 128)
+    offset, order = case.get("offset", 0), case.get("order")
+    groups = groups_in(K, group, offset) if order is None else -(-K // group)
+    each = WIDE[case.get("scales", "bf16")].itemsize + case.get("asym", False)
+    bias = N * WIDE[case.bias].itemsize if case.get("bias") else 0
+    moved = 2 * M * K + N * K / 2 + groups * N * each + bias + 2 * M * N
+    return Cost(2 * M * N * K, moved + (0 if order is None else 4 * K), "f16")
+
+
+def _depends(p: Problem) -> str | None:
+    return "its bits depend on the rows beside" if p.batch_invariant else None
+
+
+matmul_w4 = Op(
+    name=NAME,
+    reference=reference,
+    fake=fake,
+    inputs=inputs,
+    cases=CASES,
+    cost=cost,
+    tolerance=(Ratio(),),
+    errors=ERRORS,
+    values=values,
+    backward="reference",
+    providers=(
+        Provider.triton(
+            "triton",
+            "aimills_kernels.kernels.matmul.triton_w4:launch",
+            sources=(
+                "kernels/matmul/config_w4.py",
+                "kernels/matmul/layout_w4.py",
+                "kernels/hardware.py",
+            ),
+            workspace=workspace,
+        ),
+    ),
+    reference_rejects=_depends,
+)

@@ -1,0 +1,267 @@
+"""Matmul with 4-bit weights in Triton, for any GPU from sm_80.
+
+    out = activation(x @ ((code - zero) * scale).T + bias)        x [M, K], codes as in `layout_w4`
+
+Weights stand on the wide side: a tile is [channels, rows of x], so that few rows cost no more than
+they are. Codes less their zero are integers from -16 to 15, exact in f16 and bf16; the tensor cores
+multiply them by x, and each group's sum is scaled in float32 and added. No weight is ever rounded.
+One program walks the steps of a split of K. Splits go to the workspace and a second kernel adds
+them from left to right, or one program walks them all and adds them in the same order.
+"""
+
+import torch
+import triton
+import triton.language as tl
+
+from aimills_kernels.kernels.matmul.config_w4 import config_of
+from aimills_kernels.kernels.matmul.layout_w4 import SIZES, WORDS
+from aimills_kernels.kernels.triton_common import INTERPRET, dot, product, round_to, widen
+
+PLANE = tl.constexpr(WORDS)  # columns that one nibble of the words of a block holds
+# Two words in, a pair of codes less 8 out. A code below the exponent of 1024 in float16, or of 128
+# in bfloat16, is that much and itself. sm_80 has no subtraction of bfloat16.
+F16 = tl.constexpr("""{
+.reg .b32 code, bias;
+shr.u32 code, $1, SHIFT;
+lop3.b32 code, code, 0x000f000f, 0x64006400, 0xea;
+mov.b32 bias, 0xe408e408;
+add.f16x2 $0, code, bias;
+}""")
+BF16 = tl.constexpr("""{
+.reg .b32 code, bias, one;
+shr.u32 code, $1, SHIFT;
+lop3.b32 code, code, 0x000f000f, 0x43004300, 0xea;
+mov.b32 bias, 0xc308c308;
+mov.b32 one, 0x3f803f80;
+fma.rn.bf16x2 $0, code, one, bias;
+}""")
+
+
+@triton.constexpr_function
+def _assembly(text: str, place: int) -> str:
+    return text.replace("SHIFT", str(4 * place))
+
+
+@triton.jit
+def _centred(words, PLACE: tl.constexpr, dtype: tl.constexpr):
+    """code - 8 of nibble PLACE of each word, in f16 or bf16: three instructions for two codes."""
+    if INTERPRET:
+        return ((words >> (4 * PLACE)) & 15).to(tl.float32) - 8.0
+    if dtype == tl.float16:
+        return tl.inline_asm_elementwise(
+            _assembly(F16, PLACE), "=r,r", [words], dtype=tl.float16, is_pure=True, pack=2
+        )
+    else:  # noqa: RET505 (without it Triton would compile both)
+        return tl.inline_asm_elementwise(
+            _assembly(BF16, PLACE), "=r,r", [words], dtype=tl.bfloat16, is_pure=True, pack=2
+        )
+
+
+@triton.jit
+def _group(step, half: tl.constexpr, group_ptr, scales_ptr, zeros_ptr, channels, N, G, width,
+           GROUP: tl.constexpr):  # fmt: skip
+    """Scale, and 8 - zero, of each channel for one half of the columns of a step."""
+    if group_ptr is not None:
+        block = 2 * step + half
+        g = tl.load(group_ptr + block, mask=block < width // 8, other=0)
+    elif GROUP == 32:
+        g = 2 * step + half
+    elif GROUP == 0:
+        g = step * 0
+    else:
+        g = step
+    there = (g >= 0) & (g < G)
+    at = g.to(tl.int64) * N + channels
+    scale = widen(tl.load(scales_ptr + at, mask=there, other=0.0))
+    if group_ptr is not None:  # a number out of range is not followed, and shows
+        scale = tl.where(there, scale, float("nan"))
+    shift = 8.0
+    if zeros_ptr is not None:
+        shift = 8.0 - tl.load(zeros_ptr + at, mask=there, other=0).to(tl.float32)
+    return scale, shift
+
+
+@triton.jit
+def _times(acc, words, x_ptr, perm_ptr, column, rows, shift, stride_xm, stride_xk, M, K, width,
+           offset, PLACE: tl.constexpr, ZEROS: tl.constexpr):  # fmt: skip
+    """acc + weights @ x for one nibble of the words: [channels, columns] by [columns, rows]."""
+    w = _centred(words, PLACE, x_ptr.dtype.element_ty)
+    if ZEROS:
+        w += shift.to(w.dtype)[:, None]
+    column += PLACE * PLANE
+    here = column < 4 * width
+    if perm_ptr is not None:
+        k = tl.load(perm_ptr + column, mask=here, other=0)
+    else:
+        k = column - offset
+    here = here & (k >= 0) & (k < K)
+    x_ptrs = x_ptr + k.to(tl.int64)[:, None] * stride_xk + rows[None, :] * stride_xm
+    x = tl.load(x_ptrs, mask=here[:, None] & (rows < M)[None, :], other=0.0)
+    return dot(w, x, acc)
+
+
+@triton.jit
+def _sum_of_steps(
+    begin, end, x_ptr, codes_ptr, scales_ptr, zeros_ptr, perm_ptr, group_ptr, channels, rows,
+    stride_xm, stride_xk, M, N, K, G, width, offset,
+    BLOCK_N: tl.constexpr, BLOCK_M: tl.constexpr, STEP: tl.constexpr, GROUP: tl.constexpr,
+):  # fmt: skip
+    """The scales of a step are read while the one before is multiplied."""
+    ZEROS: tl.constexpr = zeros_ptr is not None
+    acc = tl.zeros([BLOCK_N, BLOCK_M], tl.float32)
+    none = tl.zeros([BLOCK_N, BLOCK_M], tl.float32)
+    word = tl.arange(0, STEP)
+    offs_k = word // PLANE * (4 * PLANE) + word % PLANE
+    codes_ptrs = codes_ptr + channels[:, None] * width + word[None, :]
+    scale, shift = _group(begin, 0, group_ptr, scales_ptr, zeros_ptr, channels, N, G, width, GROUP)
+    scale_2, shift_2 = scale, shift
+    if GROUP == 32:
+        scale_2, shift_2 = _group(
+            begin, 1, group_ptr, scales_ptr, zeros_ptr, channels, N, G, width, GROUP
+        )
+    for step in range(begin, end):
+        first = step * STEP
+        if STEP == PLANE:
+            words = tl.load(codes_ptrs + first)
+        else:
+            words = tl.load(codes_ptrs + first, mask=(first + word < width)[None, :], other=0)
+        column = 4 * first + offs_k
+        part = acc if GROUP == 0 else none
+        for place in tl.static_range(4):
+            if GROUP == 32 and place == 2:
+                acc = tl.fma(part, scale[:, None], acc)
+                part = none
+            part = _times(
+                part, words, x_ptr, perm_ptr, column, rows, shift if place < 2 else shift_2,
+                stride_xm, stride_xk, M, K, width, offset, place, ZEROS,
+            )  # fmt: skip
+        if GROUP == 0:
+            acc = part
+        else:
+            acc = tl.fma(part, scale_2[:, None], acc)
+            scale, shift = _group(
+                step + 1, 0, group_ptr, scales_ptr, zeros_ptr, channels, N, G, width, GROUP
+            )
+            scale_2, shift_2 = scale, shift
+        if GROUP == 32:
+            scale_2, shift_2 = _group(
+                step + 1, 1, group_ptr, scales_ptr, zeros_ptr, channels, N, G, width, GROUP
+            )
+    if GROUP == 0:  # rounded before it is added to other splits, wherever that is done
+        acc = product(acc, tl.broadcast_to(scale[:, None], [BLOCK_N, BLOCK_M]))
+    return acc
+
+
+@triton.jit
+def _finished(sums, bias, ACTIVATION: tl.constexpr):
+    """Bias and activation, in float32."""
+    out = sums + bias
+    if ACTIVATION == "relu":
+        out = tl.where(out < 0.0, 0.0, out)
+    elif ACTIVATION == "gelu":
+        out = 0.5 * out * (1.0 + tl.erf(out * 0.7071067811865476))
+    elif ACTIVATION == "gelu_tanh":  # 0.5 (1 + tanh u) = 1 / (1 + exp(-2 u))
+        out = out / (1.0 + tl.exp(-1.5957691216057308 * (out + 0.044715 * out * out * out)))
+    elif ACTIVATION == "silu":
+        out = out / (1.0 + tl.exp(-out))
+    return out
+
+
+@triton.jit(do_not_specialize=["M", "G", "splits", "per_split"])
+def _matmul_w4_kernel(
+    out_ptr, work_ptr, x_ptr, codes_ptr, scales_ptr, zeros_ptr, perm_ptr, group_ptr, bias_ptr,
+    stride_xm, stride_xk, stride_bias, M, N, K, G, width, offset, splits, per_split,
+    BLOCK_N: tl.constexpr, BLOCK_M: tl.constexpr, STEP: tl.constexpr, GROUP: tl.constexpr,
+    TALL: tl.constexpr, SPLIT: tl.constexpr, WALKED: tl.constexpr, ACTIVATION: tl.constexpr,
+):  # fmt: skip
+    tiles_n = tl.cdiv(N, BLOCK_N)
+    tiles_m = tl.cdiv(M, BLOCK_M)
+    split = tl.program_id(0) // (tiles_n * tiles_m)
+    tile = tl.program_id(0) % (tiles_n * tiles_m)
+    # Neighbouring programs share tiles: they go down TALL tiles of channels, then one to the right.
+    band = tile // (TALL * tiles_m)
+    within = tile % (TALL * tiles_m)
+    height = tl.minimum(tiles_n - band * TALL, TALL)
+    tile_n = band * TALL + within % height
+    tile_m = within // height
+
+    offs_n = tile_n.to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
+    offs_m = tile_m.to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
+    channels = tl.where(offs_n < N, offs_n, 0)
+    steps = tl.cdiv(width, STEP)
+    if WALKED:
+        sums = tl.zeros([BLOCK_N, BLOCK_M], tl.float32)
+        for one in range(splits):
+            begin = one * per_split
+            sums += _sum_of_steps(
+                begin, tl.minimum(begin + per_split, steps), x_ptr, codes_ptr, scales_ptr,
+                zeros_ptr, perm_ptr, group_ptr, channels, offs_m, stride_xm, stride_xk, M, N, K,
+                G, width, offset, BLOCK_N, BLOCK_M, STEP, GROUP,
+            )  # fmt: skip
+    else:
+        begin = split * per_split
+        sums = _sum_of_steps(
+            begin, tl.minimum(begin + per_split, steps), x_ptr, codes_ptr, scales_ptr, zeros_ptr,
+            perm_ptr, group_ptr, channels, offs_m, stride_xm, stride_xk, M, N, K, G, width,
+            offset, BLOCK_N, BLOCK_M, STEP, GROUP,
+        )  # fmt: skip
+
+    at = offs_m[:, None] * N + offs_n[None, :]
+    mask = (offs_m < M)[:, None] & (offs_n < N)[None, :]
+    if SPLIT:
+        tl.store(work_ptr + split.to(tl.int64) * M * N + at, tl.trans(sums), mask=mask)
+    else:
+        bias = 0.0
+        if bias_ptr is not None:
+            bias = widen(tl.load(bias_ptr + channels * stride_bias))[:, None]
+        out = round_to(_finished(sums, bias, ACTIVATION), out_ptr.dtype.element_ty)
+        tl.store(out_ptr + at, tl.trans(out), mask=mask)
+
+
+@triton.jit(do_not_specialize=["size", "splits"])
+def _add_splits_kernel(
+    out_ptr, work_ptr, bias_ptr, stride_bias, N, size, splits,
+    BLOCK: tl.constexpr, ACTIVATION: tl.constexpr,
+):  # fmt: skip
+    """The splits of each element from left to right, as one program that walks them would."""
+    at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    here = at < size
+    sums = tl.zeros([BLOCK], tl.float32)
+    for split in range(splits):
+        step = tl.cast(split, tl.int64) * size
+        sums += tl.load(work_ptr + step + at, mask=here, other=0.0)
+    bias = 0.0
+    if bias_ptr is not None:
+        bias = widen(tl.load(bias_ptr + at % N * stride_bias, mask=here, other=0.0))
+    out = _finished(sums, bias, ACTIVATION)
+    tl.store(out_ptr + at, round_to(out, out_ptr.dtype.element_ty), mask=here)
+
+
+def launch(
+    outs: tuple[torch.Tensor, torch.Tensor],
+    x: torch.Tensor, codes: torch.Tensor, scales: torch.Tensor, zeros: torch.Tensor | None,
+    perm: torch.Tensor | None, group_of: torch.Tensor | None, bias: torch.Tensor | None,
+    group_size: int, offset: int, activation: str, batch_invariant: bool,
+) -> None:  # fmt: skip
+    out, work = outs
+    if out.numel() == 0:
+        return
+    (M, K), (N, width) = x.shape, codes.shape
+    config = config_of(x, codes, perm, group_of, group_size, offset, batch_invariant)
+    group = 32 if group_of is not None else group_size if group_size in SIZES else 0
+    tiles = triton.cdiv(N, config.block_n) * triton.cdiv(M, config.block_m)
+    split = config.splits > 1 and not config.walked
+    stride_bias = 0 if bias is None else bias.stride(0)
+    _matmul_w4_kernel[(tiles * config.splits if split else tiles,)](
+        out, work, x, codes, scales, zeros, perm, group_of, bias, *x.stride(), stride_bias,
+        M, N, K, scales.shape[0], width, offset, config.splits,
+        triton.cdiv(triton.cdiv(width, config.step), config.splits),
+        BLOCK_N=config.block_n, BLOCK_M=config.block_m, STEP=config.step, GROUP=group, TALL=8,
+        SPLIT=split, WALKED=config.walked, ACTIVATION=activation,
+        num_warps=config.num_warps, num_stages=config.num_stages,
+    )  # fmt: skip
+    if split:
+        _add_splits_kernel[(triton.cdiv(M * N, 256),)](
+            out, work, bias, stride_bias, N, M * N, config.splits,
+            BLOCK=256, ACTIVATION=activation, num_warps=4,
+        )  # fmt: skip
