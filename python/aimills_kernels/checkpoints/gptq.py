@@ -5,7 +5,9 @@
     scales      [G, N]
     g_idx   i32 [K]          the group of each input; any order with desc_act
 
-A zero of v1 is the stored code plus 1, so 1 to 16, as AutoGPTQ's kernels have it.
+v1 takes 1 from every zero, and a zero of 0 then borrows from its neighbours in the word. GPTQModel
+does this on whole words, so that adding 1 to each code of the word undoes it. Other writers spoil
+the neighbours: there a stored -1 is refused.
 """
 
 from __future__ import annotations
@@ -41,6 +43,7 @@ class Gptq:
 
     layout: Layout
     form: str
+    whole_words: bool  # v1: a zero of 0 was stored by a borrow that can be undone
     dynamic: tuple[tuple[str, Layout | None], ...]  # patterns of names; None: not quantised
     words = frozenset({"qweight", "qzeros", "scales", "g_idx"})
 
@@ -66,20 +69,30 @@ class Gptq:
         why = f"{K} inputs in groups of {group_size}, {N} outputs"
         scales = part.scales("scales", (G, N), why=why)
         packed = part.read("qzeros", (torch.int32,), (G, N // p), why=why)
-        zeros = unpack(packed, at.bits).to(torch.int16) + int(self.form == V1)
+        zeros = self._zeros(part, packed, at.bits)
         if at.symmetric:
             check_middle(part, "qzeros", zeros, at.bits, f"checkpoint_format {shown(self.form)}")
         g_idx = None
         if "g_idx" in part or at.act_order:
             g_idx = part.group_index("g_idx", K, G, group_size)
-        if g_idx is not None and at.act_order is False:
-            raise part.error(
-                "g_idx",
-                f"is in another order than runs of {group_size}, expected such runs: "
-                "desc_act is false",
-            )
+        if g_idx is not None:
+            g_idx = _order(part, g_idx, at.act_order, group_size)
         codes = unpack(words.T, at.bits)
         return integers(codes, at.bits, scales, None if at.symmetric else zeros, g_idx, group_size)
+
+    def _zeros(self, part: Part, packed: torch.Tensor, bits: int) -> torch.Tensor:
+        """As codes of the same range as the weight's."""
+        stored, top = unpack(packed, bits), (1 << bits) - 1
+        if self.form == V2:
+            return stored
+        if not self.whole_words and bool((stored == top).any()):
+            count = int((stored == top).sum())
+            raise part.error(
+                "qzeros",
+                f"holds {top} in {count} of {stored.numel()} places, expected 0 to {top - 1}: a "
+                f"zero of 0 that v1 can't hold, written by other than GPTQModel",
+            )
+        return unpack(packed + sum(1 << bit for bit in range(0, 32, bits)), bits)
 
     def _layout(self, part: Part) -> Layout:
         for pattern, layout in self.dynamic:
@@ -91,6 +104,19 @@ class Gptq:
                     )
                 return layout
         return self.layout
+
+
+def _order(
+    part: Part, g_idx: torch.Tensor, act_order: bool | None, group_size: int
+) -> torch.Tensor | None:
+    """A g_idx that is not of runs is at odds with desc_act false; one of zeros was not written."""
+    written = bool(g_idx.any())
+    if written and act_order is False:
+        sentence = f"is in another order, expected runs of {group_size}: desc_act is false"
+        raise part.error("g_idx", sentence)
+    if not written and act_order is not False:
+        raise part.error("g_idx", "is 0 throughout, expected the group of each input")
+    return g_idx if written else None
 
 
 def integers(
@@ -131,7 +157,14 @@ def parse(config: Config) -> Gptq:
     layout = _layout(config, Layout(0, 128, True, None))
     rules = config.inner("dynamic") if config.get("dynamic") else None
     dynamic = [_rule(rules, name, layout) for name in rules.values] if rules else []
-    return Gptq(layout, form, tuple(dynamic))
+    return Gptq(layout, form, _by_gptqmodel(config), tuple(dynamic))
+
+
+def _by_gptqmodel(config: Config) -> bool:
+    meta = config.get("meta")
+    named = meta.get("quantizer") if isinstance(meta, dict) else None
+    quantizers = named if isinstance(named, list) else [named]
+    return any(isinstance(q, str) and q.startswith("gptqmodel") for q in quantizers)
 
 
 def _layout(config: Config, default: Layout) -> Layout:
