@@ -237,6 +237,12 @@ def test_config_of_a_text_model_inside(tmp_path: Path) -> None:
     assert torch.equal(got.dequantize(torch.float64), written.want)
 
 
+def test_without_safetensors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_files.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ImportError, match=r"pip install aimills-kernels\[checkpoints\]"):
+        open_checkpoint(tmp_path)
+
+
 def test_an_unknown_name_is_told_the_near_ones(tmp_path: Path) -> None:
     checkpoint = open_checkpoint(files.write(tmp_path, model(), files.gptq().config))
     with pytest.raises(KeyError, match=r"close to it: model.norm"):

@@ -29,7 +29,7 @@ class Shards:
 
     def __init__(self, path: Path):
         if importlib.util.find_spec("safetensors") is None:
-            raise RuntimeError(NOT_INSTALLED)
+            raise ImportError(NOT_INSTALLED)
         self.folder = path if path.is_dir() else path.parent
         self.files: dict[str, Path] = {}
         self._open: tuple[Path, Any] | None = None

@@ -48,7 +48,7 @@ class Scheme(Protocol):
 class Plain:
     """No quantization_config."""
 
-    title = "plain"
+    title = "plain, config.json has no quantization_config"
     words: frozenset[str] = frozenset()
 
     def read(self, part: Part) -> None:
