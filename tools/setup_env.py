@@ -36,12 +36,14 @@ REQUIRED = ("torch", "triton", "numpy", "pybind11", "scikit_build_core", "cmake"
 OPTIONAL = {
     "av": "decoding of real video",
     "PIL": "the comparison with Pillow",
+    "compressed_tensors": "the comparison with compressed-tensors",
     "cupy": "the NVRTC kernels",
     "cv2": "the comparison with OpenCV",
     "hypothesis": "the tests with drawn shapes",
     "pytest_benchmark": "the pytest benchmarks",
     "yaml": "the checks of workflow files",
     "ruff": "make lint",
+    "safetensors": "reading checkpoints",
     "transformers": "attention in Transformers",
 }
 COMMANDS = {"cmake": "cmake", "ruff": "ruff"}  # a program on the path serves as well as a wheel
