@@ -10,7 +10,7 @@ import torch
 
 from aimills_kernels._op import Case, Op, as_tuple
 from aimills_kernels._registry import OPS, get_op
-from aimills_kernels.harness import peers
+from aimills_kernels.harness import bench, peers, timing
 from aimills_kernels.harness.env import ROOT
 from tests import fake_peers
 
@@ -157,3 +157,27 @@ def test_video_peers_give_the_picture(name: str) -> None:
     assert got.dtype == want.dtype
     both = torch.stack([got.float().flatten(), want.float().flatten()])
     assert float(torch.corrcoef(both)[0, 1]) > 0.9
+
+
+@pytest.mark.parametrize("anew", [True, False])
+def test_what_is_made_ahead_follows_the_inputs(anew: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For each set before the time, and for the fresh data after it."""
+    op = get_op("matmul_w4")
+
+    def ahead(*args: Any) -> tuple[torch.Tensor]:
+        return (op.reference(*args),)
+
+    def call(made: tuple[torch.Tensor], *args: Any) -> torch.Tensor:
+        """Gives what was made."""
+        return made[0].clone()
+
+    stage = bench.Stage(op, op.case("tiny"), torch.device("cpu"), 0, 1)
+    peer = bench.OfPeer(stage, peers.Peer("ready", peers.Prepared(ahead, call)))
+    assert peer.about == "Gives what was made."
+    assert peer.try_out()[1] == []
+    if not anew:
+        monkeypatch.setattr(peer, "make_ahead", lambda index: None)
+    peer.rotate(1)
+    peer()
+    _, wrong = peer.check(timing.CpuTimer())
+    assert (wrong == []) == anew
