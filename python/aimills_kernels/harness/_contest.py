@@ -17,7 +17,7 @@ from aimills_kernels import _dispatch, _validate
 from aimills_kernels._op import Case, Op, Provider, as_tuple, map_tensors, span, tensors_of
 from aimills_kernels.harness._clocks import Cuda
 from aimills_kernels.harness._timers import Timer
-from aimills_kernels.harness.peers import Peer
+from aimills_kernels.harness.peers import Peer, Prepared
 
 _MAX_SETS = 6
 _SEED_STEP = 1000  # apart from the seeds of `validate`, which are two neighbours
@@ -110,6 +110,9 @@ class Contestant:
     def captured(self, index: int) -> None:
         """Where the graph of this set leaves its outputs, for who does not know it."""
 
+    def make_ahead(self, index: int) -> None:
+        """What is made of a set's inputs outside of the time."""
+
     def poison(self) -> None:
         raise NotImplementedError
 
@@ -143,6 +146,7 @@ class Contestant:
         for old, new in zip(tensors_of(args), tensors_of(self.stage.fresh), strict=True):
             _validate._overwrite(old, new)
         self.pristine[self.current] = self.stage.fresh
+        self.make_ahead(self.current)
         for label in ("on fresh data after timing", "called again on the same data"):
             wrong += self._call_in_order(timer)
             again, more = self._judged(label, -1)
@@ -212,6 +216,15 @@ class OfPeer(Contestant):
         self._function = peer.function
         self._result: tuple[Tensor, ...] = ()
         self._of_set: dict[int, tuple[Tensor, ...]] = {}
+        self._made: dict[int, tuple[Tensor, ...]] = {}
+
+    def make_ahead(self, index: int) -> None:
+        """Into the tensors that are there, which a captured graph reads."""
+        if isinstance(self._function, Prepared):
+            made = self._function.ahead(*self.sets[index])
+            for old, new in zip(self._made.setdefault(index, made), made, strict=True):
+                if old is not new:
+                    old.copy_(new)
 
     def poison(self) -> None:
         if not self._replays:
@@ -229,7 +242,10 @@ class OfPeer(Contestant):
         return self._result
 
     def launch(self, args: tuple) -> None:
-        self._result = as_tuple(self._function(*args))
+        if isinstance(self._function, Prepared):
+            self._result = as_tuple(self._function.call(self._made[self.current], *args))
+        else:
+            self._result = as_tuple(self._function(*args))
 
     @property
     def about(self) -> str | None:
@@ -250,6 +266,8 @@ class OfPeer(Contestant):
 
     def try_out(self) -> tuple[float, list[str]]:
         """One call on the first inputs, before any timing. What it raises is the caller's."""
+        for index in range(len(self.sets)):
+            self.make_ahead(index)
         self.launch(self.sets[0])
         used, wrong = self._judged("against float64", 0)
         names = self.stage.op.outputs

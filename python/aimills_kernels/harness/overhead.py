@@ -12,6 +12,7 @@ import random
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 from functools import cache, lru_cache, partial
 from typing import Any
 
@@ -23,6 +24,7 @@ from aimills_kernels import _dispatch
 from aimills_kernels._op import Op, map_tensors
 from aimills_kernels._registry import OPS
 from aimills_kernels.harness.timing import Timing, summarise
+from aimills_kernels.packed import PackedWeight
 
 TARGET_US = 5.0
 ROUNDS = 400
@@ -174,6 +176,11 @@ def public_call(op: Op, args: tuple) -> Callable[[], Any] | None:
         named["size"] = (named.pop("height"), named.pop("width"))
     if "window" in parameters:
         named["window"] = (named.pop("window_left"), named.pop("window_right"))
+    if "packed" in parameters:
+        parts = {f.name: named.pop(f.name) for f in fields(PackedWeight) if f.name in named}
+        named["packed"] = PackedWeight(**parts, in_features=named["x"].shape[1])
+    if named.get("activation") == "none":
+        named["activation"] = None
     if not set(named) <= set(parameters):
         return None
     positional = [p for p in named if parameters[p].kind is not inspect.Parameter.KEYWORD_ONLY]

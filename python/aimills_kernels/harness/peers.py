@@ -32,6 +32,17 @@ class Adapter:
         return None
 
 
+class Prepared:
+    """A function of an op's flat arguments in two steps: `ahead` makes tensors of them, such as a
+    weight in the library's own packing, outside of the time; `call(made, *args)` is timed."""
+
+    def __init__(self, ahead: Callable[..., tuple[Any, ...]], call: Callable[..., Any]):
+        self.ahead, self.call, self.__doc__ = ahead, call, call.__doc__
+
+    def __call__(self, *args: Any) -> Any:
+        return self.call(self.ahead(*args), *args)
+
+
 @dataclass(frozen=True)
 class Peer:
     """A function to time beside our providers. One that is `gated` is the kernel under test: it
