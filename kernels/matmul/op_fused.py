@@ -20,7 +20,7 @@ from aimills_kernels.kernels.matmul.config import (
     row_stride,
 )
 from aimills_kernels.kernels.matmul.formats import CODES, E4M3, LARGEST, WIDE
-from aimills_kernels.kernels.matmul.op_quantize import scale_shape, spread
+from aimills_kernels.kernels.matmul.op_quantize import scale_shape, scales_last, spread
 
 GRANULARITIES = ("row", "1x128")
 SLACK = 2.0**-15  # of a value that is then rounded to a code, or of a scale; a code has 2^-4
@@ -359,6 +359,7 @@ rmsnorm_quantize_fp8 = Op(
         Invalid("eps is nan", _with(eps=lambda a: float("nan")), "eps must be finite"),
     ),
     outputs=("x_q", "scale", "residual_out"),
+    presented=scales_last,
     providers=(
         Provider.triton(
             "triton",
@@ -383,6 +384,7 @@ swiglu_quantize_fp8 = Op(
                 "the last dim of gate_up must be even"),
     ),
     outputs=("x_q", "scale"),
+    presented=scales_last,
     providers=(
         Provider.triton(
             "triton",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -42,6 +43,13 @@ def reference(x: Tensor, granularity: str, dtype: torch.dtype) -> tuple[Tensor, 
     codes = torch.where(each.isfinite(), (x / each).clamp(-largest, largest), float("nan"))
     codes = codes.to(dtype).contiguous()
     return codes, scale.movedim(-1, 0) if granularity == "1x128" else scale
+
+
+def scales_last(outs: tuple[Tensor, ...], args: Sequence[Any]) -> tuple[Tensor, ...]:
+    """(x_q, scale, ...) with the scales of a row in the last dim."""
+    x_q, scale, *rest = outs
+    in_blocks = any(isinstance(a, str) and a == "1x128" for a in args)
+    return (x_q, scale.movedim(0, -1) if in_blocks else scale, *rest)
 
 
 def largest_magnitudes(x: Tensor, granularity: str) -> Tensor:
@@ -298,6 +306,7 @@ quantize_fp8 = Op(
     tolerance=(Exact(), Exact()),
     errors=ERRORS,
     outputs=("x_q", "scale"),
+    presented=scales_last,
     providers=(
         Provider.triton(
             "triton",

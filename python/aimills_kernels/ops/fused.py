@@ -50,7 +50,6 @@ def rmsnorm_quantize_fp8(
     """
     args = (x, weight, residual, float(eps), granularity, dtype)
     x_q, scale, total = run("rmsnorm_quantize_fp8", args)
-    scale = scale.movedim(0, -1) if granularity == "1x128" else scale
     return (x_q, scale) if residual is None else (x_q, scale, total)
 
 
@@ -82,5 +81,4 @@ def swiglu_quantize_fp8(
 
     Carries no gradient. torch.autocast changes nothing. Shazeer, arXiv:2002.05202.
     """
-    x_q, scale = run("swiglu_quantize_fp8", (gate_up, granularity, dtype))
-    return x_q, scale.movedim(0, -1) if granularity == "1x128" else scale
+    return run("swiglu_quantize_fp8", (gate_up, granularity, dtype))

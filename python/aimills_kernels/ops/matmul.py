@@ -47,8 +47,7 @@ def quantize_fp8(
     Carries no gradient: rounding has none. torch.autocast changes nothing. Formats: Micikevicius et
     al., arXiv:2209.05433; blocks: DeepSeek-V3, arXiv:2412.19437, 3.3.
     """
-    x_q, scale = run("quantize_fp8", (x, granularity, dtype))
-    return x_q, scale.movedim(0, -1) if granularity == "1x128" else scale
+    return run("quantize_fp8", (x, granularity, dtype))
 
 
 def matmul_fp8(
