@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+from aimills_kernels import matmul_fp8, quantize_fp8
 from aimills_kernels.checkpoints import CheckpointError, Quantized, _files, open_checkpoint
 from tests import checkpoint_files as files
 from tests.checkpoint_files import NAME, Written
@@ -156,6 +157,18 @@ def test_naive_codes_of_4_bits_and_e8m0_scales(tmp_path: Path) -> None:
     written.tensors["weight_scale_inv"] = powers.to(torch.float8_e8m0fnu)
     got = read(tmp_path, written)
     assert torch.equal(got.scales, powers)
+
+
+@pytest.mark.parametrize("kind", ["row", "tensor"])
+def test_fp8_layers_fit_matmul_fp8(kind: str, tmp_path: Path) -> None:
+    written = files.fp8(kind, N=24, K=40)
+    scale = written.tensors["weight_scale"].bfloat16()
+    written.tensors["weight_scale"] = scale
+    weight = read(tmp_path, written)
+    a, scale_a = quantize_fp8(torch.randn(3, 40), "row")
+    got = matmul_fp8(a, weight.codes, scale_a, weight.scales, out_dtype=torch.float32)
+    want = (a.double() * scale_a) @ weight.dequantize(torch.float64).T
+    assert float((got - want).abs().max()) < 1e-5 * float(want.abs().max())
 
 
 # ---- folders
