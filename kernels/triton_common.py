@@ -69,6 +69,15 @@ def promoted_dot(a, b, acc, PROMOTE: tl.constexpr):
 
 
 @triton.jit
+def decode_fp8(codes, E5M2: tl.constexpr):
+    """e4m3 or e5m2 codes (uint8) to float16, exactly."""
+    if E5M2:  # the upper byte of a float16, infinities and NaN included
+        return (codes.to(tl.uint16) << 8).to(tl.float16, bitcast=True)
+    else:  # noqa: RET505 (without it Triton would compile both)
+        return decode_e4m3(codes)
+
+
+@triton.jit
 def decode_e4m3(codes):
     """e4m3 codes (uint8) to float16, exactly.
 
@@ -82,17 +91,26 @@ def decode_e4m3(codes):
 
 
 @triton.jit
-def encode_e4m3(x):
-    """float32 to e4m3 codes (uint8): nearest-even, beyond 448 to 448, NaN to NaN.
+def encode_fp8(x, E5M2: tl.constexpr):
+    """float32 to e4m3 or e5m2 codes (uint8): nearest-even, beyond the largest value to that one,
+    infinities too, and NaN to NaN.
 
     For sm_80, which has no conversion, and for the interpreter, whose own truncates.
     """
+    # Bits of the mantissa that a code drops; of the smallest normal value; of 2^23 times the
+    # spacing below it, from where on float32 has that spacing; of the largest value, and its code.
+    DROPPED: tl.constexpr = 21 if E5M2 else 20
+    NORMAL: tl.constexpr = 0x38800000 if E5M2 else 0x3C800000
+    SPACED: tl.constexpr = 0x43000000 if E5M2 else 0x46800000
+    LARGEST: tl.constexpr = 0x47600000 if E5M2 else 0x43E00000
+    LARGEST_CODE: tl.constexpr = 0x7B if E5M2 else 0x7E
+    BIAS: tl.constexpr = 112 << 2 if E5M2 else 120 << 3
     bits = x.to(tl.uint32, bitcast=True)
     size = bits & 0x7FFFFFFF
-    normal = ((size + 0x7FFFF + ((size >> 20) & 1)) >> 20) - (120 << 3)
-    # Below 2^-6 codes count multiples of 2^-9, the spacing of float32 from 2^14 on.
-    shifted = size.to(tl.float32, bitcast=True) + 16384.0
-    code = tl.where(size < 0x3C800000, shifted.to(tl.uint32, bitcast=True) - 0x46800000, normal)
-    code = tl.where(size > 0x43E00000, 0x7E, code)
+    odd = (size >> DROPPED) & 1
+    normal = ((size + ((1 << (DROPPED - 1)) - 1) + odd) >> DROPPED) - BIAS
+    shifted = size.to(tl.float32, bitcast=True) + (128.0 if E5M2 else 16384.0)
+    code = tl.where(size < NORMAL, shifted.to(tl.uint32, bitcast=True) - SPACED, normal)
+    code = tl.where(size > LARGEST, LARGEST_CODE, code)
     code = tl.where(size > 0x7F800000, 0x7F, code)
     return (code | ((bits >> 24) & 0x80)).to(tl.uint8)

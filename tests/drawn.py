@@ -122,11 +122,13 @@ def merge_cases(draw: st.DrawFn) -> Case:
 
 @st.composite
 def matmul_cases(draw: st.DrawFn) -> Case:
-    sides, scales = st.integers(0, 90), st.sampled_from(["row", "tensor", "one"])
+    sides, scales = st.integers(0, 150), ["row", "tensor", "one", "1x128"]
+    codes = st.sampled_from(["e4m3", "e4m3", "e5m2"])
     return Case(
         "drawn", M=draw(sides), N=draw(sides), K=draw(st.integers(0, 300)),
-        scale_a=draw(scales), scale_b=draw(scales), bias=draw(st.none() | _dtypes),
-        out=draw(_dtypes),
+        scale_a=draw(st.sampled_from(scales)), scale_b=draw(st.sampled_from([*scales, "128x128"])),
+        a=draw(codes), b=draw(codes), bias=draw(st.none() | _dtypes), out=draw(_dtypes),
+        accum=draw(st.sampled_from(["promoted", "fast"])), invariant=draw(st.booleans()),
         layout=draw(st.sampled_from(["contiguous", "transposed", "sliced", "expanded"])),
     )  # fmt: skip
 
@@ -135,10 +137,22 @@ def matmul_cases(draw: st.DrawFn) -> Case:
 def quantize_cases(draw: st.DrawFn) -> Case:
     lead = draw(st.lists(st.integers(0, 6), max_size=3))
     layouts = ["contiguous", "sliced", "permuted"] if lead else ["contiguous", "sliced"]
+    kinds = ["tensor", "row", "1x128", *(["128x128"] if len(lead) == 1 else [])]
     return Case(
         "drawn", shape=(*lead, draw(st.integers(0, 300))),
-        granularity=draw(st.sampled_from(["tensor", "row"])), dtype=draw(_dtypes),
+        granularity=draw(st.sampled_from(kinds)), dtype=draw(_dtypes),
+        codes=draw(st.sampled_from(["e4m3", "e4m3", "e5m2"])),
         layout=draw(st.sampled_from(layouts)),
+    )  # fmt: skip
+
+
+@st.composite
+def fused_cases(draw: st.DrawFn) -> Case:
+    lead = draw(st.lists(st.integers(0, 5), max_size=2))
+    return Case(
+        "drawn", shape=(*lead, draw(st.integers(0, 300))), dtype=draw(_dtypes),
+        weight=draw(_dtypes), granularity=draw(st.sampled_from(["row", "1x128"])),
+        residual=draw(st.booleans()), codes=draw(st.sampled_from(["e4m3", "e4m3", "e5m2"])),
     )  # fmt: skip
 
 
@@ -171,6 +185,8 @@ CASES = {
     "merge_attention_states": merge_cases(),
     "matmul_fp8": matmul_cases(),
     "quantize_fp8": quantize_cases(),
+    "rmsnorm_quantize_fp8": fused_cases(),
+    "swiglu_quantize_fp8": fused_cases(),
     "video_to_tensor": video_cases(),
 }
 

@@ -98,7 +98,9 @@ def record(
 ) -> dict[str, Any]:
     return {
         "schema": _record.SCHEMA, "kind": _record.KIND, "created": created,
-        "options": {"budget_s": 120.0, "seed": 0, "mode": "stream"},
+        "options": {
+            "budget_s": 120.0, "seed": 0, "mode": "stream", "seconds": {}, "lost": None,
+        },
         "environment": {
             "time": created, "package": "0.1.0", "git": {"commit": commit, "dirty": dirty},
             "python": "3.12.1", "torch": {"version": "2.11.0+cu130", "cuda": "13.0"},

@@ -37,7 +37,7 @@ FEATURES: dict[str, dict[str, Any]] = {
 
 
 def _grid() -> list:
-    """Hopper, which the pods have, in `make test`, with some exceptions; the others in
+    """Hopper, which the pods have, in `make test`; the others, and cases that are tagged "full", in
     `make test-full`."""
     return [
         pytest.param(
@@ -46,7 +46,7 @@ def _grid() -> list:
             provider,
             sm,
             id=f"{op}-{case}-{provider}-sm{sm}",
-            marks=() if sm == 90 and not _later(case, provider) else pytest.mark.full,
+            marks=() if sm == 90 and "full" not in case.tags else pytest.mark.full,
         )
         for op in OPS
         for case in op.cases
@@ -55,11 +55,6 @@ def _grid() -> list:
         if provider.interpret
         for sm in provider.sm
     ]
-
-
-def _later(case: Case, provider: Provider) -> bool:
-    """Its kernel takes some 10 s each; one case an op is enough for `make test`."""
-    return provider.name == "triton_invariant" and case.name.endswith(("-256", "-whole", "-f32"))
 
 
 def _triton_providers() -> list:
@@ -205,7 +200,7 @@ def test_attention_with_every_feature_never_spills(D: int, dtype: str, sm: int) 
 @pytest.mark.parametrize("features", FEATURES)
 def test_attention_backward_never_spills(features: str, D: int, dtype: str, sm: int) -> None:
     """Head dims 73 and 193 leave no row aligned. In float32, which has no matrix instruction, ptxas
-    keeps to 80 registers for more warps at a time, and puts up to 24 bytes on the stack for that."""
+    keeps to 80 registers for more warps at a time, with up to 24 bytes of stack for that."""
     _hold_within_limits(
         sm, "attention_backward", stack=24 if dtype == "f32" else 0, M=2048, D=D, dtype=dtype,
         **FEATURES[features],

@@ -159,15 +159,16 @@ def test_naive_codes_of_4_bits_and_e8m0_scales(tmp_path: Path) -> None:
     assert torch.equal(got.scales, powers)
 
 
-@pytest.mark.parametrize("kind", ["row", "tensor"])
+@pytest.mark.parametrize("kind", ["row", "tensor", "block"])
 def test_fp8_layers_fit_matmul_fp8(kind: str, tmp_path: Path) -> None:
-    written = files.fp8(kind, N=24, K=40)
-    scale = written.tensors["weight_scale"].bfloat16()
-    written.tensors["weight_scale"] = scale
+    written = files.fp8(kind, N=140, K=150)
+    name = "weight_scale_inv" if kind == "block" else "weight_scale"
+    written.tensors[name] = written.tensors[name].bfloat16()
     weight = read(tmp_path, written)
-    a, scale_a = quantize_fp8(torch.randn(3, 40), "row")
+    a, scale_a = quantize_fp8(torch.randn(3, 150), "1x128" if kind == "block" else "row")
     got = matmul_fp8(a, weight.codes, scale_a, weight.scales, out_dtype=torch.float32)
-    want = (a.double() * scale_a) @ weight.dequantize(torch.float64).T
+    spread = scale_a.repeat_interleave(128, 1)[:, :150] if kind == "block" else scale_a
+    want = (a.double() * spread) @ weight.dequantize(torch.float64).T
     assert float((got - want).abs().max()) < 1e-5 * float(want.abs().max())
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import bisect
 import itertools
 import re
+from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -13,14 +15,15 @@ import torch
 from torch import Tensor
 
 import aimills_kernels as ak
-from aimills_kernels._op import Problem, Provider
+from aimills_kernels._op import Case, Problem, Provider
 from aimills_kernels._registry import get_op
+from aimills_kernels._tolerance import Ratio
 from aimills_kernels._validate import validate
 from aimills_kernels.kernels.hardware import SHARED_KIB
-from aimills_kernels.kernels.matmul import op_fp8
+from aimills_kernels.kernels.matmul import op_fp8, op_fused
 from aimills_kernels.kernels.matmul.config import Shape, candidates, leading_dims
 
-E4M3 = torch.float8_e4m3fn
+E4M3, E5M2 = torch.float8_e4m3fn, torch.float8_e5m2
 
 
 def _value(code: int) -> float:
@@ -81,7 +84,7 @@ def _fp8_sums(a: Tensor, b: Tensor, block: int) -> Tensor:
 def test_a_promoted_sum_is_right_and_an_unpromoted_one_is_not(name: str) -> None:
     op = get_op("matmul_fp8")
     args = op.make_inputs(op.case(name).on("cpu"), "cpu", 0)
-    a, b, scale_a, scale_b, bias, dtype = args
+    a, b, scale_a, scale_b, bias, dtype = args[:6]
     (oracle,), rounded = op.oracle(args), op.reference(*args)
 
     def is_right(block: int) -> bool:
@@ -93,13 +96,58 @@ def test_a_promoted_sum_is_right_and_an_unpromoted_one_is_not(name: str) -> None
     assert is_right(a.shape[1]) == (a.shape[1] < 1000)
 
 
-def test_only_fp8_tensor_cores_and_float16_get_more(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("K", [32, 512, pytest.param(4096, marks=pytest.mark.full)])
+def test_a_sum_left_in_the_tensor_core_is_within_its_own_bound(K: int, seed: int) -> None:
+    """And one that lacks a step of 32 products is not."""
+    op = get_op("matmul_fp8")
+    case = Case("fast", M=24, N=40, K=K, scale_a="row", scale_b="row", out="f32", accum="fast")
+    args = op.make_inputs(case, "cpu", seed)
+    a, b, scale_a, scale_b = args[:4]
+    (oracle,), rounded = op.oracle(args), op.reference(*args)
+    sums = _fp8_sums(a, b, K) * scale_a * scale_b.T
+    short = (_fp8_sums(a, b, K) - _fp8_sums(a[:, :32], b[:, :32], 32)) * scale_a * scale_b.T
+    assert op_fp8.fast(K).judge(sums, oracle, rounded, args).ok
+    assert not op_fp8.COARSE.judge(sums, oracle, rounded, args).ok or K < 512
+    assert not op_fp8.fast(K).judge(short, oracle, rounded, args).ok
+
+
+def test_only_fp8_tensor_cores_get_more(monkeypatch: pytest.MonkeyPatch) -> None:
     sm = {"cuda:0": 80, "cuda:1": 89, "cuda:2": 90, "cuda:3": 100, "cuda:4": 120, "cpu": 90}
     monkeypatch.setattr(op_fp8, "sm_of", lambda device: sm[str(device)])
-    coarse = [d for d in sm if op_fp8._is_coarse(torch.float16, torch.device(d))]
-    assert coarse == ["cuda:1", "cuda:2", "cuda:4"]
-    assert not op_fp8._is_coarse(torch.bfloat16, torch.device("cuda:2"))
-    assert not op_fp8._is_coarse(torch.float32, torch.device("cuda:2"))
+
+    def allowed(dtype: torch.dtype, accum: str) -> list[str]:
+        made = {d: mock.Mock(dtype=dtype, device=torch.device(d)) for d in sm}
+        return [d for d, got in made.items() if op_fp8.tolerance(got, accum, 4096) != Ratio()]
+
+    coarse = ["cuda:1", "cuda:2", "cuda:4"]
+    assert allowed(torch.float16, "promoted") == coarse
+    assert allowed(torch.bfloat16, "promoted") == allowed(torch.float32, "promoted") == []
+    assert all(allowed(t, "fast") == coarse for t in (torch.float16, torch.float32))
+
+
+# ---- the error that the family's page publishes
+
+
+FORMATS = {
+    "tensor": dict(scale_a="tensor", scale_b="tensor"),
+    "row": dict(scale_a="row", scale_b="row"),
+    "1x128 x 128x128": dict(scale_a="1x128", scale_b="128x128"),
+    "1x128 x 1x128": dict(scale_a="1x128", scale_b="1x128"),
+    "row, e5m2 x e4m3": dict(scale_a="row", scale_b="row", a="e5m2"),
+    "row, e5m2 x e5m2": dict(scale_a="row", scale_b="row", a="e5m2", b="e5m2"),
+}
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_relative_mean_error_is_within_the_contract(name: str) -> None:
+    """Against the exact product of the dequantised operands; the page has these figures."""
+    op = get_op("matmul_fp8")
+    args = op.make_inputs(Case(name, M=48, N=64, K=1024, **FORMATS[name]), "cpu", 0)
+    (exact,), got = op.oracle(args), op.reference(*args)
+    error = float((got - exact).abs().mean() / exact.abs().mean())
+    assert error <= 2e-3
+    page = (Path(op_fp8.__file__).parent / "README.md").read_text()
+    assert f"| {name} | {error:.2e} |" in page
 
 
 # ---- the references against the definition of the format
@@ -209,8 +257,9 @@ def test_codes_that_require_a_gradient_are_refused() -> None:
         ak.matmul_fp8(a, weight, one, one)
     with torch.no_grad():
         assert torch.equal(ak.matmul_fp8(a, weight, one, one), ak.matmul_fp8(a, b, one, one))
+    args = (a, weight, one, one, None, torch.bfloat16, "promoted", False)
     with pytest.raises(ValueError, match="no gradient flows"):
-        torch.ops.aimills.matmul_fp8(a, weight, one, one, None, torch.bfloat16).sum().backward()
+        torch.ops.aimills.matmul_fp8(*args).sum().backward()
 
 
 def test_out_is_written_and_returned() -> None:
@@ -241,6 +290,30 @@ def test_fp8_sums_leave_the_tensor_core_every_block(sm: int, promoted: bool) -> 
         )
         assert len(starts) == 8
         assert [i for i, flag in enumerate(starts) if flag == "0"] == [0, 4], "a sum starts at 0"
+
+
+@pytest.mark.full
+def test_sums_on_hopper_by_what_was_asked_for() -> None:
+    """Blocks start at 0 and are multiplied and added; a fast sum never leaves the tensor core."""
+    pytest.importorskip("triton", reason="not run: Triton is not installed")
+    from tests.aot import compile_provider
+
+    op = get_op("matmul_fp8")
+
+    def ptx(case: str, provider: str) -> tuple[list[str], int]:
+        (kernel,) = compile_provider(op, op.case(case), op.provider(provider), 90)
+        starts = r"wgmma\.mma_async\S+k32\.f32\.e[45]m[23]\.e4m3[^;]*, (\S+), 1, 1;"
+        kinds = r"\b(?:add|fma)(?:\.rn)?\.f32(x2)?\s"
+        sums = sum(1 + bool(x2) for x2 in re.findall(kinds, kernel.ptx))
+        return re.findall(starts, kernel.ptx), sums
+
+    starts, sums = ptx("aot-e5m2-block", "triton_block")
+    assert [i for i, flag in enumerate(starts) if flag == "0"] == [0, 4]
+    assert sums == 2 * 64 * 64 // 128, "one multiply-add a sum; the ragged end is a second copy"
+    starts, sums = ptx("aot-fast", "triton")
+    assert len(starts) == 8
+    assert "0" not in starts
+    assert sums == 0
 
 
 @pytest.mark.parametrize("sm", sorted(SHARED_KIB))
@@ -282,16 +355,43 @@ def test_scaled_mm_says_what_it_can_not_do_on_a_gpu() -> None:
         (dict(a=wide[:, :150], b=wide[:96, :150]), "multiples of 16"),
         (dict(a=wide[:, 8:168]), "a must have contiguous rows"),
         (dict(b=wide[:96, ::2]), "b must have contiguous rows"),
+        (dict(a=wide[:, :160].to(E5M2), b=wide[:96, :160].to(E5M2)), "e5m2 for both"),
+        (dict(batch_invariant=True), "by M"),
     ):
         assert text in (rejects(_change(**change)) or "accepted"), change
+
+
+def test_scaled_mm_says_which_scales_of_blocks_it_reads() -> None:
+    rejects = get_op("matmul_fp8").provider("scaled_mm").rejects
+    x, w = torch.zeros(128, 1024), torch.zeros(256, 1024)
+    (a, scale_a), (b, scale_b) = ak.quantize_fp8(x, "1x128"), ak.quantize_fp8(w, "128x128")
+    given = dict(a=a, b=b, scale_a=scale_a, scale_b=scale_b)
+    vectors = ak.quantize_fp8(w, "1x128")[1]
+    assert rejects(_change(**given)) is None
+    assert rejects(_change(**{**given, "scale_b": vectors})) is None
+    for change, text in (
+        (dict(out_dtype=torch.float16), "bf16 only"),
+        (dict(accum="fast"), "no fast accumulation"),
+        (dict(scale_a=scale_a.contiguous()), "scale_a must have strides (1, 128)"),
+        (dict(scale_b=vectors.contiguous()), "scale_b must have strides (1, 256)"),
+        (dict(scale_b=scale_b.T.contiguous().T), "scale_b must be contiguous"),
+        (dict(scale_b=torch.ones(256, 1)), "not a mix"),
+        (dict(a=a[:, :640], b=b[:, :640], scale_a=scale_a[:, :5], scale_b=scale_b[:, :5]),
+         "K must be a multiple of 512, here 640"),
+        (dict(a=a[:, :1000], b=b[:, :1000]), "K must be a multiple of 128, here 1000"),
+        (dict(a=a[:126], scale_a=ak.quantize_fp8(x[:126], "1x128")[1]), "multiples of 16 bytes"),
+    ):  # fmt: skip
+        assert text in (rejects(_change(**{**given, **change})) or "accepted"), change
+    on_sm100 = Problem(get_op("matmul_fp8"), _change(**given).args, "cuda", 100)
+    assert "sm_90 only" in (rejects(on_sm100) or "accepted")
 
 
 # ---- faults that validate must see
 
 
 def scale_of_the_next_row(outs: tuple[Tensor], *args: Any) -> None:
-    a, b, scale_a, scale_b, bias, dtype = args
-    outs[0].copy_(get_op("matmul_fp8").reference(a, b, scale_a.roll(1, 0), scale_b, bias, dtype))
+    a, b, scale_a, *rest = args
+    outs[0].copy_(get_op("matmul_fp8").reference(a, b, scale_a.roll(1, 0), *rest))
 
 
 def last_product_dropped(outs: tuple[Tensor], *args: Any) -> None:
@@ -301,7 +401,7 @@ def last_product_dropped(outs: tuple[Tensor], *args: Any) -> None:
 
 def coarse_sum(outs: tuple[Tensor], *args: Any) -> None:
     """Sums kept in bf16 between blocks of K."""
-    a, b, scale_a, scale_b, _, dtype = args
+    a, b, scale_a, scale_b, _, dtype = args[:6]
     total = torch.zeros(a.shape[0], b.shape[0], dtype=torch.bfloat16)
     for start in range(0, a.shape[1], 512):
         step = slice(start, start + 512)
@@ -319,6 +419,33 @@ def truncating_cast(outs: tuple[Tensor, Tensor], x: Tensor, *rest: Any) -> None:
     outs[1].copy_(scale)
 
 
+def scale_of_the_next_block(outs: tuple[Tensor], *args: Any) -> None:
+    a, b, scale_a, scale_b, *rest = args
+    outs[0].copy_(get_op("matmul_fp8").reference(a, b, scale_a, scale_b.roll(1, 1), *rest))
+
+
+def scales_of_blocks_swapped(outs: tuple[Tensor], *args: Any) -> None:
+    a, b, scale_a, *rest = args
+    outs[0].copy_(get_op("matmul_fp8").reference(a, b, scale_a.flip(1), *rest))
+
+
+def norm_without_eps(outs: tuple[Tensor, ...], *args: Any) -> None:
+    x, weight, residual, _, *rest = args
+    made = get_op("rmsnorm_quantize_fp8").reference(x, weight, residual, 0.0, *rest)
+    for out, right in zip(outs, made, strict=True):
+        out.copy_(right)
+
+
+def norm_rounded_to_bf16(outs: tuple[Tensor, ...], *args: Any) -> None:
+    x, weight, residual, eps, granularity, dtype = args
+    y = op_fused.rmsnorm(x, weight, residual, eps)[0].bfloat16()
+    made = get_op("quantize_fp8").reference(y, granularity, dtype)
+    for out, right in zip(outs, made, strict=False):
+        out.copy_(right)
+    if residual is not None:
+        outs[2].copy_(x + residual)
+
+
 def scale_of_the_whole_tensor(outs: tuple[Tensor, Tensor], x: Tensor, *rest: Any) -> None:
     codes, scale = get_op("quantize_fp8").reference(x, "tensor", rest[1])
     outs[0].copy_(codes)
@@ -332,6 +459,11 @@ def scale_of_the_whole_tensor(outs: tuple[Tensor, Tensor], x: Tensor, *rest: Any
         ("matmul_fp8", "one-row", last_product_dropped, "out: max error"),
         ("matmul_fp8", "onehot", last_product_dropped, "out: max error"),
         ("matmul_fp8", "deep", coarse_sum, "out: max error"),
+        ("matmul_fp8", "block-ragged", scale_of_the_next_block, "out: max error"),
+        ("matmul_fp8", "block-onehot", scales_of_blocks_swapped, "out: max error"),
+        ("rmsnorm_quantize_fp8", "small", norm_without_eps, "scale: error"),
+        ("rmsnorm_quantize_fp8", "tiny", norm_rounded_to_bf16, "scale: error"),
+        ("rmsnorm_quantize_fp8", "tiny", norm_rounded_to_bf16, "x_q: error"),
         ("quantize_fp8", "tiny", truncating_cast, "x_q: bits differ"),
         ("quantize_fp8", "ties", truncating_cast, "x_q: bits differ"),
         ("quantize_fp8", "tiny", scale_of_the_whole_tensor, "scale: bits differ"),

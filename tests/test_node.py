@@ -191,7 +191,7 @@ def test_what_finds_no_time_left_is_named(node: Any) -> None:
     summary = read(out / "summary.json")
     late = [n.removesuffix(f": {_node.LATE}") for n in summary["not_run"] if _node.LATE in n]
     checks = [n for n in late if not n.startswith(("times", "compute-sanitizer"))]
-    assert len(checks) == len(set(checks)) == sum(summary["checks"].values()) == 2 * 4 + 2 * 2
+    assert len(checks) == len(set(checks)) == sum(summary["checks"].values()) == 2 * 5 + 2 * 2
     assert "attention tiny planted on cpu" in checks
     assert "times of attention llama3-8b-decode on cpu" in late
     assert "compute-sanitizer memcheck" in late
@@ -230,7 +230,7 @@ def test_nothing_is_blamed_on_those_after_an_illegal_access(
     assert code == gpu.WRONG
     summary = read(out / "summary.json")
     assert len(summary["wrong"]) == 1
-    assert summary["checks"] == {"wrong": 1, "not run": 11}
+    assert summary["checks"] == {"wrong": 1, "not run": 13}
     assert "cpu can't be used any more, after attention tiny planted on cpu" in str(summary)
 
 

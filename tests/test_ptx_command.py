@@ -94,7 +94,10 @@ def test_an_input_that_changed_is_told():
     [
         ("run nosuch", "unknown op 'nosuch'; the ops are:"),
         ("run attention nosuch", "attention has no case 'nosuch'"),
-        ("run attention tiny --provider sdpa", "attention has triton to run here"),
+        (
+            "run attention tiny --provider sdpa",
+            "attention has triton, triton_invariant to run here",
+        ),
         ("run quantize_fp8 tiny --watch 9:0", "no kernel has a tensor in argument 9 of 4 bytes"),
         ("run quantize_fp8 tiny --watch shared:9999999", "no kernel has shared memory of 10000003"),
         ("run quantize_fp8 tiny --watch nowhere:0", "the place is 'shared' or an argument's"),

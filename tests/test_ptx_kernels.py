@@ -23,6 +23,7 @@ _SHORT = (
     "ragged",
     "one",
     "k-empty",
+    "block-tiny",
     "queries-empty",
     "nan",
     "invariant",
@@ -33,6 +34,8 @@ def _is_short(op: Op, case: Case) -> bool:
     name = case.name
     if op.name.endswith("_backward"):  # four kernels a case
         return name in ("tiny", "ragged")
+    if "full" in case.tags:
+        return False
     return name in _SHORT or name.startswith(("tiny", "specials", "one-"))
 
 

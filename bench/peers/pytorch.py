@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from aimills_kernels.harness.peers import Adapter
+from aimills_kernels.kernels.matmul.config import in_blocks
 from aimills_kernels.kernels.video.op import rgb_levels
 
 from ._sdpa_backward import sdpa_backward, sdpa_with_forward
@@ -17,15 +18,27 @@ from ._video import normalize
 
 def scaled_mm(
     a: Tensor, b: Tensor, scale_a: Tensor, scale_b: Tensor, bias: Tensor | None,
-    out_dtype: torch.dtype,
+    out_dtype: torch.dtype, accum: str, batch_invariant: bool,
 ) -> Tensor:  # fmt: skip
     """F.scaled_mm, which makes its own output; the provider of that name is torch._scaled_mm."""
-    if (scale_a.dim() == 2) != (scale_b.dim() == 2):
+    if batch_invariant:
+        raise NotImplementedError("F.scaled_mm picks kernels by M")
+    N = b.shape[0]
+    if in_blocks(scale_a, scale_b, N):
+        if a.device.type != "cuda" or a.shape[1] % 512:
+            raise NotImplementedError("F.scaled_mm takes blocks on a GPU, K a multiple of 512")
+        kind_a = F.ScalingType.BlockWise1x128
+        kind_b = kind_a if scale_b.shape[0] == N else F.ScalingType.BlockWise128x128
+    elif (scale_a.dim() == 2) != (scale_b.dim() == 2):
         raise NotImplementedError("F.scaled_mm takes a scale for each row of both or of neither")
-    rows = scale_a.dim() == 2
-    kind = F.ScalingType.RowWise if rows else F.ScalingType.TensorWise
-    across = scale_b.T if rows else scale_b
-    return F.scaled_mm(a, b.T, scale_a, kind, across, kind, bias=bias, output_dtype=out_dtype)
+    else:
+        rows = scale_a.dim() == 2
+        kind_a = kind_b = F.ScalingType.RowWise if rows else F.ScalingType.TensorWise
+    across = scale_b.T if scale_b.dim() == 2 else scale_b
+    return F.scaled_mm(
+        a, b.T, scale_a, kind_a, across, kind_b, bias=bias, output_dtype=out_dtype,
+        use_fast_accum=accum == "fast",
+    )  # fmt: skip
 
 
 def float_video(*args: Any) -> Tensor:

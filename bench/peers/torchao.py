@@ -6,19 +6,24 @@ import torch
 from torch import Tensor
 
 from aimills_kernels.harness.peers import Adapter
+from aimills_kernels.kernels.matmul.config import in_blocks
 
 
 def matmul_fp8(
     a: Tensor, b: Tensor, scale_a: Tensor, scale_b: Tensor, bias: Tensor | None,
-    out_dtype: torch.dtype,
+    out_dtype: torch.dtype, accum: str, batch_invariant: bool,
 ) -> Tensor:  # fmt: skip
     """torchao: addmm_float8_unwrapped_inference."""
     from torchao.float8.inference import addmm_float8_unwrapped_inference
 
-    if (scale_a.dim() == 2) != (scale_b.dim() == 2):
+    if in_blocks(scale_a, scale_b, b.shape[0]) or (scale_a.dim() == 2) != (scale_b.dim() == 2):
         raise NotImplementedError("torchao takes a scale for each row of both or of neither")
+    if batch_invariant:
+        raise NotImplementedError("torchao picks kernels by M")
     across = scale_b.T if scale_b.dim() == 2 else scale_b
-    return addmm_float8_unwrapped_inference(a, scale_a, b.T, across, out_dtype, bias=bias)
+    return addmm_float8_unwrapped_inference(
+        a, scale_a, b.T, across, out_dtype, bias=bias, use_fast_accum=accum == "fast"
+    )
 
 
 def quantize_fp8(x: Tensor, granularity: str, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

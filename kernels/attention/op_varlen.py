@@ -251,9 +251,9 @@ CASES = (
          alibi="batch", causal=True, window=(300, -1), softcap=30.0, lse=True, tail=3,
          cpu=dict(q_lens=(65, 7), used=(40, 7)), tags={"aot"}),
     Case("aot-invariant-256", q_lens=(1001, 7), used=(700, 7), H=8, G=4, D=256, softcap=50.0,
-         causal=True, invariant=True, cpu=dict(q_lens=(65, 7), used=(40, 7)), tags={"aot"}),
+         causal=True, invariant=True, cpu=dict(q_lens=(65, 7), used=(40, 7)), tags={"aot", "full"}),
     Case("aot-invariant-f32", q_lens=(1001, 7), H=8, G=2, D=128, dtype="f32", causal=True,
-         invariant=True, cpu=dict(q_lens=(65, 7)), tags={"aot"}),
+         invariant=True, cpu=dict(q_lens=(65, 7)), tags={"aot", "full"}),
     Case("aot-f32", q_lens=(1001, 7), H=8, G=2, D=64, dtype="f32", causal=True, lse=True,
          cpu=dict(q_lens=(65, 7)), tags={"aot"}),
 )  # fmt: skip

@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 
 from aimills_kernels._dispatch import interpreting, sm_of
-from aimills_kernels.kernels.triton_common import encode_e4m3, widen
+from aimills_kernels.kernels.triton_common import encode_fp8, widen
 
 MAX_E4M3 = tl.constexpr(448.0)
 
@@ -70,7 +70,7 @@ def _append_kernel(
         value = tl.where(value > MAX_E4M3, MAX_E4M3, value)  # not tl.minimum, which drops a NaN
         value = tl.where(value < -MAX_E4M3, -MAX_E4M3, value)
         if ENCODE:
-            tl.store(into, encode_e4m3(value), mask=inside)
+            tl.store(into, encode_fp8(value, False), mask=inside)
         else:
             tl.store(into, value.to(tl.float8e4nv), mask=inside)
     else:

@@ -15,7 +15,9 @@ from aimills_kernels._dispatch import interpreting
 from aimills_kernels.kernels.hardware import shared_kib
 
 _SMS = 132  # of an H100 or H200; fewer tiles than that leave some idle
+INVARIANT_M = 64  # the M whose tiles serve every M with batch_invariant=True
 MAX_LEADING = 3
+BLOCK = 128  # of K, and of rows with 128x128, that have one scale
 
 
 @dataclass(frozen=True)
@@ -47,12 +49,21 @@ class Shape:
     k: int
     decode: bool
     aligned: bool
+    fixed: bool = False  # no other tiles than the built-in ones may serve
 
     @classmethod
-    def of(cls, a: Tensor, b: Tensor, out_dtype: torch.dtype, sm: int) -> Shape:
-        """sm_80 has no tensor cores for fp8, and for a float32 output their sums are too coarse."""
-        decode = sm < 89 or out_dtype == torch.float32 or interpreting()
-        return cls(a.shape[0], b.shape[0], a.shape[1], decode, _aligned(a) and _aligned(b))
+    def of(
+        cls, a: Tensor, b: Tensor, out_dtype: torch.dtype, accum: str, batch_invariant: bool,
+        sm: int,
+    ) -> Shape:  # fmt: skip
+        """sm_80 has no tensor cores for fp8; for a float32 output their sums are too coarse, unless
+        the caller asks for them. Where a row's bits must not depend on the others, the tiles don't
+        on a: neither on its rows, nor on where they lie."""
+        decode = sm < 89 or (out_dtype == torch.float32 and accum != "fast") or interpreting()
+        (n, k), aligned = b.shape, _aligned(b)
+        if batch_invariant:
+            return cls(INVARIANT_M, n, k, decode, aligned, fixed=True)
+        return cls(a.shape[0], n, k, decode, aligned and _aligned(a))
 
 
 def _aligned(t: Tensor) -> bool:
@@ -62,7 +73,11 @@ def _aligned(t: Tensor) -> bool:
 def candidates(shape: Shape, sm: int) -> tuple[Config, ...]:
     """The built-in tiles, and neighbours of them that fit the shared memory and the registers."""
     built_in = select_config(shape, sm)
-    return built_in, *(c for c in _near(built_in) if _fits(c, shape, sm))
+    return built_in, *_others(built_in, shape, sm)
+
+
+def _others(built_in: Config, shape: Shape, sm: int) -> Iterator[Config]:
+    return iter(()) if shape.fixed else (c for c in _near(built_in) if _fits(c, shape, sm))
 
 
 def _near(c: Config) -> Iterator[Config]:
@@ -112,6 +127,29 @@ def select_config(shape: Shape, sm: int) -> Config:
     return Config(block_m, block_n, block_k, warps, max(2, min(4, stages)))
 
 
+def select_block_config(shape: Shape, sm: int) -> Config:
+    """The built-in tiles where each block of 128 of K has a scale."""
+    found = select_config(shape, sm)
+    return replace(found, block_k=min(BLOCK, found.block_k))
+
+
+def block_candidates(shape: Shape, sm: int) -> tuple[Config, ...]:
+    """As `candidates`, for `select_block_config`."""
+    built_in = select_block_config(shape, sm)
+    return built_in, *_others(built_in, shape, sm)
+
+
+def blocks_of(n: int) -> int:
+    return _cdiv(n, BLOCK)
+
+
+def in_blocks(scale_a: Tensor, scale_b: Tensor, rows_b: int) -> bool:
+    """Whether a scale is that of a block of K, or of 128 rows of b. With at most 128 of K a row's
+    scale is its block's."""
+    several = any(t.dim() == 2 and t.shape[1] != 1 for t in (scale_a, scale_b))
+    return several or (scale_b.dim() == 2 and scale_b.shape[0] != rows_b)
+
+
 @dataclass(frozen=True)
 class QuantizeConfig:
     block_r: int
@@ -126,6 +164,30 @@ def select_quantize_config(k: int, by_row: bool) -> QuantizeConfig:
         return QuantizeConfig(1, 4096, 8 if by_row else 4)
     block_r = max(1, 2048 // block_k)
     return QuantizeConfig(block_r, block_k, min(16, max(4, block_r * block_k // 1024)))
+
+
+def select_quantize_block_config(rows: int, by_row: bool) -> QuantizeConfig:
+    """Tiles of [rows, 128]: several blocks of 1x128, or one of 128x128."""
+    if not by_row:
+        return QuantizeConfig(BLOCK, BLOCK, 16)
+    block_r = min(16, _next_power_of_2(rows))
+    return QuantizeConfig(block_r, BLOCK, 4 if block_r > 4 else 1)
+
+
+# Rows that the fused kernels hold in registers. A norm of twice as many spilled 56 to 88 bytes.
+LONGEST_NORM, LONGEST_SWIGLU = 16384, 32768
+
+
+def fused_blocks(blocks: int) -> tuple[int, int]:
+    """Blocks of 128 in the tile of a row, and warps: 32 elements a thread at the most."""
+    tile = _next_power_of_2(blocks)
+    return tile, min(32, max(1, tile // 8))
+
+
+def row_stride(t: Tensor) -> int | None:
+    """From row to row, over all dims but the last; None where there is no single one."""
+    _, steps = leading_dims(t.shape, t.stride())
+    return None if len(steps) > 1 else steps[0] if steps else 0
 
 
 def leading_dims(shape: Sequence[int], stride: Sequence[int]) -> tuple[list[int], list[int]]:

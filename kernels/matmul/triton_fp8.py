@@ -1,12 +1,13 @@
 """fp8 matmul in Triton, for any GPU from sm_80.
 
-    out = (a * scale_a) @ (b * scale_b).T + bias        a [M, K], b [N, K], e4m3
+    out = (a * scale_a) @ (b * scale_b).T + bias        a [M, K], b [N, K], fp8
 
 One program makes one tile of the output; it walks K in blocks, whole ones first, and masks only
 the ragged end. Rows beyond the edge of a tile read row 0 and are not stored. Scales and bias are
 applied to the float32 sum. From sm_89 on the tensor cores take the codes, and each block's sum is
 added in float32 (`promoted_dot`). sm_80 has none for fp8, and for a float32 output their sums are
-too coarse: then codes become float16, exactly, and are summed in float32 throughout.
+too coarse: then codes become float16, exactly, and are summed in float32 throughout. With
+accum="fast" the fp8 tensor cores keep the sum over all of K, for a float32 output too.
 """
 
 import torch
@@ -16,25 +17,18 @@ import triton.language as tl
 from aimills_kernels import _configs
 from aimills_kernels._dispatch import sm_of
 from aimills_kernels.kernels.matmul.config import Shape, select_config
-from aimills_kernels.kernels.triton_common import decode_e4m3, dot, promoted_dot, round_to, widen
+from aimills_kernels.kernels.matmul.tiles import load_codes, tile_of
+from aimills_kernels.kernels.triton_common import dot, promoted_dot, round_to, widen
 
 
 @triton.jit
-def _multiply(acc, a_ptrs, b_ptrs, offs_k, left, TAIL: tl.constexpr, DECODE: tl.constexpr,
-              PROMOTE: tl.constexpr):  # fmt: skip
-    """One block of K. Masked codes are 0, which is the value 0."""
-    if TAIL:
-        if DECODE:
-            a = tl.load(a_ptrs, mask=offs_k[None, :] < left, other=0)
-            b = tl.load(b_ptrs, mask=offs_k[:, None] < left, other=0)
-        else:
-            a = tl.load(a_ptrs, mask=offs_k[None, :] < left, other=0.0)
-            b = tl.load(b_ptrs, mask=offs_k[:, None] < left, other=0.0)
-    else:
-        a = tl.load(a_ptrs)
-        b = tl.load(b_ptrs)
+def _multiply(acc, a_ptrs, b_ptrs, offs_k, left, TAIL: tl.constexpr, A_E5M2: tl.constexpr,
+              B_E5M2: tl.constexpr, DECODE: tl.constexpr, PROMOTE: tl.constexpr):  # fmt: skip
+    """One block of K."""
+    a = load_codes(a_ptrs, offs_k[None, :] < left, A_E5M2, TAIL, DECODE)
+    b = load_codes(b_ptrs, offs_k[:, None] < left, B_E5M2, TAIL, DECODE)
     if DECODE:
-        return dot(decode_e4m3(a), decode_e4m3(b), acc)
+        return dot(a, b, acc)
     else:  # noqa: RET505 (without it Triton would compile both)
         return promoted_dot(a, b, acc, PROMOTE)
 
@@ -45,17 +39,10 @@ def _matmul_fp8_kernel(
     stride_am, stride_ak, stride_bn, stride_bk, stride_sa, stride_sb, stride_bias,
     M, N, K,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, GROUP_M: tl.constexpr,
-    BIAS: tl.constexpr, DECODE: tl.constexpr, PROMOTE: tl.constexpr,
+    BIAS: tl.constexpr, A_E5M2: tl.constexpr, B_E5M2: tl.constexpr, DECODE: tl.constexpr,
+    PROMOTE: tl.constexpr,
 ):  # fmt: skip
-    tiles_m = tl.cdiv(M, BLOCK_M)
-    tiles_n = tl.cdiv(N, BLOCK_N)
-    # Neighbouring programs share tiles: they go down GROUP_M tiles, then one to the right.
-    group = tl.program_id(0) // (GROUP_M * tiles_n)
-    within = tl.program_id(0) % (GROUP_M * tiles_n)
-    height = tl.minimum(tiles_m - group * GROUP_M, GROUP_M)
-    tile_m = group * GROUP_M + within % height
-    tile_n = within // height
-
+    tile_m, tile_n = tile_of(M, N, BLOCK_M, BLOCK_N, GROUP_M)
     offs_m = tile_m.to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
     offs_n = tile_n.to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
     offs_k = tl.arange(0, BLOCK_K)
@@ -71,13 +58,13 @@ def _matmul_fp8_kernel(
         step = tl.cast(start, tl.int64)
         acc = _multiply(
             acc, a_tile + step * stride_ak, b_tile + step * stride_bk, offs_k, BLOCK_K,
-            False, DECODE, PROMOTE,
+            False, A_E5M2, B_E5M2, DECODE, PROMOTE,
         )  # fmt: skip
     if whole < K:
         step = tl.cast(whole, tl.int64)
         acc = _multiply(
             acc, a_tile + step * stride_ak, b_tile + step * stride_bk, offs_k, K - whole,
-            True, DECODE, PROMOTE,
+            True, A_E5M2, B_E5M2, DECODE, PROMOTE,
         )  # fmt: skip
 
     scale_a = tl.load(scale_a_ptr + offs_m * stride_sa, mask=offs_m < M, other=0.0)
@@ -96,14 +83,15 @@ def _matmul_fp8_kernel(
 def launch(
     outs: tuple[torch.Tensor],
     a: torch.Tensor, b: torch.Tensor, scale_a: torch.Tensor, scale_b: torch.Tensor,
-    bias: torch.Tensor | None, out_dtype: torch.dtype,
+    bias: torch.Tensor | None, out_dtype: torch.dtype, accum: str, batch_invariant: bool,
 ) -> None:  # fmt: skip
     (out,) = outs
     (M, K), N = a.shape, b.shape[0]
     if out.numel() == 0:
         return
+    formats = dict(A_E5M2=a.dtype == torch.float8_e5m2, B_E5M2=b.dtype == torch.float8_e5m2)
     sm = sm_of(a.device) or 90
-    shape = Shape.of(a, b, out_dtype, sm)
+    shape = Shape.of(a, b, out_dtype, accum, batch_invariant, sm)
     if shape.decode:
         a, b = a.view(torch.uint8), b.view(torch.uint8)
     config = _configs.config(select_config(shape, sm))
@@ -114,8 +102,8 @@ def launch(
         0 if bias is None else bias.stride(0), M, N, K,
         BLOCK_M=config.block_m, BLOCK_N=config.block_n, BLOCK_K=config.block_k,
         GROUP_M=config.group_m, BIAS=bias is not None, DECODE=shape.decode,
-        PROMOTE=sm // 10 != 10,  # sm_100 sums fp8 products in float32
-        num_warps=config.num_warps, num_stages=config.num_stages,
+        PROMOTE=accum == "promoted" and sm // 10 != 10,  # sm_100 sums fp8 products in float32
+        num_warps=config.num_warps, num_stages=config.num_stages, **formats,
     )  # fmt: skip
 
 

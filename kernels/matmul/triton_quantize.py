@@ -1,8 +1,9 @@
 """fp8 quantisation in Triton, for any GPU from sm_80.
 
-    scale = max|x| / 448, of each row or of the tensor        x_q = e4m3(x / scale)
+    scale = max|x| / largest code, of the tensor, a row or a block        x_q = fp8(x / scale)
 
-A tile holds BLOCK_R rows; a row of up to BLOCK_K elements is read once, a longer one twice. The
+A tile holds BLOCK_R rows; a row of up to BLOCK_K elements is read once, a longer one twice. Blocks
+of 1x128 and 128x128 are read once; a program makes 16 rows of the former or one of the latter. The
 largest magnitude is taken over the bits as integers: without the sign they have the order of the
 values, and NaN stands above infinity, so it wins. For one scale of the whole tensor the tiles'
 maxima meet in the output `scale` by an atomic maximum, whose result does not depend on the order;
@@ -17,9 +18,10 @@ from aimills_kernels._dispatch import interpreting, sm_of
 from aimills_kernels.kernels.matmul.config import (
     MAX_LEADING,
     leading_dims,
+    select_quantize_block_config,
     select_quantize_config,
 )
-from aimills_kernels.kernels.triton_common import encode_e4m3, widen
+from aimills_kernels.kernels.triton_common import encode_fp8, widen
 
 INF_BITS = tl.constexpr(0x7F800000)
 TINY = tl.constexpr(2.0**-126)  # the smallest normal float32
@@ -37,22 +39,31 @@ def _magnitude_bits(x):
 
 
 @triton.jit
-def _scale(amax_bits):
+def _largest(E5M2: tl.constexpr):
+    """The largest code's value."""
+    return 57344.0 if E5M2 else 448.0
+
+
+@triton.jit
+def _scale(amax_bits, E5M2: tl.constexpr):
     """The scale of a maximum; 1 where everything is 0, NaN or infinity where there is one."""
     amax = amax_bits.to(tl.float32, bitcast=True)
-    scale = tl.div_rn(amax, 448.0 + tl.zeros_like(amax))
+    scale = tl.div_rn(amax, _largest(E5M2) + tl.zeros_like(amax))
     scale = tl.where(scale < TINY, TINY, scale)  # not tl.maximum, which drops a NaN
     return tl.where(amax_bits == 0, 1.0, scale)
 
 
 @triton.jit
-def _store_codes(ptrs, mask, x, scale, finite, ENCODE: tl.constexpr):
+def _store_codes(ptrs, mask, x, scale, finite, E5M2: tl.constexpr, ENCODE: tl.constexpr):
     value = widen(x)
     value = tl.div_rn(value, tl.zeros_like(value) + tl.where(finite, scale, 1.0))
-    value = tl.where(value > 448.0, 448.0, tl.where(value < -448.0, -448.0, value))
+    top = _largest(E5M2)
+    value = tl.where(value > top, top, tl.where(value < -top, -top, value))
     value = tl.where(finite, value, float("nan"))
     if ENCODE:
-        tl.store(ptrs, encode_e4m3(value), mask=mask)
+        tl.store(ptrs, encode_fp8(value, E5M2), mask=mask)
+    elif E5M2:
+        tl.store(ptrs, value.to(tl.float8e5), mask=mask)
     else:
         tl.store(ptrs, value.to(tl.float8e4nv), mask=mask)
 
@@ -60,7 +71,8 @@ def _store_codes(ptrs, mask, x, scale, finite, ENCODE: tl.constexpr):
 @triton.jit
 def _quantize_rows_kernel(
     codes_ptr, scale_ptr, x_ptr, rows, K, n1, n2, stride_0, stride_1, stride_2, stride_k,
-    BLOCK_R: tl.constexpr, BLOCK_K: tl.constexpr, ONE_PASS: tl.constexpr, ENCODE: tl.constexpr,
+    BLOCK_R: tl.constexpr, BLOCK_K: tl.constexpr, ONE_PASS: tl.constexpr, E5M2: tl.constexpr,
+    ENCODE: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64) * BLOCK_R + tl.arange(0, BLOCK_R)
     deep = tl.arange(0, BLOCK_K).to(tl.int64)
@@ -71,9 +83,9 @@ def _quantize_rows_kernel(
         mask = inside & (deep < K)[None, :]
         x = tl.load(x_rows + deep[None, :] * stride_k, mask=mask, other=0.0)
         top = tl.max(_magnitude_bits(x), 1)
-        scale = _scale(top)
+        scale = _scale(top, E5M2)
         _store_codes(code_rows + deep[None, :], mask, x, scale[:, None],
-                     (top < INF_BITS)[:, None], ENCODE)  # fmt: skip
+                     (top < INF_BITS)[:, None], E5M2, ENCODE)  # fmt: skip
     else:
         tops = tl.zeros([BLOCK_R, BLOCK_K], tl.int32)
         for start in range(0, K, BLOCK_K):
@@ -82,13 +94,13 @@ def _quantize_rows_kernel(
             x = tl.load(x_rows + cols[None, :] * stride_k, mask=mask, other=0.0)
             tops = tl.maximum(tops, _magnitude_bits(x))
         top = tl.max(tops, 1)
-        scale = _scale(top)
+        scale = _scale(top, E5M2)
         for start in range(0, K, BLOCK_K):
             cols = tl.cast(start, tl.int64) + deep
             mask = inside & (cols < K)[None, :]
             x = tl.load(x_rows + cols[None, :] * stride_k, mask=mask, other=0.0)
             _store_codes(code_rows + cols[None, :], mask, x, scale[:, None],
-                         (top < INF_BITS)[:, None], ENCODE)  # fmt: skip
+                         (top < INF_BITS)[:, None], E5M2, ENCODE)  # fmt: skip
     tl.store(scale_ptr + row, scale, mask=row < rows)
 
 
@@ -116,20 +128,47 @@ def _tensor_max_kernel(
 @triton.jit
 def _tensor_codes_kernel(
     codes_ptr, amax_ptr, x_ptr, rows, K, n1, n2, stride_0, stride_1, stride_2, stride_k,
-    BLOCK_R: tl.constexpr, BLOCK_K: tl.constexpr, ENCODE: tl.constexpr,
+    BLOCK_R: tl.constexpr, BLOCK_K: tl.constexpr, E5M2: tl.constexpr, ENCODE: tl.constexpr,
 ):  # fmt: skip
     at, code_at, mask = _tile(
         rows, K, n1, n2, stride_0, stride_1, stride_2, stride_k, BLOCK_R, BLOCK_K
     )
     top = tl.load(amax_ptr)
     x = tl.load(x_ptr + at, mask=mask, other=0.0)
-    _store_codes(codes_ptr + code_at, mask, x, _scale(top), top < INF_BITS, ENCODE)
+    _store_codes(codes_ptr + code_at, mask, x, _scale(top, E5M2), top < INF_BITS, E5M2, ENCODE)
 
 
 @triton.jit
-def _tensor_scale_kernel(amax_ptr):
-    scale = _scale(tl.load(amax_ptr))
+def _tensor_scale_kernel(amax_ptr, E5M2: tl.constexpr):
+    scale = _scale(tl.load(amax_ptr), E5M2)
     tl.store(amax_ptr, scale.to(tl.int32, bitcast=True))
+
+
+@triton.jit
+def _quantize_blocks_kernel(
+    codes_ptr, scale_ptr, x_ptr, rows, K, n1, n2, stride_0, stride_1, stride_2, stride_k,
+    BLOCK_R: tl.constexpr, BLOCK_K: tl.constexpr, BY_ROW: tl.constexpr, E5M2: tl.constexpr,
+    ENCODE: tl.constexpr,
+):  # fmt: skip
+    """A tile is BLOCK_R blocks of one row, whose scales stand side by side, or a single block."""
+    at, code_at, mask = _tile(
+        rows, K, n1, n2, stride_0, stride_1, stride_2, stride_k, BLOCK_R, BLOCK_K
+    )
+    x = tl.load(x_ptr + at, mask=mask, other=0.0)
+    top = tl.max(_magnitude_bits(x), 1)
+    if BY_ROW:
+        scale = _scale(top, E5M2)
+        tiles_k = tl.cdiv(K, BLOCK_K)
+        row = (tl.program_id(0) // tiles_k).to(tl.int64) * BLOCK_R + tl.arange(0, BLOCK_R)
+        block = (tl.program_id(0) % tiles_k).to(tl.int64)
+        tl.store(scale_ptr + block * rows + row, scale, mask=row < rows)
+        _store_codes(codes_ptr + code_at, mask, x, scale[:, None], (top < INF_BITS)[:, None],
+                     E5M2, ENCODE)  # fmt: skip
+    else:
+        whole = tl.max(top, 0)
+        scale = _scale(whole, E5M2)
+        tl.store(scale_ptr + tl.program_id(0), scale)
+        _store_codes(codes_ptr + code_at, mask, x, scale, whole < INF_BITS, E5M2, ENCODE)
 
 
 def launch(
@@ -149,19 +188,29 @@ def launch(
     sizes, strides = [1] * missing + sizes, [0] * missing + strides
     rows = x.numel() // K
     layout = (rows, K, *sizes[1:], *strides, x.stride(-1))
+    form = dict(E5M2=dtype == torch.float8_e5m2, ENCODE=encode)
     if granularity == "row":
         config = select_quantize_config(K, by_row=True)
         _quantize_rows_kernel[(triton.cdiv(rows, config.block_r),)](
             codes, scale, x, *layout,
             BLOCK_R=config.block_r, BLOCK_K=config.block_k, ONE_PASS=config.block_k >= K,
-            ENCODE=encode, num_warps=config.num_warps,
+            num_warps=config.num_warps, **form,
         )  # fmt: skip
         return
-    config = select_quantize_config(K, by_row=False)
+    by_row = granularity == "1x128"
+    in_blocks = by_row or granularity == "128x128"
+    config = (
+        select_quantize_block_config(rows, by_row)
+        if in_blocks
+        else select_quantize_config(K, by_row=False)
+    )
     grid = (triton.cdiv(rows, config.block_r) * triton.cdiv(K, config.block_k),)
     blocks = dict(BLOCK_R=config.block_r, BLOCK_K=config.block_k, num_warps=config.num_warps)
+    if in_blocks:
+        _quantize_blocks_kernel[grid](codes, scale, x, *layout, BY_ROW=by_row, **blocks, **form)
+        return
     amax = scale.view(torch.int32)
     amax.zero_()
     _tensor_max_kernel[grid](amax, x, *layout, **blocks)
-    _tensor_codes_kernel[grid](codes, amax, x, *layout, ENCODE=encode, **blocks)
-    _tensor_scale_kernel[(1,)](amax, num_warps=1)
+    _tensor_codes_kernel[grid](codes, amax, x, *layout, **blocks, **form)
+    _tensor_scale_kernel[(1,)](amax, E5M2=form["E5M2"], num_warps=1)

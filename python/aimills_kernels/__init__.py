@@ -26,6 +26,8 @@ __all__ = [
     "quantize_fp8",
     "register_sdpa",
     "register_transformers",
+    "rmsnorm_quantize_fp8",
+    "swiglu_quantize_fp8",
     "use_provider",
     "validate",
     "video_to_tensor",
@@ -42,6 +44,8 @@ _HOMES = {
     "merge_attention_states": "aimills_kernels.ops.paged",
     "matmul_fp8": "aimills_kernels.ops.matmul",
     "quantize_fp8": "aimills_kernels.ops.matmul",
+    "rmsnorm_quantize_fp8": "aimills_kernels.ops.fused",
+    "swiglu_quantize_fp8": "aimills_kernels.ops.fused",
     "video_to_tensor": "aimills_kernels.ops.video",
     "register_sdpa": "aimills_kernels.integrations.sdpa",
     "register_transformers": "aimills_kernels.integrations.transformers",
@@ -61,6 +65,7 @@ if TYPE_CHECKING:
         attention_backward,
         attention_varlen_backward,
     )
+    from aimills_kernels.ops.fused import rmsnorm_quantize_fp8, swiglu_quantize_fp8
     from aimills_kernels.ops.matmul import matmul_fp8, quantize_fp8
     from aimills_kernels.ops.paged import (
         attention_paged,

@@ -207,7 +207,8 @@ class Op:
     `Backward`, "reference" (differentiate the reference, recomputed) or None (outputs carry no
     gradient). `inputs` draws on the device of its generator. An op that writes to arguments of its
     own names them in `mutates`, which then are its outputs: the reference writes too, and returns
-    nothing.
+    nothing. `presented` gives the views of (outputs, args) that the public function returns, where
+    these are not the outputs as they lie in memory.
     """
 
     name: str
@@ -224,6 +225,7 @@ class Op:
     outputs: tuple[str, ...] = ("out",)
     mutates: tuple[str, ...] = ()
     reference_rejects: Callable[[Problem], str | None] = _accepts
+    presented: Callable[[tuple, Sequence[Any]], tuple] | None = None
 
     def __hash__(self) -> int:
         return hash(self.name)

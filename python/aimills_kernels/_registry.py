@@ -38,6 +38,7 @@ from aimills_kernels.kernels.attention.op_paged import attention_paged
 from aimills_kernels.kernels.attention.op_varlen import attention_varlen
 from aimills_kernels.kernels.attention.op_varlen_backward import attention_varlen_backward
 from aimills_kernels.kernels.matmul.op_fp8 import matmul_fp8
+from aimills_kernels.kernels.matmul.op_fused import rmsnorm_quantize_fp8, swiglu_quantize_fp8
 from aimills_kernels.kernels.matmul.op_quantize import quantize_fp8
 from aimills_kernels.kernels.video.op import video_to_tensor
 
@@ -51,6 +52,8 @@ OPS: tuple[Op, ...] = (
     merge_attention_states,
     matmul_fp8,
     quantize_fp8,
+    rmsnorm_quantize_fp8,
+    swiglu_quantize_fp8,
     video_to_tensor,
 )
 

@@ -46,7 +46,7 @@ def _where(mask: Tensor) -> str:
     return f"{int(mask.sum())} of {mask.numel()} elements, first at {first}"
 
 
-def _specials(got: Tensor, rounded: Tensor) -> Judgement | None:
+def specials(got: Tensor, rounded: Tensor) -> Judgement | None:
     """NaN and infinity must stand exactly where the reference has them."""
     bad = (torch.isnan(got) != torch.isnan(rounded)) | (
         (torch.isinf(got) | torch.isinf(rounded)) & (got != rounded) & ~torch.isnan(rounded)
@@ -74,7 +74,7 @@ class Ratio:
             return Judgement(0.0, 0.0, 0.0, "empty")
         half_step = torch.finfo(got.dtype).eps / 2
         got, rounded = got.double(), rounded.double()
-        if special := _specials(got, rounded):
+        if special := specials(got, rounded):
             return special
         finite = torch.isfinite(rounded)
         if not bool(finite.any()):
@@ -130,7 +130,7 @@ class Levels:
             return Judgement(0.0, 0.0, 0.0, "empty")
         eps = torch.finfo(got.dtype).eps
         got, rounded = got.double(), rounded.double()
-        if special := _specials(got, rounded):
+        if special := specials(got, rounded):
             return special
         size = self.size(args).to(oracle)
         scale = torch.maximum(oracle.abs(), got.abs())

@@ -35,6 +35,8 @@ def grid(ops: tuple[Op, ...] = OPS) -> list[tuple[Op, Case, Provider]]:
 
 def _long(op: Op, case: Case, provider: Provider) -> bool:
     """Some seconds each, and close to a shorter one."""
+    if "full" in case.tags:
+        return True
     return op.name.startswith("attention") and case.name.endswith(("decode", "used", "window"))
 
 

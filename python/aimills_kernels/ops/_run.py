@@ -33,15 +33,21 @@ def run(name: str, args: Sequence[Any], out: Tensor | None = None, **into: Tenso
     watches or transforms ops, a gradient, a first call, or an argument of another type than the
     schema's, gets the torch op, and there the check that says what is wrong.
     """
-    if torch.compiler.is_dynamo_compiling():
-        return _torch_op(name, args, out, into)
     op = _BY_NAME[name]
+    if op.presented is not None:
+        return op.presented(_run(op, args, out, into), args)
+    return _run(op, args, out, into)
+
+
+def _run(op: Op, args: Sequence[Any], out: Tensor | None, into: dict[str, Any]) -> Any:
+    if torch.compiler.is_dynamo_compiling():
+        return _torch_op(op.name, args, out, into)
     if out is None and not _watched() and (plan := plain_plan(op, args)) is not None:
         outs = plan.run(args)
         return outs[0] if len(outs) == 1 else outs or None
     check_tensors(op, args, {"out": out, **into} if out is not None else {})
     try:
-        return _torch_op(name, args, out, into)
+        return _torch_op(op.name, args, out, into)
     except RuntimeError as error:
         raise _named(op, args, error) from error
 

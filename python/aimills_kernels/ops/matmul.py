@@ -7,39 +7,45 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from aimills_kernels.ops._flags import check_bools
 from aimills_kernels.ops._run import run
 
 
 def quantize_fp8(
     x: Tensor,
-    granularity: Literal["tensor", "row"] = "tensor",
+    granularity: Literal["tensor", "row", "1x128", "128x128"] = "tensor",
     *,
     dtype: torch.dtype = torch.float8_e4m3fn,
 ) -> tuple[Tensor, Tensor]:
-    """Quantise to fp8, so that x ~ x_q * scale.
+    """Quantise to fp8, so that x ~ x_q * scale, with the scale of each element's row or block.
 
     Shapes and dtypes:
-        x      [..., K]   f16 | bf16 | f32
+        x      [..., K]   f16 | bf16 | f32; [N, K] for "128x128"
         x_q    [..., K]   dtype, contiguous
-        scale  f32        [] for "tensor", [..., 1] for "row"
+        scale  f32        [] for "tensor", [..., 1] for "row", [..., ceil(K / 128)] for "1x128",
+                          [ceil(N / 128), ceil(K / 128)] for "128x128"
 
-    Any lengths, empty ones too, and any strides.
+    Any lengths, empty ones too and such that end within a block, and any strides.
 
     Args:
-        granularity: one scale for the whole "tensor", or one for each "row" (of the last dim).
-        dtype: of x_q; torch.float8_e4m3fn, so far.
+        granularity: one scale for the whole "tensor", for each "row" (of the last dim), for each
+            "1x128" block of a row (activations), or for each "128x128" block (weights).
+        dtype: of x_q; torch.float8_e4m3fn or torch.float8_e5m2.
 
     Returns:
-        (x_q, scale). scale = max|x| / 448 in float32, at least the smallest normal float32, and 1
-        where all of x is 0; x_q = x / scale, to nearest-even, within +-448. Where x has a NaN or an
-        infinity the scale over it is not finite and every code under that scale is NaN.
+        (x_q, scale), as matmul_fp8 takes them. scale = max|x| / 448 (e4m3) or / 57344 (e5m2) in
+        float32, at least the smallest normal float32, and 1 where all of x is 0; x_q = x / scale,
+        to nearest-even, within the largest code. Where x has a NaN or an infinity the scale over it
+        is not finite and every code under that scale is NaN. Scales of "1x128" lie in memory with
+        the rows side by side, as cuBLASLt wants them: `scale` is not contiguous. Those of "128x128"
+        are contiguous, as `weight_scale_inv` in DeepSeek's checkpoints.
 
     Raises:
-        ValueError: a dtype, a granularity or a 0-dim x that does not fit; the message names the
-            argument.
+        ValueError: a dtype, a granularity or a number of dims that does not fit; the message names
+            the argument.
 
-    Carries no gradient: rounding has none. torch.autocast changes nothing. Format: Micikevicius et
-    al., arXiv:2209.05433.
+    Carries no gradient: rounding has none. torch.autocast changes nothing. Formats: Micikevicius et
+    al., arXiv:2209.05433; blocks: DeepSeek-V3, arXiv:2412.19437, 3.3.
     """
     return run("quantize_fp8", (x, granularity, dtype))
 
@@ -51,24 +57,38 @@ def matmul_fp8(
     scale_b: Tensor,
     *,
     bias: Tensor | None = None,
+    accum: Literal["promoted", "fast"] = "promoted",
     out_dtype: torch.dtype = torch.bfloat16,
+    batch_invariant: bool = False,
     out: Tensor | None = None,
 ) -> Tensor:
     """Matmul of fp8 codes: (a * scale_a) @ (b * scale_b).T + bias, rounded once.
 
     Shapes and dtypes:
-        a        [M, K]                float8_e4m3fn
-        b        [N, K]                float8_e4m3fn; the weight of an nn.Linear
-        scale_a  [] | [1] | [M, 1]     f32; one for the tensor, or one for each row
-        scale_b  [] | [1] | [N, 1]     f32; likewise, whatever scale_a is
-        bias     [N]                   bf16 | f16 | f32
-        out      [M, N]                out_dtype
+        a        [M, K]              float8_e4m3fn | float8_e5m2
+        b        [N, K]              float8_e4m3fn | float8_e5m2; the weight of an nn.Linear
+        scale_a  [M, ceil(K / 128)]  f32; for each block of 1x128, [M, 1] for each row, [] or [1]
+                                     for the tensor
+        scale_b  [N, ceil(K / 128)]  f32; likewise, [N, 1], [] or [1], or for each block of 128x128
+                                     [ceil(N / 128), ceil(K / 128)]
+        bias     [N]                 bf16 | f16 | f32
+        out      [M, N]              out_dtype
 
-    Any M, N and K, empty ones too (K = 0 gives the bias), and any strides and offsets.
+    Any M, N and K, empty ones too (K = 0 gives the bias), and any strides and offsets, of the
+    scales too. The granularity follows from the scales' shapes, which may differ between a and b;
+    where two readings fit a shape they mean the same numbers.
 
     Args:
         bias: added in float32 before the result is rounded.
+        accum: "promoted" adds the sum of each block of K in float32. "fast" allows fp8 tensor
+            cores to keep the sum over all of K, in some 14 bits, for a float32 out too. A kernel is
+            then held to an error of (n + 16 sqrt(n)) / 8192 of the largest value of out, n = K / 32
+            (3.8 % for K = 4096). With scales of blocks the sum leaves them every 128 all the same.
         out_dtype: torch.bfloat16, torch.float16 or torch.float32.
+        batch_invariant: the bits of a row of out do not depend on M, nor on the other rows of a or
+            its place among them, as one choice of tiles serves every M. Only our own kernels do
+            that, so on a CPU, and on a GPU where they have no record, it is a ValueError. Not
+            checked on a GPU yet.
         out: written and returned in place of a new tensor.
 
     Returns:
@@ -84,4 +104,6 @@ def matmul_fp8(
     bias are those of the PyTorch reference, which is run again for them; codes have none.
     torch.autocast changes nothing.
     """
-    return run("matmul_fp8", (a, b, scale_a, scale_b, bias, out_dtype), out)
+    check_bools("matmul_fp8", batch_invariant=batch_invariant)
+    args = (a, b, scale_a, scale_b, bias, out_dtype, accum, batch_invariant)
+    return run("matmul_fp8", args, out)

@@ -1,0 +1,132 @@
+"""fp8 matmul with a scale for each block of 128 of K, in Triton, for any GPU from sm_80.
+
+    out = sum over blocks of scale_a[:, k] * scale_b[:, k] * (a[:, k] @ b[:, k].T) + bias
+
+As `triton_fp8`, but the sum of each block of K leaves the tensor cores, is multiplied by the
+product of its scales and added in float32: having to be scaled is what promotes it. A scale of b
+may be that of 128 rows; then a tile of up to 128 columns has one. Scales are read by their strides;
+one that is the same for all rows, or along K, has a stride of 0 there.
+"""
+
+import torch
+import triton
+import triton.language as tl
+
+from aimills_kernels import _configs
+from aimills_kernels._dispatch import sm_of
+from aimills_kernels.kernels.matmul.config import BLOCK, Shape, select_block_config
+from aimills_kernels.kernels.matmul.tiles import load_codes, tile_of
+from aimills_kernels.kernels.triton_common import INTERPRET, round_to, widen
+
+SCALED = tl.constexpr(BLOCK)
+
+
+@triton.jit
+def _product(a, b):
+    """a @ b of one block, from zero."""
+    if INTERPRET:
+        return tl.dot(a.to(tl.float32), b.to(tl.float32), input_precision="ieee")
+    return tl.dot(a, b, input_precision="ieee")
+
+
+@triton.jit
+def _add_block(acc, a_ptrs, b_ptrs, offs_k, left, scale_a_ptrs, scale_b_ptrs, TAIL: tl.constexpr,
+               A_E5M2: tl.constexpr, B_E5M2: tl.constexpr, DECODE: tl.constexpr,
+               ONE_B: tl.constexpr):  # fmt: skip
+    a = load_codes(a_ptrs, offs_k[None, :] < left, A_E5M2, TAIL, DECODE)
+    b = load_codes(b_ptrs, offs_k[:, None] < left, B_E5M2, TAIL, DECODE)
+    scale_a = tl.load(scale_a_ptrs)
+    scale_b = tl.load(scale_b_ptrs)
+    if ONE_B:
+        return acc + _product(a, b) * (scale_a * scale_b)[:, None]
+    else:  # noqa: RET505 (without it Triton would compile both)
+        return acc + _product(a, b) * (scale_a[:, None] * scale_b[None, :])
+
+
+@triton.jit
+def _matmul_fp8_block_kernel(
+    out_ptr, a_ptr, b_ptr, scale_a_ptr, scale_b_ptr, bias_ptr,
+    stride_am, stride_ak, stride_bn, stride_bk, stride_sam, stride_sak, stride_sbn, stride_sbk,
+    stride_bias, M, N, K,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, GROUP_M: tl.constexpr,
+    ROWS_B: tl.constexpr, BIAS: tl.constexpr, A_E5M2: tl.constexpr, B_E5M2: tl.constexpr,
+    DECODE: tl.constexpr,
+):  # fmt: skip
+    tile_m, tile_n = tile_of(M, N, BLOCK_M, BLOCK_N, GROUP_M)
+    offs_m = tile_m.to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
+    first_n = tile_n.to(tl.int64) * BLOCK_N
+    offs_n = first_n + tl.arange(0, BLOCK_N)
+    offs_k = tl.arange(0, BLOCK_K)
+    rows = tl.where(offs_m < M, offs_m, 0)
+    cols = tl.where(offs_n < N, offs_n, 0)
+    deep = offs_k.to(tl.int64)
+    a_tile = a_ptr + rows[:, None] * stride_am + deep[None, :] * stride_ak
+    b_tile = b_ptr + cols[None, :] * stride_bn + deep[:, None] * stride_bk
+    ONE_B: tl.constexpr = BLOCK_N <= ROWS_B
+    scale_a_tile = scale_a_ptr + rows * stride_sam
+    if ONE_B:
+        scale_b_tile = scale_b_ptr + first_n // ROWS_B * stride_sbn
+    else:
+        scale_b_tile = scale_b_ptr + cols // ROWS_B * stride_sbn
+
+    acc = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
+    whole = K // BLOCK_K * BLOCK_K
+    for start in range(0, whole, BLOCK_K):
+        step = tl.cast(start, tl.int64)
+        block = step // SCALED
+        acc = _add_block(
+            acc, a_tile + step * stride_ak, b_tile + step * stride_bk, offs_k, BLOCK_K,
+            scale_a_tile + block * stride_sak, scale_b_tile + block * stride_sbk,
+            False, A_E5M2, B_E5M2, DECODE, ONE_B,
+        )  # fmt: skip
+    if whole < K:
+        step = tl.cast(whole, tl.int64)
+        block = step // SCALED
+        acc = _add_block(
+            acc, a_tile + step * stride_ak, b_tile + step * stride_bk, offs_k, K - whole,
+            scale_a_tile + block * stride_sak, scale_b_tile + block * stride_sbk,
+            True, A_E5M2, B_E5M2, DECODE, ONE_B,
+        )  # fmt: skip
+
+    if BIAS:
+        bias = tl.load(bias_ptr + offs_n * stride_bias, mask=offs_n < N, other=0.0)
+        acc += widen(bias)[None, :]
+    tl.store(
+        out_ptr + offs_m[:, None] * N + offs_n[None, :],
+        round_to(acc, out_ptr.dtype.element_ty),
+        mask=(offs_m < M)[:, None] & (offs_n < N)[None, :],
+    )
+
+
+def launch(
+    outs: tuple[torch.Tensor],
+    a: torch.Tensor, b: torch.Tensor, scale_a: torch.Tensor, scale_b: torch.Tensor,
+    bias: torch.Tensor | None, out_dtype: torch.dtype, accum: str, batch_invariant: bool,
+) -> None:  # fmt: skip
+    (out,) = outs
+    (M, K), N = a.shape, b.shape[0]
+    if out.numel() == 0:
+        return
+    formats = dict(A_E5M2=a.dtype == torch.float8_e5m2, B_E5M2=b.dtype == torch.float8_e5m2)
+    sm = sm_of(a.device) or 90
+    shape = Shape.of(a, b, out_dtype, accum, batch_invariant, sm)
+    if shape.decode:
+        a, b = a.view(torch.uint8), b.view(torch.uint8)
+    config = _configs.config(select_block_config(shape, sm))
+    tiles = triton.cdiv(M, config.block_m) * triton.cdiv(N, config.block_n)
+    _matmul_fp8_block_kernel[(tiles,)](
+        out, a, b, scale_a, scale_b, bias,
+        *a.stride(), *b.stride(), *_strides(scale_a), *_strides(scale_b),
+        0 if bias is None else bias.stride(0), M, N, K,
+        BLOCK_M=config.block_m, BLOCK_N=config.block_n, BLOCK_K=config.block_k,
+        GROUP_M=config.group_m, ROWS_B=1 if scale_b.dim() < 2 or scale_b.shape[0] == N else BLOCK,
+        BIAS=bias is not None, DECODE=shape.decode,
+        num_warps=config.num_warps, num_stages=config.num_stages, **formats,
+    )  # fmt: skip
+
+
+def _strides(scale: torch.Tensor) -> tuple[int, int]:
+    """From row to row and from block to block; 0 repeats a scale."""
+    if scale.dim() < 2:
+        return 0, 0
+    return scale.stride(0), scale.stride(1) if scale.shape[1] > 1 else 0
