@@ -180,9 +180,8 @@ def fp8(
     scales = _scales(-(-N // rows), -(-K // columns), dtype=torch.float32)
     if kind == "block":
         config["weight_block_size"] = list(block)
-    want = codes.double()
-    for n in range(N):
-        want[n] *= torch.tensor([float(scales[n // rows, k // columns]) for k in range(K)])
+    of_row, of_column = [n // rows for n in range(N)], [k // columns for k in range(K)]
+    want = codes.double() * scales.double()[of_row][:, of_column]
     name = "weight_scale_inv" if kind == "block" else "weight_scale"
     stored = scales.reshape(()) if kind == "tensor" else scales
     return Written({"weight": codes, name: stored}, config, want)

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+from aimills_kernels import matmul_fp8, quantize_fp8
 from aimills_kernels.checkpoints import CheckpointError, Quantized, _files, open_checkpoint
 from tests import checkpoint_files as files
 from tests.checkpoint_files import NAME, Written
@@ -156,6 +157,19 @@ def test_naive_codes_of_4_bits_and_e8m0_scales(tmp_path: Path) -> None:
     written.tensors["weight_scale_inv"] = powers.to(torch.float8_e8m0fnu)
     got = read(tmp_path, written)
     assert torch.equal(got.scales, powers)
+
+
+@pytest.mark.parametrize("kind", ["row", "tensor", "block"])
+def test_fp8_layers_fit_matmul_fp8(kind: str, tmp_path: Path) -> None:
+    written = files.fp8(kind, N=140, K=150)
+    name = "weight_scale_inv" if kind == "block" else "weight_scale"
+    written.tensors[name] = written.tensors[name].bfloat16()
+    weight = read(tmp_path, written)
+    a, scale_a = quantize_fp8(torch.randn(3, 150), "1x128" if kind == "block" else "row")
+    got = matmul_fp8(a, weight.codes, scale_a, weight.scales, out_dtype=torch.float32)
+    spread = scale_a.repeat_interleave(128, 1)[:, :150] if kind == "block" else scale_a
+    want = (a.double() * spread) @ weight.dequantize(torch.float64).T
+    assert float((got - want).abs().max()) < 1e-5 * float(want.abs().max())
 
 
 # ---- folders

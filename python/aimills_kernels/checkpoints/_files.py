@@ -188,10 +188,11 @@ class Part:
             raise self.error(word, f"is {describe(found)}, expected two dimensions")
         return found
 
-    def scales(self, word: str, *shapes: tuple[int, ...], why: str, e8m0: bool = False) -> Tensor:
-        """As `read`, and neither 0 nor NaN nor infinite anywhere. e8m0 becomes float32: exact."""
-        found = self.read(word, (*_FLOATS, _E8M0) if e8m0 else _FLOATS, *shapes, why=why)
-        if found.dtype == _E8M0:
+    def scales(self, word: str, *shapes: tuple[int, ...], why: str, fp8: bool = False) -> Tensor:
+        """As `read`, and neither 0 nor NaN nor infinite anywhere. Those of fp8 codes become
+        float32, which is exact; e8m0 is one of their dtypes."""
+        found = self.read(word, (*_FLOATS, _E8M0) if fp8 else _FLOATS, *shapes, why=why)
+        if fp8:
             found = found.float()
         if found.numel() and not bool(torch.isfinite(found).all()):
             raise self.error(word, f"holds NaN or infinity, expected finite {describe(found)}")

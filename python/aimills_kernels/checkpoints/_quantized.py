@@ -20,7 +20,7 @@ class Quantized:
     "fp8"    e4m3 | e5m2 [N, K]    code * scale                           see `block`
     "plain"  as stored             code                                   None
 
-    scales     f16 | bf16 | f32, as stored (e8m0 ones as f32); none is 0, NaN or infinite
+    scales     f16 | bf16 | f32, as stored; fp8: f32. None is 0, NaN or infinite
     zeros      w4: u8 [G, N], 0 to 15; int8: i16 [G, N]; None: 8 and 0 throughout
     g_idx      i32 [K]: the group of each column; None: column k is of group k // group_size
     group_size columns that share a scale, K for one group; 0 where format is fp8 or plain

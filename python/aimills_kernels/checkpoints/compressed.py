@@ -145,7 +145,7 @@ def _integers(part: Part, group: Group) -> Quantized:
 def _floats(part: Part, group: Group) -> Quantized:
     codes = part.matrix("weight", torch.float8_e4m3fn)
     if group.strategy == "tensor":
-        scales = part.scales("weight_scale", (), (1,), (1, 1), why="strategy tensor")
+        scales = part.scales("weight_scale", (), (1,), (1, 1), why="strategy tensor", fp8=True)
         return Quantized("fp8", codes, scales.reshape(()))
     block = group.block if group.block is not None else (1, group.columns(codes.shape[1]))
     scales = blocks(part, "weight_scale", codes, block)

@@ -57,14 +57,14 @@ def blocks(part: Part, word: str, codes: Tensor, block: tuple[int, int]) -> Tens
     (N, K), (rows, columns) = codes.shape, block
     shape = (groups_of(N, rows), groups_of(K, columns))
     why = f"blocks of {rows} x {columns} of [{N}, {K}]"
-    return part.scales(word, shape, why=why, e8m0=True)
+    return part.scales(word, shape, why=why, fp8=True)
 
 
 def one_or_rows(part: Part, word: str, codes: Tensor) -> Quantized:
     """By the shape of the scales."""
     N, K = codes.shape
     scales = part.scales(
-        word, (), (1,), (1, 1), (N,), (N, 1), why="one scale, or one for each row", e8m0=True
+        word, (), (1,), (1, 1), (N,), (N, 1), why="one scale, or one for each row", fp8=True
     )
     if scales.numel() == 1:
         return Quantized("fp8", codes, scales.reshape(()))
