@@ -71,6 +71,8 @@ CASES = (
     Case("aot-act-order", M=256, N=4096, K=1024, order="act", cpu=_SMALL, tags={"aot"}),
     Case("aot-act-shard", M=8, N=4096, K=1000, group=32, order="shard", cpu=_SMALL, tags={"aot"}),
     Case("aot-ragged", M=2047, N=4095, K=3420, offset=70, asym=True, cpu=_SMALL, tags={"aot"}),
+    Case("aot-odd-n", M=2048, N=4095, K=2048, group="channel", asym=True, bias="f32",
+         cpu=dict(M=64, N=63), tags={"aot"}),
     Case("aot-invariant", M=8, N=4096, K=4096, invariant=True, cpu=dict(N=64), tags={"aot"}),
     Case("aot-invariant-walked", M=4096, N=4096, K=4096, invariant=True, asym=True, cpu=_SMALL,
          tags={"aot"}),
