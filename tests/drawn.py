@@ -159,7 +159,7 @@ def w4_cases(draw: st.DrawFn) -> Case:
         "drawn", M=draw(st.integers(0, 70)), N=draw(st.integers(0, 90)),
         K=draw(st.integers(1, 300)), group=group, asym=draw(st.booleans()), **case,
         dtype=draw(st.sampled_from(["bf16", "f16"])), scales=draw(_dtypes),
-        bias=draw(st.none() | _dtypes), invariant=draw(st.booleans()),
+        bias=draw(st.none() | _dtypes),
         act=draw(st.sampled_from(["none", "relu", "gelu", "gelu_tanh", "silu"])),
         layout=draw(st.sampled_from(["contiguous", "transposed", "sliced"])),
     )  # fmt: skip

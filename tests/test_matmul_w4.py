@@ -223,14 +223,15 @@ def test_quantising_is_to_the_nearest(scheme: str, dtype: torch.dtype, seed: int
     w[1, :64], w[2, 7], w[3] = 0, 50, w[3].abs()
     packed = ak.PackedWeight.pack(w, scheme)
     assert packed.scales.dtype == dtype
-    codes, scales, zeros, g_idx = packed.unpack()
+    _, scales, zeros, g_idx = packed.unpack()
     step = scales.double()[g_idx.long()].T
     zero = 8.0 if zeros is None else zeros.double()[g_idx.long()].T
     error = (packed.dequantize(torch.float64) - w.double()).abs()
     # Half a step; a scale that was rounded down cuts the largest off by 15 of its roundings.
     assert (error <= step * (0.5 + 15 * torch.finfo(dtype).eps)).all()
-    best = (w.double() / step + zero).round().clamp(0 if zeros is not None else 1, 15)
-    assert (best != codes).double().mean() < 1e-3  # a tie in float32 may be none in float64
+    best = (w.double() / step).round() + zero
+    best = (best.clamp(0 if zeros is not None else 1, 15) - zero) * step
+    assert (error <= (best - w.double()).abs() + 1e-5 * step).all()
     assert (packed.dequantize(torch.float64)[1, :32] == 0).all()
 
 
@@ -292,6 +293,7 @@ def test_gradients_reach_x_and_bias(seed: int) -> None:
     assert (bias.grad - b.grad).norm() <= 0.01 * b.grad.norm()
 
 
+@pytest.mark.full
 def test_it_compiles_with_a_packed_weight(seed: int) -> None:
     packed, _ = _packed("g64", seed)
     x = torch.randn(2, 3, 200).bfloat16()
@@ -303,13 +305,13 @@ def test_it_compiles_with_a_packed_weight(seed: int) -> None:
 @pytest.mark.parametrize("group", [32, 128, "channel"])
 def test_mean_error_is_within_the_contract(group: Any, dtype: str, seed: int) -> None:
     """2e-3 of the mean magnitude against float64, of which rounding to bf16 makes 1.4e-3."""
-    case = replace_case(M=32, N=48, K=2048, group=group, asym=True, dtype=dtype)
+    case = _case(M=32, N=48, K=2048, group=group, asym=True, dtype=dtype)
     args = OP.make_inputs(case, "cpu", seed)
     (want,), got = OP.oracle(args), OP.reference(*args)
     assert (got.double() - want).abs().mean() <= 2e-3 * want.abs().mean()
 
 
-def replace_case(**dims: Any) -> Any:
+def _case(**dims: Any) -> Any:
     return type(OP.case("tiny"))("drawn", **dims)
 
 

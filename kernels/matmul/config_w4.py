@@ -82,10 +82,12 @@ def _tile(m: int, n: int, aligned: bool, sm: int) -> tuple[int, int, int]:
         return 64, 8, 4
     if m <= 32 or not aligned:
         return 64, 16 if m <= 16 else 32, 4
-    if m <= 64 or -(-m // 128) * -(-n // 128) < _SMS:
+    # An odd row of the output is stored element by element: 128 by 128 spilled 160 bytes.
+    if m <= 64 or n % 8 or -(-m // 128) * -(-n // 128) < _SMS:
         return 64, 64, 4
-    # On sm_100 each of a step's four products has sums of its own in tensor memory, of 512 columns.
-    return (128, 64, 8) if sm // 10 == 10 else (128, 128, 8)
+    # On sm_100 each of a step's four products has sums of its own in tensor memory, of 512 columns;
+    # without wgmma, 128 by 128 spilled 32 bytes.
+    return (128, 128, 8) if sm // 10 == 9 else (128, 64, 8)
 
 
 def _splits(tiles: int, steps: int) -> int:

@@ -1,0 +1,236 @@
+"""Linear layers with quantised weights, and the conversion of a model to them.
+
+    quantize_(model, "w4-g128", filter=lambda name, layer: name != "lm_head")
+
+| scheme | weights | activations | what multiplies |
+|---|---|---|---|
+| fp8-tensor, fp8-row | e4m3, a scale for the tensor or each channel | e4m3, likewise for each token | `matmul_fp8` |
+| fp8-block | e4m3, a scale for 128x128 | e4m3, a scale for 1x128 | `matmul_fp8` |
+| int8 | int8, a scale for each channel | int8, a scale for each token | `matmul_int8` |
+| int8-weight | int8, a scale for each channel | f16 or bf16 as they are | `matmul_w8` |
+| w4-g32, -g64, -g128, -channel, each also -asym | 4 bits, `PackedWeight` | f16 or bf16 as they are | `matmul_w4` |
+"""  # noqa: E501
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import fields
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from aimills_kernels import _explain
+from aimills_kernels._op import describe
+from aimills_kernels._words import shown
+from aimills_kernels.ops.matmul import matmul_fp8, quantize_fp8
+from aimills_kernels.ops.matmul_int8 import matmul_int8, matmul_w8, quantize_int8
+from aimills_kernels.ops.matmul_w4 import matmul_w4
+from aimills_kernels.packed import PackedWeight
+
+if TYPE_CHECKING:
+    from aimills_kernels.checkpoints import Quantized
+
+_FP8 = {"fp8-tensor": ("tensor",) * 2, "fp8-row": ("row",) * 2, "fp8-block": ("1x128", "128x128")}
+_W4 = tuple(
+    f"w4-{size}{asym}" for size in ("g32", "g64", "g128", "channel") for asym in ("", "-asym")
+)
+SCHEMES = (*_FP8, "int8", "int8-weight", *_W4)
+_WEIGHT_ONLY = ("int8-weight", *_W4)
+_PARTS = tuple(f.name for f in fields(PackedWeight)[:5])
+
+
+class QuantLinear(nn.Module):
+    """y = x W^T + bias with W in few bits: an `nn.Linear` for inference.
+
+    Made by `from_linear`; a `state_dict` holds the codes and scales, as buffers. x is [..., K] in
+    f16, bf16 or, where activations are quantised too, f32; y has its dtype.
+
+    Gradients flow to x and bias where activations stay as they are (int8-weight, w4); the other
+    schemes refuse an x that requires one, since rounding has none.
+    """
+
+    def __init__(self, in_features: int, out_features: int, scheme: str) -> None:
+        super().__init__()
+        _check_scheme("QuantLinear", scheme)
+        self.in_features, self.out_features, self.scheme = in_features, out_features, scheme
+        self.group_size = self.offset = 0
+        for name in ("weight", "scale", *_PARTS):
+            self.register_buffer(name, None)
+        self.bias: nn.Parameter | None
+        self.register_parameter("bias", None)
+
+    @classmethod
+    def from_linear(cls, linear: nn.Linear, scheme: str) -> QuantLinear:
+        """The weight of `linear`, quantised; the bias is shared with it."""
+        made = cls(linear.in_features, linear.out_features, scheme)
+        weight = linear.weight.detach()
+        if not bool(torch.isfinite(weight).all()):
+            raise ValueError(
+                "QuantLinear: the weight of linear must be finite, got NaN or infinity"
+            )
+        if scheme in _WEIGHT_ONLY and weight.dtype == torch.float32:
+            raise ValueError(
+                f"QuantLinear: {scheme} takes f16 or bf16 activations, and the weight of linear is "
+                f"{describe(weight)}; convert the model first, .bfloat16()"
+            )
+        if scheme in _FP8:
+            made.weight, made.scale = quantize_fp8(weight, _FP8[scheme][1])  # type: ignore[arg-type]
+        elif scheme in _W4:
+            made._take(PackedWeight.pack(weight, scheme))
+        else:
+            made.weight, made.scale = quantize_int8(weight, "row")  # type: ignore[misc]
+        made.bias = linear.bias
+        return made.train(linear.training)
+
+    @classmethod
+    def from_quantized(cls, weight: Quantized, scheme: str | None = None) -> QuantLinear:
+        """A layer of a checkpoint (`aimills_kernels.checkpoints`), codes and scales as they are.
+
+        scheme: None for that of the checkpoint, with activations as they are for int8 weights;
+        "int8" also takes those, and rounds activations to int8.
+        """
+        scheme = _scheme_of(weight, scheme)
+        made = cls(weight.shape[1], weight.shape[0], scheme)
+        assert weight.scales is not None
+        if scheme in _W4:
+            made._take(
+                PackedWeight.pack(
+                    weight.codes, scheme, scales=weight.scales, zeros=weight.zeros,
+                    g_idx=weight.g_idx,
+                )
+            )  # fmt: skip
+        else:
+            scales = weight.scales.float()
+            made.weight, made.scale = weight.codes, scales.T if weight.format == "int8" else scales
+        if weight.bias is not None:
+            made.bias = nn.Parameter(weight.bias, requires_grad=False)
+        return made.eval()
+
+    def _take(self, packed: PackedWeight) -> None:
+        for name in _PARTS:
+            setattr(self, name, getattr(packed, name))
+        self.group_size, self.offset = packed.group_size, packed.offset
+
+    @property
+    def packed(self) -> PackedWeight:
+        """The weight of a w4 scheme."""
+        if self.scheme not in _W4:
+            raise AttributeError(f"a QuantLinear of {self.scheme} has no packed weight")
+        parts: dict[str, Any] = {name: getattr(self, name) for name in _PARTS}
+        return PackedWeight(
+            **parts, group_size=self.group_size, offset=self.offset, in_features=self.in_features
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[-1:] != (self.in_features,):
+            raise ValueError(f"QuantLinear: x must be [..., {self.in_features}], got {describe(x)}")
+        rows = x.reshape(-1, self.in_features)
+        return self._call(rows)().reshape(*x.shape[:-1], self.out_features)
+
+    def _call(self, x: Tensor) -> partial[Tensor]:
+        """The matmul, bound to its arguments."""
+        if self.scheme in _W4:
+            return partial(matmul_w4, x, self.packed, bias=self.bias)
+        if self.scheme == "int8-weight":
+            return partial(matmul_w8, x, self.weight, self.scale, bias=self.bias)
+        if torch.is_grad_enabled() and x.requires_grad:
+            raise ValueError(
+                f"QuantLinear: {self.scheme} rounds x, through which no gradient flows; detach it, "
+                "or call under torch.no_grad()"
+            )
+        a: Tensor
+        if self.scheme == "int8":
+            a, scale = quantize_int8(x, "row")  # type: ignore[misc]
+            function: Callable[..., Tensor] = matmul_int8
+        else:
+            a, scale = quantize_fp8(x, _FP8[self.scheme][0])  # type: ignore[arg-type]
+            function = matmul_fp8
+        given = (a, self.weight, scale, self.scale)
+        return partial(function, *given, bias=self.bias, out_dtype=x.dtype)
+
+    def explain(self, x: Tensor) -> _explain.Explanation:
+        """Which provider multiplies for this x, and why the others don't."""
+        with torch.no_grad():
+            call = self._call(x.reshape(-1, self.in_features))
+        return _explain.explain(call.func, *call.args, **call.keywords)
+
+    def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
+        """The weight [N, K] that codes and scales stand for."""
+        if self.scheme in _W4:
+            return self.packed.dequantize(dtype)
+        scale = self.scale
+        if self.scheme == "fp8-block":
+            scale = scale.repeat_interleave(128, 0)[: self.out_features]
+            scale = scale.repeat_interleave(128, 1)[:, : self.in_features]
+        return (self.weight.float() * scale).to(dtype)
+
+    def extra_repr(self) -> str:
+        has = self.bias is not None
+        sizes = f"in_features={self.in_features}, out_features={self.out_features}"
+        return f"{sizes}, bias={has}, scheme={self.scheme!r}"
+
+
+def quantize_(
+    model: nn.Module, scheme: str, *, filter: Callable[[str, nn.Linear], bool] | None = None
+) -> dict[str, QuantLinear]:
+    """Replace the `nn.Linear` layers of `model`, in place, by `QuantLinear`.
+
+    Args:
+        model: changed in place; its other layers stay as they are.
+        scheme: of the table at the head of this module.
+        filter: called with each layer's name and the layer; those for which it is true are
+            replaced. None: all.
+
+    Returns:
+        the new layers by name.
+
+    Raises:
+        ValueError: an unknown scheme, a model that is itself an `nn.Linear`, no layer to replace, a
+            weight that is not finite or not of a dtype that the scheme takes; the message names the
+            layer. Then no layer has been replaced.
+
+    A weight that is tied to another module's stays there as it is.
+    """
+    _check_scheme("quantize_", scheme)
+    if isinstance(model, nn.Linear):
+        raise ValueError("quantize_: model is an nn.Linear; QuantLinear.from_linear converts one")
+    made: dict[str, QuantLinear] = {}
+    seen: dict[int, QuantLinear] = {}
+    for name, layer in model.named_modules(remove_duplicate=False):
+        if type(layer) is not nn.Linear or (filter is not None and not filter(name, layer)):
+            continue
+        try:
+            if id(layer) not in seen:
+                seen[id(layer)] = QuantLinear.from_linear(layer, scheme)
+        except ValueError as error:
+            raise ValueError(f"quantize_: {name}: {error}") from error
+        made[name] = seen[id(layer)]
+    if not made:
+        chosen = "nn.Linear" if filter is None else "nn.Linear that filter picks"
+        raise ValueError(f"quantize_: model has no {chosen}")
+    for name, layer in made.items():
+        parent, _, own = name.rpartition(".")
+        setattr(model.get_submodule(parent), own, layer)
+    return made
+
+
+def _scheme_of(weight: Quantized, scheme: str | None) -> str:
+    """The scheme by which a checkpoint's weight is multiplied."""
+    found = "fp8-block" if weight.scheme == "fp8-block128x128" else weight.scheme
+    if weight.scheme == "int8-channel" and weight.g_idx is None:
+        found = "int8-weight"
+    if found not in SCHEMES:
+        raise ValueError(f"QuantLinear: no layer multiplies by weights of {weight.scheme} yet")
+    if scheme not in (None, found) and (found, scheme) != ("int8-weight", "int8"):
+        raise ValueError(
+            f"QuantLinear: scheme must be {found} for weights of {weight.scheme}, "
+            f"got {shown(scheme)}"
+        )
+    return found if scheme is None else scheme
+
+
+def _check_scheme(what: str, scheme: str) -> None:
+    if scheme not in SCHEMES:
+        raise ValueError(f"{what}: scheme must be one of {', '.join(SCHEMES)}, got {shown(scheme)}")
