@@ -49,6 +49,7 @@ def test_matmul_agrees_with_integers(zeros: str | None, seed: int) -> None:
     bias = torch.from_numpy(rng.normal(size=5).astype(np.float32))
     want = _exact(a, b, zero_a) * scale_a.double().numpy() * scale_b.double().numpy().T
     got = ak.matmul_int8(a, b, scale_a, scale_b, zero_a=zero_a, bias=bias, out_dtype=torch.float32)
+    # An exact sum, then three roundings to float32 (6e-8 each), the last after a bias near it.
     np.testing.assert_allclose(got.numpy(), want + bias.numpy(), rtol=1e-5, atol=1e-5)
 
 
@@ -124,6 +125,7 @@ def test_weight_only_agrees_with_the_formula(seed: int) -> None:
     x = torch.from_numpy(rng.normal(size=(7, 33))).to(torch.bfloat16)
     want = x.double().numpy() @ (b.numpy() * scale.double().numpy()).T
     got = ak.matmul_w8(x, b, scale).double().numpy()
+    # bf16 rounds by 2^-9 at most; a sum near 0 also has its float32 additions' errors.
     np.testing.assert_allclose(got, want, rtol=2**-8, atol=1e-5 * np.abs(want).max())
 
 

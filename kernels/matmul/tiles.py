@@ -1,4 +1,4 @@
-"""What the fp8 matmul kernels share: a program's tile of the output, and a block of codes."""
+"""What the matmul kernels share: a program's tile of the output, and a block of fp8 codes."""
 
 import triton
 import triton.language as tl
