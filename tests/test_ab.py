@@ -144,6 +144,7 @@ def test_a_commit_is_unpacked_for_as_long_as_it_is_used() -> None:
 # ---- a side's process
 
 
+@pytest.mark.full  # some seconds a process
 def test_what_a_checkout_prints_is_no_answer(tmp_path: Path) -> None:
     worker = ab.Worker(fake(tmp_path))
     assert worker.ask("hello") == {"environment": {"python": "x"}}
@@ -183,6 +184,7 @@ def test_a_python_that_imports_another_checkout_is_refused(tmp_path: Path) -> No
 # ---- two providers
 
 
+@pytest.mark.full  # two seconds for each provider
 def test_two_providers_in_one_process(capsys: pytest.CaptureFixture[str]) -> None:
     """The reference is many times as slow as the C++ path, so this needs no quiet machine."""
     words = ["bench", "ab", "video_to_tensor", "--case", "identity", "--device", "cpu",

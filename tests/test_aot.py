@@ -21,7 +21,7 @@ if _dispatch.interpreting():
     pytest.skip("the interpreter compiles nothing", allow_module_level=True)
 
 pytest.importorskip("triton", reason="not run: Triton is not installed")
-from tests.aot import SHARED_LIMIT, Compiled, compile_provider, lopsided_sums, toolchain
+from tests.aot import SHARED_LIMIT, Compiled, compile_provider, lopsided_sums, meta_args, toolchain
 
 ROOT = Path(__file__).parent.parent
 LOCKS = sorted(ROOT.glob("kernels/*/resources.json"))
@@ -99,7 +99,7 @@ MAPPED = [("attention", "llama3-8b-prefill"), ("attention_varlen", "llama3-8b-do
 def _mapped(name: str, case: str) -> Provider:
     """The forward with its built-in tiles, and tensor maps, which sm_90 has."""
     op = get_op(name)
-    problem = Problem(op, op.make_inputs(op.case(case), "meta", 0), "cuda", 90)
+    problem = Problem(op, meta_args(op, op.case(case)), "cuda", 90)
     found = _configs.candidates(op.provider("triton"), problem)
     return next(p for p in found if p.config.tma)
 
@@ -118,7 +118,7 @@ def test_tensor_maps_compile_within_their_resources(name: str, case: str) -> Non
 
 
 def _rejection(op: Op, case: Case, provider: Provider, sm: int) -> str | None:
-    args = op.make_inputs(case, "meta", 0)
+    args = meta_args(op, case)
     return _dispatch.why_not(provider, Problem(op, args, "cuda", sm))
 
 
@@ -169,7 +169,7 @@ def test_every_provider_compiles_some_case(op: Op, provider: Provider) -> None:
 )  # fmt: skip
 def test_candidates_fit_the_shared_memory(name: str, case: str, sm: int) -> None:
     op = get_op(name)
-    args = op.make_inputs(op.case(case), "meta", 0)
+    args = meta_args(op, op.case(case))
     for candidate in _configs.candidates(op.provider("triton"), Problem(op, args, "cuda", sm)):
         kernels = compile_provider(op, op.case(case), candidate, sm)
         assert kernels

@@ -199,6 +199,7 @@ def test_scale_is_no_flag() -> None:
         ak.attention(q, q, q, scale=True)
 
 
+@pytest.mark.full
 def test_a_symbolic_flag_compiles(seed: int) -> None:
     def call(q: torch.Tensor) -> torch.Tensor:
         return ak.attention(q, q, q, causal=q.shape[0] > 1)

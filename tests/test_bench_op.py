@@ -154,6 +154,7 @@ MISUSED_SAYS = (
 
 
 @needs_no_gpu
+@pytest.mark.full  # each run of pytest takes some ten seconds of a CPU
 @pytest.mark.parametrize("flags", [[], ["--benchmark", "--benchmark-record=r.json"]], ids=len)
 def test_each_misuse_is_a_sentence(folder: Path, flags: list[str]) -> None:
     (folder / "bench" / "test_mine.py").write_text(MISUSED)
@@ -249,6 +250,7 @@ def test_another_machine_is_refused(folder: Path, stored: Path) -> None:
     assert "another CPU: another and" in run.stdout
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("args", "says"),
     [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,10 @@ def entry(*rows: dict[str, Any]) -> _tuned.Entry:
 
 
 def problem(sm: int, op: Op = OP, case: Any = CASE) -> Problem:
-    return Problem(op, _problems.arguments(op, case), "cuda", sm)
+    return Problem(op, _arguments(op, case), "cuda", sm)
+
+
+_arguments = lru_cache(maxsize=None)(_problems.arguments)  # the same for each architecture
 
 
 # ---- the choice
@@ -253,7 +257,13 @@ def test_what_is_compiled_ahead_has_the_tuned_tiles(
 # ---- the candidates
 
 
-@pytest.mark.parametrize("sm", [*sorted(SHARED_KIB), None])
+@pytest.mark.parametrize(
+    "sm",
+    [
+        pytest.param(sm, marks=() if sm == 90 else pytest.mark.full)
+        for sm in (*sorted(SHARED_KIB), None)
+    ],
+)
 @pytest.mark.parametrize(("op", "provider"), TILED, ids=str)
 def test_candidates_are_few_and_named_apart(op: Op, provider: Provider, sm: int) -> None:
     for case in op.cases:

@@ -331,6 +331,7 @@ def test_import_is_light_and_quiet() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+@pytest.mark.full  # a process of its own, which runs the reference
 def test_a_missing_extension_is_said_once() -> None:
     """By a warning, as the reference takes 30 to 60 times as long; by `explain` and `env` too."""
     code = textwrap.dedent(

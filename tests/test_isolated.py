@@ -28,7 +28,9 @@ def run(behaviour: str, timeout_s: float, *more: str, budget_s: float = 4.0) -> 
     ("behaviour", "says"),
     [
         ("hangs", "no answer after 3 s, so it was ended"),
-        ("crashes", "its process ended by SIGSEGV: the last words"),
+        pytest.param(
+            "crashes", "its process ended by SIGSEGV: the last words", marks=pytest.mark.full
+        ),
         pytest.param("leaves", "its process ended with exit code 7", marks=pytest.mark.full),
     ],
 )
@@ -89,6 +91,7 @@ def test_a_process_for_each_case_gives_the_same_rows() -> None:
     assert found["ceilings"]["copy_gbps"] > 0
 
 
+@pytest.mark.full  # some seconds a process
 def test_what_a_worker_refuses_is_told_in_its_rows() -> None:
     found = isolated.run(
         ops=[get_op("attention")], cases=["tiny"], providers=["reference"], device="cpu",

@@ -234,6 +234,7 @@ def test_bench_model_times_a_pass_and_sums_it(
     assert stated["layers"] == 36
 
 
+@pytest.mark.full  # some seconds a process
 def test_a_pass_may_be_timed_in_a_process_that_can_be_ended() -> None:
     asked = {"name": "qwen3-8b", "phase": "decode", "tp": 8}
     apart = {"timeout_s": 120.0, "fresh": False, "model": asked}

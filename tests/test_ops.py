@@ -21,7 +21,11 @@ from aimills_kernels._validate import Validation, validate_each
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 WITH_OUT = [op for op in OPS if not op.mutates]
-_LONG = ("hd-qwen2.5-vl", "hd-224-bilinear")  # whole frames against an oracle in float64: 8 s each
+_LONG = (
+    "hd-qwen2.5-vl",
+    "hd-224",
+    "hd-224-bilinear",
+)  # whole frames against an oracle in float64: 8 s each
 FP8 = (torch.float8_e4m3fn, torch.float8_e5m2)
 
 

@@ -36,6 +36,7 @@ def test_it_times_the_folder_bench_and_nothing_else(folder: Path) -> None:
     assert timed["stats"]["rounds"] > 1
 
 
+@pytest.mark.full
 def test_it_times_the_path_that_is_named(folder: Path) -> None:
     (folder / "mine.py").write_text("def test_mine(benchmark): benchmark(sum, [1])\n")
     run = run_pytest(folder, "--benchmark", "mine.py")
@@ -44,6 +45,7 @@ def test_it_times_the_path_that_is_named(folder: Path) -> None:
     assert "test_timed" not in run.stdout
 
 
+@pytest.mark.full  # each run of pytest takes some ten seconds of a CPU
 def test_it_goes_with_the_conftest_of_our_benchmarks(folder: Path) -> None:
     ours = Path(__file__).parent.parent / "bench" / "conftest.py"
     (folder / "bench" / "conftest.py").write_text(ours.read_text())

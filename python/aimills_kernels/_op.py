@@ -349,7 +349,9 @@ class Op:
             named = self.inputs(case, torch.Generator())
 
         def meta(t: Tensor) -> Tensor:
-            return torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device="meta")
+            shift = 0 if t.is_contiguous() else t.storage_offset() % 16  # as in `to_device`
+            base = torch.empty(span(t) + shift, dtype=t.dtype, device="meta")
+            return base.as_strided(t.shape, t.stride(), shift)
 
         return tuple(map_tensors(meta, a) for a in self.flat(named))
 
