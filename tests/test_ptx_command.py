@@ -132,6 +132,7 @@ def test_a_warp_that_no_launch_has(capsys):
     assert "--warp 99: the CTAs have" in capsys.readouterr().err
 
 
+@pytest.mark.full  # a process of its own
 def test_a_reader_that_goes_away_ends_it_quietly():
     read, write = os.pipe()
     os.close(read)
@@ -226,6 +227,7 @@ def test_a_traced_warp_is_the_ctas_own_in_a_cluster():
     }  # fmt: skip
 
 
+@pytest.mark.full
 def test_a_cuda_kernel_is_shown_with_its_machine_code(capsys):
     assert command.main(["run", "video_to_tensor", "tiny"]) == 0
     out = capsys.readouterr().out
