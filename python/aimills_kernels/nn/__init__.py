@@ -4,6 +4,7 @@
     convert_to_fp8_training(model, recipe="blockwise", filter=lambda name, layer: name != "lm_head")
 """
 
+from aimills_kernels.nn._checkpoint import load_checkpoint
 from aimills_kernels.nn._quantized import SCHEMES, QuantLinear, quantize_
 from aimills_kernels.nn._training import RECIPES, Fp8Linear, convert_to_fp8_training
 
@@ -13,5 +14,6 @@ __all__ = [
     "Fp8Linear",
     "QuantLinear",
     "convert_to_fp8_training",
+    "load_checkpoint",
     "quantize_",
 ]
