@@ -7,11 +7,10 @@ import torch
 from torch import Tensor
 
 
-def losses(model: Any, steps: int, lr: float = 0.5) -> Tensor:
-    """Of each step of plain SGD, in float64."""
+def losses(model: Any, steps: int, optimiser: torch.optim.Optimizer) -> Tensor:
+    """Of each step, in float64."""
     text = "".join(pydoc_data.topics.topics.values()).encode("ascii", "replace")
     data = torch.frombuffer(bytearray(text), dtype=torch.uint8).long()
-    optimiser = torch.optim.SGD(model.parameters(), lr=lr)
     draw = torch.Generator().manual_seed(3)
     found = []
     for _ in range(steps):

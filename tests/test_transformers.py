@@ -275,7 +275,7 @@ def test_a_decoder_learns_the_same() -> None:
 
     def losses(how: str, dtype: torch.dtype) -> Tensor:
         model = decoder("Llama", how, vocab_size=128).to(dtype).train()
-        return learning.losses(model, steps=200)
+        return learning.losses(model, 200, torch.optim.SGD(model.parameters(), lr=0.5))
 
     exact = losses("eager", torch.float64)
     assert exact[-20:].mean() < exact[0] - 1.5  # it did learn
