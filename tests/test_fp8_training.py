@@ -278,7 +278,7 @@ def test_what_cannot_be_converted_is_said(model: nn.Module, options: Any, says: 
 def test_bad_input_is_said() -> None:
     with pytest.raises(ValueError, match="Fp8Linear: recipe must be one of"):
         Fp8Linear(4, 4, recipe="mx")
-    with pytest.raises(ValueError, match=r"Fp8Linear: x must be \[..., 150\], got bfloat16\[2, 9\]"):
+    with pytest.raises(ValueError, match=r"x must be \[..., 150\], got bfloat16\[2, 9\]"):
         layer("rowwise")(torch.zeros(2, 9).bfloat16())
     with pytest.raises(ValueError, match="Fp8Linear: x must be f16, bf16 or f32, got float64"):
         layer("rowwise")(torch.zeros(2, 150, dtype=torch.float64))

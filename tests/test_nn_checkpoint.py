@@ -6,8 +6,6 @@ Transformers is what the loaded one is held against.
 
 from __future__ import annotations
 
-import dataclasses
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,7 +17,7 @@ from torch import Tensor, nn
 pytest.importorskip("safetensors", reason="safetensors is not installed")
 
 from aimills_kernels.checkpoints import CheckpointError, open_checkpoint
-from aimills_kernels.nn import QuantLinear, load_checkpoint
+from aimills_kernels.nn import load_checkpoint
 from tests import checkpoint_files as files
 from tests.checkpoint_files import Written
 
@@ -226,9 +224,7 @@ def test_a_buffer_without_contents_is_said(tmp_path: Path) -> None:
         load_checkpoint(model, folder)
 
 
-def test_file_by_file_and_each_tensor_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_file_by_file_and_each_tensor_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from aimills_kernels.checkpoints import _files
 
     folder, _ = written("gptq", tmp_path)

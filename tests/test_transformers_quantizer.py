@@ -44,11 +44,10 @@ def logits(model: Any) -> Tensor:
 
 
 QUICK = ("fp8-row", "w4-g32-asym")
+OTHERS = [pytest.param(s, marks=pytest.mark.full) for s in SCHEMES if s not in QUICK]
 
 
-@pytest.mark.parametrize(
-    "scheme", [*QUICK, *(pytest.param(s, marks=pytest.mark.full) for s in SCHEMES if s not in QUICK)]
-)
+@pytest.mark.parametrize("scheme", [*QUICK, *OTHERS])
 def test_loaded_saved_and_loaded_again(scheme: str, folder: Path, tmp_path: Path) -> None:
     want = load(folder, dtype=BF16)
     quantize_(want, scheme, filter=lambda name, layer: name != "lm_head")
@@ -71,7 +70,7 @@ def test_loaded_saved_and_loaded_again(scheme: str, folder: Path, tmp_path: Path
 
 
 def test_layers_that_are_left_alone(folder: Path, tmp_path: Path) -> None:
-    config = AimillsConfig("int8-weight", modules_to_not_convert=["mlp.down_proj", r"model.layers.0"])
+    config = AimillsConfig("int8-weight", modules_to_not_convert=["down_proj", "model.layers.0"])
     model = load(folder, dtype=BF16, quantization_config=config)
     names = {name for name, layer in model.named_modules() if isinstance(layer, QuantLinear)}
     parts = ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj"]
@@ -128,13 +127,13 @@ def test_a_bad_config_is_said(options: dict[str, Any], says: str) -> None:
 
 def test_what_does_not_fit_is_said(folder: Path, tmp_path: Path) -> None:
     config = AimillsConfig("w4-g32")
-    with pytest.raises(ValueError, match=r"w4-g32 takes a model of f16 or bf16.*dtype=torch.bfloat16"):
+    with pytest.raises(ValueError, match=r"w4-g32 takes a model of .*dtype=torch.bfloat16"):
         load(folder, dtype=torch.float32, quantization_config=config)
     config = AimillsConfig("int8", modules_to_not_convert=["lm_haed"])
     with pytest.raises(ValueError, match="'lm_haed' names no module of LlamaForCausalLM"):
         load(folder, quantization_config=config)
     config = AimillsConfig("int8", modules_to_not_convert=["model", "lm_head"])
-    with pytest.raises(ValueError, match="LlamaForCausalLM has no nn.Linear to convert"):
+    with pytest.raises(ValueError, match=r"LlamaForCausalLM has no nn\.Linear to convert"):
         load(folder, quantization_config=config)
 
 
@@ -157,7 +156,7 @@ def test_a_weight_that_is_not_there_is_said(folder: Path, tmp_path: Path) -> Non
     del tensors["model.layers.0.mlp.up_proj.weight"]
     safetensors.save_file(tensors, tmp_path / "model.safetensors", {"format": "pt"})
     (tmp_path / "config.json").write_text((folder / "config.json").read_text())
-    with pytest.raises(ValueError, match="no weight of model.layers.0.mlp.up_proj was found"):
+    with pytest.raises(ValueError, match=r"no weight of model\.layers\.0\.mlp\.up_proj was found"):
         load(tmp_path, quantization_config=AimillsConfig("fp8-row"))
 
 

@@ -108,7 +108,7 @@ class Checkpoint:
         return tuple(self._words)
 
     def files(self, name: str) -> dict[str, Path]:
-        """The keys of a layer, and the file that holds each; what was read of them is in `Layer`."""
+        """The keys of a layer, and the file that holds each."""
         words = self._words[self._known(name)]
         keys = [f"{name}.{word}" if name else word for word in words] or [name]
         return {key: self._shards.files[key] for key in keys}

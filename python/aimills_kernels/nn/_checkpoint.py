@@ -63,7 +63,9 @@ def load_checkpoint(
     from aimills_kernels.checkpoints import open_checkpoint
 
     if int8 not in ("int8-weight", "int8"):
-        raise ValueError(f"load_checkpoint: int8 must be 'int8-weight' or 'int8', got {shown(int8)}")
+        raise ValueError(
+            f"load_checkpoint: int8 must be 'int8-weight' or 'int8', got {shown(int8)}"
+        )
     loading = _Loading(model, open_checkpoint(folder_or_file), rename, ignore, device)
     loading.check_names()
     made = loading.run(int8)
@@ -145,9 +147,7 @@ class _Loading:
                 self.put(name, "bias", files, weight.bias)
         return made
 
-    def layer(
-        self, name: str, files: dict[str, Path], weight: Quantized, int8: str
-    ) -> QuantLinear:
+    def layer(self, name: str, files: dict[str, Path], weight: Quantized, int8: str) -> QuantLinear:
         where = self.rename(name)
         old = self.model.get_submodule(where)
         key = next(iter(files))

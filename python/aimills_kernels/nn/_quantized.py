@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from aimills_kernels import _explain
 from aimills_kernels._op import describe
+from aimills_kernels._registry import get_op
 from aimills_kernels._words import shown
 from aimills_kernels.nn._layers import linears
 from aimills_kernels.ops.matmul import matmul_fp8, quantize_fp8
@@ -62,8 +63,8 @@ class QuantLinear(nn.Module):
 
     @classmethod
     def from_linear(cls, linear: nn.Linear, scheme: str) -> QuantLinear:
-        """The weight of `linear`, quantised; the bias is shared with it. On the meta device: a layer
-        without contents, of the shapes that a `state_dict` of the scheme has."""
+        """The weight of `linear`, quantised; the bias is shared with it. Of one on the meta device:
+        a layer without contents, of the shapes that a `state_dict` of the scheme has."""
         made = cls(linear.in_features, linear.out_features, scheme)
         weight = linear.weight.detach()
         if not weight.is_meta and not bool(torch.isfinite(weight).all()):
@@ -150,11 +151,34 @@ class QuantLinear(nn.Module):
         given = (a, self.weight, scale, self.scale)
         return partial(function, *given, bias=self.bias, out_dtype=x.dtype)
 
-    def explain(self, x: Tensor) -> _explain.Explanation:
-        """Which provider multiplies for this x, and why the others don't."""
+    def explain(self, x: Tensor, device: torch.device | None = None) -> _explain.Explanation:
+        """Which provider multiplies for this x, and why the others don't; `device` is the one that
+        meta tensors stand for."""
         with torch.no_grad():
             call = self._call(x.reshape(-1, self.in_features))
-        return _explain.explain(call.func, *call.args, **call.keywords)
+        name = call.func.__name__
+        flat = _explain.flat_arguments(name, *call.args, **call.keywords)
+        return _explain.explain_flat(get_op(name), flat, device)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the codes are."""
+        return next(self.buffers()).device
+
+    def layout(self) -> tuple:
+        """What a kernel's choice can depend on: shape, dtype, strides and device of each tensor."""
+        parts = {**dict(self.named_buffers()), **dict(self.named_parameters())}
+        return tuple((n, t.shape, t.dtype, t.stride(), t.device) for n, t in parts.items())
+
+    def without_data(self) -> QuantLinear:
+        """The same on the meta device, for `explain`."""
+        made = QuantLinear(self.in_features, self.out_features, self.scheme)
+        made.group_size, made.offset = self.group_size, self.offset
+        for name, t in self.named_buffers():
+            setattr(made, name, t.to("meta"))
+        if self.bias is not None:
+            made.bias = nn.Parameter(self.bias.detach().to("meta"), requires_grad=False)
+        return made
 
     def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """The weight [N, K] that codes and scales stand for."""
