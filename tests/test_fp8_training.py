@@ -311,8 +311,9 @@ def test_a_few_steps(recipe: str) -> None:
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("dynamic", [False, True], ids=["static", "dynamic"])
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize(
+    ("recipe", "dynamic"), [("tensorwise", False), ("rowwise", False), ("blockwise", True)]
+)
 def test_a_compiled_step_is_one_graph(recipe: str, dynamic: bool) -> None:
     found = []
     for compiled in (False, True):
@@ -326,22 +327,27 @@ def test_a_compiled_step_is_one_graph(recipe: str, dynamic: bool) -> None:
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("recipe", RECIPES)
-def test_a_decoder_learns_as_in_bf16(recipe: str) -> None:
-    """300 steps on real text, every matmul of a weight but the head's in fp8."""
-    found = []
-    for how in (None, recipe):
+def test_a_decoder_learns_as_in_bf16() -> None:
+    """200 steps on real text, every matmul of a weight but the head's in fp8: the loss is no further
+    from that of a run in float32 than twice what bf16 makes of it, both with weights in float32."""
+
+    def losses(how: str | None, dtype: torch.dtype = torch.bfloat16) -> Tensor:
         model = decoder()
         if how is not None:
             made = convert_to_fp8_training(
                 model, recipe=how, filter=lambda name, layer: name != "lm_head"
             )
             assert len(made) == 14  # two layers of seven
-        found.append(learning.losses(model, steps=300))
-    plain, ours = found
-    print(recipe, plain[0], plain[-50:].mean(), ours[-50:].mean(), (ours - plain).abs().max())
-    assert plain[-50:].mean() < plain[0] - 1.5  # it did learn
-    assert abs(ours[-50:].mean() - plain[-50:].mean()) < 0.05
+        if dtype == torch.bfloat16:  # by step: autocast keeps the weights that it has cast
+            model.forward = torch.autocast("cpu", dtype)(model.forward)
+        return learning.losses(model, 200, torch.optim.AdamW(model.parameters(), lr=2e-3))
+
+    exact = losses(None, torch.float32)
+    assert exact[-50:].mean() < exact[0] - 2  # it did learn
+    bf16 = (losses(None) - exact).abs().mean()
+    for recipe in RECIPES:
+        fp8 = (losses(recipe) - exact).abs().mean()
+        assert 0 < fp8 < 2 * bf16, recipe
 
 
 def decoder() -> Any:
@@ -351,4 +357,4 @@ def decoder() -> Any:
         vocab_size=128, hidden_size=64, intermediate_size=160, num_hidden_layers=2,
         num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=64,
     )  # fmt: skip
-    return transformers.LlamaForCausalLM(config).bfloat16().train()
+    return transformers.LlamaForCausalLM(config).train()
