@@ -328,8 +328,8 @@ def test_a_compiled_step_is_one_graph(recipe: str, dynamic: bool) -> None:
 
 @pytest.mark.full
 def test_a_decoder_learns_as_in_bf16() -> None:
-    """200 steps on real text, every matmul of a weight but the head's in fp8: the loss is no further
-    from that of a run in float32 than twice what bf16 makes of it. Weights are in float32."""
+    """200 steps on real text, all weights but the head's multiplied in fp8: the loss is no further
+    from that of a run in float32 than twice what bf16 makes of it. Weights are float32."""
 
     def losses(how: str | None, dtype: torch.dtype = torch.bfloat16) -> Tensor:
         model = decoder()

@@ -128,6 +128,7 @@ def test_options(tmp_path: Path) -> None:
     folder, _ = written("int", tmp_path)
     model = nn.Sequential()
     model.add_module("body", block())
+    bias = model.body.up.bias
     made = load_checkpoint(
         model, folder, int8="int8", rename=lambda name: f"body.{name}",
         ignore=[r"up\.bias", r"body\.up\.bias", "norm.*", r"body\.norm.*"],
@@ -135,7 +136,7 @@ def test_options(tmp_path: Path) -> None:
     assert {name: layer.scheme for name, layer in made.items()} == {
         "body.up": "int8", "body.down": "int8"
     }  # fmt: skip
-    assert made["body.up"].bias is None
+    assert made["body.up"].bias is bias
     assert torch.equal(model.body.norm.weight, torch.ones(64, dtype=BF16))
 
 
@@ -190,10 +191,10 @@ def other(model: Block) -> None:
 @pytest.mark.parametrize(
     ("spoil", "says"),
     [
-        (narrow, r"up\.\w+ is of a weight \[96, 64\], the model's up.weight is \[96, 32\]"),
+        (narrow, r"up\.\w+ is of a weight \[96, 64\], the model's up has \[96, 32\]"),
         (other, r"up\.\w+ is quantised, the model's up is no nn.Linear but Bilinear"),
         (lambda model: setattr(model, "norm", nn.LayerNorm(32)),
-         r"norm.weight is bfloat16\[64\], the model's is float32\[32\]"),
+         r"norm.\w+ is bfloat16\[64\], the model's is float32\[32\]"),
         (lambda model: model.float(), r"w4-g32, which takes f16 or bf16 .*, the model's up is"),
     ],
 )  # fmt: skip
@@ -203,6 +204,36 @@ def test_a_layer_that_does_not_fit_is_said(spoil: Any, says: str, tmp_path: Path
     spoil(model)
     with pytest.raises(CheckpointError, match=rf"safetensors: .*{says}"):
         load_checkpoint(model, folder)
+
+
+def test_what_is_shared_is_filled_everywhere(tmp_path: Path) -> None:
+    folder, _ = written("fp8", tmp_path)
+    model = block()
+    model.again = model.up
+    made = load_checkpoint(model, folder)
+    assert model.again is model.up is made["up"]
+
+
+def test_a_tied_weight_is_not_filled_by_codes(tmp_path: Path) -> None:
+    """A quantised head has no weight that an embedding could share."""
+    folder, _ = written("packed", tmp_path)
+    model = block()
+    model.other = nn.Embedding(96, 64, dtype=BF16)
+    model.other.weight = model.up.weight
+    with pytest.raises(CheckpointError, match=r"other\.weight is missing here"):
+        load_checkpoint(model, folder)
+
+
+def test_part_of_a_checkpoint(tmp_path: Path) -> None:
+    folder, want = written("gptq", tmp_path)
+    model = block()
+    before = model.up.weight.clone()
+    made = load_checkpoint(model, folder, ignore=[r"up\.qzeros", r"up\.weight"])
+    assert list(made) == ["down"]
+    assert torch.equal(model.up.weight, before)
+    assert torch.equal(model.up.bias.float(), want.up.bias)
+    with pytest.raises(CheckpointError, match=r"down\.\w+ goes to up\.weight as up\.\w+ does"):
+        load_checkpoint(block(), folder, rename=lambda name: "up" if name == "down" else name)
 
 
 def test_what_has_no_layer_yet_is_said(tmp_path: Path) -> None:

@@ -7,17 +7,15 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from aimills_kernels._op import describe
 from aimills_kernels._words import shown
+from aimills_kernels.checkpoints import Checkpoint, CheckpointError, Quantized, open_checkpoint
 from aimills_kernels.nn._quantized import QuantLinear, takes_float32
-
-if TYPE_CHECKING:
-    from aimills_kernels.checkpoints import Checkpoint, Quantized
 
 _LISTED = 5
 
@@ -49,7 +47,7 @@ def load_checkpoint(
         rename: from a name in the checkpoint, a layer's or of a tensor that belongs to none, to the
             name in the model. None: they are the same.
         ignore: regular expressions; a key of the checkpoint or of the model that one matches as a
-            whole is left alone.
+            whole is left alone, and a quantised weight with any of its keys.
         device: of what was on "meta".
 
     Returns:
@@ -60,8 +58,6 @@ def load_checkpoint(
             model, which is found before anything is changed; a shape, a scheme or a dtype that does
             not fit the layer. The message names file and key.
     """
-    from aimills_kernels.checkpoints import open_checkpoint
-
     if int8 not in ("int8-weight", "int8"):
         raise ValueError(
             f"load_checkpoint: int8 must be 'int8-weight' or 'int8', got {shown(int8)}"
@@ -85,100 +81,93 @@ class _Loading:
     ) -> None:  # fmt: skip
         self.model, self.checkpoint, self.device = model, checkpoint, torch.device(device)
         self.state: dict[str, Tensor] = model.state_dict(keep_vars=True)
-        self.aliases: dict[int, list[str]] = {}
-        for name, t in self.state.items():
-            self.aliases.setdefault(id(t), []).append(name)
+        self.tied = _by_identity(self.state.items())
+        self.modules = _by_identity(model.named_modules(remove_duplicate=False))
         self.rename = rename or (lambda name: name)
         self.ignored = re.compile("|".join(f"(?:{pattern})" for pattern in ignore) or r"(?!)")
 
     def files(self, name: str) -> dict[str, Path]:
-        """The keys of a layer that are not ignored, with the file of each."""
+        """The keys of a layer that are not ignored, with the file of each. A weight of several
+        tensors is ignored as a whole."""
         found = self.checkpoint.files(name)
-        return {key: file for key, file in found.items() if not self.ignored.fullmatch(key)}
-
-    def target(self, name: str, word: str) -> str:
-        """Where a layer's tensor goes; `word` is "" for a tensor that belongs to no layer."""
-        return f"{self.rename(name)}.{word}" if word else self.rename(name)
+        gone = {key for key in found if self.ignored.fullmatch(key)}
+        weight = found.keys() - {f"{name}.bias"}
+        gone |= weight if gone & weight else set()
+        return {key: file for key, file in found.items() if key not in gone}
 
     def check_names(self) -> None:
-        given: dict[str, tuple[Path, str]] = {}
+        """Both sides have the same names."""
+        given: dict[str, tuple[str, Path]] = {}
+        covered: set[str] = set()
         for name in self.checkpoint.names():
-            files = self.files(name)
-            for key, file in files.items():
-                word = key[len(name) + 1 :]
-                if word in ("", "bias"):
-                    given[self.target(name, word)] = (file, key)
-                else:
-                    given.setdefault(self.target(name, "weight"), (file, key))
-        unknown = [(file, key) for name, (file, key) in given.items() if name not in self.state]
-        there = {id(t) for name, t in self.state.items() if name in given}
+            files, where = self.files(name), self.rename(name)
+            for target, key in _targets(name, where, files).items():
+                if target in given and given[target][0].rpartition(".")[0] != name:
+                    raise self.error(files, key, f"goes to {target} as {given[target][0]} does")
+                given[target] = (key, files[key])
+                if _quantised(name, files):  # a layer takes its place, wherever that is used
+                    word = target.removeprefix(where)
+                    module = dict(self.model.named_modules()).get(where)
+                    covered.update(alias + word for alias in self.modules.get(id(module), ()))
+                elif target in self.state:
+                    covered.update(self.tied[id(self.state[target])])
         missing = [
             name
-            for name, t in self.state.items()
-            if id(t) not in there and not self.ignored.fullmatch(name)
+            for name in self.state
+            if name not in given and name not in covered and not self.ignored.fullmatch(name)
         ]
-        parts = []
-        if missing:
-            parts.append(f"{_some(missing)} missing here, the model has it")
-        if unknown:
-            texts = [f"{key} of {file.name}" for file, key in unknown]
-            parts.append(f"{_some(texts)} unknown to the model")
+        unknown = [f"{key} of {f.name}" for to, (key, f) in given.items() if to not in self.state]
+        parts = [f"{_some(missing)} missing here, the model has it"] if missing else []
+        parts += [f"{_some(unknown)} unknown to the model"] if unknown else []
         if parts:
-            from aimills_kernels.checkpoints import CheckpointError
-
             raise CheckpointError(self.checkpoint.folder, "", "; ".join(parts))
 
     def run(self, int8: str) -> dict[str, QuantLinear]:
         made = {}
         for name in self.checkpoint.names():
-            files = self.files(name)
+            files, where = self.files(name), self.rename(name)
             if not files:
                 continue
             weight = self.checkpoint[name].weight
-            if f"{name}.bias" not in files:
-                weight = replace(weight, bias=None)
-            if weight.format != "plain":
-                made[self.rename(name)] = self.layer(name, files, weight, int8)
+            if weight.format != "plain" and files.keys() != {f"{name}.bias"}:
+                made[where] = self.layer(name, files, weight, int8)
                 continue
-            word = "" if name in files else "weight"
-            if f"{name}.weight" in files or not word:
-                self.put(name, word, files, weight.codes)
-            if weight.bias is not None:
-                self.put(name, "bias", files, weight.bias)
+            for target, key in _targets(name, where, files).items():
+                bias = key == f"{name}.bias" and weight.bias is not None
+                self.put(target, key, files, weight.bias if bias else weight.codes)
         return made
 
     def layer(self, name: str, files: dict[str, Path], weight: Quantized, int8: str) -> QuantLinear:
-        where = self.rename(name)
+        where, key = self.rename(name), next(iter(files))
         old = self.model.get_submodule(where)
-        key = next(iter(files))
-        N, K = weight.shape
-        if not isinstance(old, (nn.Linear, QuantLinear)):
+        shape = tuple(weight.shape)
+        if type(old) is not nn.Linear:
             raise self.error(files, key, f"is quantised, the model's {where} is no nn.Linear but "
                              f"{type(old).__name__}")  # fmt: skip
-        if (old.out_features, old.in_features) != (N, K):
-            raise self.error(
-                files, key, f"is of a weight [{N}, {K}], the model's {where}.weight is "
-                f"[{old.out_features}, {old.in_features}]",
-            )  # fmt: skip
-        place = next(old.parameters(), old.weight).device
-        place = self.device if place.type == "meta" else place
-        parts = {f.name: getattr(weight, f.name) for f in fields(weight)}
+        if tuple(old.weight.shape) != shape:
+            raise self.error(files, key, f"is of a weight {list(shape)}, the model's {where} has "
+                             f"{list(old.weight.shape)}")  # fmt: skip
+        place = self.device if old.weight.is_meta else old.weight.device
+        parts = {f.name: getattr(weight, f.name) for f in fields(weight) if f.name != "bias"}
         copies = {n: t.to(place, copy=True) for n, t in parts.items() if isinstance(t, Tensor)}
         try:
             scheme = int8 if weight.scheme == "int8-channel" else None
-            made = QuantLinear.from_quantized(replace(weight, **copies), scheme)
+            made = QuantLinear.from_quantized(replace(weight, **copies, bias=None), scheme)
         except ValueError as error:
             raise self.error(files, key, f"does not fit: {error}") from error
-        plain = isinstance(old, nn.Linear) and old.weight.dtype == torch.float32
-        if plain and not takes_float32(made.scheme):
+        if old.weight.dtype == torch.float32 and not takes_float32(made.scheme):
             raise self.error(files, key, f"is of {made.scheme}, which takes f16 or bf16 "
                              f"activations, the model's {where} is float32")  # fmt: skip
-        self.model.set_submodule(where, made.train(old.training))
+        made.bias = old.bias
+        if f"{name}.bias" in files and weight.bias is not None:
+            bias = weight.bias.to(place, old.weight.dtype, copy=True)
+            made.bias = nn.Parameter(bias, requires_grad=False)
+        for alias in self.modules[id(old)]:
+            self.model.set_submodule(alias, made.train(old.training))
         return made
 
-    def put(self, name: str, word: str, files: dict[str, Path], t: Tensor) -> None:
-        key = f"{name}.{word}" if word else name
-        old = self.state[self.target(name, word)]
+    def put(self, target: str, key: str, files: dict[str, Path], t: Tensor) -> None:
+        old = self.state[target]
         if t.shape != old.shape:
             raise self.error(files, key, f"is {describe(t)}, the model's is {describe(old)}")
         if not old.is_meta:
@@ -187,15 +176,36 @@ class _Loading:
             return
         new = t.to(self.device, old.dtype, copy=True)
         made = nn.Parameter(new, old.requires_grad) if isinstance(old, nn.Parameter) else new
-        for alias in self.aliases[id(old)]:
-            module, _, own = alias.rpartition(".")
+        names = self.tied.pop(id(old))
+        for name in names:
+            module, _, own = name.rpartition(".")
             setattr(self.model.get_submodule(module), own, made)
-            self.state[alias] = made
+            self.state[name] = made
+        self.tied[id(made)] = names
 
-    def error(self, files: dict[str, Path], key: str, sentence: str) -> ValueError:
-        from aimills_kernels.checkpoints import CheckpointError
-
+    def error(self, files: dict[str, Path], key: str, sentence: str) -> CheckpointError:
         return CheckpointError(files[key], key, sentence)
+
+
+def _targets(name: str, where: str, files: Iterable[str]) -> dict[str, str]:
+    """Names in the model, a weight's and a bias's, and the first key of each."""
+    found: dict[str, str] = {}
+    for key in files:
+        word = "" if key == name else ".bias" if key == f"{name}.bias" else ".weight"
+        found.setdefault(where + word, key)
+    return found
+
+
+def _quantised(name: str, files: Iterable[str]) -> bool:
+    """Whether codes are there, which no layer has without a second tensor."""
+    return not {key.removeprefix(name) for key in files} <= {"", ".weight", ".bias"}
+
+
+def _by_identity(named: Iterable[tuple[str, object]]) -> dict[int, list[str]]:
+    found: dict[int, list[str]] = {}
+    for name, one in named:
+        found.setdefault(id(one), []).append(name)
+    return found
 
 
 def _some(names: Iterable[str]) -> str:
