@@ -223,6 +223,19 @@ def test_transforms() -> None:
         assert torch.equal(each["weight"][i], made.weight.grad)
 
 
+def test_each_product_says_what_serves() -> None:
+    found = layer("tensorwise").explain(torch.randn(2, 9, 150).bfloat16())
+    shapes = {"y": "a=float8_e4m3fn[18, 150], b=float8_e4m3fn[72, 150]",
+              "dx": "a=float8_e5m2[18, 72], b=float8_e4m3fn[150, 72]",
+              "dw": "a=float8_e5m2[72, 18], b=float8_e4m3fn[150, 18]"}  # fmt: skip
+    assert list(found) == list(shapes)
+    for name, text in shapes.items():
+        assert text in found[name].problem
+        assert found[name].provider == "scaled_mm"
+    blocks = layer("blockwise").explain(torch.empty(9, 150, dtype=torch.bfloat16, device="meta"))
+    assert "it takes scales of blocks on sm_90 only" in str(blocks["dx"])
+
+
 def network(dtype: torch.dtype = torch.float32) -> nn.Sequential:
     torch.manual_seed(0)
     return nn.Sequential(nn.Linear(40, 150), nn.GELU(), nn.Linear(150, 40)).to(dtype)

@@ -33,13 +33,14 @@ def load_checkpoint(
     quantised weights become `QuantLinear` layers with the codes of the file, the others go to the
     parameters and buffers of that name, in the model's dtype.
 
-        config = AutoConfig.from_pretrained(folder)
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+        read = AutoConfig.from_pretrained(folder)
+        del read.quantization_config
+        model = AutoModelForCausalLM.from_config(read, dtype=torch.bfloat16)
         load_checkpoint(model, folder)
 
     Args:
-        model: on a device, or its parameters on "meta"; they are then made as they are read.
+        model: on a device, or its parameters on "meta"; they are then made as they are read. A
+            buffer that no checkpoint holds must be on a device.
         folder_or_file: as `open_checkpoint` takes it. One layer at a time is read, file by file.
         int8: the scheme of layers with int8 weights: activations as they are, or "int8" for such as
             a W8A8 checkpoint means. fp8 layers always quantise activations, by their own values:

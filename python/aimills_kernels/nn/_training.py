@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from aimills_kernels import _dispatch
+from aimills_kernels import _dispatch, _explain
 from aimills_kernels._op import describe
 from aimills_kernels._registry import get_op
 from aimills_kernels._words import shown
@@ -26,6 +26,7 @@ from aimills_kernels.nn._layers import linears
 from aimills_kernels.ops.matmul import matmul_fp8, quantize_fp8
 
 Granularity: TypeAlias = Literal["tensor", "row", "1x128", "128x128"]
+Operand: TypeAlias = tuple[Tensor, Tensor]  # codes and scales
 
 
 class Recipe(NamedTuple):
@@ -83,6 +84,29 @@ class Fp8Linear(nn.Linear):
         out = _Linear.apply(rows, self.weight, self.bias, self.recipe)
         return out.reshape(*x.shape[:-1], self.out_features)
 
+    def explain(self, x: Tensor) -> dict[str, _explain.Explanation]:
+        """Which provider makes "y", "dx" and "dw" for this x, and why the others don't. Of x only
+        shape, dtype and device are read."""
+        how, T = RECIPES[self.recipe], math.prod(x.shape[:-1])
+        kind = dict(dtype=x.dtype, device="meta")
+        rows = torch.empty(T, self.in_features, **kind)  # type: ignore[arg-type]
+        grad = torch.empty(T, self.out_features, **kind)  # type: ignore[arg-type]
+        weight = self.weight.detach().to("meta")
+        bias = None if self.bias is None else self.bias.detach().to("meta")
+        products = {
+            "y": (_of_y(how, rows, weight), bias),
+            "dx": (_of_dx(how, grad, weight), None),
+            "dw": (_of_dw(how, grad, rows), None),
+        }
+        return {
+            name: _explain.explain_flat(
+                _MATMUL,
+                (a[0], b[0], a[1], b[1], added, x.dtype, "promoted", False),
+                None if x.is_meta else x.device,
+            )
+            for name, ((a, b), added) in products.items()
+        }
+
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, recipe={self.recipe!r}"
 
@@ -95,8 +119,7 @@ class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(x: Tensor, weight: Tensor, bias: Tensor | None, recipe: str) -> Tensor:
         how = RECIPES[recipe]
-        a, b = _codes(x, how.rows, E4M3), _codes(weight, how.weight, E4M3)
-        return _product(a, b, x.dtype, bias)
+        return _product(*_of_y(how, x, weight), x.dtype, bias)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
@@ -114,17 +137,27 @@ class _Linear(torch.autograd.Function):
         to_x, to_weight, to_bias, _ = ctx.needs_input_grad
         dx = dw = db = None
         if to_x:
-            a, b = _codes(grad, how.rows, how.gradient), _codes(weight.T, how.weight, E4M3)
-            dx = _product(a, b, of_x)
+            dx = _product(*_of_dx(how, grad, weight), of_x)
         if to_weight:
-            a, b = _codes(grad.T, how.rows, how.gradient), _codes(x.T, how.rows, E4M3)
-            dw = _product(a, b, of_x).to(of_weight)
+            dw = _product(*_of_dw(how, grad, x), of_x).to(of_weight)
         if to_bias:
             db = grad.sum(0, dtype=torch.float32).to(of_bias)
         return dx, dw, db, None
 
 
-def _codes(x: Tensor, granularity: Granularity, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def _of_y(how: Recipe, x: Tensor, weight: Tensor) -> tuple[Operand, Operand]:
+    return _codes(x, how.rows, E4M3), _codes(weight, how.weight, E4M3)
+
+
+def _of_dx(how: Recipe, grad: Tensor, weight: Tensor) -> tuple[Operand, Operand]:
+    return _codes(grad, how.rows, how.gradient), _codes(weight.T, how.weight, E4M3)
+
+
+def _of_dw(how: Recipe, grad: Tensor, x: Tensor) -> tuple[Operand, Operand]:
+    return _codes(grad.T, how.rows, how.gradient), _codes(x.T, how.rows, E4M3)
+
+
+def _codes(x: Tensor, granularity: Granularity, dtype: torch.dtype) -> Operand:
     codes, scale = quantize_fp8(x, granularity, dtype=dtype)
     if _dispatch.value_check(_MATMUL, x.device) is not None:
         # The check would refuse a scale that is not finite; the codes under it, NaN, carry on.
@@ -132,10 +165,7 @@ def _codes(x: Tensor, granularity: Granularity, dtype: torch.dtype) -> tuple[Ten
     return codes, scale
 
 
-def _product(
-    a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor], dtype: torch.dtype,
-    bias: Tensor | None = None,
-) -> Tensor:  # fmt: skip
+def _product(a: Operand, b: Operand, dtype: torch.dtype, bias: Tensor | None = None) -> Tensor:
     return matmul_fp8(a[0], b[0], a[1], b[1], bias=bias, out_dtype=dtype)
 
 
