@@ -341,26 +341,28 @@ def test_a_compiled_step_is_one_graph(recipe: str, dynamic: bool) -> None:
 
 @pytest.mark.full
 def test_a_decoder_learns_as_in_bf16() -> None:
-    """200 steps on real text, all weights but the head's multiplied in fp8: the loss is no further
-    from that of a run in float32 than twice what bf16 makes of it. Weights are float32."""
+    """200 steps on real text, weights in float32, all but the head's multiplied in fp8. The page
+    has the losses, which differ by 1.1 % at most."""
 
-    def losses(how: str | None, dtype: torch.dtype = torch.bfloat16) -> Tensor:
+    def loss(recipe: str | None) -> tuple[float, float]:
+        """Of the first step and, in the mean, of the last 50."""
         model = decoder()
-        if how is not None:
+        if recipe is not None:
             made = convert_to_fp8_training(
-                model, recipe=how, filter=lambda name, layer: name != "lm_head"
+                model, recipe=recipe, filter=lambda name, layer: name != "lm_head"
             )
             assert len(made) == 7
-        if dtype == torch.bfloat16:  # by step: autocast keeps the weights that it has cast
-            model.forward = torch.autocast("cpu", dtype)(model.forward)
-        return learning.losses(model, 200, torch.optim.AdamW(model.parameters(), lr=2e-3))
+        # By step: autocast keeps the weights that it has cast.
+        model.forward = torch.autocast("cpu", torch.bfloat16)(model.forward)
+        found = learning.losses(model, 200, torch.optim.AdamW(model.parameters(), lr=2e-3))
+        return float(found[0]), float(found[-50:].mean())
 
-    exact = losses(None, torch.float32)
-    assert exact[-50:].mean() < exact[0] - 2  # it did learn
-    bf16 = (losses(None) - exact).abs().mean()
+    first, bf16 = loss(None)
+    assert bf16 < first - 2  # it did learn
     for recipe in RECIPES:
-        fp8 = (losses(recipe) - exact).abs().mean()
-        assert 0 < fp8 < 2 * bf16, recipe
+        _, fp8 = loss(recipe)
+        assert fp8 != bf16
+        assert fp8 == pytest.approx(bf16, rel=0.02), recipe
 
 
 def decoder() -> Any:
