@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from aimills_kernels.nn import SCHEMES, QuantLinear, quantize_
+from aimills_kernels.nn import SCHEMES, QuantLinear, explain_layers, quantize_
 
 # Relative error of a layer's output for normal weights and activations: what the formats' own
 # rounding makes, measured 0.4 to 0.9 of these.
@@ -101,6 +101,56 @@ def test_a_compiled_layer_is_one_graph() -> None:
     with torch.no_grad():
         compiled = torch.compile(made, backend="eager", fullgraph=True)
         assert torch.equal(compiled(x), made(x))
+
+
+def test_each_layer_says_what_serves() -> None:
+    model = nn.Sequential(linear(), linear(70, 70), linear(), linear())
+    quantize_(model, "fp8-row", filter=lambda name, layer: name in "02")
+    quantize_(model, "w4-g32", filter=lambda name, layer: name == "1")
+    found = explain_layers(model, (0, 17))
+    assert [(e.names, e.scheme, e.shape) for e in found.layers] == [
+        (("0", "2"), "fp8-row", (70, 150)), (("1",), "w4-g32", (70, 70))
+    ]  # fmt: skip
+    assert found.plain == ("3",)
+    x = torch.randn(17, 150).bfloat16()
+    assert str(found.layers[0].by_rows[17]) == str(model[0].explain(x))
+    assert [line.split() for line in str(found).splitlines()[1:]] == [
+        ["2", "as", "0", "fp8-row", "70", "x", "150", "cpu", "reference", "scaled_mm"],
+        ["1", "as", "1", "w4-g32", "70", "x", "70", "cpu", "reference", "reference"],
+        ["1", "nn.Linear", "as", "3"],
+    ]
+    elsewhere = explain_layers(model, (17,), sm=90)
+    assert {e.device for e in elsewhere.layers} == {"cuda sm_90"}
+    assert "no record shows it correct on sm_90" in str(elsewhere.layers[1].by_rows[17])
+    refused = explain_layers(model, (17,), dtype=torch.float32)
+    assert "x must be f16 or bf16" in str(refused.layers[1].by_rows[17])
+    assert str(refused).splitlines()[2].split()[-1] == "refused"
+    with pytest.raises(ValueError, match="explain_layers: rows must be whole numbers from 0, got"):
+        explain_layers(model, (1, -1))
+    with pytest.raises(ValueError, match="explain_layers: dtype must be f16, bf16 or f32, got"):
+        explain_layers(model, dtype=torch.float64)
+    with pytest.raises(ValueError, match="explain_layers: model has no QuantLinear"):
+        explain_layers(linear())
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_a_layer_without_contents_has_the_shapes_of_one_with(scheme: str) -> None:
+    """What a state is loaded into: made of a layer on meta."""
+    want = QuantLinear.from_linear(linear(), scheme)
+    meta = QuantLinear.from_linear(linear().to("meta"), scheme)
+    for made in (meta, want.without_data()):
+        state = made.state_dict()
+        assert {n: (t.shape, t.dtype, t.stride()) for n, t in state.items()} == {
+            n: (t.shape, t.dtype, t.stride()) for n, t in want.state_dict().items()
+        }
+        assert all(t.is_meta for t in state.values())
+    meta.load_state_dict(want.state_dict(), assign=True)
+    x = torch.randn(3, 150).bfloat16()
+    with torch.no_grad():
+        assert torch.equal(meta(x), want(x))
+        plain = want.to_linear(torch.bfloat16)
+        assert torch.equal(plain.weight, want.dequantize(torch.bfloat16))
+        assert torch.equal(plain(x), nn.functional.linear(x, plain.weight, want.bias))
 
 
 @pytest.mark.parametrize(

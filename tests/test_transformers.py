@@ -11,6 +11,7 @@ from torch import Tensor
 from aimills_kernels import register_transformers
 from aimills_kernels.integrations._masks import Mask, limits_of, make_mask
 from aimills_kernels.integrations.transformers import forward
+from tests import learning
 
 transformers = pytest.importorskip("transformers", reason="transformers is not installed")
 masking_utils = pytest.importorskip("transformers.masking_utils")
@@ -271,23 +272,10 @@ def test_embeddings_of_a_real_model() -> None:
 def test_a_decoder_learns_the_same() -> None:
     """200 steps on real text: the loss is no further from that of a run in float64 than twice
     what the run with Transformers' own attention is."""
-    text = "".join(pydoc_data.topics.topics.values()).encode("ascii", "replace")
-    data = torch.frombuffer(bytearray(text), dtype=torch.uint8).long()
 
     def losses(how: str, dtype: torch.dtype) -> Tensor:
         model = decoder("Llama", how, vocab_size=128).to(dtype).train()
-        optimiser, draw = torch.optim.SGD(model.parameters(), lr=0.5), torch.Generator()
-        draw.manual_seed(3)
-        found = []
-        for _ in range(200):
-            starts = torch.randint(len(data) - 48, (4, 1), generator=draw)
-            tokens = data[starts + torch.arange(48)]
-            loss = model(tokens, labels=tokens).loss
-            optimiser.zero_grad()
-            loss.backward()
-            optimiser.step()
-            found.append(loss.detach().double())
-        return torch.stack(found)
+        return learning.losses(model, 200, torch.optim.SGD(model.parameters(), lr=0.5))
 
     exact = losses("eager", torch.float64)
     assert exact[-20:].mean() < exact[0] - 1.5  # it did learn

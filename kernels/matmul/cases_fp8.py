@@ -101,8 +101,8 @@ def _scales(kind: str, rows: int, K: int) -> tuple[int, int]:
 
 def _lay_out(case: Case, name: str, t: Tensor) -> Tensor:
     layout = case.one_of("layout", "contiguous", "transposed", "sliced", "expanded", "sparse")
-    if layout == "transposed" and t.dim() == 2:
-        return t.T.contiguous().T
+    if layout == "transposed" and t.dim() == 2:  # a clone, as contiguous() leaves one column alone
+        return t.T.clone(memory_format=torch.contiguous_format).T
     if layout == "sliced" and t.dim() == 2:  # rows of a wider tensor, at an odd offset
         pitch = t.shape[1] + 5
         wide = t.new_zeros(t.shape[0] * pitch + 3)[3:]
@@ -174,6 +174,7 @@ def _block_cases() -> tuple[Case, ...]:
         Case("block-one-row", M=1, N=130, K=260, **_BLOCKS, tags=_I),
         Case("block-one-column", M=140, N=1, K=260, **_BLOCKS, out="f16"),
         Case("block-shallow", M=20, N=200, K=60, **_BLOCKS, tags=_I),
+        Case("block-shallow-vectors", M=20, N=40, K=60, **_VECTORS, layout="transposed"),
         Case("block-a-only", M=20, N=40, K=300, scale_a="1x128", scale_b="row", bias="f32"),
         Case("block-b-only", M=17, N=140, K=200, scale_b="128x128", tags=_FULL),
         Case("block-no-depth", M=20, N=35, K=0, **_BLOCKS, bias="f16", tags=_I),

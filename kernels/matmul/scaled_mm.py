@@ -24,6 +24,8 @@ def launch(
         across = scale_b.T
         if scale_b.shape[1] == 1:  # of one element any strides are contiguous, but not to PyTorch
             across = scale_b.as_strided((1, len(scale_b)), (len(scale_b), 1))
+    if scale_a.dim() == 2 and scale_a.shape[1] == 1:
+        scale_a = scale_a.as_strided(scale_a.shape, (1, 1))
     torch._scaled_mm(
         a, b.T, scale_a, across, bias=bias, out_dtype=out_dtype, use_fast_accum=accum == "fast",
         out=outs[0],

@@ -103,7 +103,8 @@ class PackedWeight:
             raise ValueError(f"PackedWeight.pack: scheme {scheme!r} {wanted}")
         if scales is None:
             raise ValueError("PackedWeight.pack: codes need scales, [G, N]")
-        _check_parts(weight, scales, zeros, g_idx, group_size)
+        if not weight.is_meta:
+            _check_parts(weight, scales, zeros, g_idx, group_size)
         return _built(weight, scales, zeros, g_idx, group_size, 0)
 
     def unpack(self) -> Unpacked:
@@ -260,7 +261,7 @@ def _quantised(
             f"PackedWeight.pack: weight must be f16, bf16, f32 or uint8 codes, "
             f"got {describe(weight)}"
         )
-    if not bool(torch.isfinite(weight).all()):
+    if not weight.is_meta and not bool(torch.isfinite(weight).all()):
         raise ValueError("PackedWeight.pack: weight must be finite, got NaN or infinity in it")
     (N, K), groups = weight.shape, layout.groups_in(weight.shape[1], group_size, 0)
     size = group_size if group_size in layout.SIZES else K

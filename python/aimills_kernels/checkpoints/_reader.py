@@ -107,6 +107,12 @@ class Checkpoint:
         """Of all layers, in the order of the files."""
         return tuple(self._words)
 
+    def files(self, name: str) -> dict[str, Path]:
+        """The keys of a layer, and the file that holds each."""
+        words = self._words[self._known(name)]
+        keys = [f"{name}.{word}" if name else word for word in words] or [name]
+        return {key: self._shards.files[key] for key in keys}
+
     def __len__(self) -> int:
         return len(self._words)
 
@@ -114,10 +120,7 @@ class Checkpoint:
         return map(self.__getitem__, self._words)
 
     def __getitem__(self, name: str) -> Layer:
-        if name not in self._words:
-            close = near(name, self._words, "Checkpoint.names()")
-            raise KeyError(f"{self.folder} has no layer {shown(name)} ({close})")
-        if not self._words[name]:
+        if not self._words[self._known(name)]:
             return Layer(name, self._alone(name))
         part = Part(name, self._words[name], self._shards)
         weight = self._scheme.read(part)
@@ -130,6 +133,12 @@ class Checkpoint:
             if word not in part.taken:
                 raise part.error(word, f"is no part of a {weight.scheme} layer ({self.scheme})")
         return Layer(name, weight, extra)
+
+    def _known(self, name: str) -> str:
+        if name not in self._words:
+            close = near(name, self._words, "Checkpoint.names()")
+            raise KeyError(f"{self.folder} has no layer {shown(name)} ({close})")
+        return name
 
     def _plain(self, part: Part) -> Quantized:
         word = next((w for w in part.words if w in _FOREIGN), None)

@@ -13,10 +13,14 @@ from aimills_kernels.ops.attention import attention, attention_varlen
 
 
 def register_transformers(name: str = "aimills") -> None:
-    """Make `attn_implementation=name` known to Transformers (from 5.0).
+    """Make `attn_implementation=name` and `AimillsConfig` known to Transformers (from 5.0).
 
         aimills_kernels.register_transformers()
-        model = AutoModel.from_pretrained(path, attn_implementation="aimills")
+        model = AutoModel.from_pretrained(
+            path,
+            attn_implementation="aimills",
+            quantization_config=aimills_kernels.AimillsConfig("fp8-row"),
+        )
 
     Padding (left, right), causal and full attention, sliding windows, soft caps and sinks run on
     `attention`; sequences packed by `cu_seq_lens_q` and `cu_seq_lens_k` on `attention_varlen`. Keys
@@ -28,6 +32,8 @@ def register_transformers(name: str = "aimills") -> None:
     """
     try:
         from transformers import AttentionInterface, AttentionMaskInterface
+
+        from aimills_kernels.integrations import quantizer
     except ImportError as error:
         raise ImportError(
             "register_transformers needs the package transformers, 5.0 or newer: "
@@ -35,6 +41,7 @@ def register_transformers(name: str = "aimills") -> None:
         ) from error
     AttentionInterface.register(name, forward)
     AttentionMaskInterface.register(name, make_mask)
+    quantizer.register()
 
 
 def forward(

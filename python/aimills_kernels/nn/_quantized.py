@@ -1,7 +1,5 @@
 """Linear layers with quantised weights, and the conversion of a model to them.
 
-    quantize_(model, "w4-g128", filter=lambda name, layer: name != "lm_head")
-
 | scheme | weights | activations | what multiplies |
 |---|---|---|---|
 | fp8-tensor, fp8-row | e4m3, a scale for the tensor or each channel | e4m3, likewise for each token | `matmul_fp8` |
@@ -23,7 +21,9 @@ from torch import Tensor, nn
 
 from aimills_kernels import _explain
 from aimills_kernels._op import describe
+from aimills_kernels._registry import get_op
 from aimills_kernels._words import shown
+from aimills_kernels.nn._layers import linears
 from aimills_kernels.ops.matmul import matmul_fp8, quantize_fp8
 from aimills_kernels.ops.matmul_int8 import matmul_int8, matmul_w8, quantize_int8
 from aimills_kernels.ops.matmul_w4 import matmul_w4
@@ -53,7 +53,7 @@ class QuantLinear(nn.Module):
 
     def __init__(self, in_features: int, out_features: int, scheme: str) -> None:
         super().__init__()
-        _check_scheme("QuantLinear", scheme)
+        check_scheme("QuantLinear", scheme)
         self.in_features, self.out_features, self.scheme = in_features, out_features, scheme
         self.group_size = self.offset = 0
         for name in ("weight", "scale", *_PARTS):
@@ -63,14 +63,15 @@ class QuantLinear(nn.Module):
 
     @classmethod
     def from_linear(cls, linear: nn.Linear, scheme: str) -> QuantLinear:
-        """The weight of `linear`, quantised; the bias is shared with it."""
+        """The weight of `linear`, quantised; the bias is shared with it. Of one on the meta device:
+        a layer without contents, of the shapes that a `state_dict` of the scheme has."""
         made = cls(linear.in_features, linear.out_features, scheme)
         weight = linear.weight.detach()
-        if not bool(torch.isfinite(weight).all()):
+        if not weight.is_meta and not bool(torch.isfinite(weight).all()):
             raise ValueError(
                 "QuantLinear: the weight of linear must be finite, got NaN or infinity"
             )
-        if scheme in _WEIGHT_ONLY and weight.dtype == torch.float32:
+        if weight.dtype == torch.float32 and not takes_float32(scheme):
             raise ValueError(
                 f"QuantLinear: {scheme} takes f16 or bf16 activations, and the weight of linear is "
                 f"{describe(weight)}; convert the model first, .bfloat16()"
@@ -150,11 +151,34 @@ class QuantLinear(nn.Module):
         given = (a, self.weight, scale, self.scale)
         return partial(function, *given, bias=self.bias, out_dtype=x.dtype)
 
-    def explain(self, x: Tensor) -> _explain.Explanation:
-        """Which provider multiplies for this x, and why the others don't."""
+    def explain(self, x: Tensor, device: torch.device | None = None) -> _explain.Explanation:
+        """Which provider multiplies for this x, and why the others don't; `device` is the one that
+        meta tensors stand for."""
         with torch.no_grad():
             call = self._call(x.reshape(-1, self.in_features))
-        return _explain.explain(call.func, *call.args, **call.keywords)
+        name = call.func.__name__
+        flat = _explain.flat_arguments(name, *call.args, **call.keywords)
+        return _explain.explain_flat(get_op(name), flat, device)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the codes are."""
+        return next(self.buffers()).device
+
+    def layout(self) -> tuple:
+        """What a kernel's choice can depend on: shape, dtype, strides and device of each tensor."""
+        parts = {**dict(self.named_buffers()), **dict(self.named_parameters())}
+        return tuple((n, t.shape, t.dtype, t.stride(), t.device) for n, t in parts.items())
+
+    def without_data(self) -> QuantLinear:
+        """The same on the meta device, for `explain`."""
+        made = QuantLinear(self.in_features, self.out_features, self.scheme)
+        made.group_size, made.offset = self.group_size, self.offset
+        for name, t in self.named_buffers():
+            setattr(made, name, t.to("meta"))
+        if self.bias is not None:
+            made.bias = nn.Parameter(self.bias.detach().to("meta"), requires_grad=False)
+        return made
 
     def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """The weight [N, K] that codes and scales stand for."""
@@ -165,6 +189,15 @@ class QuantLinear(nn.Module):
             scale = scale.repeat_interleave(128, 0)[: self.out_features]
             scale = scale.repeat_interleave(128, 1)[:, : self.in_features]
         return (self.weight.float() * scale).to(dtype)
+
+    def to_linear(self, dtype: torch.dtype = torch.float32) -> nn.Linear:
+        """An `nn.Linear` of the dequantised weight."""
+        with torch.device("meta"):
+            made = nn.Linear(self.in_features, self.out_features, bias=self.bias is not None)
+        made.weight = nn.Parameter(self.dequantize(dtype))
+        if self.bias is not None:
+            made.bias = nn.Parameter(self.bias.detach().to(dtype))
+        return made.train(self.training)
 
     def extra_repr(self) -> str:
         has = self.bias is not None
@@ -193,26 +226,20 @@ def quantize_(
 
     A weight that is tied to another module's stays there as it is.
     """
-    _check_scheme("quantize_", scheme)
+    check_scheme("quantize_", scheme)
     if isinstance(model, nn.Linear):
         raise ValueError("quantize_: model is an nn.Linear; QuantLinear.from_linear converts one")
     made: dict[str, QuantLinear] = {}
     seen: dict[int, QuantLinear] = {}
-    for name, layer in model.named_modules(remove_duplicate=False):
-        if type(layer) is not nn.Linear or (filter is not None and not filter(name, layer)):
-            continue
+    for name, layer in linears("quantize_", model, filter).items():
         try:
             if id(layer) not in seen:
                 seen[id(layer)] = QuantLinear.from_linear(layer, scheme)
         except ValueError as error:
             raise ValueError(f"quantize_: {name}: {error}") from error
         made[name] = seen[id(layer)]
-    if not made:
-        chosen = "nn.Linear" if filter is None else "nn.Linear that filter picks"
-        raise ValueError(f"quantize_: model has no {chosen}")
-    for name, layer in made.items():
-        parent, _, own = name.rpartition(".")
-        setattr(model.get_submodule(parent), own, layer)
+    for name, own in made.items():
+        model.set_submodule(name, own)
     return made
 
 
@@ -231,6 +258,11 @@ def _scheme_of(weight: Quantized, scheme: str | None) -> str:
     return found if scheme is None else scheme
 
 
-def _check_scheme(what: str, scheme: str) -> None:
+def takes_float32(scheme: str) -> bool:
+    """Whether a model of float32 can have layers of this scheme."""
+    return scheme not in _WEIGHT_ONLY
+
+
+def check_scheme(what: str, scheme: str) -> None:
     if scheme not in SCHEMES:
         raise ValueError(f"{what}: scheme must be one of {', '.join(SCHEMES)}, got {shown(scheme)}")
