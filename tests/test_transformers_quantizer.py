@@ -87,6 +87,22 @@ def test_layers_that_are_left_alone(folder: Path, tmp_path: Path) -> None:
         assert torch.equal(body(tokens).last_hidden_state, want)
 
 
+def test_a_folder_of_the_body_alone(folder: Path, tmp_path: Path) -> None:
+    config = AimillsConfig("int8", modules_to_not_convert=["layers.0"])
+    auto = transformers.AutoModel
+    body = auto.from_pretrained(folder, dtype=BF16, quantization_config=config)
+    body.save_pretrained(tmp_path)
+    config = transformers.AutoConfig.from_pretrained(tmp_path)
+    config.quantization_config["modules_to_not_convert"].append("lm_head")
+    whole = load(tmp_path, config=config)
+    tokens = torch.arange(12)[None]
+    with torch.no_grad():
+        want = body(tokens).last_hidden_state
+        assert torch.equal(whole.model(tokens).last_hidden_state, want)
+    with pytest.raises(ValueError, match=r"the checkpoint has no lm_head\.weight"):
+        load(tmp_path)
+
+
 def test_a_tied_head_stays(tmp_path: Path, folder: Path) -> None:
     config = transformers.AutoConfig.from_pretrained(folder, tie_word_embeddings=True)
     transformers.LlamaForCausalLM(config).to(BF16).save_pretrained(tmp_path / "plain")

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 from aimills_kernels._version import __version__
 
 __all__ = [
-    "AimillsConfig",
     "PackedWeight",
     "__version__",
     "attention",
@@ -58,7 +57,7 @@ _HOMES = {
     "rmsnorm_quantize_fp8": "aimills_kernels.ops.fused",
     "swiglu_quantize_fp8": "aimills_kernels.ops.fused",
     "video_to_tensor": "aimills_kernels.ops.video",
-    "AimillsConfig": "aimills_kernels.integrations.quantizer",
+    "AimillsConfig": "aimills_kernels.integrations.quantizer",  # not in __all__: needs transformers
     "register_sdpa": "aimills_kernels.integrations.sdpa",
     "register_transformers": "aimills_kernels.integrations.transformers",
     "explain": "aimills_kernels._explain",
@@ -70,7 +69,7 @@ if TYPE_CHECKING:
     from aimills_kernels._dispatch import use_provider
     from aimills_kernels._explain import explain
     from aimills_kernels._validate import validate
-    from aimills_kernels.integrations.quantizer import AimillsConfig
+    from aimills_kernels.integrations.quantizer import AimillsConfig as AimillsConfig
     from aimills_kernels.integrations.sdpa import register_sdpa
     from aimills_kernels.integrations.transformers import register_transformers
     from aimills_kernels.ops.attention import attention, attention_varlen

@@ -102,7 +102,8 @@ class AimillsQuantizer(HfQuantizer):
         self.chosen = {
             name
             for name, layer in model.named_modules()
-            if type(layer) is nn.Linear and should_convert_module(name, skip)
+            if type(layer) is nn.Linear
+            and all(should_convert_module(known, skip) for known in self._names(model, name))
         }
         if not self.chosen:
             raise ValueError(f"AimillsConfig: {type(model).__name__} has no nn.Linear to convert")
@@ -110,6 +111,13 @@ class AimillsQuantizer(HfQuantizer):
             for name in self.chosen:
                 made = QuantLinear.from_linear(model.get_submodule(name), config.scheme)
                 model.set_submodule(name, made)
+
+    def _names(self, model: Any, name: str) -> set[str]:
+        """Of a layer, also in a model that wraps this one or that this one wraps, as a folder may
+        come from there."""
+        prefix = f"{model.base_model_prefix}."
+        more = {prefix + name, name.removeprefix(prefix)} if self.pre_quantized else set()
+        return {name, *more}
 
     def param_needs_quantization(self, model: Any, param_name: str, **kwargs: Any) -> bool:
         name, _, word = param_name.rpartition(".")
