@@ -60,13 +60,13 @@ class Shape:
         the caller asks for them. Where a row's bits must not depend on the others, the tiles don't
         on a: neither on its rows, nor on where they lie."""
         decode = sm < 89 or (out_dtype == torch.float32 and accum != "fast") or interpreting()
-        (n, k), aligned = b.shape, _aligned(b)
+        (n, k), aligned = b.shape, rows_aligned(b)
         if batch_invariant:
             return cls(INVARIANT_M, n, k, decode, aligned, fixed=True)
-        return cls(a.shape[0], n, k, decode, aligned and _aligned(a))
+        return cls(a.shape[0], n, k, decode, aligned and rows_aligned(a))
 
 
-def _aligned(t: Tensor) -> bool:
+def rows_aligned(t: Tensor) -> bool:
     return t.stride(1) == 1 and t.stride(0) % 16 == 0 and t.data_ptr() % 16 == 0
 
 

@@ -11,8 +11,11 @@ from torch import Tensor
 
 from aimills_kernels._op import Case, Cost, Op, Problem, Provider, describe
 from aimills_kernels._tolerance import Ratio
+from aimills_kernels.kernels.matmul.cases import lay_out
 from aimills_kernels.kernels.matmul.cases_w4 import CASES, ERRORS
+from aimills_kernels.kernels.matmul.checks import check_bias, check_matrix, check_scale
 from aimills_kernels.kernels.matmul.config_w4 import workspace
+from aimills_kernels.kernels.matmul.formats import WIDE
 from aimills_kernels.kernels.matmul.layout_w4 import (
     RUN,
     SIZES,
@@ -24,8 +27,7 @@ from aimills_kernels.kernels.matmul.layout_w4 import (
 )
 
 NAME = "matmul_w4"
-DTYPES = {"bf16": torch.bfloat16, "f16": torch.float16}
-WIDE = {**DTYPES, "f32": torch.float32}
+DTYPES = {name: dtype for name, dtype in WIDE.items() if dtype.itemsize == 2}
 ACTIVATIONS = {
     "none": lambda t: t,
     "relu": F.relu,
@@ -69,10 +71,7 @@ def fake(
     group_of: Tensor | None, bias: Tensor | None, group_size: int, offset: int, activation: str,
     batch_invariant: bool,
 ) -> Tensor:  # fmt: skip
-    if x.dim() != 2:
-        raise ValueError(f"{NAME}: x must be two-dimensional, got {describe(x)}")
-    if x.dtype not in DTYPES.values():
-        raise ValueError(f"{NAME}: x must be f16 or bf16, got {describe(x)}")
+    check_matrix(NAME, "x", x, *DTYPES.values())
     K = x.shape[1]
     if group_size not in (*SIZES, K):
         raise ValueError(f"{NAME}: group_size must be 32, 64, 128 or K, {K}, got {group_size}")
@@ -84,11 +83,7 @@ def fake(
         raise ValueError(f"{NAME}: activation must be one of {words}, got {activation!r}")
     _check_packed(K, codes, scales, zeros, perm, group_of, group_size, offset)
     N = codes.shape[0]
-    if bias is not None:
-        if bias.dtype not in WIDE.values():
-            raise ValueError(f"{NAME}: bias must be bf16, f16 or f32, got {describe(bias)}")
-        if tuple(bias.shape) != (N,):
-            raise ValueError(f"{NAME}: bias must be [{N}], got {describe(bias)}")
+    check_bias(NAME, bias, N)
     return x.new_empty((x.shape[0], N))
 
 
@@ -136,7 +131,7 @@ def values(
     x: Tensor, codes: Tensor, scales: Tensor, zeros: Tensor | None, perm: Tensor | None,
     group_of: Tensor | None, *others: Any,
 ) -> None:  # fmt: skip
-    check_scales(NAME, scales)
+    check_scale(NAME, "scales", scales)
     if zeros is not None and zeros.numel() and int(zeros.max()) > 16:
         raise ValueError(f"{NAME}: zeros must be 0 to 16, got {int(zeros.max())}")
     if perm is not None:
@@ -153,18 +148,6 @@ def values(
                 f"{NAME}: group_of must be 0 to {scales.shape[0] - 1}, a row of scales, "
                 f"got {int(low)} to {int(high)}"
             )
-
-
-def check_scales(name: str, scales: Tensor) -> None:
-    if scales.numel() == 0:
-        return
-    low, high = scales.aminmax()
-    if not bool(torch.isfinite(low) & torch.isfinite(high)):
-        raise ValueError(
-            f"{name}: scales must be finite, got NaN or infinity in {describe(scales)}"
-        )
-    if bool((scales == 0).any()):
-        raise ValueError(f"{name}: scales must not be 0, got a 0 in {describe(scales)}")
 
 
 def inputs(case: Case, generator: torch.Generator) -> dict[str, Any]:
@@ -215,7 +198,7 @@ def inputs(case: Case, generator: torch.Generator) -> dict[str, Any]:
     if bias_dtype is not None:
         bias = (normal(N) + torch.arange(N, device=place) % 7).to(bias_dtype)
     return {
-        "x": _lay_out(case, x.to(dtype)),
+        "x": lay_out(case, "x", x.to(dtype)),
         "codes": integers(-(2**15), 2**15, N, words_for(columns)).to(torch.int16),
         "scales": scales.to(scale_dtype),
         "zeros": integers(0, 17, groups, N).to(torch.uint8) if case.get("asym", False) else None,
@@ -235,20 +218,6 @@ def _shuffled(K: int, group_size: int, order: str) -> tuple[list[int], list[int]
     for i, k in enumerate(mixed):
         g_idx[k] = 1 + int(i * i / K / group_size)  # group 0 is empty, early ones are long
     return by_group(g_idx)
-
-
-def _lay_out(case: Case, t: Tensor) -> Tensor:
-    layout = case.one_of("layout", "contiguous", "transposed", "sliced", "sparse")
-    if layout == "transposed":
-        return t.T.contiguous().T
-    if layout == "sliced":  # rows of a wider tensor, at an odd offset
-        pitch = t.shape[1] + 5
-        wide = t.new_zeros(t.shape[0] * pitch + 3)[3:]
-        return wide.view(t.shape[0], pitch)[:, : t.shape[1]].copy_(t)
-    if layout == "sparse":  # row offsets past 2^31 elements
-        step = 2**31 // (t.shape[0] - 1) + 64
-        return t.new_empty(step * t.shape[0]).as_strided(t.shape, (step, 1)).copy_(t)
-    return t
 
 
 def cost(case: Case) -> Cost:
@@ -284,6 +253,7 @@ matmul_w4 = Op(
             sources=(
                 "kernels/matmul/config_w4.py",
                 "kernels/matmul/layout_w4.py",
+                "kernels/matmul/tiles.py",
                 "kernels/hardware.py",
             ),
             workspace=workspace,

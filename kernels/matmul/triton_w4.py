@@ -15,6 +15,7 @@ import triton.language as tl
 
 from aimills_kernels.kernels.matmul.config_w4 import config_of
 from aimills_kernels.kernels.matmul.layout_w4 import SIZES, WORDS
+from aimills_kernels.kernels.matmul.tiles import bias_stride, places, tile_of
 from aimills_kernels.kernels.triton_common import INTERPRET, dot, product, round_to, widen
 
 PLANE = tl.constexpr(WORDS)  # columns that one nibble of the words of a block holds
@@ -178,16 +179,9 @@ def _matmul_w4_kernel(
     tiles_m = tl.cdiv(M, BLOCK_M)
     split = tl.program_id(0) // (tiles_n * tiles_m)
     tile = tl.program_id(0) % (tiles_n * tiles_m)
-    # Neighbouring programs share tiles: they go down TALL tiles of channels, then one to the right.
-    band = tile // (TALL * tiles_m)
-    within = tile % (TALL * tiles_m)
-    height = tl.minimum(tiles_n - band * TALL, TALL)
-    tile_n = band * TALL + within % height
-    tile_m = within // height
-
-    offs_n = tile_n.to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
-    offs_m = tile_m.to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
-    channels = tl.where(offs_n < N, offs_n, 0)
+    tile_n, tile_m = tile_of(tile, tiles_n, tiles_m, TALL)
+    offs_n, channels = places(tile_n, N, BLOCK_N)
+    offs_m, _ = places(tile_m, M, BLOCK_M)
     steps = tl.cdiv(width, STEP)
     if WALKED:
         sums = tl.zeros([BLOCK_N, BLOCK_M], tl.float32)
@@ -251,7 +245,7 @@ def launch(
     group = 32 if group_of is not None else group_size if group_size in SIZES else 0
     tiles = triton.cdiv(N, config.block_n) * triton.cdiv(M, config.block_m)
     split = config.splits > 1 and not config.walked
-    stride_bias = 0 if bias is None else bias.stride(0)
+    stride_bias = bias_stride(bias)
     _matmul_w4_kernel[(tiles * config.splits if split else tiles,)](
         out, work, x, codes, scales, zeros, perm, group_of, bias, *x.stride(), stride_bias,
         M, N, K, scales.shape[0], width, offset, config.splits,
