@@ -100,5 +100,14 @@ def row_stride(column: torch.Tensor | None) -> int:
     return column.stride(0) if column is not None and column.dim() == 2 else 0
 
 
+def strides_of(scale: torch.Tensor) -> tuple[int, int, int]:
+    """From group to group, from row to row and from block to block; 0 repeats a scale."""
+    if scale.dim() < 2:
+        return 0, 0, 0
+    group, row = (0, *scale.stride()[:-1])[-2:]
+    one = scale.dim() == 3 and scale.shape[1] == 1
+    return group, 0 if one else row, scale.stride(-1) if scale.shape[-1] > 1 else 0
+
+
 def bias_stride(bias: torch.Tensor | None) -> int:
     return 0 if bias is None else bias.stride(0)

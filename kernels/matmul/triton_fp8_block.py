@@ -23,6 +23,7 @@ from aimills_kernels.kernels.matmul.tiles import (
     options,
     places,
     store_tile,
+    strides_of,
     tile_of,
     walk,
 )
@@ -106,14 +107,7 @@ def launch(
     config = _configs.config(select_block_config(shape, sm))
     _matmul_fp8_block_kernel[grid_of(config, M, N)](
         out, a, b, scale_a, scale_b, bias,
-        *a.stride(), *b.stride(), *_strides(scale_a), *_strides(scale_b), bias_stride(bias),
-        M, N, K, ROWS_B=1 if scale_b.dim() < 2 or scale_b.shape[0] == N else BLOCK,
+        *a.stride(), *b.stride(), *strides_of(scale_a)[1:], *strides_of(scale_b)[1:],
+        bias_stride(bias), M, N, K, ROWS_B=1 if scale_b.dim() < 2 or scale_b.shape[0] == N else BLOCK,
         BIAS=bias is not None, **formats, **options(config),
     )  # fmt: skip
-
-
-def _strides(scale: torch.Tensor) -> tuple[int, int]:
-    """From row to row and from block to block; 0 repeats a scale."""
-    if scale.dim() < 2:
-        return 0, 0
-    return scale.stride(0), scale.stride(1) if scale.shape[1] > 1 else 0

@@ -1,0 +1,58 @@
+"""Which group of rows a program's tile lies in, found from lengths that only the GPU knows."""
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+
+@triton.jit
+def _larger(a, b):
+    return tl.maximum(a, b)
+
+
+@triton.jit
+def _ends(lengths_ptr, at, stride, there, M):
+    """Where the segments up to each place end; one that falls counts as the largest before it."""
+    ends = tl.load(lengths_ptr + at * stride, mask=there, other=0)
+    return tl.associative_scan(tl.minimum(tl.maximum(ends, 0), M), 0, _larger)
+
+
+@triton.jit
+def segment_of(tile, lengths_ptr, stride, M, E, BLOCK_M: tl.constexpr, SLOTS: tl.constexpr):
+    """For a tile of rows: its group, its first row, where the rows of the group end, and where
+    those end that the tile stores.
+
+    SLOTS is 0 where each group has M rows and `lengths` counts those that are its own. Else it is a
+    power of two above E, and `lengths` says where each group of M rows ends; what is behind the
+    last one is a segment of its own, whose rows are nobody's. A tile beyond all stores nothing.
+    """
+    if SLOTS == 0:
+        tiles = tl.cdiv(M, BLOCK_M)
+        group = tile // tiles
+        count = tl.load(lengths_ptr + group * stride)
+        return group, tile % tiles * BLOCK_M, tl.minimum(count, M), M
+    else:  # noqa: RET505 (without it Triton would compile both)
+        e = tl.arange(0, SLOTS)
+        end = tl.where(e < E, _ends(lengths_ptr, e, stride, e < E, M), M)
+        begin = _ends(lengths_ptr, e - 1, stride, (e > 0) & (e <= E), M)
+        begin = tl.where(e <= E, begin, M)
+        upto = tl.cumsum(tl.cdiv(end - begin, BLOCK_M), 0)
+        group = tl.sum((upto <= tile).to(tl.int32), 0)
+        mine = e == group
+        before = tl.sum(tl.where(e < group, tl.cdiv(end - begin, BLOCK_M), 0), 0)
+        first = tl.sum(tl.where(mine, begin, 0), 0) + (tile - before) * BLOCK_M
+        last = tl.sum(tl.where(mine, end, 0), 0)
+        return tl.minimum(group, E - 1), first, tl.where(group < E, last, 0), last
+
+
+def tiles_of_rows(x: Tensor, masked: bool, groups: int, block_m: int) -> int:
+    """So many tiles are enough for any lengths: each segment has one that is not full."""
+    if masked:
+        return groups * triton.cdiv(x.shape[1], block_m)
+    rows = x.shape[0]
+    return (rows + min(groups + 1, rows) * (block_m - 1)) // block_m
+
+
+def slots(masked: bool, groups: int) -> int:
+    """Few sizes, as each is compiled anew."""
+    return 0 if masked else max(32, triton.next_power_of_2(groups + 1))
