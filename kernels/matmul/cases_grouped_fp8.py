@@ -13,7 +13,7 @@ from aimills_kernels.kernels.matmul import cases_fp8
 from aimills_kernels.kernels.matmul.cases import lay_out
 from aimills_kernels.kernels.matmul.config import BLOCK, blocks_of
 from aimills_kernels.kernels.matmul.formats import WIDE
-from aimills_kernels.kernels.matmul.groups import lengths, unowned, rows_in, skewed
+from aimills_kernels.kernels.matmul.groups import lengths, rows_in, skewed, unowned
 
 SCALES_B = ("tensor", "one", "group", "row", "1x128", "128x128")
 
@@ -74,17 +74,17 @@ _SMALL_MASKED: dict[str, Any] = dict(counts=(5, 0, 20), M=24, N=96, K=272)
 
 CASES = (
     Case("tiny", counts=(3, 0, 6), N=32, K=32, **_ROWS, bias="bf16", tags=_I),
-    Case("ragged", counts=(17, 0, 1, 30, 5), N=51, K=77, **_ROWS, tail=7, bias="f32", tags=_I),
+    Case("ragged", counts=(17, 0, 1, 5), N=19, K=77, **_ROWS, tail=7, bias="f32", tags=_I),
     Case("lead", counts=(0, 9, 2, 0), N=40, K=64, lead=True, tail=3, scale_b="group", tags=_I),
     Case("one-group", counts=(0, 0, 80, 0, 0), N=33, K=130, tail=2, out="f16", tags=_FULL),
-    Case("skewed", counts=skewed(9, 150), N=40, K=48, **_ROWS, out="f32", tags=_FULL),
-    Case("many-groups", counts=(1, 0) * 40, N=20, K=32, scale_a="row", tags=_FULL),
+    Case("skewed", counts=skewed(9, 150), N=40, K=48, **_ROWS, out="f32"),
+    Case("many-groups", counts=(1, 0) * 40, N=20, K=32, scale_a="row"),
     Case("all-empty", counts=(0, 0), N=20, K=40, **_ROWS, tail=5, tags=_I),
     Case("rows-empty", counts=(0, 0), N=20, K=40, **_ROWS),
     Case("groups-empty", counts=(), N=20, K=40, tail=5, tags=_I),
     Case("n-empty", counts=(3, 2), N=0, K=40, **_ROWS),
     Case("k-empty", counts=(3, 0, 2), N=20, K=0, bias="f16", tail=1, tags=_I),
-    Case("block", counts=(20, 0, 3), N=135, K=277, **_BLOCKS, tail=4, bias="bf16", tags=_I),
+    Case("block", counts=(17, 0, 3), N=135, K=277, **_BLOCKS, tail=4, bias="bf16", tags=_I),
     Case("block-vectors", counts=(6, 9), N=30, K=260, scale_a="1x128", scale_b="1x128", tags=_FULL),
     Case("block-a-only", counts=(6, 9), N=30, K=260, scale_a="1x128", scale_b="group"),
     Case("masked", counts=(4, 0, 20), M=20, N=40, K=70, masked=True, **_ROWS, bias="bf16", tags=_I),

@@ -65,13 +65,16 @@ def _few(listed: list[int]) -> str:
 def own_rows(x: Tensor, offsets: Tensor | None, masked_m: Tensor | None, E: int) -> Tensor:
     """Which rows of x are each group's: [E, T] or [E, M], bool; the host reads no length.
 
-    Unchecked lengths: an offset counts as at least those before it, and none passes the rows.
+    Of unchecked offsets that fall, a group is empty and later ones begin where the one before ends;
+    none passes the rows.
     """
     row = torch.arange(x.shape[-2], dtype=torch.int32, device=x.device)
     if masked_m is not None:
         return row < masked_m[:, None]
     assert offsets is not None
-    ends = offsets[len(offsets) - E :].cummax(0).values
+    ends = offsets[len(offsets) - E :].clamp(0, len(row))
+    sizes = torch.cat([ends[:1], ends.diff().clamp(min=0)])
+    ends = sizes.cumsum(0).clamp(max=len(row)).to(torch.int32)
     group = torch.searchsorted(ends, row, right=True)
     return group == torch.arange(E, device=x.device)[:, None]
 

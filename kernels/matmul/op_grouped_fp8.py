@@ -102,8 +102,13 @@ def fake(
 
 
 def values(
-    a: Tensor, b: Tensor, scale_a: Tensor, scale_b: Tensor, offsets: Tensor | None,
-    masked_m: Tensor | None, *others: Any,
+    a: Tensor,
+    b: Tensor,
+    scale_a: Tensor,
+    scale_b: Tensor,
+    offsets: Tensor | None,
+    masked_m: Tensor | None,
+    *others: Any,
 ) -> None:
     """Of scale_a only those of rows in a group: others are as garbage as their codes."""
     E = b.shape[0]

@@ -6,15 +6,9 @@ from torch import Tensor
 
 
 @triton.jit
-def _larger(a, b):
-    return tl.maximum(a, b)
-
-
-@triton.jit
-def _ends(lengths_ptr, at, stride, there, M):
-    """Where the segments up to each place end; one that falls counts as the largest before it."""
-    ends = tl.load(lengths_ptr + at * stride, mask=there, other=0)
-    return tl.associative_scan(tl.minimum(tl.maximum(ends, 0), M), 0, _larger)
+def _end(lengths_ptr, e, stride, there, M):
+    end = tl.load(lengths_ptr + e * stride, mask=there, other=0)
+    return tl.minimum(tl.maximum(end, 0), M)
 
 
 @triton.jit
@@ -23,8 +17,9 @@ def segment_of(tile, lengths_ptr, stride, M, E, BLOCK_M: tl.constexpr, SLOTS: tl
     those end that the tile stores.
 
     SLOTS is 0 where each group has M rows and `lengths` counts those that are its own. Else it is a
-    power of two above E, and `lengths` says where each group of M rows ends; what is behind the
-    last one is a segment of its own, whose rows are nobody's. A tile beyond all stores nothing.
+    power of two above E, and `lengths` says where each group among M rows ends; those behind the
+    last one are a segment of their own. A tile beyond all segments stores nothing. Lengths that are
+    no such ones cut the rows in some other way, and no group passes them.
     """
     if SLOTS == 0:
         tiles = tl.cdiv(M, BLOCK_M)
@@ -33,14 +28,16 @@ def segment_of(tile, lengths_ptr, stride, M, E, BLOCK_M: tl.constexpr, SLOTS: tl
         return group, tile % tiles * BLOCK_M, tl.minimum(count, M), M
     else:  # noqa: RET505 (without it Triton would compile both)
         e = tl.arange(0, SLOTS)
-        end = tl.where(e < E, _ends(lengths_ptr, e, stride, e < E, M), M)
-        begin = _ends(lengths_ptr, e - 1, stride, (e > 0) & (e <= E), M)
-        begin = tl.where(e <= E, begin, M)
-        upto = tl.cumsum(tl.cdiv(end - begin, BLOCK_M), 0)
-        group = tl.sum((upto <= tile).to(tl.int32), 0)
+        before = _end(lengths_ptr, e - 1, stride, (e > 0) & (e < E), M)
+        size = tl.maximum(_end(lengths_ptr, e, stride, e < E, M) - before, 0).to(tl.int64)
+        upto = tl.cumsum(size, 0)
+        begin = tl.where(e <= E, tl.minimum(upto - size, M), M)
+        end = tl.where(e < E, tl.minimum(upto, M), M)
+        tiles = tl.cdiv(end - begin, BLOCK_M)
+        behind = tl.cumsum(tiles, 0)
+        group = tl.sum((behind <= tile).to(tl.int32), 0)
         mine = e == group
-        before = tl.sum(tl.where(e < group, tl.cdiv(end - begin, BLOCK_M), 0), 0)
-        first = tl.sum(tl.where(mine, begin, 0), 0) + (tile - before) * BLOCK_M
+        first = tl.sum(tl.where(mine, begin + (tile - behind + tiles) * BLOCK_M, 0), 0)
         last = tl.sum(tl.where(mine, end, 0), 0)
         return tl.minimum(group, E - 1), first, tl.where(group < E, last, 0), last
 

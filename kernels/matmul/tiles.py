@@ -10,7 +10,13 @@ from aimills_kernels.kernels.triton_common import decode_fp8, round_to
 
 
 @triton.jit
-def tile_of(program, tiles_m, tiles_n, GROUP_M: tl.constexpr):
+def tile_of(M, N, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, GROUP_M: tl.constexpr):
+    """The tile of [M, N] that is this program's."""
+    return tile_among(tl.cdiv(M, BLOCK_M), tl.cdiv(N, BLOCK_N), tl.program_id(0), GROUP_M)
+
+
+@triton.jit
+def tile_among(tiles_m, tiles_n, program, GROUP_M: tl.constexpr):
     """Neighbouring programs share tiles: they go down GROUP_M tiles, then one to the right."""
     group = program // (GROUP_M * tiles_n)
     within = program % (GROUP_M * tiles_n)
@@ -19,24 +25,25 @@ def tile_of(program, tiles_m, tiles_n, GROUP_M: tl.constexpr):
 
 
 @triton.jit
-def places(tile, size, BLOCK: tl.constexpr):
-    """The places of a tile along one dim, and which to read for them: beyond the end, the first."""
-    offs = tile.to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    return offs, tl.where(offs < size, offs, 0)
+def places(tile_m, tile_n, M, N, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
+    """The rows and columns of a tile, and which to read for them: the first for those beyond."""
+    offs_m = tile_m.to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
+    offs_n = tile_n.to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
+    return offs_m, offs_n, tl.where(offs_m < M, offs_m, 0), tl.where(offs_n < N, offs_n, 0)
 
 
 @triton.jit
-def walk(multiply: tl.constexpr, acc, a_ptrs, b_ptrs, stride_ak, stride_bk, K,
-         BLOCK_K: tl.constexpr, more):  # fmt: skip
+def walk(multiply: tl.constexpr, acc, a_ptr, rows, stride_am, stride_ak, b_ptr, cols, stride_bn,
+         stride_bk, K, BLOCK_K: tl.constexpr, more):  # fmt: skip
     """`acc` after every block of K: whole ones first, then the ragged end, which alone is masked.
 
-    a_ptrs [rows, 1] and b_ptrs [1, columns] name where K begins. `multiply(acc, a_ptrs, b_ptrs,
-    step, offs_k, left, TAIL, more)` adds the block whose first is `step`, of which `left` are in K.
+    `multiply(acc, a_ptrs, b_ptrs, step, offs_k, left, TAIL, more)` adds [rows, BLOCK_K] of a times
+    [BLOCK_K, cols] of b, the block that begins at `step`, of which `left` are within K.
     """
     offs_k = tl.arange(0, BLOCK_K)
     deep = offs_k.to(tl.int64)
-    a_tile = a_ptrs + deep[None, :] * stride_ak
-    b_tile = b_ptrs + deep[:, None] * stride_bk
+    a_tile = a_ptr + rows[:, None] * stride_am + deep[None, :] * stride_ak
+    b_tile = b_ptr + cols[None, :] * stride_bn + deep[:, None] * stride_bk
     whole = K // BLOCK_K * BLOCK_K
     for start in range(0, whole, BLOCK_K):
         step = tl.cast(start, tl.int64)

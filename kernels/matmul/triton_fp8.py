@@ -52,13 +52,12 @@ def _matmul_fp8_kernel(
     BIAS: tl.constexpr, A_E5M2: tl.constexpr, B_E5M2: tl.constexpr, DECODE: tl.constexpr,
     PROMOTE: tl.constexpr,
 ):  # fmt: skip
-    tile_m, tile_n = tile_of(tl.program_id(0), tl.cdiv(M, BLOCK_M), tl.cdiv(N, BLOCK_N), GROUP_M)
-    offs_m, rows = places(tile_m, M, BLOCK_M)
-    offs_n, cols = places(tile_n, N, BLOCK_N)
+    tile_m, tile_n = tile_of(M, N, BLOCK_M, BLOCK_N, GROUP_M)
+    offs_m, offs_n, rows, cols = places(tile_m, tile_n, M, N, BLOCK_M, BLOCK_N)
     acc = walk(
         add_codes, tl.zeros([BLOCK_M, BLOCK_N], tl.float32),
-        a_ptr + rows[:, None] * stride_am, b_ptr + cols[None, :] * stride_bn,
-        stride_ak, stride_bk, K, BLOCK_K, (A_E5M2, B_E5M2, DECODE, PROMOTE),
+        a_ptr, rows, stride_am, stride_ak, b_ptr, cols, stride_bn, stride_bk, K, BLOCK_K,
+        (A_E5M2, B_E5M2, DECODE, PROMOTE),
     )  # fmt: skip
 
     scale_a = load_each(scale_a_ptr, offs_m, M, stride_sa)

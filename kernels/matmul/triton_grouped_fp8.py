@@ -25,10 +25,9 @@ from aimills_kernels.kernels.matmul.segments import segment_of, slots, tiles_of_
 from aimills_kernels.kernels.matmul.tiles import (
     load_each,
     options,
-    places,
     store_tile,
     strides_of,
-    tile_of,
+    tile_among,
     walk,
 )
 from aimills_kernels.kernels.matmul.triton_fp8 import add_codes, operands, promoted
@@ -46,31 +45,33 @@ def _grouped_matmul_fp8_kernel(
     SLOTS: tl.constexpr, BLOCKS: tl.constexpr, ROWS_B: tl.constexpr, BIAS: tl.constexpr,
     A_E5M2: tl.constexpr, B_E5M2: tl.constexpr, DECODE: tl.constexpr, PROMOTE: tl.constexpr,
 ):  # fmt: skip
-    tile_m, tile_n = tile_of(tl.program_id(0), tiles_m, tl.cdiv(N, BLOCK_N), GROUP_M)
+    tile_m, tile_n = tile_among(tiles_m, tl.cdiv(N, BLOCK_N), tl.program_id(0), GROUP_M)
     group, first, own, end = segment_of(
         tile_m, lengths_ptr, stride_lengths, M, E, BLOCK_M, SLOTS
     )  # fmt: skip
     group = group.to(tl.int64)
     offs_m = first.to(tl.int64) + tl.arange(0, BLOCK_M)
     rows = tl.where(offs_m < own, offs_m, 0)
-    offs_n, cols = places(tile_n, N, BLOCK_N)
+    offs_n = tile_n.to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
+    cols = tl.where(offs_n < N, offs_n, 0)
     depth = tl.where(first < own, K, 0)  # nothing to multiply where no row is a group's
-    a_ptrs = a_ptr + group * stride_ag + rows[:, None] * stride_am
-    b_ptrs = b_ptr + group * stride_bg + cols[None, :] * stride_bn
+    a_ptr += group * stride_ag
+    b_ptr += group * stride_bg
     scale_a_ptr += group * stride_sag
     scale_b_ptr += group * stride_sbg
     out = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
     if BLOCKS:
         scale_b_ptrs = first_scales_of_b(scale_b_ptr, tile_n, cols, stride_sbn, BLOCK_N, ROWS_B)
         out = walk(
-            add_scaled_block, out, a_ptrs, b_ptrs, stride_ak, stride_bk, depth, BLOCK_K,
+            add_scaled_block, out, a_ptr, rows, stride_am, stride_ak, b_ptr, cols, stride_bn,
+            stride_bk, depth, BLOCK_K,
             (scale_a_ptr + rows * stride_sam, scale_b_ptrs, stride_sak, stride_sbk,
              BLOCK_N <= ROWS_B, A_E5M2, B_E5M2, DECODE),
         )  # fmt: skip
     else:
         out = walk(
-            add_codes, out, a_ptrs, b_ptrs, stride_ak, stride_bk, depth, BLOCK_K,
-            (A_E5M2, B_E5M2, DECODE, PROMOTE),
+            add_codes, out, a_ptr, rows, stride_am, stride_ak, b_ptr, cols, stride_bn, stride_bk,
+            depth, BLOCK_K, (A_E5M2, B_E5M2, DECODE, PROMOTE),
         )  # fmt: skip
         scale_a = load_each(scale_a_ptr, offs_m, own, stride_sam)
         scale_b = load_each(scale_b_ptr, offs_n, N, stride_sbn)

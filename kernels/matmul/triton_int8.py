@@ -49,13 +49,12 @@ def _matmul_int8_kernel(
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, GROUP_M: tl.constexpr,
     ZERO: tl.constexpr, BIAS: tl.constexpr,
 ):  # fmt: skip
-    tile_m, tile_n = tile_of(tl.program_id(0), tl.cdiv(M, BLOCK_M), tl.cdiv(N, BLOCK_N), GROUP_M)
-    offs_m, rows = places(tile_m, M, BLOCK_M)
-    offs_n, cols = places(tile_n, N, BLOCK_N)
+    tile_m, tile_n = tile_of(M, N, BLOCK_M, BLOCK_N, GROUP_M)
+    offs_m, offs_n, rows, cols = places(tile_m, tile_n, M, N, BLOCK_M, BLOCK_N)
     nothing = (tl.zeros([BLOCK_M, BLOCK_N], tl.int32), tl.zeros([BLOCK_N], tl.int32))
     acc, sums = walk(
-        _multiply, nothing, a_ptr + rows[:, None] * stride_am, b_ptr + cols[None, :] * stride_bn,
-        stride_ak, stride_bk, K, BLOCK_K, ZERO,
+        _multiply, nothing, a_ptr, rows, stride_am, stride_ak, b_ptr, cols, stride_bn, stride_bk,
+        K, BLOCK_K, ZERO,
     )  # fmt: skip
 
     scale_a = load_each(scale_a_ptr, offs_m, M, stride_sa)

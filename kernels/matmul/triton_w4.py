@@ -15,7 +15,7 @@ import triton.language as tl
 
 from aimills_kernels.kernels.matmul.config_w4 import config_of
 from aimills_kernels.kernels.matmul.layout_w4 import SIZES, WORDS
-from aimills_kernels.kernels.matmul.tiles import bias_stride, places, tile_of
+from aimills_kernels.kernels.matmul.tiles import bias_stride, places, tile_among
 from aimills_kernels.kernels.triton_common import INTERPRET, dot, product, round_to, widen
 
 PLANE = tl.constexpr(WORDS)  # columns that one nibble of the words of a block holds
@@ -179,9 +179,8 @@ def _matmul_w4_kernel(
     tiles_m = tl.cdiv(M, BLOCK_M)
     split = tl.program_id(0) // (tiles_n * tiles_m)
     tile = tl.program_id(0) % (tiles_n * tiles_m)
-    tile_n, tile_m = tile_of(tile, tiles_n, tiles_m, TALL)
-    offs_n, channels = places(tile_n, N, BLOCK_N)
-    offs_m, _ = places(tile_m, M, BLOCK_M)
+    tile_n, tile_m = tile_among(tiles_n, tiles_m, tile, TALL)
+    offs_m, offs_n, _, channels = places(tile_m, tile_n, M, N, BLOCK_M, BLOCK_N)
     steps = tl.cdiv(width, STEP)
     if WALKED:
         sums = tl.zeros([BLOCK_N, BLOCK_M], tl.float32)

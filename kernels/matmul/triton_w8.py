@@ -48,13 +48,11 @@ def _matmul_w8_kernel(
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, GROUP_M: tl.constexpr,
     BIAS: tl.constexpr,
 ):  # fmt: skip
-    tile_m, tile_n = tile_of(tl.program_id(0), tl.cdiv(M, BLOCK_M), tl.cdiv(N, BLOCK_N), GROUP_M)
-    offs_m, rows = places(tile_m, M, BLOCK_M)
-    offs_n, channels = places(tile_n, N, BLOCK_N)
+    tile_m, tile_n = tile_of(M, N, BLOCK_M, BLOCK_N, GROUP_M)
+    offs_m, offs_n, rows, channels = places(tile_m, tile_n, M, N, BLOCK_M, BLOCK_N)
     acc = walk(
         _multiply, tl.zeros([BLOCK_N, BLOCK_M], tl.float32),
-        b_ptr + channels[:, None] * stride_bn, x_ptr + rows[None, :] * stride_xm,
-        stride_bk, stride_xk, K, BLOCK_K, None,
+        b_ptr, channels, stride_bn, stride_bk, x_ptr, rows, stride_xm, stride_xk, K, BLOCK_K, None,
     )  # fmt: skip
 
     out = acc * load_each(scale_ptr, offs_n, N, stride_scale)[:, None]

@@ -62,8 +62,8 @@ def grouped_matmul_fp8(
         ValueError: shapes, dtypes or devices do not fit, or a or b requires a gradient; on a CPU,
             and on a GPU with AIMILLS_CHECK=1, also where offsets fall or pass T, masked_m passes M
             or is negative, or a scale (of a: of a row in a group) is NaN, infinite or 0; the
-            message names the argument. Unchecked, an offset counts as at least those before it, and
-            no length passes the rows.
+            message names the argument. Unchecked, a group whose end falls is empty, those behind it
+            begin where the one before them ends, and none passes the rows.
 
     Sums and their precision are those of matmul_fp8. Layouts: DeepGEMM's m_grouped contiguous and
     masked ones; contiguous groups need no padding here. Gradients of scale_a, scale_b and bias are
