@@ -21,7 +21,7 @@ SCALES_B = ("tensor", "one", "group", "row", "1x128", "128x128")
 def inputs(case: Case, generator: torch.Generator) -> dict[str, Any]:
     """Rows of no group have NaN codes, and NaN scales where they have their own."""
     E, N, K = len(case.counts), case.N, case.K
-    lead, whole = rows_in(case), blocks_of(N) * BLOCK  # no block of b is that of two groups
+    lead, whole = rows_in(case), max(1, blocks_of(N)) * BLOCK  # no block of b is that of two groups
     kind = case.one_of("scale_b", *SCALES_B)
     flat = {**case.dims, "M": math.prod(lead), "N": E * whole, "layout": "contiguous",
             "scale_b": "row" if kind == "group" else kind}  # fmt: skip
@@ -34,9 +34,10 @@ def inputs(case: Case, generator: torch.Generator) -> dict[str, Any]:
     if scale_a.dim() == 2:
         scale_a = scale_a.view(*lead, scale_a.shape[1]).masked_fill(nobody[..., None], float("nan"))
     if scale_b.dim() == 2:
-        scale_b = scale_b.view(E, len(scale_b) // max(1, E), scale_b.shape[1])
-        scale_b = scale_b[:, :1] if kind == "group" else scale_b
-        scale_b = scale_b[:, :N] if kind in ("row", "1x128") else scale_b
+        each, kept = {"group": (whole, 1), "128x128": (whole // BLOCK, blocks_of(N))}.get(
+            kind, (whole, N)
+        )
+        scale_b = scale_b.view(E, each, scale_b.shape[1])[:, :kept]
     named: dict[str, Tensor] = {
         "a": a,
         "b": drawn["b"].view(E, whole, K)[:, :N].contiguous(),
