@@ -194,6 +194,13 @@ def grouped_fp8_cases(draw: st.DrawFn) -> Case:
 
 
 @st.composite
+def grouped_w4_cases(draw: st.DrawFn) -> Case:
+    dims = dict(draw(w4_cases()).dims)
+    dims.pop("M")
+    return Case("drawn", **dims, **_groups(draw))
+
+
+@st.composite
 def quantize_int8_cases(draw: st.DrawFn) -> Case:
     dims = dict(draw(quantize_cases()).dims)
     dims["granularity"] = draw(st.sampled_from(["tensor", "row"]))
@@ -256,6 +263,7 @@ CASES = {
     "matmul_w8": w8_cases(),
     "matmul_w4": w4_cases(),
     "grouped_matmul_fp8": grouped_fp8_cases(),
+    "grouped_matmul_w4": grouped_w4_cases(),
     "quantize_fp8": quantize_cases(),
     "quantize_int8": quantize_int8_cases(),
     "rmsnorm_quantize_fp8": fused_cases(),

@@ -102,7 +102,7 @@ def _times(acc, words, x_ptr, perm_ptr, column, rows, shift, stride_xm, stride_x
 
 
 @triton.jit
-def _sum_of_steps(
+def sum_of_steps(
     begin, end, x_ptr, codes_ptr, scales_ptr, zeros_ptr, perm_ptr, group_ptr, channels, rows,
     stride_xm, stride_xk, M, N, K, G, width, offset,
     BLOCK_N: tl.constexpr, BLOCK_M: tl.constexpr, STEP: tl.constexpr, GROUP: tl.constexpr,
@@ -154,7 +154,7 @@ def _sum_of_steps(
 
 
 @triton.jit
-def _finished(sums, bias, ACTIVATION: tl.constexpr):
+def finished(sums, bias, ACTIVATION: tl.constexpr):
     """Bias and activation, in float32."""
     out = sums + bias
     if ACTIVATION == "relu":
@@ -186,14 +186,14 @@ def _matmul_w4_kernel(
         sums = tl.zeros([BLOCK_N, BLOCK_M], tl.float32)
         for one in range(splits):
             begin = one * per_split
-            sums += _sum_of_steps(
+            sums += sum_of_steps(
                 begin, tl.minimum(begin + per_split, steps), x_ptr, codes_ptr, scales_ptr,
                 zeros_ptr, perm_ptr, group_ptr, channels, offs_m, stride_xm, stride_xk, M, N, K,
                 G, width, offset, BLOCK_N, BLOCK_M, STEP, GROUP,
             )  # fmt: skip
     else:
         begin = split * per_split
-        sums = _sum_of_steps(
+        sums = sum_of_steps(
             begin, tl.minimum(begin + per_split, steps), x_ptr, codes_ptr, scales_ptr, zeros_ptr,
             perm_ptr, group_ptr, channels, offs_m, stride_xm, stride_xk, M, N, K, G, width,
             offset, BLOCK_N, BLOCK_M, STEP, GROUP,
@@ -207,7 +207,7 @@ def _matmul_w4_kernel(
         bias = 0.0
         if bias_ptr is not None:
             bias = widen(tl.load(bias_ptr + channels * stride_bias))[:, None]
-        out = round_to(_finished(sums, bias, ACTIVATION), out_ptr.dtype.element_ty)
+        out = round_to(finished(sums, bias, ACTIVATION), out_ptr.dtype.element_ty)
         tl.store(out_ptr + at, tl.trans(out), mask=mask)
 
 
@@ -226,7 +226,7 @@ def _add_splits_kernel(
     bias = 0.0
     if bias_ptr is not None:
         bias = widen(tl.load(bias_ptr + at % N * stride_bias, mask=here, other=0.0))
-    out = _finished(sums, bias, ACTIVATION)
+    out = finished(sums, bias, ACTIVATION)
     tl.store(out_ptr + at, round_to(out, out_ptr.dtype.element_ty), mask=here)
 
 

@@ -40,6 +40,7 @@ from aimills_kernels.kernels.attention.op_varlen_backward import attention_varle
 from aimills_kernels.kernels.matmul.op_fp8 import matmul_fp8
 from aimills_kernels.kernels.matmul.op_fused import rmsnorm_quantize_fp8, swiglu_quantize_fp8
 from aimills_kernels.kernels.matmul.op_grouped_fp8 import grouped_matmul_fp8
+from aimills_kernels.kernels.matmul.op_grouped_w4 import grouped_matmul_w4
 from aimills_kernels.kernels.matmul.op_int8 import matmul_int8
 from aimills_kernels.kernels.matmul.op_quantize import quantize_fp8
 from aimills_kernels.kernels.matmul.op_quantize_int8 import quantize_int8
@@ -60,6 +61,7 @@ OPS: tuple[Op, ...] = (
     matmul_w8,
     matmul_w4,
     grouped_matmul_fp8,
+    grouped_matmul_w4,
     quantize_fp8,
     quantize_int8,
     rmsnorm_quantize_fp8,
