@@ -130,11 +130,54 @@ def test_a_row_has_the_bits_of_matmul_fp8(scales: tuple[str, str], seed: int) ->
         assert torch.equal(out[row].view(torch.int32), alone[0].view(torch.int32))
 
 
-def test_a_cuda_graph_serves_all_lengths() -> None:
-    """A launch reads no length: meta tensors have none, and compile to the same kernel and grid."""
-    seen: list[Any] = []
-    for name in ("tiny", "masked"):
-        args = OP.make_inputs(OP.case(name), "meta", 0)
-        with _aot.compiling_for(90, seen.append):
-            _dispatch.load(OP.provider("triton"))((OP.fake(*args),), *args)
-    assert len(seen) == 2
+@pytest.mark.parametrize("name", ["grouped_matmul_fp8", "grouped_matmul_w4"])
+@pytest.mark.parametrize("case", ["tiny", "masked"])
+def test_a_launch_reads_no_length(name: str, case: str) -> None:
+    """So one CUDA graph serves all of them: meta tensors have none to read."""
+    op, seen = get_op(name), list[Any]()
+    args = op.make_inputs(op.case(case), "meta", 0)
+    with _aot.compiling_for(90, seen.append):
+        _dispatch.load(op.provider("triton"))((op.fake(*args),), *args)
+    assert len(seen) == 1
+
+
+def _weights(seed: int, K: int = 96) -> list[ak.PackedWeight]:
+    generator = torch.Generator().manual_seed(seed)
+    made = (torch.randn(6, K, generator=generator) for _ in range(4))
+    return [ak.PackedWeight.pack(w, "w4-g32-asym") for w in made]
+
+
+def test_an_expert_of_a_stack_is_its_weight(seed: int) -> None:
+    weights = _weights(seed)
+    packed = ak.PackedExperts.stack(weights)
+    assert packed.shape == (4, 6, 96)
+    assert len(packed.to("cpu")) == 4
+    x, bias = torch.randn(9, 96, dtype=torch.bfloat16), torch.randn(4, 6)
+    ends = [2, 2, 7, 8]
+    out = torch.full((9, 6), torch.nan, dtype=torch.bfloat16)
+    offsets = torch.tensor(ends, dtype=torch.int32)
+    ak.grouped_matmul_w4(x, packed, offsets=offsets, bias=bias, activation="silu", out=out)
+    for e, (begin, end) in enumerate(itertools.pairwise([0, *ends])):
+        assert packed[e].codes.data_ptr() == packed.codes[e].data_ptr()
+        assert torch.equal(packed[e].dequantize(), weights[e].dequantize())
+        want = ak.matmul_w4(x[begin:end], packed[e], bias=bias[e], activation="silu")
+        torch.testing.assert_close(out[begin:end], want)
+    assert (out[8:] == 0).all()
+
+
+def test_what_makes_no_stack_is_named(seed: int) -> None:
+    weights, other = _weights(seed), _weights(seed, 64)
+    with pytest.raises(ValueError, match=r"weights\[4\] must have the in_features of weights\[0\]"):
+        ak.PackedExperts.stack([*weights, other[0]])
+    with pytest.raises(ValueError, match=r"weights\[1\] must have the codes"):
+        ak.PackedExperts.stack([weights[0], weights[1].shard(0, 0, 5)])
+    for nothing in ([], [torch.ones(2)]):
+        with pytest.raises(ValueError, match="must be PackedWeights, at least one"):
+            ak.PackedExperts.stack(nothing)
+    with pytest.raises(IndexError, match="there are 4 experts, got 4"):
+        ak.PackedExperts.stack(weights)[4]
+    x, offsets = torch.zeros(2, 96, dtype=torch.bfloat16), torch.tensor([2] * 4, dtype=torch.int32)
+    with pytest.raises(ValueError, match="packed must be PackedExperts, got PackedWeight"):
+        ak.grouped_matmul_w4(x, weights[0], offsets=offsets)
+    with pytest.raises(ValueError, match="x must have 96 columns as packed"):
+        ak.grouped_matmul_w4(x[:, :8], ak.PackedExperts.stack(weights), offsets=offsets)

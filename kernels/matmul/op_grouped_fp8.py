@@ -22,9 +22,8 @@ from aimills_kernels.kernels.matmul.checks import (
 from aimills_kernels.kernels.matmul.config import (
     Config,
     Shape,
-    block_candidates,
     blocks_of,
-    candidates,
+    grouped_candidates,
     in_blocks,
     rows_in_each,
 )
@@ -143,7 +142,7 @@ def _configs(p: Problem) -> tuple[Config, ...]:
     rows = rows_in_each(p.a, len(p.b))
     shape = Shape.of(p.a, p.b, p.out_dtype, "promoted", p.batch_invariant, sm, rows)
     blocks = in_blocks(p.scale_a, p.scale_b, p.b.shape[1])
-    return (block_candidates if blocks else candidates)(shape, sm)
+    return grouped_candidates(shape, blocks, sm)
 
 
 grouped_matmul_fp8 = Op(

@@ -42,6 +42,14 @@ def segment_of(tile, lengths_ptr, stride, M, E, BLOCK_M: tl.constexpr, SLOTS: tl
         return tl.minimum(group, E - 1), first, tl.where(group < E, last, 0), last
 
 
+def ends_or_counts(offsets: Tensor | None, masked_m: Tensor | None, groups: int) -> Tensor:
+    """The lengths that `segment_of` reads, one for each group."""
+    if offsets is not None:
+        return offsets[len(offsets) - groups :]
+    assert masked_m is not None
+    return masked_m
+
+
 def tiles_of_rows(x: Tensor, masked: bool, groups: int, block_m: int) -> int:
     """So many tiles are enough for any lengths: each segment has one that is not full."""
     if masked:

@@ -18,10 +18,14 @@ from aimills_kernels.kernels.matmul.config import (
     Shape,
     in_blocks,
     rows_in_each,
-    select_block_config,
-    select_config,
+    select_grouped_config,
 )
-from aimills_kernels.kernels.matmul.segments import segment_of, slots, tiles_of_rows
+from aimills_kernels.kernels.matmul.segments import (
+    ends_or_counts,
+    segment_of,
+    slots,
+    tiles_of_rows,
+)
 from aimills_kernels.kernels.matmul.tiles import (
     load_each,
     options,
@@ -101,9 +105,8 @@ def launch(
     shape = Shape.of(a, b, out_dtype, "promoted", batch_invariant, sm, rows)
     a, b, formats = operands(a, b, shape.decode)
     blocks = in_blocks(scale_a, scale_b, N)
-    select = select_block_config if blocks else select_config
-    config = _configs.config(select(shape, sm))
-    lengths = masked_m if offsets is None else offsets[len(offsets) - E :]
+    config = _configs.config(select_grouped_config(shape, blocks, sm))
+    lengths = ends_or_counts(offsets, masked_m, E)
     tiles_m = tiles_of_rows(a, masked, E, config.block_m)
     _grouped_matmul_fp8_kernel[(tiles_m * triton.cdiv(N, config.block_n),)](
         out, a, b, scale_a, scale_b, bias, lengths,

@@ -13,7 +13,12 @@ import triton.language as tl
 from aimills_kernels.kernels.matmul.config import rows_in_each
 from aimills_kernels.kernels.matmul.config_w4 import config_of
 from aimills_kernels.kernels.matmul.layout_w4 import SIZES
-from aimills_kernels.kernels.matmul.segments import segment_of, slots, tiles_of_rows
+from aimills_kernels.kernels.matmul.segments import (
+    ends_or_counts,
+    segment_of,
+    slots,
+    tiles_of_rows,
+)
 from aimills_kernels.kernels.matmul.tiles import tile_among
 from aimills_kernels.kernels.matmul.triton_w4 import finished, sum_of_steps
 from aimills_kernels.kernels.triton_common import round_to, widen
@@ -77,7 +82,7 @@ def launch(
     config = config_of(
         x, codes, perm, group_of, group_size, offset, batch_invariant, rows_in_each(x, E)
     )  # fmt: skip
-    lengths = masked_m if offsets is None else offsets[len(offsets) - E :]
+    lengths = ends_or_counts(offsets, masked_m, E)
     tiles_m = tiles_of_rows(x, masked, E, config.block_m)
     _grouped_matmul_w4_kernel[(tiles_m * triton.cdiv(N, config.block_n),)](
         out, x, codes, scales, zeros, perm, group_of, bias, lengths,
