@@ -114,7 +114,7 @@ def lengths(case: Case, generator: torch.Generator) -> dict[str, Any]:
     """offsets, with a 0 in front where the case says `lead`, or masked_m: `counts` in any order, so
     that two draws differ where a CUDA graph would be the same."""
     place, E = generator.device, len(case.counts)
-    order = torch.randperm(E, generator=generator, device=place)
+    order = torch.randn(E, generator=generator, device=place).argsort()
     counts = torch.tensor(case.counts, dtype=torch.int32, device=place)[order]
     if case.get("masked", False):
         return {"offsets": None, "masked_m": counts}
