@@ -81,7 +81,7 @@ CASES = (
     Case("skewed", counts=skewed(9, 150), N=40, K=48, **_ROWS, out="f32"),
     Case("many-groups", counts=(1, 0) * 40, N=20, K=32, scale_a="row"),
     Case("all-empty", counts=(0, 0), N=20, K=40, **_ROWS, tail=5, tags=_I),
-    Case("rows-empty", counts=(0, 0), N=20, K=40, **_ROWS),
+    Case("m-empty", counts=(0, 0), N=20, K=40, **_ROWS),
     Case("groups-empty", counts=(), N=20, K=40, tail=5, tags=_I),
     Case("n-empty", counts=(3, 2), N=0, K=40, **_ROWS),
     Case("k-empty", counts=(3, 0, 2), N=20, K=0, bias="f16", tail=1, tags=_I),

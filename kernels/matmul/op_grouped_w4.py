@@ -144,7 +144,7 @@ CASES = (
     Case("lead", counts=(0, 9, 2, 0), N=20, K=200, group=64, scales="f32", lead=True, tags=_FULL),
     Case("all-empty", counts=(0, 0), N=20, K=64, group=32, tail=5, bias="f32", tags=_FULL),
     Case("groups-empty", counts=(), N=20, K=64, tail=5),
-    Case("rows-empty", counts=(0, 0), N=20, K=64),
+    Case("m-empty", counts=(0, 0), N=20, K=64),
     Case("n-empty", counts=(3, 2), N=0, K=64),
     Case("k-empty", counts=(3, 0, 2), N=20, K=0, bias="f16", tail=1),
     Case("channel", counts=(5, 20), N=40, K=220, group="channel", asym=True, act="gelu",
