@@ -175,6 +175,31 @@ def w8_cases(draw: st.DrawFn) -> Case:
     )  # fmt: skip
 
 
+def _groups(draw: st.DrawFn) -> dict[str, Any]:
+    counts = tuple(draw(st.lists(st.integers(0, 25), max_size=5)))
+    if draw(st.booleans()):
+        return {"counts": counts, "tail": draw(st.integers(0, 9)), "lead": draw(st.booleans())}
+    return {"counts": counts, "masked": True, "M": max(counts, default=0) + draw(st.integers(0, 9))}
+
+
+@st.composite
+def grouped_fp8_cases(draw: st.DrawFn) -> Case:
+    scales_b = st.sampled_from(["tensor", "one", "group", "row", "1x128", "128x128"])
+    return Case(
+        "drawn", **_groups(draw), N=draw(st.integers(0, 60)), K=draw(st.integers(0, 280)),
+        scale_a=draw(st.sampled_from(["tensor", "one", "row", "1x128"])), scale_b=draw(scales_b),
+        bias=draw(st.none() | _dtypes), out=draw(_dtypes),
+        layout=draw(st.sampled_from(["contiguous", "transposed", "sliced"])),
+    )  # fmt: skip
+
+
+@st.composite
+def grouped_w4_cases(draw: st.DrawFn) -> Case:
+    dims = dict(draw(w4_cases()).dims)
+    dims.pop("M")
+    return Case("drawn", **dims, **_groups(draw))
+
+
 @st.composite
 def quantize_int8_cases(draw: st.DrawFn) -> Case:
     dims = dict(draw(quantize_cases()).dims)
@@ -237,6 +262,8 @@ CASES = {
     "matmul_int8": int8_cases(),
     "matmul_w8": w8_cases(),
     "matmul_w4": w4_cases(),
+    "grouped_matmul_fp8": grouped_fp8_cases(),
+    "grouped_matmul_w4": grouped_w4_cases(),
     "quantize_fp8": quantize_cases(),
     "quantize_int8": quantize_int8_cases(),
     "rmsnorm_quantize_fp8": fused_cases(),

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from aimills_kernels._op import Case, Cost
+from aimills_kernels.kernels.matmul.cases import lay_out
 from aimills_kernels.kernels.matmul.config import blocks_of
 from aimills_kernels.kernels.matmul.formats import CODES, LARGEST, WIDE
 
@@ -67,7 +68,7 @@ def inputs(case: Case, generator: torch.Generator) -> dict[str, Any]:
         bias = (a[:1].float() @ b.float().T)[0] * row * columns * (-63 / 64)
     if bias is not None:
         named["bias"] = bias.to(bias_dtype)
-    named = {name: _lay_out(case, name, t) for name, t in named.items()}
+    named = {name: lay_out(case, name, t) for name, t in named.items()}
     limits = {
         "accum": case.one_of("accum", *ACCUMS),
         "batch_invariant": case.get("invariant", False),
@@ -97,25 +98,6 @@ def _scales(kind: str, rows: int, K: int) -> tuple[int, int]:
         "1x128": (rows, blocks_of(K)),
         "128x128": (blocks_of(rows), blocks_of(K)),
     }[kind]
-
-
-def _lay_out(case: Case, name: str, t: Tensor) -> Tensor:
-    layout = case.one_of("layout", "contiguous", "transposed", "sliced", "expanded", "sparse")
-    if layout == "transposed" and t.dim() == 2:  # a clone, as contiguous() leaves one column alone
-        return t.T.clone(memory_format=torch.contiguous_format).T
-    if layout == "sliced" and t.dim() == 2:  # rows of a wider tensor, at an odd offset
-        pitch = t.shape[1] + 5
-        wide = t.new_zeros(t.shape[0] * pitch + 3)[3:]
-        return wide.view(t.shape[0], pitch)[:, : t.shape[1]].copy_(t)
-    if layout == "sliced" and t.dim() == 1:
-        return t.repeat_interleave(3)[::3]
-    if layout == "expanded" and name in ("a", "scale_b") and t.dim() == 2:  # one row throughout
-        return t[:1].expand(t.shape)
-    if layout == "sparse" and name in ("a", "b"):  # row offsets past 2^31 elements
-        step = 2**31 // (t.shape[0] - 1) + 64
-        view = t.new_empty(step * t.shape[0]).as_strided(t.shape, (step, 1))
-        return view.copy_(t)
-    return t
 
 
 def cost(case: Case) -> Cost:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from aimills_kernels._op import Case, Invalid
+from aimills_kernels.kernels.matmul.cases import bad_bias, bad_scale_values, spoil, vary
 
 _LAYERS = {  # Llama-3 8B, and a square one of 70B: N, K
     "llama3-8b-qkv": (6144, 4096),
@@ -79,68 +80,52 @@ CASES = (
 )  # fmt: skip
 
 
-def _with(**change: Any) -> Any:
-    return lambda a: {**a, **{k: f(a) if callable(f) else f for k, f in change.items()}}
-
-
-def _spoiled(name: str, value: float) -> Any:
-    def change(a: dict[str, Any]) -> dict[str, Any]:
-        spoiled = a[name].clone()
-        spoiled.view(-1)[-1] = value
-        return {**a, name: spoiled}
-
-    return change
-
-
 def _turned(t: Tensor) -> Tensor:
     return t.T.contiguous().T
 
 
 ERRORS = (
-    Invalid("x has three dims", _with(x=lambda a: a["x"][None]), "x must be two-dimensional"),
-    Invalid("x is f32", _with(x=lambda a: a["x"].float()), "x must be f16 or bf16"),
-    Invalid("x is wider", _with(x=lambda a: a["x"].repeat(1, 2)),
+    Invalid("x has three dims", vary(x=lambda a: a["x"][None]), "x must be two-dimensional"),
+    Invalid("x is f32", vary(x=lambda a: a["x"].float()), "x must be bfloat16 or float16"),
+    Invalid("x is wider", vary(x=lambda a: a["x"].repeat(1, 2)),
             r"codes must be \[N, 64\] for 256 columns of x"),
-    Invalid("codes are bytes", _with(codes=lambda a: a["codes"].view(torch.uint8)),
+    Invalid("codes are bytes", vary(codes=lambda a: a["codes"].view(torch.uint8)),
             "codes must be two-dimensional int16"),
-    Invalid("codes of one dim", _with(codes=lambda a: a["codes"][0]), "codes must be two-dim"),
-    Invalid("codes are cut off", _with(codes=lambda a: a["codes"][:, :-1]), "codes must be"),
-    Invalid("codes across", _with(codes=lambda a: _turned(a["codes"])), "codes must be contiguous"),
-    Invalid("codes too few for perm", _with(codes=lambda a: a["codes"][:, :16].contiguous()),
+    Invalid("codes of one dim", vary(codes=lambda a: a["codes"][0]), "codes must be two-dim"),
+    Invalid("codes are cut off", vary(codes=lambda a: a["codes"][:, :-1]), "codes must be"),
+    Invalid("codes across", vary(codes=lambda a: _turned(a["codes"])), "codes must be contiguous"),
+    Invalid("codes too few for perm", vary(codes=lambda a: a["codes"][:, :16].contiguous()),
             r"codes must be \[N, at least", base="act-order"),
-    Invalid("scales are integer", _with(scales=lambda a: a["scales"].int()), "scales must be bf16"),
-    Invalid("scales across", _with(scales=lambda a: a["scales"].T), r"scales must be \[1, 20\]"),
-    Invalid("a group too many", _with(scales=lambda a: a["scales"].repeat(2, 1)),
+    Invalid("scales are integer", vary(scales=lambda a: a["scales"].int()), "scales must be bf16"),
+    Invalid("scales across", vary(scales=lambda a: a["scales"].T), r"scales must be \[1, 20\]"),
+    Invalid("a group too many", vary(scales=lambda a: a["scales"].repeat(2, 1)),
             r"scales must be \[1, 20\]"),
-    Invalid("no group", _with(scales=lambda a: a["scales"][:0], zeros=lambda a: a["zeros"][:0]),
+    Invalid("no group", vary(scales=lambda a: a["scales"][:0], zeros=lambda a: a["zeros"][:0]),
             "scales must be", base="act-shard"),
-    Invalid("zeros of one row", _with(zeros=lambda a: a["zeros"][:1]),
+    Invalid("zeros of one row", vary(zeros=lambda a: a["zeros"][:1]),
             r"zeros must be uint8\[3, 35\]", base="ragged"),
-    Invalid("zeros are floats", _with(zeros=lambda a: a["zeros"].float()), "zeros must be uint8",
+    Invalid("zeros are floats", vary(zeros=lambda a: a["zeros"].float()), "zeros must be uint8",
             base="ragged"),
-    Invalid("perm too short", _with(perm=lambda a: a["perm"][:-1]), "perm must be int32",
+    Invalid("perm too short", vary(perm=lambda a: a["perm"][:-1]), "perm must be int32",
             base="act-order"),
-    Invalid("perm is int64", _with(perm=lambda a: a["perm"].long()), "perm must be int32",
+    Invalid("perm is int64", vary(perm=lambda a: a["perm"].long()), "perm must be int32",
             base="act-order"),
-    Invalid("group_of is too long", _with(group_of=lambda a: a["group_of"].repeat(2)),
+    Invalid("group_of is too long", vary(group_of=lambda a: a["group_of"].repeat(2)),
             "group_of must be int32", base="act-shard"),
-    Invalid("bias of another length", _with(bias=lambda a: a["bias"][:-1]), r"bias must be \[20\]"),
-    Invalid("bias is integer", _with(bias=lambda a: a["bias"].int()), "bias must be bf16"),
-    Invalid("group_size is 48", _with(group_size=48), "group_size must be 32, 64, 128 or K, 128"),
-    Invalid("offset is negative", _with(offset=-1), "offset must be at least 0 and less than 128"),
-    Invalid("offset of a whole group", _with(offset=128), "offset must be at least 0"),
-    Invalid("offset with perm", _with(offset=1), "offset must be at least 0 and less than 1",
+    *bad_bias(20),
+    Invalid("group_size is 48", vary(group_size=48), "group_size must be 32, 64, 128 or K, 128"),
+    Invalid("offset is negative", vary(offset=-1), "offset must be at least 0 and less than 128"),
+    Invalid("offset of a whole group", vary(offset=128), "offset must be at least 0"),
+    Invalid("offset with perm", vary(offset=1), "offset must be at least 0 and less than 1",
             base="act-order"),
-    Invalid("activation is tanh", _with(activation="tanh"), "activation must be one of none, relu"),
-    Invalid("scales have a nan", _spoiled("scales", float("nan")), "scales must be finite",
+    Invalid("activation is tanh", vary(activation="tanh"), "activation must be one of none, relu"),
+    *bad_scale_values("scales"),
+    Invalid("zeros have a 17", spoil("zeros", 17), "zeros must be 0 to 16", base="ragged",
             value=True),
-    Invalid("scales have a zero", _spoiled("scales", 0.0), "scales must not be 0", value=True),
-    Invalid("zeros have a 17", _spoiled("zeros", 17), "zeros must be 0 to 16", base="ragged",
-            value=True),
-    Invalid("perm names a column twice", _with(perm=lambda a: a["perm"].clamp_min(1)),
+    Invalid("perm names a column twice", vary(perm=lambda a: a["perm"].clamp_min(1)),
             "perm must name each of the 300 columns", base="act-order", value=True),
-    Invalid("perm names a column beyond", _spoiled("perm", 300), "perm must name", value=True,
+    Invalid("perm names a column beyond", spoil("perm", 300), "perm must name", value=True,
             base="act-order"),
-    Invalid("group_of is too large", _spoiled("group_of", 90), "group_of must be 0 to",
+    Invalid("group_of is too large", spoil("group_of", 90), "group_of must be 0 to",
             base="act-shard", value=True),
 )  # fmt: skip

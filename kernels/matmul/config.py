@@ -54,20 +54,22 @@ class Shape:
     @classmethod
     def of(
         cls, a: Tensor, b: Tensor, out_dtype: torch.dtype, accum: str, batch_invariant: bool,
-        sm: int,
+        sm: int, rows: int | None = None,
     ) -> Shape:  # fmt: skip
         """sm_80 has no tensor cores for fp8; for a float32 output their sums are too coarse, unless
         the caller asks for them. Where a row's bits must not depend on the others, the tiles don't
-        on a: neither on its rows, nor on where they lie."""
+        on a: neither on its rows, nor on where they lie. `rows`: of a, where not all are meant."""
         decode = sm < 89 or (out_dtype == torch.float32 and accum != "fast") or interpreting()
-        (n, k), aligned = b.shape, _aligned(b)
+        (n, k), aligned = b.shape[-2:], rows_aligned(b)
         if batch_invariant:
             return cls(INVARIANT_M, n, k, decode, aligned, fixed=True)
-        return cls(a.shape[0], n, k, decode, aligned and _aligned(a))
+        return cls(a.shape[0] if rows is None else rows, n, k, decode, aligned and rows_aligned(a))
 
 
-def _aligned(t: Tensor) -> bool:
-    return t.stride(1) == 1 and t.stride(0) % 16 == 0 and t.data_ptr() % 16 == 0
+def rows_aligned(t: Tensor) -> bool:
+    """Contiguous ones that start at multiples of 16 elements and bytes."""
+    *pitches, step = t.stride()
+    return step == 1 and all(p % 16 == 0 for p in pitches) and t.data_ptr() % 16 == 0
 
 
 def candidates(shape: Shape, sm: int) -> tuple[Config, ...]:
@@ -139,15 +141,35 @@ def block_candidates(shape: Shape, sm: int) -> tuple[Config, ...]:
     return built_in, *_others(built_in, shape, sm)
 
 
+def select_grouped_config(shape: Shape, blocks: bool, sm: int) -> Config:
+    """The built-in tiles of rows in groups. With codes in float16 and scales of blocks, 128 by 128
+    spilled 72 bytes on sm_80."""
+    found = select_block_config(shape, sm) if blocks else select_config(shape, sm)
+    return replace(found, block_m=min(64, found.block_m)) if blocks and shape.decode else found
+
+
+def grouped_candidates(shape: Shape, blocks: bool, sm: int) -> tuple[Config, ...]:
+    """As `candidates`, for `select_grouped_config`."""
+    built_in = select_grouped_config(shape, blocks, sm)
+    return built_in, *_others(built_in, shape, sm)
+
+
 def blocks_of(n: int) -> int:
     return _cdiv(n, BLOCK)
 
 
 def in_blocks(scale_a: Tensor, scale_b: Tensor, rows_b: int) -> bool:
     """Whether a scale is that of a block of K, or of 128 rows of b. With at most 128 of K a row's
-    scale is its block's."""
-    several = any(t.dim() == 2 and t.shape[1] != 1 for t in (scale_a, scale_b))
-    return several or (scale_b.dim() == 2 and scale_b.shape[0] != rows_b)
+    scale is its block's. Scales of groups may be one for all of a group: [E, 1, 1]."""
+    if any(t.dim() > 1 and t.shape[-1] != 1 for t in (scale_a, scale_b)):
+        return True
+    one = scale_b.dim() == 3 and scale_b.shape[1] == 1
+    return scale_b.dim() > 1 and not one and scale_b.shape[-2] != rows_b
+
+
+def rows_in_each(x: Tensor, groups: int) -> int:
+    """So many rows a group has, at the most or on average: [E, M, K] or [T, K]."""
+    return x.shape[1] if x.dim() == 3 else _cdiv(x.shape[0], max(1, groups))
 
 
 @dataclass(frozen=True)

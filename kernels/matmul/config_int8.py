@@ -10,10 +10,10 @@ from aimills_kernels.kernels.hardware import shared_kib
 from aimills_kernels.kernels.matmul.config import (
     Config,
     Shape,
-    _aligned,
     _cdiv,
     _fits,
     _near,
+    rows_aligned,
     select_config,
 )
 
@@ -27,7 +27,7 @@ def deepest(zero: bool) -> int:
 
 def shape_of(a: Tensor, b: Tensor) -> Shape:
     (m, k), n = a.shape, b.shape[0]
-    return Shape(m, n, k, decode=False, aligned=_aligned(a) and _aligned(b))
+    return Shape(m, n, k, decode=False, aligned=rows_aligned(a) and rows_aligned(b))
 
 
 def select_int8_config(shape: Shape, zero: bool, sm: int) -> Config:

@@ -41,16 +41,19 @@ class Config:
 
 def config_of(
     x: Tensor, codes: Tensor, perm: Tensor | None, group_of: Tensor | None, group_size: int,
-    offset: int, invariant: bool,
+    offset: int, invariant: bool, rows: int | None = None,
 ) -> Config:  # fmt: skip
+    """`rows` of x, where not all are meant."""
     sm = sm_of(x.device) or 90
     step = WORDS if group_of is not None or group_size in SIZES[:2] else 2 * WORDS
-    aligned = perm is None and offset % 16 == 0 and x.shape[1] % 16 == 0 and _aligned(x)
-    return select_config(x.shape[0], codes.shape[0], codes.shape[1], step, aligned, invariant, sm)
+    aligned = perm is None and offset % 16 == 0 and x.shape[-1] % 16 == 0 and _aligned(x)
+    m = x.shape[0] if rows is None else rows
+    return select_config(m, codes.shape[-2], codes.shape[-1], step, aligned, invariant, sm)
 
 
 def _aligned(x: Tensor) -> bool:
-    return x.stride(1) == 1 and x.stride(0) % 8 == 0 and x.data_ptr() % 16 == 0
+    *pitches, step = x.stride()
+    return step == 1 and all(p % 8 == 0 for p in pitches) and x.data_ptr() % 16 == 0
 
 
 def select_config(

@@ -11,7 +11,7 @@ from torch import Tensor
 from aimills_kernels._op import Case, Cost, Invalid, Op, Problem, Provider, describe
 from aimills_kernels._tolerance import Exact
 from aimills_kernels._words import shown
-from aimills_kernels.kernels.matmul.cases_int8 import lay_out, vary
+from aimills_kernels.kernels.matmul.cases import lay_out, vary
 from aimills_kernels.kernels.matmul.config import MAX_LEADING, leading_dims
 from aimills_kernels.kernels.matmul.formats import WIDE
 

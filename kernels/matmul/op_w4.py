@@ -11,8 +11,11 @@ from torch import Tensor
 
 from aimills_kernels._op import Case, Cost, Op, Problem, Provider, describe
 from aimills_kernels._tolerance import Ratio
+from aimills_kernels.kernels.matmul.cases import lay_out
 from aimills_kernels.kernels.matmul.cases_w4 import CASES, ERRORS
+from aimills_kernels.kernels.matmul.checks import check_bias, check_matrix, check_scale
 from aimills_kernels.kernels.matmul.config_w4 import workspace
+from aimills_kernels.kernels.matmul.formats import WIDE
 from aimills_kernels.kernels.matmul.layout_w4 import (
     RUN,
     SIZES,
@@ -24,8 +27,7 @@ from aimills_kernels.kernels.matmul.layout_w4 import (
 )
 
 NAME = "matmul_w4"
-DTYPES = {"bf16": torch.bfloat16, "f16": torch.float16}
-WIDE = {**DTYPES, "f32": torch.float32}
+DTYPES = {name: dtype for name, dtype in WIDE.items() if dtype.itemsize == 2}
 ACTIVATIONS = {
     "none": lambda t: t,
     "relu": F.relu,
@@ -69,51 +71,53 @@ def fake(
     group_of: Tensor | None, bias: Tensor | None, group_size: int, offset: int, activation: str,
     batch_invariant: bool,
 ) -> Tensor:  # fmt: skip
-    if x.dim() != 2:
-        raise ValueError(f"{NAME}: x must be two-dimensional, got {describe(x)}")
-    if x.dtype not in DTYPES.values():
-        raise ValueError(f"{NAME}: x must be f16 or bf16, got {describe(x)}")
-    K = x.shape[1]
-    if group_size not in (*SIZES, K):
-        raise ValueError(f"{NAME}: group_size must be 32, 64, 128 or K, {K}, got {group_size}")
-    limit = group_size if group_size in SIZES and perm is None and group_of is None else 1
-    if not 0 <= offset < limit:
-        raise ValueError(f"{NAME}: offset must be at least 0 and less than {limit}, got {offset}")
-    if activation not in ACTIVATIONS:
-        words = ", ".join(ACTIVATIONS)
-        raise ValueError(f"{NAME}: activation must be one of {words}, got {activation!r}")
-    _check_packed(K, codes, scales, zeros, perm, group_of, group_size, offset)
-    N = codes.shape[0]
-    if bias is not None:
-        if bias.dtype not in WIDE.values():
-            raise ValueError(f"{NAME}: bias must be bf16, f16 or f32, got {describe(bias)}")
-        if tuple(bias.shape) != (N,):
-            raise ValueError(f"{NAME}: bias must be [{N}], got {describe(bias)}")
+    check_matrix(NAME, "x", x, *DTYPES.values())
+    N = codes.shape[0] if codes.dim() else 0
+    check_weight(
+        NAME, x.shape[1], codes, scales, zeros, perm, group_of, group_size, offset, activation
+    )  # fmt: skip
+    check_bias(NAME, bias, N)
     return x.new_empty((x.shape[0], N))
 
 
+def check_weight(
+    op: str, K: int, codes: Tensor, scales: Tensor, zeros: Tensor | None, perm: Tensor | None,
+    group_of: Tensor | None, group_size: int, offset: int, activation: str,
+) -> None:  # fmt: skip
+    """And what goes with it, for x of K columns."""
+    if group_size not in (*SIZES, K):
+        raise ValueError(f"{op}: group_size must be 32, 64, 128 or K, {K}, got {group_size}")
+    limit = group_size if group_size in SIZES and perm is None and group_of is None else 1
+    if not 0 <= offset < limit:
+        raise ValueError(f"{op}: offset must be at least 0 and less than {limit}, got {offset}")
+    if activation not in ACTIVATIONS:
+        words = ", ".join(ACTIVATIONS)
+        raise ValueError(f"{op}: activation must be one of {words}, got {activation!r}")
+    _check_packed(op, K, codes, scales, zeros, perm, group_of, group_size, offset)
+
+
 def _check_packed(
-    K: int, codes: Tensor, scales: Tensor, zeros: Tensor | None, perm: Tensor | None,
+    op: str, K: int, codes: Tensor, scales: Tensor, zeros: Tensor | None, perm: Tensor | None,
     group_of: Tensor | None, group_size: int, offset: int,
 ) -> None:  # fmt: skip
     width = words_for(K + offset)
     if codes.dim() != 2 or codes.dtype != torch.int16:
-        raise ValueError(f"{NAME}: codes must be two-dimensional int16, got {describe(codes)}")
+        raise ValueError(f"{op}: codes must be two-dimensional int16, got {describe(codes)}")
     N, found = codes.shape
     if found != width if perm is None else found % WORDS or 4 * found < K:
         least = "at least " if perm is not None else ""
         raise ValueError(
-            f"{NAME}: codes must be [N, {least}{width}] for {K} columns of x, got {describe(codes)}"
+            f"{op}: codes must be [N, {least}{width}] for {K} columns of x, got {describe(codes)}"
         )
     if scales.dtype not in WIDE.values():
-        raise ValueError(f"{NAME}: scales must be bf16, f16 or f32, got {describe(scales)}")
+        raise ValueError(f"{op}: scales must be bf16, f16 or f32, got {describe(scales)}")
     groups = groups_in(K, group_size, offset)
     fits = scales.dim() == 2 and scales.shape[1] == N
     if not fits or (scales.shape[0] == 0 and K > 0) or (
         group_of is None and scales.shape[0] != groups
     ):  # fmt: skip
         wanted = groups if group_of is None else "groups"
-        raise ValueError(f"{NAME}: scales must be [{wanted}, {N}], got {describe(scales)}")
+        raise ValueError(f"{op}: scales must be [{wanted}, {N}], got {describe(scales)}")
     for name, t, shape, dtype in (
         ("zeros", zeros, tuple(scales.shape), torch.uint8),
         ("perm", perm, (4 * found,), torch.int32),
@@ -121,14 +125,14 @@ def _check_packed(
     ):
         if t is not None and (tuple(t.shape) != shape or t.dtype != dtype):
             kind = describe(dtype)
-            raise ValueError(f"{NAME}: {name} must be {kind}{list(shape)}, got {describe(t)}")
+            raise ValueError(f"{op}: {name} must be {kind}{list(shape)}, got {describe(t)}")
     for name, t in (
         ("codes", codes), ("scales", scales), ("zeros", zeros), ("perm", perm),
         ("group_of", group_of),
     ):  # fmt: skip
         if t is not None and not t.is_contiguous():
             raise ValueError(
-                f"{NAME}: {name} must be contiguous, as in a PackedWeight, got strides {t.stride()}"
+                f"{op}: {name} must be contiguous, as in a PackedWeight, got strides {t.stride()}"
             )
 
 
@@ -136,35 +140,30 @@ def values(
     x: Tensor, codes: Tensor, scales: Tensor, zeros: Tensor | None, perm: Tensor | None,
     group_of: Tensor | None, *others: Any,
 ) -> None:  # fmt: skip
-    check_scales(NAME, scales)
+    check_weight_values(NAME, x.shape[1], scales, zeros, perm, group_of)
+
+
+def check_weight_values(
+    op: str, K: int, scales: Tensor, zeros: Tensor | None, perm: Tensor | None,
+    group_of: Tensor | None,
+) -> None:  # fmt: skip
+    check_scale(op, "scales", scales)
     if zeros is not None and zeros.numel() and int(zeros.max()) > 16:
-        raise ValueError(f"{NAME}: zeros must be 0 to 16, got {int(zeros.max())}")
+        raise ValueError(f"{op}: zeros must be 0 to 16, got {int(zeros.max())}")
     if perm is not None:
         named = perm[perm >= 0].to(torch.int64)
-        times = torch.bincount(named, minlength=x.shape[1])
-        if len(times) != x.shape[1] or not bool((times == 1).all()):
+        times = torch.bincount(named, minlength=K)
+        if len(times) != K or not bool((times == 1).all()):
             raise ValueError(
-                f"{NAME}: perm must name each of the {x.shape[1]} columns of x once, and no other"
+                f"{op}: perm must name each of the {K} columns of x once, and no other"
             )
     if group_of is not None and group_of.numel():
         low, high = group_of.aminmax()
         if int(low) < 0 or int(high) >= scales.shape[0]:
             raise ValueError(
-                f"{NAME}: group_of must be 0 to {scales.shape[0] - 1}, a row of scales, "
+                f"{op}: group_of must be 0 to {scales.shape[0] - 1}, a row of scales, "
                 f"got {int(low)} to {int(high)}"
             )
-
-
-def check_scales(name: str, scales: Tensor) -> None:
-    if scales.numel() == 0:
-        return
-    low, high = scales.aminmax()
-    if not bool(torch.isfinite(low) & torch.isfinite(high)):
-        raise ValueError(
-            f"{name}: scales must be finite, got NaN or infinity in {describe(scales)}"
-        )
-    if bool((scales == 0).any()):
-        raise ValueError(f"{name}: scales must not be 0, got a 0 in {describe(scales)}")
 
 
 def inputs(case: Case, generator: torch.Generator) -> dict[str, Any]:
@@ -215,7 +214,7 @@ def inputs(case: Case, generator: torch.Generator) -> dict[str, Any]:
     if bias_dtype is not None:
         bias = (normal(N) + torch.arange(N, device=place) % 7).to(bias_dtype)
     return {
-        "x": _lay_out(case, x.to(dtype)),
+        "x": lay_out(case, "x", x.to(dtype)),
         "codes": integers(-(2**15), 2**15, N, words_for(columns)).to(torch.int16),
         "scales": scales.to(scale_dtype),
         "zeros": integers(0, 17, groups, N).to(torch.uint8) if case.get("asym", False) else None,
@@ -237,20 +236,6 @@ def _shuffled(K: int, group_size: int, order: str) -> tuple[list[int], list[int]
     return by_group(g_idx)
 
 
-def _lay_out(case: Case, t: Tensor) -> Tensor:
-    layout = case.one_of("layout", "contiguous", "transposed", "sliced", "sparse")
-    if layout == "transposed":
-        return t.T.contiguous().T
-    if layout == "sliced":  # rows of a wider tensor, at an odd offset
-        pitch = t.shape[1] + 5
-        wide = t.new_zeros(t.shape[0] * pitch + 3)[3:]
-        return wide.view(t.shape[0], pitch)[:, : t.shape[1]].copy_(t)
-    if layout == "sparse":  # row offsets past 2^31 elements
-        step = 2**31 // (t.shape[0] - 1) + 64
-        return t.new_empty(step * t.shape[0]).as_strided(t.shape, (step, 1)).copy_(t)
-    return t
-
-
 def cost(case: Case) -> Cost:
     M, N, K = case.M, case.N, case.K
     group = K if case.get("group", 128) == "channel" else case.get("group", 128)
@@ -262,7 +247,7 @@ def cost(case: Case) -> Cost:
     return Cost(2 * M * N * K, moved + (0 if order is None else 4 * K), "f16")
 
 
-def _depends(p: Problem) -> str | None:
+def depends(p: Problem) -> str | None:
     return "its bits depend on the rows beside" if p.batch_invariant else None
 
 
@@ -284,10 +269,11 @@ matmul_w4 = Op(
             sources=(
                 "kernels/matmul/config_w4.py",
                 "kernels/matmul/layout_w4.py",
+                "kernels/matmul/tiles.py",
                 "kernels/hardware.py",
             ),
             workspace=workspace,
         ),
     ),
-    reference_rejects=_depends,
+    reference_rejects=depends,
 )

@@ -17,20 +17,30 @@ import triton.language as tl
 from aimills_kernels import _configs
 from aimills_kernels._dispatch import sm_of
 from aimills_kernels.kernels.matmul.config import Shape, select_config
-from aimills_kernels.kernels.matmul.tiles import load_codes, tile_of
-from aimills_kernels.kernels.triton_common import dot, promoted_dot, round_to, widen
+from aimills_kernels.kernels.matmul.tiles import (
+    bias_stride,
+    grid_of,
+    load_codes,
+    load_each,
+    options,
+    places,
+    row_stride,
+    store_tile,
+    tile_of,
+    walk,
+)
+from aimills_kernels.kernels.triton_common import dot, promoted_dot, widen
 
 
 @triton.jit
-def _multiply(acc, a_ptrs, b_ptrs, offs_k, left, TAIL: tl.constexpr, A_E5M2: tl.constexpr,
-              B_E5M2: tl.constexpr, DECODE: tl.constexpr, PROMOTE: tl.constexpr):  # fmt: skip
-    """One block of K."""
-    a = load_codes(a_ptrs, offs_k[None, :] < left, A_E5M2, TAIL, DECODE)
-    b = load_codes(b_ptrs, offs_k[:, None] < left, B_E5M2, TAIL, DECODE)
-    if DECODE:
+def add_codes(acc, a_ptrs, b_ptrs, step, offs_k, left, TAIL: tl.constexpr, formats):
+    """One block of K. formats: A_E5M2, B_E5M2, DECODE, PROMOTE."""
+    a = load_codes(a_ptrs, offs_k[None, :] < left, formats[0], TAIL, formats[2])
+    b = load_codes(b_ptrs, offs_k[:, None] < left, formats[1], TAIL, formats[2])
+    if formats[2]:
         return dot(a, b, acc)
     else:  # noqa: RET505 (without it Triton would compile both)
-        return promoted_dot(a, b, acc, PROMOTE)
+        return promoted_dot(a, b, acc, formats[3])
 
 
 @triton.jit
@@ -43,41 +53,19 @@ def _matmul_fp8_kernel(
     PROMOTE: tl.constexpr,
 ):  # fmt: skip
     tile_m, tile_n = tile_of(M, N, BLOCK_M, BLOCK_N, GROUP_M)
-    offs_m = tile_m.to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
-    offs_n = tile_n.to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
-    offs_k = tl.arange(0, BLOCK_K)
-    rows = tl.where(offs_m < M, offs_m, 0)
-    cols = tl.where(offs_n < N, offs_n, 0)
-    deep = offs_k.to(tl.int64)
-    a_tile = a_ptr + rows[:, None] * stride_am + deep[None, :] * stride_ak
-    b_tile = b_ptr + cols[None, :] * stride_bn + deep[:, None] * stride_bk
+    offs_m, offs_n, rows, cols = places(tile_m, tile_n, M, N, BLOCK_M, BLOCK_N)
+    acc = walk(
+        add_codes, tl.zeros([BLOCK_M, BLOCK_N], tl.float32),
+        a_ptr, rows, stride_am, stride_ak, b_ptr, cols, stride_bn, stride_bk, K, BLOCK_K,
+        (A_E5M2, B_E5M2, DECODE, PROMOTE),
+    )  # fmt: skip
 
-    acc = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
-    whole = K // BLOCK_K * BLOCK_K
-    for start in range(0, whole, BLOCK_K):
-        step = tl.cast(start, tl.int64)
-        acc = _multiply(
-            acc, a_tile + step * stride_ak, b_tile + step * stride_bk, offs_k, BLOCK_K,
-            False, A_E5M2, B_E5M2, DECODE, PROMOTE,
-        )  # fmt: skip
-    if whole < K:
-        step = tl.cast(whole, tl.int64)
-        acc = _multiply(
-            acc, a_tile + step * stride_ak, b_tile + step * stride_bk, offs_k, K - whole,
-            True, A_E5M2, B_E5M2, DECODE, PROMOTE,
-        )  # fmt: skip
-
-    scale_a = tl.load(scale_a_ptr + offs_m * stride_sa, mask=offs_m < M, other=0.0)
-    scale_b = tl.load(scale_b_ptr + offs_n * stride_sb, mask=offs_n < N, other=0.0)
+    scale_a = load_each(scale_a_ptr, offs_m, M, stride_sa)
+    scale_b = load_each(scale_b_ptr, offs_n, N, stride_sb)
     out = acc * scale_a[:, None] * scale_b[None, :]
     if BIAS:
-        bias = tl.load(bias_ptr + offs_n * stride_bias, mask=offs_n < N, other=0.0)
-        out += widen(bias)[None, :]
-    tl.store(
-        out_ptr + offs_m[:, None] * N + offs_n[None, :],
-        round_to(out, out_ptr.dtype.element_ty),
-        mask=(offs_m < M)[:, None] & (offs_n < N)[None, :],
-    )
+        out += widen(load_each(bias_ptr, offs_n, N, stride_bias))[None, :]
+    store_tile(out_ptr, out, offs_m, offs_n, M, N)
 
 
 def launch(
@@ -89,24 +77,29 @@ def launch(
     (M, K), N = a.shape, b.shape[0]
     if out.numel() == 0:
         return
-    formats = dict(A_E5M2=a.dtype == torch.float8_e5m2, B_E5M2=b.dtype == torch.float8_e5m2)
     sm = sm_of(a.device) or 90
     shape = Shape.of(a, b, out_dtype, accum, batch_invariant, sm)
-    if shape.decode:
-        a, b = a.view(torch.uint8), b.view(torch.uint8)
+    a, b, formats = operands(a, b, shape.decode)
     config = _configs.config(select_config(shape, sm))
-    tiles = triton.cdiv(M, config.block_m) * triton.cdiv(N, config.block_n)
-    _matmul_fp8_kernel[(tiles,)](
-        out, a, b, scale_a, scale_b, bias,
-        *a.stride(), *b.stride(), _row_stride(scale_a), _row_stride(scale_b),
-        0 if bias is None else bias.stride(0), M, N, K,
-        BLOCK_M=config.block_m, BLOCK_N=config.block_n, BLOCK_K=config.block_k,
-        GROUP_M=config.group_m, BIAS=bias is not None, DECODE=shape.decode,
-        PROMOTE=accum == "promoted" and sm // 10 != 10,  # sm_100 sums fp8 products in float32
-        num_warps=config.num_warps, num_stages=config.num_stages, **formats,
+    _matmul_fp8_kernel[grid_of(config, M, N)](
+        out, a, b, scale_a, scale_b, bias, *a.stride(), *b.stride(), row_stride(scale_a),
+        row_stride(scale_b), bias_stride(bias), M, N, K, BIAS=bias is not None,
+        PROMOTE=promoted(accum, sm), **formats, **options(config),
     )  # fmt: skip
 
 
-def _row_stride(scale: torch.Tensor) -> int:
-    """0 repeats a tensor's one scale for every row."""
-    return scale.stride(0) if scale.dim() == 2 else 0
+def operands(
+    a: torch.Tensor, b: torch.Tensor, decode: bool
+) -> tuple[torch.Tensor, torch.Tensor, dict[str, bool]]:
+    """a and b as a kernel reads them, and what it must know of their codes."""
+    formats = dict(
+        A_E5M2=a.dtype == torch.float8_e5m2, B_E5M2=b.dtype == torch.float8_e5m2, DECODE=decode
+    )
+    if decode:
+        a, b = a.view(torch.uint8), b.view(torch.uint8)
+    return a, b, formats
+
+
+def promoted(accum: str, sm: int) -> bool:
+    """Whether a block's sum leaves the tensor cores; sm_100 sums fp8 products in float32."""
+    return accum == "promoted" and sm // 10 != 10

@@ -15,8 +15,19 @@ import triton.language as tl
 from aimills_kernels import _configs
 from aimills_kernels._dispatch import sm_of
 from aimills_kernels.kernels.matmul.config import BLOCK, Shape, select_block_config
-from aimills_kernels.kernels.matmul.tiles import load_codes, tile_of
-from aimills_kernels.kernels.triton_common import INTERPRET, round_to, widen
+from aimills_kernels.kernels.matmul.tiles import (
+    bias_stride,
+    grid_of,
+    load_codes,
+    load_each,
+    options,
+    places,
+    store_tile,
+    strides_of,
+    tile_of,
+)
+from aimills_kernels.kernels.matmul.triton_fp8 import operands
+from aimills_kernels.kernels.triton_common import INTERPRET, widen
 
 SCALED = tl.constexpr(BLOCK)
 
@@ -44,6 +55,27 @@ def _add_block(acc, a_ptrs, b_ptrs, offs_k, left, scale_a_ptrs, scale_b_ptrs, TA
 
 
 @triton.jit
+def add_scaled_block(acc, a_ptrs, b_ptrs, step, offs_k, left, TAIL: tl.constexpr, more):
+    """For `walk`. more: scale_a_ptrs and scale_b_ptrs where K begins, how far it is from block to
+    block in both, ONE_B, A_E5M2, B_E5M2, DECODE."""
+    block = step // SCALED
+    return _add_block(
+        acc,
+        a_ptrs,
+        b_ptrs,
+        offs_k,
+        left,
+        more[0] + block * more[2],
+        more[1] + block * more[3],
+        TAIL,
+        more[5],
+        more[6],
+        more[7],
+        more[4],
+    )
+
+
+@triton.jit
 def _matmul_fp8_block_kernel(
     out_ptr, a_ptr, b_ptr, scale_a_ptr, scale_b_ptr, bias_ptr,
     stride_am, stride_ak, stride_bn, stride_bk, stride_sam, stride_sak, stride_sbn, stride_sbk,
@@ -53,22 +85,15 @@ def _matmul_fp8_block_kernel(
     DECODE: tl.constexpr,
 ):  # fmt: skip
     tile_m, tile_n = tile_of(M, N, BLOCK_M, BLOCK_N, GROUP_M)
-    offs_m = tile_m.to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
-    first_n = tile_n.to(tl.int64) * BLOCK_N
-    offs_n = first_n + tl.arange(0, BLOCK_N)
+    offs_m, offs_n, rows, cols = places(tile_m, tile_n, M, N, BLOCK_M, BLOCK_N)
+    # As `walk`, but for what is computed first: of 128x64 tiles on sm_80 that spilled 32 bytes.
     offs_k = tl.arange(0, BLOCK_K)
-    rows = tl.where(offs_m < M, offs_m, 0)
-    cols = tl.where(offs_n < N, offs_n, 0)
     deep = offs_k.to(tl.int64)
     a_tile = a_ptr + rows[:, None] * stride_am + deep[None, :] * stride_ak
     b_tile = b_ptr + cols[None, :] * stride_bn + deep[:, None] * stride_bk
-    ONE_B: tl.constexpr = BLOCK_N <= ROWS_B
     scale_a_tile = scale_a_ptr + rows * stride_sam
-    if ONE_B:
-        scale_b_tile = scale_b_ptr + first_n // ROWS_B * stride_sbn
-    else:
-        scale_b_tile = scale_b_ptr + cols // ROWS_B * stride_sbn
-
+    scale_b_tile = first_scales_of_b(scale_b_ptr, tile_n, cols, stride_sbn, BLOCK_N, ROWS_B)
+    ONE_B: tl.constexpr = BLOCK_N <= ROWS_B
     acc = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
     whole = K // BLOCK_K * BLOCK_K
     for start in range(0, whole, BLOCK_K):
@@ -89,13 +114,18 @@ def _matmul_fp8_block_kernel(
         )  # fmt: skip
 
     if BIAS:
-        bias = tl.load(bias_ptr + offs_n * stride_bias, mask=offs_n < N, other=0.0)
-        acc += widen(bias)[None, :]
-    tl.store(
-        out_ptr + offs_m[:, None] * N + offs_n[None, :],
-        round_to(acc, out_ptr.dtype.element_ty),
-        mask=(offs_m < M)[:, None] & (offs_n < N)[None, :],
-    )
+        acc += widen(load_each(bias_ptr, offs_n, N, stride_bias))[None, :]
+    store_tile(out_ptr, acc, offs_m, offs_n, M, N)
+
+
+@triton.jit
+def first_scales_of_b(scale_b_ptr, tile_n, cols, stride_sbn, BLOCK_N: tl.constexpr,
+                      ROWS_B: tl.constexpr):  # fmt: skip
+    """Where the scales of a tile's columns are: of each, or one where ROWS_B of them share one."""
+    if BLOCK_N <= ROWS_B:
+        return scale_b_ptr + tile_n.to(tl.int64) * BLOCK_N // ROWS_B * stride_sbn
+    else:  # noqa: RET505 (without it Triton would compile both)
+        return scale_b_ptr + cols // ROWS_B * stride_sbn
 
 
 def launch(
@@ -107,26 +137,14 @@ def launch(
     (M, K), N = a.shape, b.shape[0]
     if out.numel() == 0:
         return
-    formats = dict(A_E5M2=a.dtype == torch.float8_e5m2, B_E5M2=b.dtype == torch.float8_e5m2)
     sm = sm_of(a.device) or 90
     shape = Shape.of(a, b, out_dtype, accum, batch_invariant, sm)
-    if shape.decode:
-        a, b = a.view(torch.uint8), b.view(torch.uint8)
+    a, b, formats = operands(a, b, shape.decode)
     config = _configs.config(select_block_config(shape, sm))
-    tiles = triton.cdiv(M, config.block_m) * triton.cdiv(N, config.block_n)
-    _matmul_fp8_block_kernel[(tiles,)](
+    _matmul_fp8_block_kernel[grid_of(config, M, N)](
         out, a, b, scale_a, scale_b, bias,
-        *a.stride(), *b.stride(), *_strides(scale_a), *_strides(scale_b),
-        0 if bias is None else bias.stride(0), M, N, K,
-        BLOCK_M=config.block_m, BLOCK_N=config.block_n, BLOCK_K=config.block_k,
-        GROUP_M=config.group_m, ROWS_B=1 if scale_b.dim() < 2 or scale_b.shape[0] == N else BLOCK,
-        BIAS=bias is not None, DECODE=shape.decode,
-        num_warps=config.num_warps, num_stages=config.num_stages, **formats,
+        *a.stride(), *b.stride(), *strides_of(scale_a)[1:], *strides_of(scale_b)[1:],
+        bias_stride(bias), M, N, K, BIAS=bias is not None,
+        ROWS_B=1 if scale_b.dim() < 2 or scale_b.shape[0] == N else BLOCK,
+        **formats, **options(config),
     )  # fmt: skip
-
-
-def _strides(scale: torch.Tensor) -> tuple[int, int]:
-    """From row to row and from block to block; 0 repeats a scale."""
-    if scale.dim() < 2:
-        return 0, 0
-    return scale.stride(0), scale.stride(1) if scale.shape[1] > 1 else 0

@@ -15,22 +15,30 @@ import triton.language as tl
 from aimills_kernels import _configs
 from aimills_kernels._dispatch import sm_of
 from aimills_kernels.kernels.matmul.config_int8 import select_int8_config, shape_of
-from aimills_kernels.kernels.matmul.tiles import tile_of
-from aimills_kernels.kernels.triton_common import round_to, widen
+from aimills_kernels.kernels.matmul.tiles import (
+    bias_stride,
+    grid_of,
+    load_block,
+    load_each,
+    options,
+    places,
+    row_stride,
+    store_tile,
+    tile_of,
+    walk,
+)
+from aimills_kernels.kernels.triton_common import widen
 
 
 @triton.jit
-def _multiply(acc, sums, a_ptrs, b_ptrs, offs_k, left, TAIL: tl.constexpr, ZERO: tl.constexpr):
-    """One block of K."""
-    if TAIL:
-        a = tl.load(a_ptrs, mask=offs_k[None, :] < left, other=0)
-        b = tl.load(b_ptrs, mask=offs_k[:, None] < left, other=0)
-    else:
-        a = tl.load(a_ptrs)
-        b = tl.load(b_ptrs)
+def _multiply(acc, a_ptrs, b_ptrs, step, offs_k, left, TAIL: tl.constexpr, ZERO: tl.constexpr):
+    """One block of K: the sums of products, and those of b."""
+    total, sums = acc
+    a = load_block(a_ptrs, offs_k[None, :] < left, TAIL, 0)
+    b = load_block(b_ptrs, offs_k[:, None] < left, TAIL, 0)
     if ZERO:
         sums += tl.sum(b.to(tl.int32), 0)
-    return tl.dot(a, b, acc, out_dtype=tl.int32), sums
+    return tl.dot(a, b, total, out_dtype=tl.int32), sums
 
 
 @triton.jit
@@ -42,47 +50,24 @@ def _matmul_int8_kernel(
     ZERO: tl.constexpr, BIAS: tl.constexpr,
 ):  # fmt: skip
     tile_m, tile_n = tile_of(M, N, BLOCK_M, BLOCK_N, GROUP_M)
-    offs_m = tile_m.to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
-    offs_n = tile_n.to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
-    offs_k = tl.arange(0, BLOCK_K)
-    rows = tl.where(offs_m < M, offs_m, 0)
-    cols = tl.where(offs_n < N, offs_n, 0)
-    deep = offs_k.to(tl.int64)
-    a_tile = a_ptr + rows[:, None] * stride_am + deep[None, :] * stride_ak
-    b_tile = b_ptr + cols[None, :] * stride_bn + deep[:, None] * stride_bk
+    offs_m, offs_n, rows, cols = places(tile_m, tile_n, M, N, BLOCK_M, BLOCK_N)
+    nothing = (tl.zeros([BLOCK_M, BLOCK_N], tl.int32), tl.zeros([BLOCK_N], tl.int32))
+    acc, sums = walk(
+        _multiply, nothing, a_ptr, rows, stride_am, stride_ak, b_ptr, cols, stride_bn, stride_bk,
+        K, BLOCK_K, ZERO,
+    )  # fmt: skip
 
-    acc = tl.zeros([BLOCK_M, BLOCK_N], tl.int32)
-    sums = tl.zeros([BLOCK_N], tl.int32)
-    whole = K // BLOCK_K * BLOCK_K
-    for start in range(0, whole, BLOCK_K):
-        step = tl.cast(start, tl.int64)
-        acc, sums = _multiply(
-            acc, sums, a_tile + step * stride_ak, b_tile + step * stride_bk, offs_k, BLOCK_K,
-            False, ZERO,
-        )  # fmt: skip
-    if whole < K:
-        step = tl.cast(whole, tl.int64)
-        acc, sums = _multiply(
-            acc, sums, a_tile + step * stride_ak, b_tile + step * stride_bk, offs_k, K - whole,
-            True, ZERO,
-        )  # fmt: skip
-
-    scale_a = tl.load(scale_a_ptr + offs_m * stride_sa, mask=offs_m < M, other=0.0)
+    scale_a = load_each(scale_a_ptr, offs_m, M, stride_sa)
     if ZERO:
-        zero = tl.load(zero_ptr + offs_m * stride_zero, mask=offs_m < M, other=0)
+        zero = load_each(zero_ptr, offs_m, M, stride_zero)
         acc -= zero[:, None] * sums[None, :]
         # A number out of range would pass the int32: it shows.
         scale_a = tl.where((zero >= -128) & (zero <= 127), scale_a, float("nan"))
-    scale_b = tl.load(scale_b_ptr + offs_n * stride_sb, mask=offs_n < N, other=0.0)
+    scale_b = load_each(scale_b_ptr, offs_n, N, stride_sb)
     out = acc.to(tl.float32) * scale_a[:, None] * scale_b[None, :]
     if BIAS:
-        bias = tl.load(bias_ptr + offs_n * stride_bias, mask=offs_n < N, other=0.0)
-        out += widen(bias)[None, :]
-    tl.store(
-        out_ptr + offs_m[:, None] * N + offs_n[None, :],
-        round_to(out, out_ptr.dtype.element_ty),
-        mask=(offs_m < M)[:, None] & (offs_n < N)[None, :],
-    )
+        out += widen(load_each(bias_ptr, offs_n, N, stride_bias))[None, :]
+    store_tile(out_ptr, out, offs_m, offs_n, M, N)
 
 
 def launch(
@@ -96,17 +81,8 @@ def launch(
         return
     zero = zero_a is not None
     config = _configs.config(select_int8_config(shape_of(a, b), zero, sm_of(a.device) or 90))
-    tiles = triton.cdiv(M, config.block_m) * triton.cdiv(N, config.block_n)
-    _matmul_int8_kernel[(tiles,)](
+    _matmul_int8_kernel[grid_of(config, M, N)](
         out, a, b, scale_a, scale_b, zero_a, bias,
         *a.stride(), *b.stride(), row_stride(scale_a), row_stride(scale_b), row_stride(zero_a),
-        0 if bias is None else bias.stride(0), M, N, K,
-        BLOCK_M=config.block_m, BLOCK_N=config.block_n, BLOCK_K=config.block_k,
-        GROUP_M=config.group_m, ZERO=zero, BIAS=bias is not None,
-        num_warps=config.num_warps, num_stages=config.num_stages,
+        bias_stride(bias), M, N, K, ZERO=zero, BIAS=bias is not None, **options(config),
     )  # fmt: skip
-
-
-def row_stride(column: torch.Tensor | None) -> int:
-    """0 repeats the one element of a tensor for every row."""
-    return column.stride(0) if column is not None and column.dim() == 2 else 0

@@ -15,6 +15,7 @@ import triton.language as tl
 
 from aimills_kernels.kernels.matmul.config_w4 import config_of
 from aimills_kernels.kernels.matmul.layout_w4 import SIZES, WORDS
+from aimills_kernels.kernels.matmul.tiles import bias_stride, places, tile_among
 from aimills_kernels.kernels.triton_common import INTERPRET, dot, product, round_to, widen
 
 PLANE = tl.constexpr(WORDS)  # columns that one nibble of the words of a block holds
@@ -101,7 +102,7 @@ def _times(acc, words, x_ptr, perm_ptr, column, rows, shift, stride_xm, stride_x
 
 
 @triton.jit
-def _sum_of_steps(
+def sum_of_steps(
     begin, end, x_ptr, codes_ptr, scales_ptr, zeros_ptr, perm_ptr, group_ptr, channels, rows,
     stride_xm, stride_xk, M, N, K, G, width, offset,
     BLOCK_N: tl.constexpr, BLOCK_M: tl.constexpr, STEP: tl.constexpr, GROUP: tl.constexpr,
@@ -153,7 +154,7 @@ def _sum_of_steps(
 
 
 @triton.jit
-def _finished(sums, bias, ACTIVATION: tl.constexpr):
+def finished(sums, bias, ACTIVATION: tl.constexpr):
     """Bias and activation, in float32."""
     out = sums + bias
     if ACTIVATION == "relu":
@@ -178,29 +179,21 @@ def _matmul_w4_kernel(
     tiles_m = tl.cdiv(M, BLOCK_M)
     split = tl.program_id(0) // (tiles_n * tiles_m)
     tile = tl.program_id(0) % (tiles_n * tiles_m)
-    # Neighbouring programs share tiles: they go down TALL tiles of channels, then one to the right.
-    band = tile // (TALL * tiles_m)
-    within = tile % (TALL * tiles_m)
-    height = tl.minimum(tiles_n - band * TALL, TALL)
-    tile_n = band * TALL + within % height
-    tile_m = within // height
-
-    offs_n = tile_n.to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
-    offs_m = tile_m.to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
-    channels = tl.where(offs_n < N, offs_n, 0)
+    tile_n, tile_m = tile_among(tiles_n, tiles_m, tile, TALL)
+    offs_m, offs_n, _, channels = places(tile_m, tile_n, M, N, BLOCK_M, BLOCK_N)
     steps = tl.cdiv(width, STEP)
     if WALKED:
         sums = tl.zeros([BLOCK_N, BLOCK_M], tl.float32)
         for one in range(splits):
             begin = one * per_split
-            sums += _sum_of_steps(
+            sums += sum_of_steps(
                 begin, tl.minimum(begin + per_split, steps), x_ptr, codes_ptr, scales_ptr,
                 zeros_ptr, perm_ptr, group_ptr, channels, offs_m, stride_xm, stride_xk, M, N, K,
                 G, width, offset, BLOCK_N, BLOCK_M, STEP, GROUP,
             )  # fmt: skip
     else:
         begin = split * per_split
-        sums = _sum_of_steps(
+        sums = sum_of_steps(
             begin, tl.minimum(begin + per_split, steps), x_ptr, codes_ptr, scales_ptr, zeros_ptr,
             perm_ptr, group_ptr, channels, offs_m, stride_xm, stride_xk, M, N, K, G, width,
             offset, BLOCK_N, BLOCK_M, STEP, GROUP,
@@ -214,7 +207,7 @@ def _matmul_w4_kernel(
         bias = 0.0
         if bias_ptr is not None:
             bias = widen(tl.load(bias_ptr + channels * stride_bias))[:, None]
-        out = round_to(_finished(sums, bias, ACTIVATION), out_ptr.dtype.element_ty)
+        out = round_to(finished(sums, bias, ACTIVATION), out_ptr.dtype.element_ty)
         tl.store(out_ptr + at, tl.trans(out), mask=mask)
 
 
@@ -233,7 +226,7 @@ def _add_splits_kernel(
     bias = 0.0
     if bias_ptr is not None:
         bias = widen(tl.load(bias_ptr + at % N * stride_bias, mask=here, other=0.0))
-    out = _finished(sums, bias, ACTIVATION)
+    out = finished(sums, bias, ACTIVATION)
     tl.store(out_ptr + at, round_to(out, out_ptr.dtype.element_ty), mask=here)
 
 
@@ -251,7 +244,7 @@ def launch(
     group = 32 if group_of is not None else group_size if group_size in SIZES else 0
     tiles = triton.cdiv(N, config.block_n) * triton.cdiv(M, config.block_m)
     split = config.splits > 1 and not config.walked
-    stride_bias = 0 if bias is None else bias.stride(0)
+    stride_bias = bias_stride(bias)
     _matmul_w4_kernel[(tiles * config.splits if split else tiles,)](
         out, work, x, codes, scales, zeros, perm, group_of, bias, *x.stride(), stride_bias,
         M, N, K, scales.shape[0], width, offset, config.splits,

@@ -12,21 +12,27 @@ import triton
 import triton.language as tl
 
 from aimills_kernels._dispatch import sm_of
-from aimills_kernels.kernels.matmul.config import _aligned
+from aimills_kernels.kernels.matmul.config import rows_aligned
 from aimills_kernels.kernels.matmul.config_int8 import select_w8_config
-from aimills_kernels.kernels.matmul.tiles import tile_of
+from aimills_kernels.kernels.matmul.tiles import (
+    bias_stride,
+    grid_of,
+    load_block,
+    load_each,
+    options,
+    places,
+    row_stride,
+    tile_of,
+    walk,
+)
 from aimills_kernels.kernels.triton_common import INTERPRET, dot, round_to, widen
 
 
 @triton.jit
-def _multiply(acc, b_ptrs, x_ptrs, offs_k, left, TAIL: tl.constexpr):
+def _multiply(acc, b_ptrs, x_ptrs, step, offs_k, left, TAIL: tl.constexpr, more):
     """One block of K."""
-    if TAIL:
-        w = tl.load(b_ptrs, mask=offs_k[None, :] < left, other=0)
-        x = tl.load(x_ptrs, mask=offs_k[:, None] < left, other=0.0)
-    else:
-        w = tl.load(b_ptrs)
-        x = tl.load(x_ptrs)
+    w = load_block(b_ptrs, offs_k[None, :] < left, TAIL, 0)
+    x = load_block(x_ptrs, offs_k[:, None] < left, TAIL, 0.0)
     if INTERPRET:
         w = w.to(tl.float32)
     else:
@@ -43,33 +49,15 @@ def _matmul_w8_kernel(
     BIAS: tl.constexpr,
 ):  # fmt: skip
     tile_m, tile_n = tile_of(M, N, BLOCK_M, BLOCK_N, GROUP_M)
-    offs_m = tile_m.to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
-    offs_n = tile_n.to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
-    offs_k = tl.arange(0, BLOCK_K)
-    rows = tl.where(offs_m < M, offs_m, 0)
-    channels = tl.where(offs_n < N, offs_n, 0)
-    deep = offs_k.to(tl.int64)
-    b_tile = b_ptr + channels[:, None] * stride_bn + deep[None, :] * stride_bk
-    x_tile = x_ptr + rows[None, :] * stride_xm + deep[:, None] * stride_xk
+    offs_m, offs_n, rows, channels = places(tile_m, tile_n, M, N, BLOCK_M, BLOCK_N)
+    acc = walk(
+        _multiply, tl.zeros([BLOCK_N, BLOCK_M], tl.float32),
+        b_ptr, channels, stride_bn, stride_bk, x_ptr, rows, stride_xm, stride_xk, K, BLOCK_K, None,
+    )  # fmt: skip
 
-    acc = tl.zeros([BLOCK_N, BLOCK_M], tl.float32)
-    whole = K // BLOCK_K * BLOCK_K
-    for start in range(0, whole, BLOCK_K):
-        step = tl.cast(start, tl.int64)
-        acc = _multiply(
-            acc, b_tile + step * stride_bk, x_tile + step * stride_xk, offs_k, BLOCK_K, False
-        )
-    if whole < K:
-        step = tl.cast(whole, tl.int64)
-        acc = _multiply(
-            acc, b_tile + step * stride_bk, x_tile + step * stride_xk, offs_k, K - whole, True
-        )
-
-    scale = tl.load(scale_ptr + offs_n * stride_scale, mask=offs_n < N, other=0.0)
-    out = acc * scale[:, None]
+    out = acc * load_each(scale_ptr, offs_n, N, stride_scale)[:, None]
     if BIAS:
-        bias = tl.load(bias_ptr + offs_n * stride_bias, mask=offs_n < N, other=0.0)
-        out += widen(bias)[:, None]
+        out += widen(load_each(bias_ptr, offs_n, N, stride_bias))[:, None]
     tl.store(
         out_ptr + offs_m[None, :] * N + offs_n[:, None],
         round_to(out, out_ptr.dtype.element_ty),
@@ -85,14 +73,9 @@ def launch(
     (M, K), N = x.shape, b.shape[0]
     if out.numel() == 0:
         return
-    aligned = _aligned(x) and _aligned(b)
-    config = select_w8_config(M, N, aligned, sm_of(x.device) or 90)
-    tiles = triton.cdiv(M, config.block_m) * triton.cdiv(N, config.block_n)
-    _matmul_w8_kernel[(tiles,)](
+    config = select_w8_config(M, N, rows_aligned(x) and rows_aligned(b), sm_of(x.device) or 90)
+    _matmul_w8_kernel[grid_of(config, M, N)](
         out, x, b, scale_b, bias,
-        *x.stride(), *b.stride(), scale_b.stride(0) if scale_b.dim() == 2 else 0,
-        0 if bias is None else bias.stride(0), M, N, K,
-        BLOCK_M=config.block_m, BLOCK_N=config.block_n, BLOCK_K=config.block_k,
-        GROUP_M=config.group_m, BIAS=bias is not None,
-        num_warps=config.num_warps, num_stages=config.num_stages,
+        *x.stride(), *b.stride(), row_stride(scale_b), bias_stride(bias), M, N, K,
+        BIAS=bias is not None, **options(config),
     )  # fmt: skip

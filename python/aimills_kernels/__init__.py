@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from aimills_kernels._version import __version__
 
 __all__ = [
+    "PackedExperts",
     "PackedWeight",
     "__version__",
     "attention",
@@ -21,6 +22,8 @@ __all__ = [
     "attention_varlen_backward",
     "attention_workspace",
     "explain",
+    "grouped_matmul_fp8",
+    "grouped_matmul_w4",
     "kv_append",
     "matmul_fp8",
     "matmul_int8",
@@ -47,10 +50,13 @@ _HOMES = {
     "attention_workspace": "aimills_kernels.ops.paged",
     "kv_append": "aimills_kernels.ops.paged",
     "merge_attention_states": "aimills_kernels.ops.paged",
+    "grouped_matmul_fp8": "aimills_kernels.ops.grouped",
+    "grouped_matmul_w4": "aimills_kernels.ops.grouped",
     "matmul_fp8": "aimills_kernels.ops.matmul",
     "matmul_int8": "aimills_kernels.ops.matmul_int8",
     "matmul_w8": "aimills_kernels.ops.matmul_int8",
     "matmul_w4": "aimills_kernels.ops.matmul_w4",
+    "PackedExperts": "aimills_kernels.packed_experts",
     "PackedWeight": "aimills_kernels.packed",
     "quantize_fp8": "aimills_kernels.ops.matmul",
     "quantize_int8": "aimills_kernels.ops.matmul_int8",
@@ -78,6 +84,7 @@ if TYPE_CHECKING:
         attention_varlen_backward,
     )
     from aimills_kernels.ops.fused import rmsnorm_quantize_fp8, swiglu_quantize_fp8
+    from aimills_kernels.ops.grouped import grouped_matmul_fp8, grouped_matmul_w4
     from aimills_kernels.ops.matmul import matmul_fp8, quantize_fp8
     from aimills_kernels.ops.matmul_int8 import matmul_int8, matmul_w8, quantize_int8
     from aimills_kernels.ops.matmul_w4 import matmul_w4
@@ -89,6 +96,7 @@ if TYPE_CHECKING:
     )
     from aimills_kernels.ops.video import video_to_tensor
     from aimills_kernels.packed import PackedWeight
+    from aimills_kernels.packed_experts import PackedExperts
 
 
 def __getattr__(name: str) -> Any:

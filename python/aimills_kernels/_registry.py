@@ -39,6 +39,8 @@ from aimills_kernels.kernels.attention.op_varlen import attention_varlen
 from aimills_kernels.kernels.attention.op_varlen_backward import attention_varlen_backward
 from aimills_kernels.kernels.matmul.op_fp8 import matmul_fp8
 from aimills_kernels.kernels.matmul.op_fused import rmsnorm_quantize_fp8, swiglu_quantize_fp8
+from aimills_kernels.kernels.matmul.op_grouped_fp8 import grouped_matmul_fp8
+from aimills_kernels.kernels.matmul.op_grouped_w4 import grouped_matmul_w4
 from aimills_kernels.kernels.matmul.op_int8 import matmul_int8
 from aimills_kernels.kernels.matmul.op_quantize import quantize_fp8
 from aimills_kernels.kernels.matmul.op_quantize_int8 import quantize_int8
@@ -58,6 +60,8 @@ OPS: tuple[Op, ...] = (
     matmul_int8,
     matmul_w8,
     matmul_w4,
+    grouped_matmul_fp8,
+    grouped_matmul_w4,
     quantize_fp8,
     quantize_int8,
     rmsnorm_quantize_fp8,

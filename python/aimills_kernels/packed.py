@@ -13,6 +13,7 @@ from torch import Tensor
 from aimills_kernels._op import describe
 from aimills_kernels._words import shown
 from aimills_kernels.kernels.matmul import layout_w4 as layout
+from aimills_kernels.kernels.matmul.checks import check_scale
 
 _SCHEME = re.compile(r"w4-(?:g(32|64|128)|channel)(-asym)?")
 _SCHEMES = "w4-g32, w4-g64, w4-g128 or w4-channel, each with or without -asym"
@@ -284,8 +285,6 @@ def _quantised(
 def _check_parts(
     codes: Tensor, scales: Tensor, zeros: Tensor | None, g_idx: Tensor | None, group_size: int
 ) -> None:
-    from aimills_kernels.kernels.matmul.op_w4 import check_scales
-
     what, (N, K) = "PackedWeight.pack", codes.shape
     for name, t in (("scales", scales), ("zeros", zeros), ("g_idx", g_idx)):
         if t is not None and t.device != codes.device:
@@ -298,7 +297,7 @@ def _check_parts(
     if scales.dim() != 2 or scales.shape[1] != N or (g_idx is None and scales.shape[0] != groups):
         wanted = groups if g_idx is None else "G"
         raise ValueError(f"{what}: scales must be [{wanted}, {N}], got {describe(scales)}")
-    check_scales(what, scales)
+    check_scale(what, "scales", scales)
     if zeros is not None:
         if zeros.dtype != torch.uint8 or zeros.shape != scales.shape:
             raise ValueError(f"{what}: zeros must be uint8{[*scales.shape]}, got {describe(zeros)}")

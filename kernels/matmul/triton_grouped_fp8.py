@@ -1,0 +1,120 @@
+"""fp8 matmul of groups of rows, each with a weight of its own (MoE), in Triton, from sm_80.
+
+    out[row] = (a[row] * scale_a[row]) @ (b[e] * scale_b[e]).T + bias[e]       row of group e
+
+One program makes one tile of the output, whose rows are of one group (`segment_of`). The grid
+follows from the number of rows and groups alone, so that one CUDA graph serves all lengths. Within
+a tile it is the walk of `triton_fp8` or `triton_fp8_block`. Rows of no group are set to 0.
+"""
+
+import torch
+import triton
+import triton.language as tl
+
+from aimills_kernels import _configs
+from aimills_kernels._dispatch import sm_of
+from aimills_kernels.kernels.matmul.config import (
+    BLOCK,
+    Shape,
+    in_blocks,
+    rows_in_each,
+    select_grouped_config,
+)
+from aimills_kernels.kernels.matmul.segments import (
+    ends_or_counts,
+    segment_of,
+    slots,
+    tiles_of_rows,
+)
+from aimills_kernels.kernels.matmul.tiles import (
+    load_each,
+    options,
+    store_tile,
+    strides_of,
+    tile_among,
+    walk,
+)
+from aimills_kernels.kernels.matmul.triton_fp8 import add_codes, operands, promoted
+from aimills_kernels.kernels.matmul.triton_fp8_block import add_scaled_block, first_scales_of_b
+from aimills_kernels.kernels.triton_common import widen
+
+
+@triton.jit(do_not_specialize=["M", "E", "tiles_m"])
+def _grouped_matmul_fp8_kernel(
+    out_ptr, a_ptr, b_ptr, scale_a_ptr, scale_b_ptr, bias_ptr, lengths_ptr,
+    stride_og, stride_ag, stride_am, stride_ak, stride_bg, stride_bn, stride_bk,
+    stride_sag, stride_sam, stride_sak, stride_sbg, stride_sbn, stride_sbk,
+    stride_biasg, stride_bias, stride_lengths, M, N, K, E, tiles_m,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, GROUP_M: tl.constexpr,
+    SLOTS: tl.constexpr, BLOCKS: tl.constexpr, ROWS_B: tl.constexpr, BIAS: tl.constexpr,
+    A_E5M2: tl.constexpr, B_E5M2: tl.constexpr, DECODE: tl.constexpr, PROMOTE: tl.constexpr,
+):  # fmt: skip
+    tile_m, tile_n = tile_among(tiles_m, tl.cdiv(N, BLOCK_N), tl.program_id(0), GROUP_M)
+    group, first, own, end = segment_of(
+        tile_m, lengths_ptr, stride_lengths, M, E, BLOCK_M, SLOTS
+    )  # fmt: skip
+    group = group.to(tl.int64)
+    offs_m = first.to(tl.int64) + tl.arange(0, BLOCK_M)
+    rows = tl.where(offs_m < own, offs_m, 0)
+    offs_n = tile_n.to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
+    cols = tl.where(offs_n < N, offs_n, 0)
+    depth = tl.where(first < own, K, 0)  # nothing to multiply where no row is a group's
+    a_ptr += group * stride_ag
+    b_ptr += group * stride_bg
+    scale_a_ptr += group * stride_sag
+    scale_b_ptr += group * stride_sbg
+    out = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
+    if BLOCKS:
+        scale_b_ptrs = first_scales_of_b(scale_b_ptr, tile_n, cols, stride_sbn, BLOCK_N, ROWS_B)
+        out = walk(
+            add_scaled_block, out, a_ptr, rows, stride_am, stride_ak, b_ptr, cols, stride_bn,
+            stride_bk, depth, BLOCK_K,
+            (scale_a_ptr + rows * stride_sam, scale_b_ptrs, stride_sak, stride_sbk,
+             BLOCK_N <= ROWS_B, A_E5M2, B_E5M2, DECODE),
+        )  # fmt: skip
+    else:
+        out = walk(
+            add_codes, out, a_ptr, rows, stride_am, stride_ak, b_ptr, cols, stride_bn, stride_bk,
+            depth, BLOCK_K, (A_E5M2, B_E5M2, DECODE, PROMOTE),
+        )  # fmt: skip
+        scale_a = load_each(scale_a_ptr, offs_m, own, stride_sam)
+        scale_b = load_each(scale_b_ptr, offs_n, N, stride_sbn)
+        out = out * scale_a[:, None] * scale_b[None, :]
+    if BIAS:
+        bias = load_each(bias_ptr + group * stride_biasg, offs_n, N, stride_bias)
+        out += widen(bias)[None, :]
+    out = tl.where((offs_m < own)[:, None], out, 0.0)
+    store_tile(out_ptr + group * stride_og, out, offs_m, offs_n, end, N)
+
+
+def launch(
+    outs: tuple[torch.Tensor],
+    a: torch.Tensor, b: torch.Tensor, scale_a: torch.Tensor, scale_b: torch.Tensor,
+    offsets: torch.Tensor | None, masked_m: torch.Tensor | None, bias: torch.Tensor | None,
+    out_dtype: torch.dtype, batch_invariant: bool,
+) -> None:  # fmt: skip
+    (out,) = outs
+    E, N, K = b.shape
+    if out.numel() == 0:
+        return
+    if E == 0:
+        out.zero_()
+        return
+    sm = sm_of(a.device) or 90
+    rows, masked = rows_in_each(a, E), masked_m is not None
+    shape = Shape.of(a, b, out_dtype, "promoted", batch_invariant, sm, rows)
+    a, b, formats = operands(a, b, shape.decode)
+    blocks = in_blocks(scale_a, scale_b, N)
+    config = _configs.config(select_grouped_config(shape, blocks, sm))
+    lengths = ends_or_counts(offsets, masked_m, E)
+    tiles_m = tiles_of_rows(a, masked, E, config.block_m)
+    _grouped_matmul_fp8_kernel[(tiles_m * triton.cdiv(N, config.block_n),)](
+        out, a, b, scale_a, scale_b, bias, lengths,
+        out.stride(0) if masked else 0, a.stride(0) if masked else 0, *a.stride()[-2:],
+        *b.stride(), *strides_of(scale_a), *strides_of(scale_b),
+        *((0, 0) if bias is None else bias.stride()), lengths.stride(0),
+        a.shape[-2], N, K, E, tiles_m,
+        SLOTS=slots(masked, E), BLOCKS=blocks,
+        ROWS_B=1 if scale_b.dim() < 3 or scale_b.shape[1] == N else BLOCK, BIAS=bias is not None,
+        PROMOTE=promoted("promoted", sm), **formats, **options(config),
+    )  # fmt: skip

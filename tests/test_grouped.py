@@ -1,0 +1,183 @@
+"""Groups of rows, each by a weight of its own: what the declarations can't say of themselves."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import aimills_kernels as ak
+from aimills_kernels import _aot, _dispatch
+from aimills_kernels._op import Case
+from aimills_kernels._registry import get_op
+from tests.ptx.triton import executing
+
+OP = get_op("grouped_matmul_fp8")
+E4M3 = torch.float8_e4m3fn
+DIMS: dict[str, Any] = dict(N=24, K=48, scale_a="row", scale_b="row")
+
+
+def _operands(rows: int, seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Four weights."""
+    generator = torch.Generator().manual_seed(seed)
+    x, w = (torch.randn(*s, generator=generator) for s in ((rows, 40), (4 * 6, 40)))
+    a, scale_a = ak.quantize_fp8(x, "row")
+    b, scale_b = ak.quantize_fp8(w, "row")
+    return a, b.view(4, 6, 40), scale_a, scale_b.view(4, 6, 1)
+
+
+@pytest.mark.parametrize("counts", [(3, 0, 4, 2), (0, 0, 9, 0), (9, 0, 0, 0), (0, 0, 0, 0)])
+@pytest.mark.parametrize("lead", [False, True])
+def test_a_group_is_a_matmul_of_its_own(counts: tuple[int, ...], lead: bool, seed: int) -> None:
+    a, b, scale_a, scale_b = _operands(11, seed)
+    ends = [0, *itertools.accumulate(counts)]
+    offsets = torch.tensor(ends if lead else ends[1:], dtype=torch.int32)
+    out = torch.full((11, 6), torch.nan)
+    ak.grouped_matmul_fp8(a, b, scale_a, scale_b, offsets=offsets, out_dtype=torch.float32, out=out)
+    for e, (begin, end) in enumerate(itertools.pairwise(ends)):
+        want = (a[begin:end].double() * scale_a[begin:end]) @ (b[e].double() * scale_b[e]).T
+        torch.testing.assert_close(out[begin:end], want.float())
+    assert (out[ends[-1] :] == 0).all()
+
+
+def test_masked_is_contiguous_with_gaps(seed: int) -> None:
+    a, b, scale_a, scale_b = _operands(12, seed)
+    counts = torch.tensor([2, 0, 3, 1], dtype=torch.int32)
+    own = torch.arange(3) < counts[:, None]
+    bias = torch.randn(4, 6)
+    got = ak.grouped_matmul_fp8(
+        a.view(4, 3, 40), b, scale_a.view(4, 3, 1), scale_b, masked_m=counts, bias=bias
+    )
+    flat = own.flatten()
+    want = ak.grouped_matmul_fp8(
+        a.view(torch.uint8)[flat].view(E4M3), b, scale_a[flat], scale_b,
+        offsets=counts.cumsum(0).int(), bias=bias,
+    )  # fmt: skip
+    assert torch.equal(got[own], want)
+    assert (got[~own] == 0).all()
+
+
+def test_gradients_see_nothing_of_rows_in_no_group(seed: int) -> None:
+    case = Case("grad", counts=(2, 3), tail=2, **DIMS)
+    named = dict(zip(OP.params, OP.make_inputs(case, "cpu", seed), strict=True))
+    assert named["scale_a"].isnan().any()
+    for name in ("scale_a", "scale_b"):
+        named[name].requires_grad_()
+    ak.grouped_matmul_fp8(
+        *(named[n] for n in ("a", "b", "scale_a", "scale_b")), offsets=named["offsets"]
+    ).float().sum().backward()
+    assert named["scale_b"].grad.isfinite().all()
+    assert (named["scale_a"].grad[5:] == 0).all()
+    assert (named["scale_a"].grad[:5] != 0).all()
+
+
+def _on_executor(named: dict[str, Any], seed: int) -> tuple[Tensor, tuple]:
+    args = OP.flat(named)
+    out = torch.full_like(OP.fake(*args), torch.nan)
+    with executing(90, seed=seed) as done:
+        _dispatch.load(OP.provider("triton"))((out,), *args)
+    (result,) = done
+    return out, result
+
+
+UNCHECKED = {
+    "falling": dict(offsets=[20, 4, 12]),
+    "beyond": dict(offsets=[5, 400, 2**31 - 1]),
+    "negative": dict(offsets=[-7, -(2**31), 9]),
+    "zigzag": dict(offsets=[30, 0, 30]),
+    "counts": dict(masked_m=[-5, 2**31 - 1, -(2**31)]),
+}
+
+
+@pytest.mark.ptx
+@pytest.mark.parametrize("name", UNCHECKED)
+def test_unchecked_lengths_stay_within_memory(name: str, seed: int) -> None:
+    """The executor ends at any access beside a tensor; every row is written, and none is NaN."""
+    masked = "masked_m" in UNCHECKED[name]
+    case = Case("unchecked", counts=(10,) * 3, masked=masked, M=10, **DIMS)
+    named = dict(zip(OP.params, OP.make_inputs(case, "cpu", seed), strict=True))
+    for key, lengths in UNCHECKED[name].items():
+        named[key] = torch.tensor(lengths, dtype=torch.int32)
+    out, _ = _on_executor(named, seed)
+    want = OP.reference(*OP.flat(named))
+    torch.testing.assert_close(out, want, rtol=2**-7, atol=1e-2 * float(want.abs().max()))
+    assert out.isfinite().all()
+
+
+@pytest.mark.ptx
+@pytest.mark.full
+@pytest.mark.parametrize("scales", [("row", "row"), ("1x128", "128x128")])
+def test_a_row_has_the_bits_of_matmul_fp8(scales: tuple[str, str], seed: int) -> None:
+    """With batch_invariant=True, whatever its group and place. The executor sums the products of an
+    instruction exactly: this is about tiles and order, not about a GPU's matrix instructions."""
+    case = Case("bits", counts=(3, 0, 40), N=24, K=300, scale_a=scales[0], scale_b=scales[1],
+                out="f32", fill="magnitudes", invariant=True)  # fmt: skip
+    named = dict(zip(OP.params, OP.make_inputs(case, "cpu", seed), strict=True))
+    out, _ = _on_executor(named, seed)
+    ends = named["offsets"].tolist()
+    plain = get_op("matmul_fp8")
+    kind = "triton" if scales[0] == "row" else "triton_block"
+    for e in (e for e in range(3) if ends[e] > (ends[e - 1] if e else 0)):
+        row = ends[e] - 1
+        args = (named["a"][row : row + 1], named["b"][e], named["scale_a"][row : row + 1],
+                named["scale_b"][e], None, torch.float32, "promoted", True)  # fmt: skip
+        alone = torch.full((1, 24), torch.nan)
+        with executing(90, seed=seed):
+            _dispatch.load(plain.provider(kind))((alone,), *args)
+        assert torch.equal(out[row].view(torch.int32), alone[0].view(torch.int32))
+
+
+@pytest.mark.parametrize("name", ["grouped_matmul_fp8", "grouped_matmul_w4"])
+@pytest.mark.parametrize("case", ["tiny", "masked"])
+def test_a_launch_reads_no_length(name: str, case: str) -> None:
+    """So one CUDA graph serves all of them: meta tensors have none to read."""
+    op, seen = get_op(name), list[Any]()
+    args = op.make_inputs(op.case(case), "meta", 0)
+    with _aot.compiling_for(90, seen.append):
+        _dispatch.load(op.provider("triton"))((op.fake(*args),), *args)
+    assert len(seen) == 1
+
+
+def _weights(seed: int, K: int = 96) -> list[ak.PackedWeight]:
+    generator = torch.Generator().manual_seed(seed)
+    made = (torch.randn(6, K, generator=generator) for _ in range(4))
+    return [ak.PackedWeight.pack(w, "w4-g32-asym") for w in made]
+
+
+def test_an_expert_of_a_stack_is_its_weight(seed: int) -> None:
+    weights = _weights(seed)
+    packed = ak.PackedExperts.stack(weights)
+    assert packed.shape == (4, 6, 96)
+    assert len(packed.to("cpu")) == 4
+    x, bias = torch.randn(9, 96, dtype=torch.bfloat16), torch.randn(4, 6)
+    ends = [2, 2, 7, 8]
+    out = torch.full((9, 6), torch.nan, dtype=torch.bfloat16)
+    offsets = torch.tensor(ends, dtype=torch.int32)
+    ak.grouped_matmul_w4(x, packed, offsets=offsets, bias=bias, activation="silu", out=out)
+    for e, (begin, end) in enumerate(itertools.pairwise([0, *ends])):
+        assert packed[e].codes.data_ptr() == packed.codes[e].data_ptr()
+        assert torch.equal(packed[e].dequantize(), weights[e].dequantize())
+        want = ak.matmul_w4(x[begin:end], packed[e], bias=bias[e], activation="silu")
+        torch.testing.assert_close(out[begin:end], want)
+    assert (out[8:] == 0).all()
+
+
+def test_what_makes_no_stack_is_named(seed: int) -> None:
+    weights, other = _weights(seed), _weights(seed, 64)
+    with pytest.raises(ValueError, match=r"weights\[4\] must have the in_features of weights\[0\]"):
+        ak.PackedExperts.stack([*weights, other[0]])
+    with pytest.raises(ValueError, match=r"weights\[1\] must have the codes"):
+        ak.PackedExperts.stack([weights[0], weights[1].shard(0, 0, 5)])
+    for nothing in ([], [torch.ones(2)]):
+        with pytest.raises(ValueError, match="must be PackedWeights, at least one"):
+            ak.PackedExperts.stack(nothing)
+    with pytest.raises(IndexError, match="there are 4 experts, got 4"):
+        ak.PackedExperts.stack(weights)[4]
+    x, offsets = torch.zeros(2, 96, dtype=torch.bfloat16), torch.tensor([2] * 4, dtype=torch.int32)
+    with pytest.raises(ValueError, match="packed must be PackedExperts, got PackedWeight"):
+        ak.grouped_matmul_w4(x, weights[0], offsets=offsets)
+    with pytest.raises(ValueError, match="x must have 96 columns as packed"):
+        ak.grouped_matmul_w4(x[:, :8], ak.PackedExperts.stack(weights), offsets=offsets)
