@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from aimills_kernels import video_io
+from aimills_kernels.video import io as video_io
 from aimills_kernels.accept.picture import moving_picture
 
 av = pytest.importorskip("av")

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 import aimills_kernels
-from aimills_kernels import video_io
+from aimills_kernels.video import io as video_io
 from aimills_kernels._dispatch import on_device
 from aimills_kernels._explain import flat_arguments
 from aimills_kernels._op import Case, Op, as_tuple, to_device
