@@ -1,8 +1,8 @@
 """Whole processors of Transformers, run by themselves: `python -m tests.hf_processors FILE`.
 
-The file holds the RGB frames of a clip and what to run: (processor's class, its arguments). What the
-processors return goes into the same file. Their video processors need torchvision; where that is not
-installed, a few of its functions stand in, written with torch's own resize, which torchvision calls.
+The file holds the RGB frames of clips and what to run: (processor's class, its arguments). What the
+processors return goes into the same file. Video processors need torchvision; where that is not
+installed, a few functions stand in, written with torch's own resize, which torchvision calls.
 """
 
 from __future__ import annotations

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from aimills_kernels.video import io as video_io
 from aimills_kernels.accept.picture import moving_picture
+from aimills_kernels.video import io as video_io
 
 av = pytest.importorskip("av")
 COUNT, HEIGHT, WIDTH = 30, 90, 160

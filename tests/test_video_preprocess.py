@@ -286,7 +286,7 @@ def test_size_that_patches_do_not_divide() -> None:
 
 
 def test_unknown_preset() -> None:
-    with pytest.raises(ValueError, match="unknown preset 'qwen4'; there are qwen2-vl, qwen2.5-vl"):
+    with pytest.raises(ValueError, match="unknown preset 'qwen4'; there are qwen2-vl, "):
         VideoPreprocessor.from_preset("qwen4")
     with pytest.raises(ValueError, match="unknown preset None"):
         VideoPreprocessor.from_preset(None)  # type: ignore[arg-type]
@@ -410,7 +410,7 @@ def test_configuration_from_files(tmp_path: Path) -> None:
 
 
 def test_configuration_files_that_are_none(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="the folder .* has none of processor_config.json"):
+    with pytest.raises(ValueError, match=r"the folder .* has none of processor_config\.json"):
         VideoPreprocessor.from_hf_config(tmp_path)
     with pytest.raises(ValueError, match="can't be read: No such file"):
         VideoPreprocessor.from_hf_config(tmp_path / "x.json")
@@ -474,7 +474,7 @@ def test_whole_processors_of_transformers(tmp_path: Path) -> None:
         level = 1 / 255 / min(made.std)
         distance = (got[made.output] - expected[made.output].float()).abs()
         assert distance.max() <= 1.01 * level, name
-        assert distance.mean() < 0.05 * level, name
+        assert distance.mean() < (0.3 if "Pil" in name else 0.01) * level, name
 
 
 def smooth(frames: int, height: int, width: int) -> Tensor:

@@ -180,7 +180,7 @@ def same(ours: Any, hf: Any) -> bool:
     try:
         expected = hf()
     except ValueError:
-        with pytest.raises(ValueError, match="ratio|frames"):
+        with pytest.raises(ValueError, match=r"ratio|frames"):
             ours()
         return False
     assert ours() == tuple(expected)

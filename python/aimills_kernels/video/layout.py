@@ -47,8 +47,8 @@ def from_patches(tokens: Tensor, grid: Grid, patch: Patch) -> Tensor:
 
 
 def to_padded_patches(frames: Tensor, side: int, count: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Tokens [F, count, side * side * 3] of each frame, rows of zeros behind them; which of them are
-    tokens [F, count]; and patches in height and width [F, 2]. As SigLIP 2's processor has them."""
+    """As SigLIP 2: tokens [F, count, side * side * 3] of each frame, rows of zeros behind
+    them; which rows are tokens [F, count]; and patches in height and width [F, 2]."""
     number, channels, height, width = frames.shape
     h, w = height // side, width // side
     view = frames.view(number, channels, h, side, w, side).permute(0, 2, 4, 3, 5, 1)

@@ -278,8 +278,11 @@ def _made(name: str, config: Mapping[str, Any], dtype: torch.dtype) -> VideoPrep
 
 def _check_supported(config: Mapping[str, Any]) -> None:
     for key, only in (
-        ("do_rescale", True), ("rescale_factor", 1 / 255), ("do_pad", False), ("initial_shift", True)
-    ):  # fmt: skip
+        ("do_rescale", True),
+        ("rescale_factor", 1 / 255),
+        ("do_pad", False),
+        ("initial_shift", True),
+    ):
         value = config.get(key, only)
         if not isinstance(value, (bool, int, float)) or abs(value - only) > 1e-9:
             raise ValueError(
@@ -316,7 +319,8 @@ def _size_rule(config: Mapping[str, Any]) -> sizes.SizeRule:
 def _smart(config: Mapping[str, Any], size: Any) -> sizes.SizeRule:
     if not isinstance(size, Mapping) or set(size) != {"shortest_edge", "longest_edge"}:
         raise ValueError(
-            f"the configuration must have a size of shortest_edge and longest_edge, got {shown(size)}"
+            "the configuration must have a size of shortest_edge and longest_edge, got "
+            f"{shown(size)}"
         )
     least, most = size["shortest_edge"], size["longest_edge"]
     if config["edge"] == "frame":
