@@ -104,7 +104,7 @@ class VideoPreprocessor:
         *,
         fps: float | Sequence[float] | None = None,
         rotate: int = 0,
-        **color: str,
+        **color: Any,
     ) -> dict[str, Tensor]:
         """The model's input from the planes of a clip, or of several.
 
@@ -138,7 +138,7 @@ class VideoPreprocessor:
         return self._batch(made)
 
     def _frames(
-        self, planes: Planes, fps: float | None, rotate: int, color: Mapping[str, str]
+        self, planes: Planes, fps: float | None, rotate: int, color: Mapping[str, Any]
     ) -> Tensor:
         """[F, 3, H, W] of one clip."""
         count, rows, cols = planes[0].shape
