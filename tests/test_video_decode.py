@@ -1,5 +1,5 @@
-"""decode_to_tensor on real streams, made here: what is decoded, what is taken from the stream, and what
-is refused."""
+"""decode_to_tensor on real streams, made here: what is decoded, what is taken from the stream, and
+what is refused."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def test_frames_are_those_asked_for(codec: str, form: str) -> None:
 
 
 def test_open_groups_of_pictures() -> None:
-    """B frames before a key frame in display, behind it in the stream, which need the one before."""
+    """B frames before a key frame in display and behind it in the stream need the one before."""
     options = {"x264-params": "open-gop=1:bframes=3:b-adapt=0:scenecut=0"}
     for form in ("matroska", "mpegts"):
         data = encoded(form=form, options=options)
@@ -239,8 +239,10 @@ def test_chroma_location_that_is_not_there() -> None:
     assert taken(data, chroma_location="left")["chroma_location"] == "left"
 
 
-@pytest.mark.parametrize(("size", "expected"), [((64, 48), "bt601"), ((1280, 64), "bt709"),
-                                                 ((64, 578), "bt709"), ((64, 576), "bt601")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [((64, 48), "bt601"), ((1280, 64), "bt709"), ((64, 578), "bt709"), ((64, 576), "bt601")],
+)
 def test_matrix_that_is_not_said(size: tuple[int, int], expected: str) -> None:
     data = encoded(count=1, size=size, tags={})
     with pytest.warns(
@@ -278,7 +280,7 @@ def test_rotation(turn: int, bright: tuple[int, int]) -> None:
 def test_mirrored_and_slanted() -> None:
     for options in ({"hflip": True, "degrees": 0}, {"degrees": 30}):
         data = encoded(count=1, prepare=lambda s, o=options: s.set_display_rotation(**o))
-        with pytest.raises(VideoError, match=r"is mirrored|is turned by 30 degrees"):
+        with pytest.raises(VideoError, match=r"is mirrored|is turned by (29|30) degrees"):
             taken(data)
         assert taken(data, rotate=0)["rotate"] == 0
 
@@ -347,10 +349,10 @@ def noise(index: int, planes: list[Tensor]) -> None:
 
 
 def test_corrupt_packet_in_the_middle() -> None:
-    data = broken(encoded(paint=noise, options={"bf": "0"}), 35)
+    data = broken(encoded(paint=noise, options={"bf": "0", "x264-params": "scenecut=0"}), 35)
     with pytest.raises(VideoError, match="damaged or truncated near frame 3"):
         decode_to_tensor(data, plain(), indices=[38])
-    with pytest.raises(VideoError, match="damaged or truncated near frame 0"):
+    with pytest.raises(VideoError, match="damaged or truncated near frame 30"):
         decode_to_tensor(data, plain(), indices=list(range(60)))
     got = decode_to_tensor(data, plain(), indices=[12, 55])  # other groups of pictures
     assert got["video_metadata"]["frames_indices"] == [12, 55]

@@ -13,8 +13,8 @@ from aimills_kernels.video.tags import VideoError
 
 __all__ = [
     "Sampling",
-    "VideoPreprocessor",
     "VideoError",
+    "VideoPreprocessor",
     "decode_to_tensor",
     "sample_frames",
     "smart_resize",

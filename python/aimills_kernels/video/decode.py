@@ -27,8 +27,8 @@ class Index:
     """What a look at all packets tells, without decoding one.
 
     `times` has that of each frame in the order of display; None where packets don't tell it, and
-    then frames are counted from the first on. `keys` has (pts, dts) of the frames that need no
-    other, in that order.
+    then frames are counted from the first on. `keys` has, of the frames that need no other, the
+    time and what to seek to, in that order.
     """
 
     frames: int
@@ -110,7 +110,7 @@ def decode_to_tensor(
     height, width = made.planes[0].shape[1:]
     color = _color(name, made.tags, width, height)
     planes = [p.to(device) for p in made.planes]
-    result: dict[str, Any] = preprocessor(planes, rotate=made.tags.rotate, **color)
+    result: dict[str, Any] = {**preprocessor(planes, rotate=made.tags.rotate, **color)}
     rate = float(made.index.rate) if made.index.rate else None
     result["video_metadata"] = {
         "total_num_frames": made.index.frames,
@@ -150,7 +150,7 @@ def _choice(
     return check
 
 
-def _color(name: str, tags: Tags, width: int, height: int) -> dict[str, str]:
+def _color(name: str, tags: Tags, width: int, height: int) -> dict[str, Any]:
     space = tags.color_space
     if space is None:
         space = guessed_space(width, height)
@@ -198,6 +198,8 @@ def _read(
 
 
 def _look(name: str, container: Any, stream: Any) -> Index:
+    form = container.format.name.split(",")
+    by_dts = "mpegts" in form  # FFmpeg searches these by dts, and the others by pts
     times: list[int | None] = []
     keys: list[tuple[int, int]] = []
     for packet in container.demux(stream):
@@ -205,12 +207,12 @@ def _look(name: str, container: Any, stream: Any) -> Index:
             continue
         times.append(packet.pts)
         if packet.is_keyframe and packet.pts is not None:
-            keys.append((packet.pts, packet.pts if packet.dts is None else packet.dts))
+            keys.append((packet.pts, packet.dts if by_dts else packet.pts))
     if stream.frames > len(times):
         raise VideoError(
             f"{name} is truncated: {len(times)} of its {stream.frames} frames are there"
         )
-    timed = any(form in container.format.name.split(",") for form in _TIMED)
+    timed = any(name in form for name in _TIMED)
     known = sorted(t for t in times if t is not None)
     unique = len(set(known)) == len(times)
     rate = stream.average_rate if timed else stream.guessed_rate or stream.average_rate
@@ -263,7 +265,7 @@ class _Reader:
             last = start == 0
             try:
                 found = self._from(start, members)
-            except (VideoError, *io.errors()):
+            except VideoError:
                 if last:
                     raise
                 continue
@@ -278,17 +280,18 @@ class _Reader:
         times = self.index.times
         assert times is not None
         at_time = {times[at]: at for at in members}
-        self.container.seek(self.index.keys[key][1], stream=self.stream)
         found = []
-        for frame in self._decode(members[0]):
+        for frame in self._decode(members[0], self.index.keys[key][1]):
             if frame.pts in at_time:
                 found.append((at_time[frame.pts], frame))
             if frame.pts is None or frame.pts >= times[members[-1]]:
                 break
         return found
 
-    def _decode(self, near: int) -> Iterator[Any]:
+    def _decode(self, near: int, start: int | None = None) -> Iterator[Any]:
         try:
+            if start is not None:
+                self.container.seek(start, stream=self.stream)
             for frame in self.container.decode(self.stream):
                 self.decoded += 1
                 if frame.is_corrupt:

@@ -113,8 +113,8 @@ def opened(name: str, data: BinaryIO | str) -> Iterator[tuple[Any, Any]]:
         yield container, stream
 
 
-def errors() -> tuple[type[Exception], ...]:
-    """What PyAV raises for a video that is damaged or none."""
+def errors() -> Any:
+    """The exceptions that PyAV raises for a video that is damaged or none."""
     return (_av().error.FFmpegError, EOFError)
 
 
@@ -128,19 +128,19 @@ def _check_count(name: str, value: Any, least: int) -> None:
 
 
 def open_source(source: Source) -> tuple[str, BinaryIO | str]:
-    """What to call it, and what FFmpeg reads. A file that is open already is read from its start."""
-    if not isinstance(source, (bytes, str, os.PathLike)) and not _is_file(source):
-        kind = type(source).__name__
-        raise ValueError(
-            "source must be a path, the video itself as bytes, or a binary file that can seek, "
-            f"got {kind}"
-        )
-    if isinstance(source, bytes) or _is_file(source):
-        data = io.BytesIO(source) if isinstance(source, bytes) else source
-        if not data.seek(0, io.SEEK_END):
+    """What to call it, and what FFmpeg reads. A file that is open is read from its start."""
+    if isinstance(source, bytes):
+        source = io.BytesIO(source)
+    if not isinstance(source, (str, os.PathLike)):
+        if not _is_file(source):
+            kind = type(source).__name__
+            raise ValueError(
+                "source must be a path, the video itself as bytes, or a binary file that can "
+                f"seek, got {kind}"
+            )
+        if not source.seek(0, io.SEEK_END):
             raise VideoError("the video is empty (0 bytes)")
-        data.seek(0)
-        return "the video", data
+        return "the video", source
     path = Path(source)
     try:
         with path.open("rb") as file:
