@@ -21,9 +21,7 @@ def torchvision(*args: Any) -> Tensor:
     a = plain_nv12(args)
     rgb = rgb_levels(*a[:6], torch.float32).to(torch.uint8)
     mode = InterpolationMode(a.interpolation)
-    resized = transforms.resize(
-        rgb, [a.height, a.width], interpolation=mode, antialias=a.antialias
-    )
+    resized = transforms.resize(rgb, [a.height, a.width], interpolation=mode, antialias=a.antialias)
     return normalize(resized, args)
 
 

@@ -1,13 +1,11 @@
 #include "video/cpu_video.h"
 
 #include <algorithm>
-#include <atomic>
-#include <memory>
-#include <system_error>
-#include <thread>
 #include <vector>
 
 #include "video/cpu_band.h"
+#include "video/cpu_pil.h"
+#include "video/cpu_threads.h"
 #include "video/weights.h"
 
 namespace aimills::video {
@@ -94,11 +92,35 @@ bool has_avx2() {
 #endif
 }
 
-BandFn band_function() {
+struct Code {
+  BandFn band;
+  ConvertFn convert;
+};
+
+Code code_of_machine() {
 #if defined(AIMILLS_X86)
-  if (has_avx2()) return band_avx2;
+  if (has_avx2()) return {band_avx2, convert_avx2};
 #endif
-  return band_baseline;
+  return {band_baseline, convert_baseline};
+}
+
+void run_float(const Params& p, int threads, BandFn band_fn) {
+  const Table down(down_axis(p), p.down);
+  const Table across(across_axis(p), p.across);
+  const Plan plan = make_plan(p, across.view(), std::max(threads, 1));
+  const i64 count = threads_for(p, plan.items, threads);
+  std::vector<Buffers> buffers;
+  for (i64 i = 0; i < count; ++i) buffers.emplace_back(plan);
+  share(count, plan.items, [&](i64 thread, i64 item) {
+    const int begin = static_cast<int>(item % plan.bands) * plan.band_rows;
+    const int end = static_cast<int>(std::min<i64>(begin + i64(plan.band_rows), p.down.count));
+    band_fn(p, across.view(), down.view(), {item / plan.bands, begin, end},
+            buffers[thread].view());
+  });
+}
+
+void pad(const Params& p) {
+  for (i64 i = 0; i < pad_items(p); ++i) fill_pad(p, i);
 }
 
 }  // namespace
@@ -107,37 +129,13 @@ const char* cpu_isa() { return has_avx2() ? "avx2" : "baseline"; }
 
 void run_cpu(const Params& p, int threads, bool baseline) {
   if (p.frames == 0) return;
-  const Table down(down_axis(p), p.down);
-  const Table across(across_axis(p), p.across);
-  const Plan plan = make_plan(p, across.view(), std::max(threads, 1));
-  const BandFn band_fn = baseline ? band_baseline : band_function();
-
-  // A thread costs about 30 us to start: small work stays on the calling one. No pool: it would not
-  // survive a fork.
-  constexpr i64 kPixelsPerThread = 1 << 17;
-  const i64 pixels = p.frames * std::max(i64(p.crop_height) * p.crop_width, i64(p.down.count) * p.across.count);
-  const i64 count =
-      std::min({i64(std::max(threads, 1)), plan.items, pixels / kPixelsPerThread + 1});
-
-  std::vector<Buffers> buffers;
-  for (i64 i = 0; i < count; ++i) buffers.emplace_back(plan);
-  std::atomic<i64> next{0};
-  const auto work = [&](Scratch scratch) {
-    for (i64 item = next++; item < plan.items; item = next++) {
-      const int begin = static_cast<int>(item % plan.bands) * plan.band_rows;
-      const int end = static_cast<int>(std::min<i64>(begin + i64(plan.band_rows), p.down.count));
-      band_fn(p, across.view(), down.view(), {item / plan.bands, begin, end}, scratch);
-    }
-  };
-  std::vector<std::thread> others;
-  try {
-    for (i64 i = 1; i < count; ++i) others.emplace_back(work, buffers[i].view());
-  } catch (const std::system_error&) {
-    // Fewer threads than asked for: the ones that started take all items.
+  const Code code = baseline ? Code{band_baseline, convert_baseline} : code_of_machine();
+  if (p.passes == kFloat) {
+    run_float(p, threads, code.band);
+  } else {
+    run_pil(p, threads, code.convert);
   }
-  work(buffers[0].view());
-  for (auto& thread : others) thread.join();
-  for (i64 i = 0; i < pad_items(p); ++i) fill_pad(p, i);
+  pad(p);
 }
 
 }  // namespace aimills::video
