@@ -18,7 +18,7 @@ from aimills_kernels._op import Case, Op, as_tuple, to_device
 from aimills_kernels.accept.calls import check_calls
 from aimills_kernels.accept.picture import moving_picture
 from aimills_kernels.accept.session import VIDEO, Excluded, NotRun, Session
-from aimills_kernels.kernels.video.op import CLIP_MEAN, CLIP_STD
+from aimills_kernels.kernels.video.cases import CLIP_MEAN, CLIP_STD
 from aimills_kernels.video import io as video_io
 
 _OP = "video_to_tensor"
