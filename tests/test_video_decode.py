@@ -11,12 +11,13 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from aimills_kernels.video import VideoError, VideoPreprocessor, decode_to_tensor, sizes
-from aimills_kernels.video.io import _plane, decode
+from aimills_kernels.video.io import FORMATS, _plane, decode, planes
 
 av = pytest.importorskip("av")
 COUNT, RATE = 60, 10
@@ -40,6 +41,7 @@ def encoded(
     options: dict[str, str] | None = None,
     prepare: Callable[[Any], None] = lambda stream: None,
     paint: Callable[[int, list[Tensor]], None] | None = None,
+    ready: list[Any] | None = None,
 ) -> bytes:
     """Frames of one grey each, in H.264 as good as without loss."""
     out = io.BytesIO()
@@ -57,12 +59,13 @@ def encoded(
             setattr(stream.codec_context, name, value)
         prepare(stream)
         for index in range(count):
-            frame = av.VideoFrame(*size, pixels)
-            for i, plane in enumerate(frame.planes):
-                if pixels == "yuv420p":
-                    _plane(plane).fill_(128 if i else luma(index))
-                else:
-                    plane.update(bytes(plane.buffer_size))
+            frame = ready[index] if ready else av.VideoFrame(*size, pixels)
+            if ready is None:
+                for i, plane in enumerate(frame.planes):
+                    if pixels == "yuv420p":
+                        _plane(plane).fill_(128 if i else luma(index))
+                    else:
+                        plane.update(bytes(plane.buffer_size))
             if paint:
                 paint(index, [_plane(p) for p in frame.planes])
             frame.pts = index
@@ -161,7 +164,8 @@ def test_metadata(clip: bytes) -> None:
     assert got.pop("frames_decoded") > 0
     assert got == {
         "total_num_frames": 60, "fps": 10.0, "duration": 6.0, "width": 64, "height": 48,
-        "frames_indices": [3], "video_backend": "pyav", "color_space": "bt709",
+        "frames_indices": [3], "video_backend": "pyav", "format": "i420", "flip": False,
+        "color_space": "bt709",
         "color_range": "limited", "chroma_location": "left", "rotate": 0,
     }  # fmt: skip
 
@@ -194,10 +198,10 @@ def test_planes_are_those_of_the_whole_decoding(clip: bytes) -> None:
 # ---- what the stream says
 
 
-def colourful(index: int, planes: list[Tensor]) -> None:
-    planes[0].fill_(120)
-    planes[1].copy_(torch.arange(planes[1].shape[1]) * 5 + 40)
-    planes[2].fill_(200)
+def colourful(index: int, into: list[Tensor]) -> None:
+    into[0].fill_(120)
+    into[1].copy_(torch.arange(into[1].shape[1]) * 5 + 40)
+    into[2].fill_(200)
 
 
 def taken(data: bytes, **options: Any) -> dict[str, Any]:
@@ -225,7 +229,7 @@ def test_matrix_and_range(tags: dict[str, int], expected: tuple[str, str]) -> No
     assert torch.equal(got["pixel_values"], by_hand["pixel_values"])
 
 
-@pytest.mark.parametrize(("number", "expected"), [(0, "left"), (1, "center")])
+@pytest.mark.parametrize(("number", "expected"), [(0, "left"), (1, "center"), (2, "topleft")])
 def test_chroma_location(number: int, expected: str) -> None:
     data = encoded(count=2, options={"x264-params": f"chromaloc={number}"})
     assert taken(data)["chroma_location"] == expected
@@ -233,8 +237,8 @@ def test_chroma_location(number: int, expected: str) -> None:
 
 
 def test_chroma_location_that_is_not_there() -> None:
-    data = encoded(count=2, options={"x264-params": "chromaloc=2"})
-    with pytest.raises(VideoError, match="chroma samples at topleft"):
+    data = encoded(count=2, options={"x264-params": "chromaloc=3"})
+    with pytest.raises(VideoError, match="chroma samples at top, and"):
         taken(data)
     assert taken(data, chroma_location="left")["chroma_location"] == "left"
 
@@ -256,33 +260,47 @@ def test_matrix_that_is_not_said(size: tuple[int, int], expected: str) -> None:
         assert taken(data, color_space="bt709")["color_space"] == "bt709"
 
 
-def corner(index: int, planes: list[Tensor]) -> None:
+def corner(index: int, into: list[Tensor]) -> None:
     """Bright at the top on the left."""
-    planes[0].fill_(30)
-    planes[0][:16, :16] = 220
+    into[0].fill_(30)
+    into[0][:16, :16] = 220
 
 
-@pytest.mark.parametrize(
-    ("turn", "bright"), [(0, (0, 0)), (90, (-1, 0)), (180, (-1, -1)), (-90, (0, -1))]
-)
-def test_rotation(turn: int, bright: tuple[int, int]) -> None:
-    """Counter-clockwise: after a quarter turn the top left corner is at the bottom left."""
-    data = encoded(count=1, paint=corner, prepare=lambda s: s.set_display_rotation(turn))
-    got = decode_to_tensor(data, plain(), indices=[0])
-    picture = got["pixel_values"][0, 0]
-    assert picture.shape == ((48, 64) if turn in (0, 180) else (64, 48))
+def place_of_the_corner(data: bytes, **options: Any) -> tuple[int, int]:
+    """Of the bright corner: the row and the column, 0 or -1."""
+    picture = decode_to_tensor(data, plain(), indices=[0], **options)["pixel_values"][0, 0]
     corners = {(r, c): float(picture[r, c]) for r in (0, -1) for c in (0, -1)}
-    assert max(corners, key=corners.__getitem__) == bright
-    assert got["video_metadata"]["rotate"] == turn % 360
-    assert decode_to_tensor(data, plain(), rotate=0)["pixel_values"].shape[2:] == (48, 64)
+    assert sorted(picture.shape) == [48, 64]
+    return max(corners, key=corners.__getitem__)
 
 
-def test_mirrored_and_slanted() -> None:
-    for options in ({"hflip": True, "degrees": 0}, {"degrees": 30}):
-        data = encoded(count=1, prepare=lambda s, o=options: s.set_display_rotation(**o))
-        with pytest.raises(VideoError, match=r"is mirrored|is turned by (29|30) degrees"):
-            taken(data)
-        assert taken(data, rotate=0)["rotate"] == 0
+# After `degrees` counter-clockwise and what is mirrored then, the corner is there.
+TURNS = [
+    ({"degrees": 0}, (0, 0), (0, False)), ({"degrees": 90}, (-1, 0), (270, False)),
+    ({"degrees": 180}, (-1, -1), (180, False)), ({"degrees": -90}, (0, -1), (90, False)),
+    ({"degrees": 0, "hflip": True}, (0, -1), (0, True)),
+    ({"degrees": 0, "vflip": True}, (-1, 0), (180, True)),
+    ({"degrees": 90, "hflip": True}, (-1, -1), (90, True)),
+    ({"degrees": 90, "vflip": True}, (0, 0), (270, True)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("matrix", "bright", "expected"), TURNS)
+def test_rotation(matrix: dict[str, Any], bright: Any, expected: tuple[int, bool]) -> None:
+    data = encoded(
+        count=1, paint=corner, prepare=lambda stream: stream.set_display_rotation(**matrix)
+    )
+    meta = taken(data)
+    assert (meta["rotate"], meta["flip"]) == expected
+    assert place_of_the_corner(data) == bright
+    assert place_of_the_corner(data, rotate=0, flip=False) == (0, 0)
+
+
+def test_slanted() -> None:
+    data = encoded(count=1, prepare=lambda s: s.set_display_rotation(30))
+    with pytest.raises(VideoError, match="a display matrix that is no quarter turn"):
+        taken(data)
+    assert taken(data, rotate=90, flip=False)["rotate"] == 90
 
 
 @pytest.mark.parametrize("codec", ["libsvtav1", "libvpx-vp9"])
@@ -296,27 +314,66 @@ def test_odd_sizes(codec: str) -> None:
 # ---- what is refused
 
 
-def test_hevc_10_bit() -> None:
-    data = encoded("libx265", count=2, pixels="yuv420p10le")
-    with pytest.raises(VideoError, match="pixel format yuv420p10le, not 8-bit 4:2:0"):
-        decode_to_tensor(data, plain())
+def ramp(index: int, frame: Any) -> None:
+    """Values that use all bits, other ones in each plane and row."""
+    form = FORMATS[frame.format.name]
+    for i, plane in enumerate(frame.planes):
+        values = np.arange(plane.buffer_size // (2 if "10" in form else 1)) * (3 + i) + 97 * index
+        kind, most = (np.uint16, 1024) if "10" in form else (np.uint8, 256)
+        plane.update((values % most).astype(kind).tobytes())
 
 
-def test_hdr_and_bt2020() -> None:
-    hdr = encoded("libx265", count=2, tags={"colorspace": 9, "color_trc": 16})
-    with pytest.raises(VideoError, match=r"is HDR \(PQ\)"):
-        decode_to_tensor(hdr, plain())
-    wide = encoded("libx265", count=2, tags={"colorspace": 9, "color_trc": 14})
-    with pytest.raises(VideoError, match=r"the colour matrix BT\.2020"):
-        decode_to_tensor(wide, plain())
-    with pytest.raises(VideoError, match=r"the colour matrix BT\.2020"):
-        decode(wide)
-    assert taken(wide, color_space="bt709")["color_space"] == "bt709"
+@pytest.mark.parametrize(
+    "pixels", ["yuv420p", "yuv422p", "yuv444p", "yuv420p10le", "yuv422p10le", "yuv444p10le"]
+)
+def test_formats_without_loss(pixels: str) -> None:
+    """FFV1 keeps every bit: what arrives is what was encoded."""
+    size = (64, 48)
+    frames = [av.VideoFrame(*size, pixels) for _ in range(3)]
+    for index, frame in enumerate(frames):
+        ramp(index, frame)
+    expected = [planes("sent", frame) for frame in frames]
+    data = encoded("ffv1", "matroska", count=3, pixels=pixels, ready=frames)
+    got = decode_to_tensor(data, plain(), indices=[0, 2])
+    assert got["video_metadata"]["format"] == FORMATS[pixels]
+    given = [torch.stack([expected[0][i], expected[2][i]]) for i in range(3)]
+    by_hand = plain()(given, format=FORMATS[pixels])
+    assert torch.equal(got["pixel_values"], by_hand["pixel_values"])
 
 
-def test_444() -> None:
-    data = encoded(count=2, pixels="yuv444p")
-    with pytest.raises(VideoError, match="pixel format yuv444p"):
+def test_hevc_10_bit_bt2020() -> None:
+    data = encoded(
+        "libx265", count=12, pixels="yuv420p10le", tags={**TAGGED, "colorspace": 9, "color_trc": 14}
+    )
+    got = decode_to_tensor(data, plain(), indices=[2, 11])
+    meta = got["video_metadata"]
+    assert (meta["format"], meta["color_space"]) == ("yuv420p10", "bt2020")
+    assert got["pixel_values"].shape == (2, 3, 48, 64)
+    with av.open(io.BytesIO(data)) as container:
+        frames = list(container.decode(video=0))
+    frame = [p[None] for p in planes("read", frames[11])]
+    by_hand = plain()(frame, format="yuv420p10", color_space="bt2020")
+    assert torch.equal(got["pixel_values"][1:], by_hand["pixel_values"])
+
+
+def test_hdr() -> None:
+    for number, what in ((16, "PQ"), (18, "HLG")):
+        data = encoded("libx265", count=2, tags={"colorspace": 9, "color_trc": number})
+        with pytest.raises(VideoError, match=rf"is HDR \({what}\)"):
+            decode_to_tensor(data, plain())
+
+
+def test_matrix_that_is_not_there() -> None:
+    data = encoded(count=2, tags={"colorspace": 7})
+    for read in (decode, lambda data: decode_to_tensor(data, plain())):
+        with pytest.raises(VideoError, match="the colour matrix SMPTE 240M, and there are"):
+            read(data)
+    assert taken(data, color_space="bt709")["color_space"] == "bt709"
+
+
+def test_pixel_format_that_is_not_there() -> None:
+    data = encoded("ffv1", "matroska", count=2, pixels="yuv411p")
+    with pytest.raises(VideoError, match="pixel format yuv411p; supported are yuv420p"):
         decode_to_tensor(data, plain())
 
 
@@ -343,9 +400,9 @@ def broken(data: bytes, at: int) -> bytes:
     return data[:start] + b"\xff" * (found.size - 6) + data[start + found.size - 6 :]
 
 
-def noise(index: int, planes: list[Tensor]) -> None:
+def noise(index: int, into: list[Tensor]) -> None:
     made = torch.Generator().manual_seed(index)
-    planes[0].copy_(torch.randint(16, 236, planes[0].shape, generator=made))
+    into[0].copy_(torch.randint(16, 236, into[0].shape, generator=made))
 
 
 def test_corrupt_packet_in_the_middle() -> None:

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 import aimills_kernels as ak
-from aimills_kernels.kernels.video.op import rgb_levels
+from aimills_kernels.kernels.video.colour import rgb_levels
+from aimills_kernels.kernels.video.formats import FORMATS
 from aimills_kernels.video import VideoPreprocessor, sizes
 from aimills_kernels.video.configs import CLASSES, PRESETS
 from aimills_kernels.video.layout import (
@@ -26,9 +27,8 @@ from aimills_kernels.video.layout import (
     from_patches,
     grid_of,
     to_padded_patches,
-    to_patches,
 )
-from aimills_kernels.video.sampling import sample_frames
+from aimills_kernels.video.sampling import Sampling, sample_frames
 from tests.hf_functions import attributes, function
 
 FILES = {
@@ -57,11 +57,20 @@ def small(name: str, **changes: Any) -> VideoPreprocessor:
     """A preset with few pixels, in float32."""
     made = VideoPreprocessor.from_preset(name, dtype=torch.float32)
     if isinstance(made.size, (sizes.SmartResize, sizes.SmartResizeVideo)):
-        changes["size"] = replace(made.size, min_pixels=1, max_pixels=9000)
+        made = replace(made, size=replace(made.size, min_pixels=1, max_pixels=9000))
     return replace(made, **changes)
 
 
 # ---- the layouts
+
+
+def hf_patches(frames: Tensor, patch: Patch, name: str = "Qwen2VLVideoProcessor") -> Tensor:
+    made, *grid = function(FILES[name], "patchify", name)(
+        None, frames[None], patch_size=patch.spatial, merge_size=patch.merge,
+        temporal_patch_size=patch.temporal,
+    )  # fmt: skip
+    assert list(grid_of(len(frames), *frames.shape[2:], patch)) == grid
+    return made[0]
 
 
 @pytest.mark.parametrize("name", ["Qwen2VLVideoProcessor", "Qwen3VLVideoProcessor"])
@@ -69,15 +78,12 @@ def small(name: str, **changes: Any) -> VideoPreprocessor:
 @pytest.mark.parametrize("patch", [Patch(2, 14, 2), Patch(3, 4, 3), Patch(1, 2, 1)])
 def test_patches_in_the_order_of_transformers(name: str, count: int, patch: Patch) -> None:
     block = patch.spatial * patch.merge
-    frames = torch.randn(count, 3, 2 * block, 3 * block)
-    expected, *grid = function(FILES[name], "patchify", name)(
-        None, frames[None], patch_size=patch.spatial, merge_size=patch.merge,
-        temporal_patch_size=patch.temporal,
-    )  # fmt: skip
-    got = to_patches(frames, patch)
-    assert torch.equal(got, expected[0])
-    assert list(grid_of(count, *frames.shape[2:], patch)) == grid
-    back = from_patches(got, grid_of(count, *frames.shape[2:], patch), patch)
+    made = small("qwen2-vl", size=sizes.Fixed(2 * block, 3 * block), patch=patch)
+    planes = clip(count)
+    frames = by_hand(made, planes, (2 * block, 3 * block))
+    tokens = made(planes)["pixel_values_videos"]
+    assert torch.equal(tokens, hf_patches(frames, patch, name))
+    back = from_patches(tokens, grid_of(count, *frames.shape[2:], patch), patch)
     assert torch.equal(back[:count], frames)
     assert torch.equal(back[count:], frames[-1:].expand(len(back) - count, -1, -1, -1))
 
@@ -185,7 +191,7 @@ def test_patches_of_several_clips() -> None:
     tokens = []
     for planes in clips:
         size = made.size.size(*planes[0].shape)
-        tokens.append(to_patches(by_hand(made, planes, size), Patch(2, 14, 2)))
+        tokens.append(hf_patches(by_hand(made, planes, size), Patch(2, 14, 2)))
     assert torch.equal(batch["pixel_values_videos"], torch.cat(tokens))
 
 
@@ -203,13 +209,47 @@ def test_frames_are_sampled_where_a_rate_is_given() -> None:
 
 @pytest.mark.parametrize("turn", [90, 180, 270])
 def test_frames_are_turned(turn: int) -> None:
+    """The size rule counts the sides of upright frames."""
     made = small("qwen2.5-vl")
     planes = clip(2, 48, 90)
-    h, w = (90, 48) if turn != 180 else (48, 90)
-    size = made.size.size(2, h, w)
-    before = by_hand(made, planes, size if turn == 180 else size[::-1])
-    expected = to_patches(torch.rot90(before, turn // 90, (2, 3)), Patch(2, 14, 2))
-    assert torch.equal(made(planes, rotate=turn)["pixel_values_videos"], expected)
+    size = made.size.size(2, *((90, 48) if turn != 180 else (48, 90)))
+    expected = ak.video_to_tensor(
+        planes, size=size, rotate=turn, flip=True, mean=made.mean, std=made.std,
+        dtype=torch.float32, layout="patches", patch=(2, 14, 2),
+    )  # fmt: skip
+    assert torch.equal(made(planes, rotate=turn, flip=True)["pixel_values_videos"], expected)
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_formats(format: str) -> None:
+    form, made = FORMATS[format], small("clip", crop=None)
+    most = 1 << (form.bits + form.shift)
+    planes = [
+        torch.randint(0, most, form.shape(i, 6, 20, 30)).to(form.dtype)
+        for i in range(len(form.planes))
+    ]
+    got = made(planes, format=format, fps=2.0)["pixel_values"]
+    size = made.size.size(6, 20, 30)
+    expected = ak.video_to_tensor(
+        planes, format=format, size=size, mean=made.mean, std=made.std, dtype=torch.float32
+    )
+    assert torch.equal(got, expected)
+    half = replace(made, sampling=Sampling(num_frames=3))(planes, format=format, fps=2.0)
+    assert torch.equal(half["pixel_values"], expected[::2])
+
+
+def test_levels_and_pillow() -> None:
+    made, planes = small("clip"), clip(2)
+    levels = replace(made, dtype=torch.uint8)
+    batch = levels(planes)
+    assert batch["pixel_values"].dtype == torch.uint8
+    assert torch.equal(levels.levels(batch)[0], made.levels(made(planes))[0])
+    pillow = replace(made, mode="pil")(planes)["pixel_values"]
+    expected = ak.video_to_tensor(
+        planes, size=made.size.size(2, 48, 70), mode="pil", mean=made.mean, std=made.std,
+        dtype=torch.float32,
+    )  # fmt: skip
+    assert torch.equal(pillow, center_crop(expected, 224, 224, torch.zeros(3)))
 
 
 def test_colour_is_handed_on() -> None:
@@ -255,15 +295,18 @@ BAD_CALLS: list[tuple[Any, Call, str]] = [
     ([7], {}, r"clips\[0\] must be planes"),
     ([clip(), None], {}, r"clips\[1\] must be planes"),
     ([clip(), ()], {}, r"clips\[1\] must be planes"),
-    (tuple(p[0] for p in clip()), {}, r"clips must have y \[frames, height, width\]"),
-    (tuple(p[:0] for p in clip()), {}, "clips must have y"),
-    ((clip()[0], clip(4)[1]), {}, "planes of as many frames each"),
+    (tuple(p[0] for p in clip()), {}, r"the first plane must be \[frames, height, width\]"),
+    (tuple(p[:0] for p in clip()), {}, "none of them 0"),
+    ((clip()[0], clip(4)[1]), {}, "as many frames each"),
+    (clip(), {"format": "nv16"}, "format must be nv12 or"),
+    (clip(), {"format": "i420"}, "i420 is 3 planes"),
+    (clip(), {"flip": 1}, "flip must be"),
     (clip(), {"fps": [1.0, 2.0]}, "fps must be one number or 1"),
     (clip(), {"fps": "25"}, "fps must be a number"),
     (clip(), {"rotate": 45}, "rotate must be 0, 90, 180 or 270"),
     (clip(), {"color": "bt709"}, "unknown option 'color'"),
     (clip(), {"color_space": "rec709"}, "color_space must be"),
-    ([clip(), clip()[:1]], {}, r"clips\[1\]: video_to_tensor: planes must be"),
+    ([clip(), clip()[:1]], {}, "nv12 is 2 planes"),
 ]
 
 
@@ -367,7 +410,7 @@ def test_configuration(given: dict[str, Any], field: str, expected: Any) -> None
         (config(rescale_factor=1 / 127.5), "rescale_factor=0.00784"),
         (config(rescale_factor="x"), "rescale_factor='x'"),
         (config(do_pad=True), "do_pad=True"),
-        (config(resample=1), r"resample=1; only 2 \(bilinear\) and 3"),
+        (config(resample=5), r"resample=5; supported are 0 \(nearest\)"),
         (config(size={"max_height": 8, "max_width": 8}), "has size={'max_height': 8"),
         (config(size={"shortest_edge": 0}), "edge must be a whole number from 1"),
         (config(size="224"), "has size='224'"),

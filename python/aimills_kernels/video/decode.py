@@ -12,6 +12,7 @@ from typing import Any, BinaryIO
 import torch
 
 from aimills_kernels._words import shown
+from aimills_kernels.kernels.video.formats import FORMATS
 from aimills_kernels.video import io
 from aimills_kernels.video.preprocess import VideoPreprocessor
 from aimills_kernels.video.sampling import Sampling
@@ -41,7 +42,8 @@ class Index:
 class Decoded:
     """Sampled frames of a file, as planes, and what the stream says of them."""
 
-    planes: tuple[torch.Tensor, torch.Tensor]
+    planes: list[torch.Tensor]
+    format: str
     indices: list[int]
     index: Index
     tags: Tags
@@ -60,6 +62,7 @@ def decode_to_tensor(
     color_range: str | None = None,
     chroma_location: str | None = None,
     rotate: int | None = None,
+    flip: bool | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """The model's input from a video file, by a preset's name or a `VideoPreprocessor`.
@@ -75,7 +78,7 @@ def decode_to_tensor(
             preprocessor says.
         indices: the frames to take, in ascending order, in place of sampling.
         device: where the planes are taken and the input is made.
-        color_space, color_range, chroma_location, rotate: as `video_to_tensor` and
+        color_space, color_range, chroma_location, rotate, flip: as `video_to_tensor` and
             `VideoPreprocessor` take them, in place of what the stream says. Where neither says it:
             limited range and chroma at "left", as the codecs' standards have it; BT.709 from 1280
             columns or 577 lines on, else BT.601, with a warning, since that is a guess.
@@ -84,7 +87,7 @@ def decode_to_tensor(
     Returns:
         The preprocessor's result and `video_metadata`, a dict: total_num_frames, fps, duration,
         width, height (as decoded), frames_indices, video_backend, frames_decoded, and the
-        color_space, color_range, chroma_location and rotate that were taken.
+        format, color_space, color_range, chroma_location, rotate and flip that were taken.
 
     Raises:
         VideoError: the video is empty, truncated or damaged where it is needed, changes its size or
@@ -100,17 +103,17 @@ def decode_to_tensor(
     choose = _choice(preprocessor.sampling, num_frames, fps, indices)
     given = {
         "color_space": color_space, "color_range": color_range,
-        "chroma_location": chroma_location, "rotate": rotate,
+        "chroma_location": chroma_location, "rotate": rotate, "flip": flip,
     }  # fmt: skip
     name, data = io.open_source(source)
     try:
         made = _read(name, data, choose, given, progress or (lambda *_: None))
     except io.errors() as error:
         raise VideoError(f"{name} can't be decoded: {io.said(error)}; is it truncated?") from error
-    height, width = made.planes[0].shape[1:]
-    color = _color(name, made.tags, width, height)
+    _, height, width = FORMATS[made.format].size(made.planes)
+    options = {"format": made.format, **_options(name, made.tags, width, height)}
     planes = [p.to(device) for p in made.planes]
-    result: dict[str, Any] = {**preprocessor(planes, rotate=made.tags.rotate, **color)}
+    result: dict[str, Any] = {**preprocessor(planes, **options)}
     rate = float(made.index.rate) if made.index.rate else None
     result["video_metadata"] = {
         "total_num_frames": made.index.frames,
@@ -121,8 +124,7 @@ def decode_to_tensor(
         "frames_indices": made.indices,
         "video_backend": "pyav",
         "frames_decoded": made.decoded,
-        **color,
-        "rotate": made.tags.rotate,
+        **options,
     }
     return result
 
@@ -150,7 +152,7 @@ def _choice(
     return check
 
 
-def _color(name: str, tags: Tags, width: int, height: int) -> dict[str, Any]:
+def _options(name: str, tags: Tags, width: int, height: int) -> dict[str, Any]:
     space = tags.color_space
     if space is None:
         space = guessed_space(width, height)
@@ -163,6 +165,8 @@ def _color(name: str, tags: Tags, width: int, height: int) -> dict[str, Any]:
         "color_space": space,
         "color_range": tags.color_range or "limited",
         "chroma_location": tags.chroma_location or "left",
+        "rotate": tags.rotate,
+        "flip": tags.flip,
     }
 
 
@@ -182,7 +186,7 @@ def _read(
         raise VideoError(f"{name} holds no frame; is it truncated?")
     chosen = choose(index)
     wanted = sorted(set(chosen))
-    kept: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+    kept: dict[int, list[torch.Tensor]] = {}
     tags: Tags | None = None
     with io.opened(name, data) as (container, stream):
         reader = _Reader(name, container, stream, index)
@@ -190,11 +194,11 @@ def _read(
             if tags is None:
                 tags, first = tags_of(name, frame, given), frame
             _check_same(name, at, first, frame)
-            kept[at] = io.nv12(name, frame)
+            kept[at] = io.planes(name, frame)
             progress("decoded", len(kept), len(wanted))
     assert tags is not None
-    y, uv = (torch.stack(planes) for planes in zip(*[kept[at] for at in chosen], strict=True))
-    return Decoded((y, uv), chosen, index, tags, reader.decoded)
+    planes = [torch.stack(group) for group in zip(*[kept[at] for at in chosen], strict=True)]
+    return Decoded(planes, io.FORMATS[first.format.name], chosen, index, tags, reader.decoded)
 
 
 def _look(name: str, container: Any, stream: Any) -> Index:

@@ -17,11 +17,18 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
+from aimills_kernels.kernels.video.formats import FORMATS as OP_FORMATS
 from aimills_kernels.video.tags import TICK, VideoError, guessed_space, levels, matrix
 
 Source = Path | str | bytes | BinaryIO
 NOT_INSTALLED = "PyAV is not installed (pip install aimills-kernels[video])"
-_FORMATS = ("yuv420p", "yuvj420p")
+# FFmpeg's name of a pixel format, and that of `video_to_tensor`.
+FORMATS = {
+    "yuv420p": "i420", "yuvj420p": "i420", "yuv422p": "yuv422p", "yuvj422p": "yuv422p",
+    "yuv444p": "yuv444p", "yuvj444p": "yuv444p", "yuv420p10le": "yuv420p10",
+    "yuv422p10le": "yuv422p10", "yuv444p10le": "yuv444p10", "nv12": "nv12", "nv21": "nv21",
+    "p010le": "p010", "p012le": "p012", "p016le": "p016", "rgb24": "rgb24", "bgr24": "bgr24",
+}  # fmt: skip
 _ACCURATE = (
     "flags=bilinear+accurate_rnd+full_chroma_int+full_chroma_inp:out_range=pc"
     ":in_h_chr_pos=0:in_v_chr_pos=128"  # in 1/256 of a luma sample, from the first one
@@ -214,9 +221,25 @@ def _frame(name: str, frame: Any) -> Frame:
     return Frame(y, uv, space, levels(frame) or "limited", frame)
 
 
+def planes(name: str, frame: Any) -> list[Tensor]:
+    """What `video_to_tensor` takes of a frame of PyAV's, in the decoder's own memory."""
+    if frame.format.name not in FORMATS:
+        raise VideoError(
+            f"{name} has the pixel format {frame.format.name}; supported are {', '.join(FORMATS)}"
+        )
+    form = OP_FORMATS[FORMATS[frame.format.name]]
+    found = []
+    for i, plane in enumerate(frame.planes):
+        data = torch.frombuffer(plane, dtype=form.dtype)
+        shape = form.shape(i, 1, frame.height, frame.width)[1:]
+        pitch = plane.line_size // form.dtype.itemsize
+        found.append(data.as_strided(shape, (pitch, *shape[2:], 1)))
+    return found
+
+
 def nv12(name: str, frame: Any) -> tuple[Tensor, Tensor]:
     """The two planes of a frame of PyAV's, the luma in the decoder's own memory."""
-    if frame.format.name not in _FORMATS:
+    if FORMATS.get(frame.format.name) != "i420":
         raise VideoError(f"{name} has the pixel format {frame.format.name}, not 8-bit 4:2:0")
     y, u, v = (_plane(p) for p in frame.planes)
     return y, _interleave(u, v)

@@ -1,4 +1,4 @@
-"""Frames [F, 3, H, W] in the layouts that models take, and back."""
+"""Layouts that the op doesn't make, and the way back from those that models take."""
 
 from __future__ import annotations
 
@@ -26,20 +26,8 @@ def grid_of(frames: int, height: int, width: int, patch: Patch) -> Grid:
     return -(-frames // patch.temporal), height // patch.spatial, width // patch.spatial
 
 
-def to_patches(frames: Tensor, patch: Patch) -> Tensor:
-    """[tokens, 3 * temporal * spatial * spatial], blocks of merged tokens together, as the Qwen
-    processors have them. The last frame is repeated to fill its patch."""
-    count, channels, height, width = frames.shape
-    t, h, w = grid_of(count, height, width, patch)
-    if missing := t * patch.temporal - count:
-        frames = torch.cat([frames, frames[-1:].expand(missing, -1, -1, -1)])
-    m, p = patch.merge, patch.spatial
-    view = frames.view(t, patch.temporal, channels, h // m, m, p, w // m, m, p)
-    return view.permute(0, 3, 6, 4, 7, 2, 1, 5, 8).reshape(t * h * w, -1)
-
-
 def from_patches(tokens: Tensor, grid: Grid, patch: Patch) -> Tensor:
-    """What `to_patches` was given, with the repeated frames."""
+    """Frames from the op's layout "patches", with those that fill up the last token."""
     (t, h, w), (count, p, m) = grid, patch
     view = tokens.view(t, h // m, w // m, m, m, -1, count, p, p)
     frames = view.permute(0, 6, 5, 1, 3, 7, 2, 4, 8)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from aimills_kernels._words import shown
+from aimills_kernels.kernels.video.formats import FORMATS, Format
 from aimills_kernels.ops.video import video_to_tensor
 from aimills_kernels.video import configs, sizes
 from aimills_kernels.video.layout import (
@@ -20,14 +21,23 @@ from aimills_kernels.video.layout import (
     from_patches,
     grid_of,
     to_padded_patches,
-    to_patches,
 )
 from aimills_kernels.video.sampling import Sampling, check_count
 
-Planes = Sequence[Tensor]  # (y, uv), as `video_to_tensor` takes them
+Planes = Sequence[Tensor]  # as `video_to_tensor` takes them
 LAYOUTS = ("patches", "padded patches", "NTCHW", "NCHW")
 _COLOR = ("color_space", "color_range", "chroma_location", "chroma_upsampling")
-_NAMES = {configs.BILINEAR: "bilinear", configs.BICUBIC: "bicubic"}
+# By Pillow's numbers; 5 is hamming, which the op lacks.
+_FILTERS = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "area"}
+
+
+class _Part(NamedTuple):
+    """A clip's sampled planes, its number of frames, and the size that they get."""
+
+    planes: Planes
+    frames: int
+    height: int
+    width: int
 
 
 @dataclass(frozen=True, repr=False)
@@ -40,7 +50,7 @@ class VideoPreprocessor:
         name: of the preset, or of the processor's class.
         size: the rule for height and width, of `aimills_kernels.video.sizes`.
         crop: (height, width) cut from the middle after the resize, or None.
-        interpolation, mean, std, dtype: as `video_to_tensor` takes them.
+        interpolation, mean, std, dtype, mode: as `video_to_tensor` takes them.
         layout: "patches" (tokens of all clips, one behind the other), "padded patches" (tokens of
             each frame, filled up to a number), "NTCHW" (clips) or "NCHW" (frames of all clips).
         patch: (temporal, spatial, merge) where the layout is one of patches.
@@ -59,6 +69,7 @@ class VideoPreprocessor:
     output: str
     sampling: Sampling
     dtype: torch.dtype = torch.bfloat16
+    mode: str = "torch"
 
     def __post_init__(self) -> None:
         if self.layout not in LAYOUTS:
@@ -93,7 +104,7 @@ class VideoPreprocessor:
             ("frames", self.sampling), ("size", self.size), ("crop", self.crop),
             ("filter", self.interpolation), ("mean", self.mean), ("std", self.std),
             ("layout", self.layout), ("patch", self.patch), ("output", self.output),
-            ("dtype", self.dtype),
+            ("dtype", self.dtype), ("mode", self.mode),
         ]  # fmt: skip
         lines = [f"  {name:<7} {value}" for name, value in rows if value is not None]
         return "\n".join([f"VideoPreprocessor {self.name}", *lines])
@@ -103,19 +114,19 @@ class VideoPreprocessor:
         clips: Planes | Sequence[Planes],
         *,
         fps: float | Sequence[float] | None = None,
+        format: str = "nv12",
         rotate: int = 0,
+        flip: bool = False,
         **color: Any,
     ) -> dict[str, Tensor]:
         """The model's input from the planes of a clip, or of several.
 
         Args:
-            clips: (y, uv) as `video_to_tensor` takes them, or a list of such.
+            clips: planes as `video_to_tensor` takes them, (y, uv) for NV12, or a list of such.
             fps: the rate of the frames, or a list with each clip's: frames are sampled from them.
                 By default the frames are taken as they are, as frames sampled before.
-            rotate: degrees, counter-clockwise, by which decoded frames have to be turned to be
-                upright: 0, 90, 180 or 270.
-            color: color_space, color_range, chroma_location and chroma_upsampling, as
-                `video_to_tensor` takes them.
+            format, rotate, flip: as `video_to_tensor` takes them.
+            color: color_space, color_range, chroma_location and chroma_upsampling, likewise.
 
         Returns:
             What Transformers' processor returns, by the same names: `pixel_values_videos` and
@@ -127,48 +138,70 @@ class VideoPreprocessor:
         for name in color:
             if name not in _COLOR:
                 raise ValueError(f"unknown option {name!r}; there are {', '.join(_COLOR)}")
-        if rotate not in (0, 90, 180, 270) or isinstance(rotate, bool):
-            raise ValueError(f"rotate must be 0, 90, 180 or 270, got {shown(rotate)}")
-        made = []
+        if format not in FORMATS:
+            raise ValueError(f"format must be {' or '.join(FORMATS)}, got {shown(format)}")
+        parts = []
         for i, (planes, rate) in enumerate(zip(several, rates, strict=True)):
             try:
-                made.append(self._frames(planes, rate, rotate, color))
+                parts.append(self._part(planes, rate, FORMATS[format], rotate))
             except ValueError as error:
                 raise ValueError(f"clips[{i}]: {error}" if len(several) > 1 else error) from error
-        return self._batch(made)
+        options = {**color, "format": format, "rotate": rotate, "flip": flip}
+        if self.layout == "patches":
+            return self._patches(parts, options)
+        return self._batch([self._frames(part, options) for part in parts])
 
-    def _frames(
-        self, planes: Planes, fps: float | None, rotate: int, color: Mapping[str, Any]
-    ) -> Tensor:
-        """[F, 3, H, W] of one clip."""
-        count, rows, cols = planes[0].shape
+    def _part(self, planes: Planes, fps: float | None, form: Format, rotate: int) -> _Part:
+        shape = planes[0].shape
+        if len(shape) != form.dims(0).count(",") + 1 or 0 in shape:
+            raise ValueError(
+                f"the first plane must be {form.dims(0)}, none of them 0, got {list(shape)}"
+            )
+        if len(counts := {len(p) if p.dim() else 0 for p in planes}) > 1:
+            raise ValueError(f"the planes must have as many frames each, got {shown(counts)}")
+        count, rows, cols = form.size(planes)
         if fps is not None:
-            chosen = torch.tensor(self.sampling.indices(count, fps), device=planes[0].device)
-            planes = [p.index_select(0, chosen) for p in planes]
-            count = len(chosen)
+            chosen = self.sampling.indices(count, fps)
+            planes, count = [_taken(p, chosen) for p in planes], len(chosen)
         if rotate in (90, 270):
             rows, cols = cols, rows
-        height, width = self.size.size(count, rows, cols)
-        if self.layout == "patches":
-            assert self.patch is not None
-            grid_of(count, height, width, self.patch)
-        size = (width, height) if rotate in (90, 270) else (height, width)
-        frames = video_to_tensor(
-            planes, size=size, interpolation=self.interpolation, mean=self.mean, std=self.std,
-            dtype=self.dtype, **color,
+        return _Part(planes, count, *self.size.size(count, rows, cols))
+
+    def _run(self, part: _Part, options: Mapping[str, Any], **layout: Any) -> Tensor:
+        return video_to_tensor(
+            part.planes, size=(part.height, part.width), interpolation=self.interpolation,
+            mode=self.mode, mean=self._scale[0], std=self._scale[1], dtype=self.dtype,
+            **options, **layout,
         )  # fmt: skip
-        frames = torch.rot90(frames, rotate // 90, (2, 3)) if rotate else frames
+
+    @property
+    def _scale(self) -> tuple[Sequence[float], Sequence[float]]:
+        """Mean and std of the values; u8 values are levels."""
+        plain = self.dtype == torch.uint8
+        return ((0.0,) * 3, (1.0,) * 3) if plain else (self.mean, self.std)
+
+    def _patches(self, parts: list[_Part], options: Mapping[str, Any]) -> dict[str, Tensor]:
+        """Each clip is written where its tokens are."""
+        assert self.patch is not None
+        grids = [grid_of(part.frames, part.height, part.width, self.patch) for part in parts]
+        counts = [t * h * w for t, h, w in grids]
+        width = 3 * self.patch.temporal * self.patch.spatial**2
+        place = parts[0].planes[0].device
+        tokens = torch.empty(sum(counts), width, dtype=self.dtype, device=place)
+        for part, out in zip(parts, tokens.split(counts), strict=True):
+            self._run(part, options, layout="patches", patch=tuple(self.patch), out=out)
+        return {self.output: tokens, "video_grid_thw": torch.tensor(grids)}
+
+    def _frames(self, part: _Part, options: Mapping[str, Any]) -> Tensor:
+        """[F, 3, H, W] of one clip."""
+        frames = self._run(part, options)
         if self.crop is None:
             return frames
-        black = torch.tensor([-m / s for m, s in zip(self.mean, self.std, strict=True)])
+        mean, std = self._scale
+        black = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)])
         return center_crop(frames, *self.crop, black)
 
     def _batch(self, clips: list[Tensor]) -> dict[str, Tensor]:
-        if self.layout == "patches":
-            assert self.patch is not None
-            tokens = torch.cat([to_patches(clip, self.patch) for clip in clips])
-            grids = [grid_of(len(c), c.shape[2], c.shape[3], self.patch) for c in clips]
-            return {self.output: tokens, "video_grid_thw": torch.tensor(grids)}
         if self.layout == "padded patches":
             assert self.patch is not None
             assert isinstance(self.size, sizes.MaxPatches)
@@ -203,12 +236,14 @@ class VideoPreprocessor:
             clips = [torch.stack([frame]) for frame in frames]
         else:
             clips = [values] if self.layout == "NCHW" else list(values)
-        mean, std = (values.new_tensor(v, dtype=torch.float32) for v in (self.mean, self.std))
-        return [
-            ((clip.float() * std.view(3, 1, 1) + mean.view(3, 1, 1)) * 255)
-            .round().clamp(0, 255).to(torch.uint8)
-            for clip in clips
-        ]  # fmt: skip
+        if self.dtype == torch.uint8:
+            return clips
+        mean, std = (
+            torch.tensor(v, dtype=torch.float32, device=values.device).view(3, 1, 1)
+            for v in (self.mean, self.std)
+        )
+        shown_levels = (((clip.float() * std + mean) * 255).round().clamp(0, 255) for clip in clips)
+        return [clip.to(torch.uint8) for clip in shown_levels]
 
 
 # ---- arguments
@@ -220,21 +255,19 @@ def _clips(clips: Any) -> list[Planes]:
         for i, planes in enumerate(several):
             _check_planes("clips" if several[0] is clips else f"clips[{i}]", planes)
         return list(several)
-    raise ValueError(f"clips must be planes (y, uv), or a list of such, got {shown(type(clips))}")
+    raise ValueError(f"clips must be planes, or a list of such, got {shown(type(clips))}")
 
 
 def _check_planes(name: str, planes: Any) -> None:
     several = isinstance(planes, (tuple, list)) and len(planes) > 0
     if not several or not all(isinstance(p, Tensor) for p in planes):
-        raise ValueError(f"{name} must be planes (y, uv), both tensors, got {shown(planes)}")
-    if planes[0].dim() != 3 or 0 in planes[0].shape:
-        raise ValueError(
-            f"{name} must have y [frames, height, width], none of them 0, got "
-            f"{list(planes[0].shape)}"
-        )
-    counts = {p.shape[:1] for p in planes}
-    if len(counts) > 1:
-        raise ValueError(f"{name} must have planes of as many frames each, got {shown(counts)}")
+        raise ValueError(f"{name} must be planes, all of them tensors, got {shown(planes)}")
+
+
+def _taken(plane: Tensor, chosen: list[int]) -> Tensor:
+    """Frames of a plane. Not every device indexes u16."""
+    signed = plane.view(torch.int16) if plane.dtype == torch.uint16 else plane
+    return signed.index_select(0, torch.tensor(chosen, device=plane.device)).view(plane.dtype)
 
 
 def _rates(fps: Any, count: int) -> list[float | None]:
@@ -265,7 +298,7 @@ def _made(name: str, config: Mapping[str, Any], dtype: torch.dtype) -> VideoPrep
         name=name,
         size=_size_rule(config),
         crop=_sides("crop_size", config["crop_size"]) if config.get("do_center_crop") else None,
-        interpolation=_NAMES[config["resample"]],
+        interpolation=_FILTERS[config["resample"]],
         mean=mean,
         std=std,
         layout=config["layout"],
@@ -288,10 +321,10 @@ def _check_supported(config: Mapping[str, Any]) -> None:
             raise ValueError(
                 f"the configuration has {key}={shown(value)}; only {only} is supported"
             )
-    if config["resample"] not in _NAMES:
+    if config["resample"] not in _FILTERS:
         raise ValueError(
-            f"the configuration has resample={shown(config['resample'])}; only 2 (bilinear) and 3 "
-            "(bicubic) are supported"
+            f"the configuration has resample={shown(config['resample'])}; supported are "
+            f"{', '.join(f'{number} ({name})' for number, name in _FILTERS.items())}"
         )
     if config.get("do_center_crop") and not config.get("crop_size"):
         raise ValueError("the configuration has do_center_crop=True and no crop_size")

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
-MATRICES = {1: "bt709", 5: "bt601", 6: "bt601"}  # ITU-T H.273, table 4
+MATRICES = {1: "bt709", 5: "bt601", 6: "bt601", 9: "bt2020"}  # ITU-T H.273, table 4
 _NOT_SAID = (2, 3)
-_NAMES = {0: "RGB", 4: "FCC", 7: "SMPTE 240M", 8: "YCgCo", 9: "BT.2020", 10: "BT.2020 constant",
+_NAMES = {0: "RGB", 4: "FCC", 7: "SMPTE 240M", 8: "YCgCo", 10: "BT.2020 constant",
           14: "ICtCp"}  # fmt: skip
 _RANGES = {1: "limited", 2: "full"}  # FFmpeg's AVColorRange
 _HDR = {16: "PQ", 18: "HLG"}  # ITU-T H.273, table 3
@@ -30,12 +30,13 @@ class VideoError(ValueError):
 
 @dataclass(frozen=True)
 class Tags:
-    """None where nothing is said. `rotate` is in degrees, counter-clockwise, to be upright."""
+    """None where nothing is said. `flip`, then `rotate`, make a picture upright."""
 
     color_space: str | None
     color_range: str | None
     chroma_location: str | None
     rotate: int
+    flip: bool
 
 
 def guessed_space(width: int, height: int) -> str:
@@ -44,11 +45,13 @@ def guessed_space(width: int, height: int) -> str:
 
 def matrix(name: str, frame: Any) -> str | None:
     """None where the stream doesn't say it; VideoError for one that isn't there."""
+    if frame.format.name in ("rgb24", "bgr24"):
+        return "bt709"  # without meaning
     code = int(frame.colorspace)
     if code not in MATRICES and code not in _NOT_SAID:
         what = _NAMES.get(code, f"number {code}")
         raise VideoError(
-            f"{name} has the colour matrix {what}, and there are BT.601 and BT.709; "
+            f"{name} has the colour matrix {what}, and there are BT.601, 709 and 2020; "
             "color_space= says which to take all the same"
         )
     return MATRICES.get(code)
@@ -66,11 +69,13 @@ def tags_of(name: str, frame: Any, given: dict[str, Any]) -> Tags:
         raise VideoError(
             f"{name} is HDR ({_HDR[int(frame.color_trc)]}), which would have to be tone-mapped"
         )
+    turn = _turn(name, frame) if None in (given["rotate"], given["flip"]) else (0, False)
     return Tags(
         color_space=given["color_space"] or matrix(name, frame),
         color_range=given["color_range"] or levels(frame),
         chroma_location=given["chroma_location"] or _chroma_location(name, frame),
-        rotate=_rotation(name, frame) if given["rotate"] is None else given["rotate"],
+        rotate=turn[0] if given["rotate"] is None else given["rotate"],
+        flip=turn[1] if given["flip"] is None else given["flip"],
     )
 
 
@@ -98,24 +103,34 @@ def _chroma_location(name: str, frame: Any) -> str | None:
     found = re.search(r"\bcl:(\w+)", " ".join(text for _, _, text in lines))
     if found is None or found[1] == "unspecified":
         return None
-    if found[1] not in ("left", "center"):
+    if found[1] not in ("left", "center", "topleft"):
         raise VideoError(
-            f"{name} has its chroma samples at {found[1]}, and there are left and center; "
+            f"{name} has its chroma samples at {found[1]}, and there are left, center and topleft; "
             "chroma_location= says which to take all the same"
         )
     return found[1]
 
 
-def _rotation(name: str, frame: Any) -> int:
+# Of a display matrix, x' = a x + c y and y' = b x + d y with y downwards: the signs of a, b, c, d.
+_TURNS = {
+    (1, 0, 0, 1): (0, False), (0, 1, -1, 0): (90, False),
+    (-1, 0, 0, -1): (180, False), (0, -1, 1, 0): (270, False),
+    (-1, 0, 0, 1): (0, True), (0, -1, -1, 0): (90, True),
+    (1, 0, 0, -1): (180, True), (0, 1, 1, 0): (270, True),
+}  # fmt: skip
+
+
+def _turn(name: str, frame: Any) -> tuple[int, bool]:
+    """Degrees clockwise, and whether the picture is mirrored before."""
     data = frame.side_data.get("DISPLAYMATRIX")
     if data is None:
-        return 0
+        return 0, False
     a, b, _, c, d = struct.unpack("<5i", bytes(data)[:20])
-    turn = round(frame.rotation) % 360
-    if turn % 90 or a * d - b * c <= 0:
-        how = "is mirrored" if a * d - b * c <= 0 else f"is turned by {turn} degrees"
+    least = max(map(abs, (a, b, c, d))) // 1000  # what rounding leaves of a zero
+    signs = tuple((v > least) - (v < -least) for v in (a, b, c, d))
+    if signs not in _TURNS:
         raise VideoError(
-            f"{name} {how} by its display matrix, and only quarter turns are there; "
-            "rotate= says what to do all the same"
+            f"{name} has a display matrix that is no quarter turn; rotate= and flip= say what to "
+            "do all the same"
         )
-    return turn
+    return _TURNS[signs]
