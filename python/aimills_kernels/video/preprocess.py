@@ -23,6 +23,7 @@ from aimills_kernels.video.layout import (
     to_padded_patches,
 )
 from aimills_kernels.video.sampling import Sampling, check_count
+from aimills_kernels.video.surfaces import planes_of
 
 Planes = Sequence[Tensor]  # as `video_to_tensor` takes them
 LAYOUTS = ("patches", "padded patches", "NTCHW", "NCHW")
@@ -122,7 +123,8 @@ class VideoPreprocessor:
         """The model's input from the planes of a clip, or of several.
 
         Args:
-            clips: planes as `video_to_tensor` takes them, (y, uv) for NV12, or a list of such.
+            clips: planes as `video_to_tensor` takes them, (y, uv) for NV12, or a list of such;
+                tensors, or arrays of another library (`aimills_kernels.video.surfaces`).
             fps: the rate of the frames, or a list with each clip's: frames are sampled from them.
                 By default the frames are taken as they are, as frames sampled before.
             format, rotate, flip: as `video_to_tensor` takes them.
@@ -250,12 +252,13 @@ class VideoPreprocessor:
 
 
 def _clips(clips: Any) -> list[Planes]:
-    if isinstance(clips, (tuple, list)) and clips:
-        several = [clips] if all(isinstance(p, Tensor) for p in clips) else clips
-        for i, planes in enumerate(several):
-            _check_planes("clips" if several[0] is clips else f"clips[{i}]", planes)
-        return list(several)
-    raise ValueError(f"clips must be planes, or a list of such, got {shown(type(clips))}")
+    if not isinstance(clips, (tuple, list)) or not clips:
+        raise ValueError(f"clips must be planes, or a list of such, got {shown(type(clips))}")
+    one = not isinstance(clips[0], (tuple, list))
+    several = [planes_of(planes) for planes in ([clips] if one else clips)]
+    for i, planes in enumerate(several):
+        _check_planes("clips" if one else f"clips[{i}]", planes)
+    return several
 
 
 def _check_planes(name: str, planes: Any) -> None:
