@@ -53,6 +53,7 @@ def build_parser() -> argparse.ArgumentParser:
     _precompile(commands)
     _accept(commands)
     _gpu(commands)
+    _video(commands)
     return parser
 
 
@@ -226,6 +227,15 @@ def _gpu(commands: Any) -> None:
         "--timeout", type=seconds, metavar="SECONDS", default=TIMEOUT_S,
         help=f"{_TIMEOUT} (default {TIMEOUT_S:g})",
     )  # fmt: skip
+
+
+def _video(commands: Any) -> None:
+    text = "decode a video to the tensors that a model takes, and show what the model sees"
+    made = _command(
+        commands, "video", "video:run", text,
+        epilog="example: aimills-kernels video clip.mp4 --preset qwen2.5-vl --preview seen.png",
+    )  # fmt: skip
+    importlib.import_module("aimills_kernels.cli.video").arguments(made)
 
 
 def names(text: str) -> list[str]:
