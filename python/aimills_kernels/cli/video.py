@@ -16,6 +16,8 @@ _LISTED = 12  # frame numbers on the terminal
 
 
 def arguments(made: argparse.ArgumentParser) -> None:
+    from aimills_kernels.cli import _parser
+
     made.add_argument("file", help="the video")
     rule = made.add_mutually_exclusive_group(required=True)
     rule.add_argument("--preset", metavar="NAME", help="qwen2.5-vl, qwen3-vl, siglip, clip, ...")
@@ -27,9 +29,7 @@ def arguments(made: argparse.ArgumentParser) -> None:
     made.add_argument("--num-frames", type=int, metavar="N", help="frames to sample")
     made.add_argument("--fps", type=float, metavar="N", help="frames to sample of a second")
     made.add_argument("--dtype", choices=_DTYPES, default="bfloat16", help="default %(default)s")
-    made.add_argument(
-        "--device", metavar="NAME", default="cpu", help="cpu (default) or cuda:<index>"
-    )
+    made.add_argument("--device", type=_parser.device, default="auto", help=_parser.DEVICE)
     for option, values in (
         ("color-space", "bt601, bt709, bt2020"),
         ("color-range", "limited, full"),

@@ -101,11 +101,16 @@ class VideoPreprocessor:
         return _made(whole["class"], whole, dtype)
 
     def __repr__(self) -> str:
+        crop = None if self.crop is None else f"{self.crop[0]} x {self.crop[1]} in the middle"
+        patch = None
+        if self.patch is not None:
+            side = self.patch.spatial
+            patch = f"{self.patch.temporal} x {side} x {side}, merged {self.patch.merge}"
         rows = [
-            ("frames", self.sampling), ("size", self.size), ("crop", self.crop),
-            ("filter", self.interpolation), ("mean", self.mean), ("std", self.std),
-            ("layout", self.layout), ("patch", self.patch), ("output", self.output),
-            ("dtype", self.dtype), ("mode", self.mode),
+            ("frames", self.sampling), ("size", self.size), ("crop", crop),
+            ("filter", f"{self.interpolation}, mode {self.mode}"), ("mean", self.mean),
+            ("std", self.std), ("layout", self.layout), ("patch", patch), ("output", self.output),
+            ("dtype", self.dtype),
         ]  # fmt: skip
         lines = [f"  {name:<7} {value}" for name, value in rows if value is not None]
         return "\n".join([f"VideoPreprocessor {self.name}", *lines])

@@ -60,6 +60,14 @@ class Sampling:
         if self.strategy == "fps" and self.fps is None:
             raise ValueError("the strategy fps needs the fps to sample at")
 
+    def __str__(self) -> str:
+        if self.num_frames is not None:
+            return f"{self.num_frames} ({self.strategy})"
+        if self.fps is None:
+            return f"all ({self.strategy})"
+        bounds = f", {self.min_frames} to {self.max_frames}" if "qwen" in self.strategy else ""
+        return f"{self.fps:g} a second{bounds} ({self.strategy})"
+
     def indices(self, total: int, fps: float | Fraction | None = None) -> list[int]:
         """Of a video of `total` frames, `fps` of them in a second."""
         check_count("total", total, 1)

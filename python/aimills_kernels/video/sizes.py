@@ -100,6 +100,9 @@ def _check_ratio(height: int, width: int) -> None:
 class Keep:
     """Frames keep their size."""
 
+    def __str__(self) -> str:
+        return "as it is"
+
     def size(self, frames: int, height: int, width: int) -> tuple[int, int]:
         return height, width
 
@@ -108,6 +111,9 @@ class Keep:
 class Fixed:
     height: int
     width: int
+
+    def __str__(self) -> str:
+        return f"{self.height} x {self.width}"
 
     def __post_init__(self) -> None:
         check_count("height", self.height)
@@ -122,6 +128,9 @@ class ShortestEdge:
     """The shorter side gets `edge` pixels, the other keeps the aspect ratio, rounded down."""
 
     edge: int
+
+    def __str__(self) -> str:
+        return f"{self.edge} pixels on the shorter side"
 
     def __post_init__(self) -> None:
         check_count("edge", self.edge)
@@ -146,6 +155,11 @@ class SmartResize:
     temporal: int = 2
     cap: bool = False
     max_tokens: int = 128000
+
+    def __str__(self) -> str:
+        capped = f", 90 % of {self.max_tokens} tokens in all" if self.cap else ""
+        bounds = f"{self.min_pixels} to {self.max_pixels} pixels a frame"
+        return f"multiples of {self.factor}, {bounds}{capped}"
 
     def __post_init__(self) -> None:
         for name in ("factor", "temporal", "max_tokens"):
@@ -178,6 +192,11 @@ class SmartResizeVideo:
     cap: bool = False
     max_tokens: int = 768
 
+    def __str__(self) -> str:
+        capped = f", {self.max_tokens} tokens a frame" if self.cap else ""
+        bounds = f"{self.min_pixels} to {self.max_pixels} pixels in all frames"
+        return f"multiples of {self.factor}, {bounds}{capped}"
+
     def __post_init__(self) -> None:
         for name in ("factor", "temporal", "max_tokens"):
             check_count(name, getattr(self, name))
@@ -202,6 +221,9 @@ class MaxPatches:
 
     patch: int
     count: int
+
+    def __str__(self) -> str:
+        return f"multiples of {self.patch}, {self.count} patches at most"
 
     def __post_init__(self) -> None:
         check_count("patch", self.patch)
