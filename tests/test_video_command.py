@@ -33,7 +33,7 @@ def test_tensors_and_picture(
     said = capsys.readouterr()
     assert "30 frames at 10 a second, 64 x 48, i420, bt709 limited, chroma at left" in said.out
     assert "4 frames sampled, 17 decoded: 0, 7, 15, 22" in said.out
-    assert "video_grid_thw [1, 3] int64 = [[2, 20, 26]]" in said.out
+    assert "video_grid_thw [1, 3] int64 = [[2, 20, 28]]" in said.out
     assert said.err == ""
 
     model = VideoPreprocessor.from_preset("qwen2.5-vl", dtype=torch.float32)
@@ -48,12 +48,12 @@ def test_tensors_and_picture(
 
     picture = Image.open(preview)
     (frames,) = model.levels(expected)
-    assert picture.size == (4 * (26 * 14 + 4) + 4, 20 * 14 + 4 + 4)
+    assert picture.size == (4 * (28 * 14 + 4) + 4, 20 * 14 + 4 + 4)
     for i, frame in enumerate(frames):
-        left = 4 + i * (26 * 14 + 4)
-        box = (left, 4, left + 26 * 14, 4 + 20 * 14)
+        left = 4 + i * (28 * 14 + 4)
+        box = (left, 4, left + 28 * 14, 4 + 20 * 14)
         data = torch.frombuffer(bytearray(picture.crop(box).tobytes()), dtype=torch.uint8)
-        assert torch.equal(data.view(20 * 14, 26 * 14, 3), frame.permute(1, 2, 0))
+        assert torch.equal(data.view(20 * 14, 28 * 14, 3), frame.permute(1, 2, 0))
 
 
 def test_configuration_and_a_note(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
