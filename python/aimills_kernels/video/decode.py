@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -206,23 +206,25 @@ def _look(name: str, container: Any, stream: Any) -> Index:
     by_dts = "mpegts" in form  # FFmpeg searches these by dts, and the others by pts
     times: list[int | None] = []
     keys: list[tuple[int, int]] = []
+    read = 0
     for packet in container.demux(stream):
-        if not packet.size or packet.is_discard:
+        if not packet.size:
             continue
-        times.append(packet.pts)
+        read += 1
+        if not packet.is_discard:  # an MP4's edit list has some that are decoded and not shown
+            times.append(packet.pts)
         if packet.is_keyframe and packet.pts is not None:
             keys.append((packet.pts, packet.dts if by_dts else packet.pts))
-    if stream.frames > len(times):
-        raise VideoError(
-            f"{name} is truncated: {len(times)} of its {stream.frames} frames are there"
-        )
+    if stream.frames > read:
+        raise VideoError(f"{name} is truncated: {read} of its {stream.frames} frames are there")
     timed = any(name in form for name in _TIMED)
     known = sorted(t for t in times if t is not None)
     unique = len(set(known)) == len(times)
     rate = stream.average_rate if timed else stream.guessed_rate or stream.average_rate
     keys.sort()
-    if timed and unique and keys and keys[0][0] == known[0]:
-        return Index(len(times), rate, known, keys)
+    if timed and unique and keys and known:
+        known = known[bisect_left(known, keys[0][0]) :]  # the decoder drops those before a key
+        return Index(len(known), rate, known, keys)
     return Index(len(times), rate, None, [])
 
 
@@ -263,44 +265,51 @@ class _Reader:
         raise VideoError(f"{self.name} is truncated: there is no frame {min(left)}")
 
     def _behind(self, key: int, members: list[int]) -> Iterator[tuple[int, Any]]:
-        """Frames that follow a key frame. A seek may end behind it, and a frame may need the key
-        frame before: then from there, and at last from the first."""
+        """Frames that follow a key frame. A seek may end behind it, and in an open group of
+        pictures H.264's decoder may ask for what lies before it: then from the key frame before,
+        and at last from the first."""
         for start in dict.fromkeys((key, max(key - 1, 0), 0)):
-            last = start == 0
             try:
                 found = self._from(start, members)
             except VideoError:
-                if last:
+                if start == 0:
                     raise
                 continue
             if len(found) == len(members):
                 yield from found
                 return
-            if last:
-                missing = next(at for at in members if at not in dict(found))
-                raise VideoError(f"{self.name} is damaged or truncated: frame {missing} is missing")
+        missing = next(at for at in members if at not in dict(found))
+        raise VideoError(f"{self.name} is damaged or truncated: frame {missing} is missing")
 
-    def _from(self, key: int, members: list[int]) -> list[tuple[int, Any]]:
+    def _from(self, start: int, members: list[int]) -> list[tuple[int, Any]]:
         times = self.index.times
         assert times is not None
         at_time = {times[at]: at for at in members}
         found = []
-        for frame in self._decode(members[0], self.index.keys[key][1]):
+        first, place = self.index.keys[start]
+        for frame in self._decode(members[0], place, first):
             if frame.pts in at_time:
                 found.append((at_time[frame.pts], frame))
             if frame.pts is None or frame.pts >= times[members[-1]]:
                 break
         return found
 
-    def _decode(self, near: int, start: int | None = None) -> Iterator[Any]:
+    def _decode(
+        self, near: int, start: int | None = None, first: int | None = None
+    ) -> Iterator[Any]:
+        """From the place `start` on. What is shown before the key frame at `first` is passed over:
+        in open groups of pictures such frames follow it and need what lies before it."""
         try:
             if start is not None:
                 self.container.seek(start, stream=self.stream)
-            for frame in self.container.decode(self.stream):
-                self.decoded += 1
-                if frame.is_corrupt:
-                    raise VideoError(f"{self.name} is damaged or truncated near frame {near}")
-                yield frame
+            for packet in self.container.demux(self.stream):
+                if first is not None and packet.pts is not None and packet.pts < first:
+                    continue
+                for frame in packet.decode():
+                    self.decoded += 1
+                    if frame.is_corrupt:
+                        raise VideoError(f"{self.name} is damaged or truncated near frame {near}")
+                    yield frame
         except io.errors() as error:
             raise VideoError(
                 f"{self.name} is damaged or truncated near frame {near}: {io.said(error)}"
