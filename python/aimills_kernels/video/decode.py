@@ -286,30 +286,22 @@ class _Reader:
         assert times is not None
         at_time = {times[at]: at for at in members}
         found = []
-        first, place = self.index.keys[start]
-        for frame in self._decode(members[0], place, first):
+        for frame in self._decode(members[0], self.index.keys[start][1]):
             if frame.pts in at_time:
                 found.append((at_time[frame.pts], frame))
             if frame.pts is None or frame.pts >= times[members[-1]]:
                 break
         return found
 
-    def _decode(
-        self, near: int, start: int | None = None, first: int | None = None
-    ) -> Iterator[Any]:
-        """From the place `start` on. What is shown before the key frame at `first` is passed over:
-        in open groups of pictures such frames follow it and need what lies before it."""
+    def _decode(self, near: int, start: int | None = None) -> Iterator[Any]:
         try:
             if start is not None:
                 self.container.seek(start, stream=self.stream)
-            for packet in self.container.demux(self.stream):
-                if first is not None and packet.pts is not None and packet.pts < first:
-                    continue
-                for frame in packet.decode():
-                    self.decoded += 1
-                    if frame.is_corrupt:
-                        raise VideoError(f"{self.name} is damaged or truncated near frame {near}")
-                    yield frame
+            for frame in self.container.decode(self.stream):
+                self.decoded += 1
+                if frame.is_corrupt:
+                    raise VideoError(f"{self.name} is damaged or truncated near frame {near}")
+                yield frame
         except io.errors() as error:
             raise VideoError(
                 f"{self.name} is damaged or truncated near frame {near}: {io.said(error)}"
