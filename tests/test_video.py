@@ -23,7 +23,7 @@ from aimills_kernels.kernels.video.cases import lay_out
 from aimills_kernels.kernels.video.colour import rgb_levels
 from aimills_kernels.kernels.video.op import kernel_rejects
 from aimills_kernels.kernels.video.op import video_to_tensor as op
-from aimills_kernels.kernels.video.problem import Arguments, packed
+from aimills_kernels.kernels.video.problem import OPTIONS, Arguments, packed
 from aimills_kernels.kernels.video.resize import filter_taps
 
 extension = pytest.importorskip("aimills_kernels._C")
