@@ -18,7 +18,7 @@ QWEN2 = "models/qwen2_vl/video_processing_qwen2_vl.py"
 QWEN3 = "models/qwen3_vl/video_processing_qwen3_vl.py"
 INTERNVL = "models/internvl/video_processing_internvl.py"
 SIGLIP2 = "models/siglip2/image_processing_pil_siglip2.py"
-ROUNDS = 300
+ROUNDS = 240
 
 
 def theirs(strategy: str, total: int, rate: float, **options: Any) -> list[int]:
