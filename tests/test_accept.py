@@ -18,7 +18,7 @@ import pytest
 import torch
 
 import aimills_kernels
-from aimills_kernels import _dispatch, _records, _registry, video_io
+from aimills_kernels import _dispatch, _records, _registry
 from aimills_kernels._op import Case, Op, Provider
 from aimills_kernels._validate import NO_MEMORY, validate_each
 from aimills_kernels.accept import correctness, page, real_input, run, shapes, verdict
@@ -29,6 +29,7 @@ from aimills_kernels.cli import main
 from aimills_kernels.harness import bench, env
 from aimills_kernels.harness._worker import Worker
 from aimills_kernels.harness.record import SCHEMA, blank
+from aimills_kernels.video import io as video_io
 from tests import faults, late_faults
 
 CPU = torch.device("cpu")

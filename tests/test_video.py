@@ -19,9 +19,12 @@ from torch import Tensor
 import aimills_kernels as ak
 from aimills_kernels._op import Case, Provider
 from aimills_kernels._validate import validate
-from aimills_kernels.kernels.video.op import filter_taps, lay_out, rgb_levels
+from aimills_kernels.kernels.video.cases import lay_out
+from aimills_kernels.kernels.video.colour import rgb_levels
+from aimills_kernels.kernels.video.op import kernel_rejects
 from aimills_kernels.kernels.video.op import video_to_tensor as op
-from aimills_kernels.kernels.video.problem import fast_strides, fields
+from aimills_kernels.kernels.video.problem import OPTIONS, Arguments, packed
+from aimills_kernels.kernels.video.resize import filter_taps
 
 extension = pytest.importorskip("aimills_kernels._C")
 
@@ -31,12 +34,12 @@ extension = pytest.importorskip("aimills_kernels._C")
 
 def launch_emulated(outs: tuple[Tensor, ...], *args: Any) -> None:
     """The CUDA kernel's phases on the host; 3 blocks take all tiles in turns."""
-    extension.video_to_tensor_emulated(extension.VideoParams(*fields(outs, args)), 3)
+    extension.video_to_tensor_emulated(extension.VideoParams(packed(outs, args)), 3)
 
 
 def launch_baseline(outs: tuple[Tensor, ...], *args: Any) -> None:
     """The CPU kernel without vector extensions."""
-    params = extension.VideoParams(*fields(outs, args))
+    params = extension.VideoParams(packed(outs, args))
     extension.video_to_tensor_cpu(params, 2, baseline=True)
 
 
@@ -48,9 +51,11 @@ def launch_off_by_one_row(outs: tuple[Tensor, ...], *args: Any) -> None:
 
 def launch_truncated(outs: tuple[Tensor, ...], *args: Any) -> None:
     """Rounds levels down, as some converters do."""
-    shifted = [m + 0.5 / 255 for m in args[9]]
-    op_levels = op.reference(*args[:9], [0.0] * 3, [1.0] * 3, torch.float32)
-    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (shifted, args[10]))
+    a = Arguments(*args)
+    shifted = [m + 0.5 / 255 for m in a.mean]
+    plain = a._replace(mean=[0.0] * 3, std=[1.0] * 3, dtype=torch.float32)
+    op_levels = op.reference(*plain)
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (shifted, a.std))
     outs[0].copy_((op_levels - mean) / std)
 
 
@@ -61,9 +66,7 @@ def launch_last_column_missing(outs: tuple[Tensor, ...], *args: Any) -> None:
 
 
 def provider(name: str) -> Provider:
-    def rejects(problem: Any) -> str | None:
-        return None if fast_strides(problem.planes) else "strided rows"
-
+    rejects = kernel_rejects if name == "emulated" else lambda problem: None
     return Provider(name, f"{__name__}:launch_{name}", devices=("cpu",), rejects=rejects)
 
 
@@ -129,7 +132,7 @@ def check_random(name: str, seeds: range) -> None:
 
 
 def run_cpu(out: Tensor, args: tuple, threads: int) -> None:
-    extension.video_to_tensor_cpu(extension.VideoParams(*fields((out,), args)), threads)
+    extension.video_to_tensor_cpu(extension.VideoParams(packed((out,), args)), threads)
 
 
 @pytest.mark.parametrize("name", ["cpu", "baseline", "emulated"])
@@ -171,8 +174,7 @@ def test_works_in_a_forked_child():
 
 
 def float_levels(args: tuple) -> Tensor:
-    (y, uv), space, range_, location, upsampling = args[:5]
-    return rgb_levels(y, uv, space, range_, location, upsampling, torch.float64)
+    return rgb_levels(*args[:6], torch.float64)
 
 
 SIZES = [
@@ -193,7 +195,9 @@ def test_resize_agrees_with_torch(size, interpolation):
     want = F.interpolate(levels, size=(h, w), mode=interpolation, antialias=True)
     got = levels
     for dim, length in ((2, h), (3, w)):
-        at, weights = filter_taps(got.shape[dim], length, interpolation, torch.float64, got.device)
+        at, weights = filter_taps(
+            got.shape[dim], length, interpolation, True, torch.float64, got.device
+        )
         matrix = torch.zeros(length, got.shape[dim], dtype=torch.float64)
         matrix.scatter_add_(1, at.T, weights.T)
         got = torch.einsum("fchw,oh->fcow" if dim == 2 else "fchw,ow->fcho", got, matrix)
@@ -274,7 +278,7 @@ def launch_reference(outs: tuple[Tensor, ...], *args: Any) -> None:
 
 def launch_public(outs: tuple[Tensor, ...], *args: Any) -> None:
     """All that is default left to the default: chroma at "left", among others."""
-    location = {} if args[3] == "left" else {"chroma_location": args[3]}
+    location = {} if args[4] == "left" else {"chroma_location": args[4]}
     outs[0].copy_(ak.video_to_tensor(args[0], dtype=torch.float32, **location))
 
 
@@ -286,8 +290,8 @@ def colour(launch: str, y: list, uv: list, location: str) -> list:
     planes = [torch.tensor([p], dtype=torch.uint8) for p in (y, uv)]
     out = torch.full((1, 3, len(y), len(y[0])), float("nan"))
     globals()[f"launch_{launch}"](
-        (out,), planes, "bt709", "limited", location, "linear", len(y), len(y[0]), "bicubic", True,
-        [0.0] * 3, [1.0] * 3, torch.float32,
+        (out,), planes, "nv12", "bt709", "limited", location, "linear", len(y), len(y[0]), [], [],
+        0, False, 0, "bicubic", True, "torch", [0.0] * 3, [1.0] * 3, torch.float32, "NCHW", 0, [],
     )  # fmt: skip
     return (out[0] * 255).round().int().tolist()
 

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from aimills_kernels import video_io
 from aimills_kernels.accept.picture import moving_picture
+from aimills_kernels.video import io as video_io
 
 av = pytest.importorskip("av")
 COUNT, HEIGHT, WIDTH = 30, 90, 160
@@ -74,7 +74,7 @@ def test_other_containers(form: str) -> None:
 # ---- arguments
 
 
-@pytest.mark.parametrize("source", [None, 7, bytearray(b"x"), io.BytesIO(b"x")], ids=type)
+@pytest.mark.parametrize("source", [None, 7, bytearray(b"x"), io.StringIO("x")], ids=type)
 def test_source_of_the_wrong_type(source: Any) -> None:
     with pytest.raises(ValueError, match=f"source must be .* got {type(source).__name__}"):
         video_io.decode(source)

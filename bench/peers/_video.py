@@ -11,23 +11,41 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from aimills_kernels.kernels.video.layouts import arrange
+from aimills_kernels.kernels.video.problem import Arguments
+
 
 def opencv_rgb(args: tuple) -> list[Any]:
     """[H, W, 3] arrays by OpenCV, whatever the clip says: BT.601, limited range, nearest chroma."""
     import cv2
 
     cv2.setNumThreads(torch.get_num_threads())
-    y, uv = args[0]
+    a = plain_nv12(args)
+    y, uv = a.planes
     return [
         cv2.cvtColorTwoPlane(luma.numpy(), chroma.numpy(), cv2.COLOR_YUV2RGB_NV12)
         for luma, chroma in zip(y, uv, strict=True)
     ]
 
 
+def plain_nv12(args: tuple) -> Arguments:
+    """The arguments by name, where all that they ask for is what each of the libraries has."""
+    a = Arguments(*args)
+    if a.format != "nv12" or a.mode != "torch" or a.crop or a.pad or a.flip or a.rotate:
+        raise NotImplementedError("it is compared on whole NV12 frames, resized as torch does")
+    if a.interpolation not in ("bilinear", "bicubic"):
+        raise NotImplementedError("it is compared on bilinear and bicubic")
+    return a
+
+
 def normalize(levels: Tensor, args: tuple) -> Tensor:
-    mean, std, dtype = args[9:]
+    """Levels [F, 3, H, W], normalised and laid out."""
+    a = Arguments(*args)
+    mean, std, dtype = a.mean, a.std, a.dtype
+    if dtype == torch.uint8:
+        return arrange(levels.to(dtype), a.layout, a.patch, a.clip)
     scale = 1 / (255 * torch.tensor(std, device=levels.device))
     shift = -torch.tensor(mean) / torch.tensor(std)
     out = levels.contiguous().to(torch.float32)
     out = out.mul_(scale.view(3, 1, 1)).add_(shift.to(levels.device).view(3, 1, 1))
-    return out.to(dtype)
+    return arrange(out.to(dtype), a.layout, a.patch, a.clip)

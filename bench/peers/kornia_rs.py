@@ -9,7 +9,7 @@ from torch import Tensor
 
 from aimills_kernels.harness.peers import Adapter
 
-from ._video import normalize
+from ._video import normalize, plain_nv12
 
 
 def kornia_rs(*args: Any) -> Tensor:
@@ -17,9 +17,9 @@ def kornia_rs(*args: Any) -> Tensor:
     import numpy as np
     from kornia_rs import imgproc
 
-    y, uv = args[0]
-    height, width, interpolation, antialias = args[5:9]
-    if antialias and interpolation == "bilinear":
+    a = plain_nv12(args)
+    y, uv = a.planes
+    if a.antialias and a.interpolation == "bilinear":
         raise NotImplementedError("kornia_rs has no antialias for bilinear")
     H, W = y.shape[1:]
     if H % 2 or W % 2:
@@ -28,7 +28,7 @@ def kornia_rs(*args: Any) -> Tensor:
     for luma, chroma in zip(y, uv, strict=True):
         nv12 = np.concatenate([luma.numpy().reshape(-1), chroma.numpy().reshape(-1)])
         rgb = imgproc.rgb_from_nv12(nv12, W, H)
-        frames.append(imgproc.resize(rgb, (height, width), interpolation, antialias))
+        frames.append(imgproc.resize(rgb, (a.height, a.width), a.interpolation, a.antialias))
     return normalize(torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2), args)
 
 

@@ -10,16 +10,17 @@ from torch import Tensor
 
 from aimills_kernels.harness.peers import Adapter
 
-from ._video import normalize, opencv_rgb
+from ._video import normalize, opencv_rgb, plain_nv12
 
 
 def opencv_torch(*args: Any) -> Tensor:
     """OpenCV's NV12 to RGB (BT.601, limited range, nearest chroma), torch's u8 resize."""
     rgb = torch.stack([torch.from_numpy(frame) for frame in opencv_rgb(args)])
-    height, width, interpolation, antialias = args[5:9]
+    a = plain_nv12(args)
     resized = F.interpolate(
-        rgb.permute(0, 3, 1, 2), size=(height, width), mode=interpolation, antialias=antialias
-    )
+        rgb.permute(0, 3, 1, 2), size=(a.height, a.width), mode=a.interpolation,
+        antialias=a.antialias,
+    )  # fmt: skip
     return normalize(resized, args)
 
 

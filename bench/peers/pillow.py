@@ -9,7 +9,7 @@ from torch import Tensor
 
 from aimills_kernels.harness.peers import Adapter
 
-from ._video import normalize, opencv_rgb
+from ._video import normalize, opencv_rgb, plain_nv12
 
 
 def pillow(*args: Any) -> Tensor:
@@ -17,12 +17,12 @@ def pillow(*args: Any) -> Tensor:
     import numpy as np
     from PIL import Image
 
-    height, width, interpolation, antialias = args[5:9]
-    if not antialias:
+    a = plain_nv12(args)
+    if not a.antialias:
         raise NotImplementedError("Pillow's resize always has an antialias filter")
-    filter_ = Image.Resampling.BICUBIC if interpolation == "bicubic" else Image.Resampling.BILINEAR
+    filter_ = getattr(Image.Resampling, a.interpolation.upper())
     frames = [
-        np.asarray(Image.fromarray(frame).resize((width, height), filter_))
+        np.asarray(Image.fromarray(frame).resize((a.width, a.height), filter_))
         for frame in opencv_rgb(args)
     ]
     return normalize(torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2), args)

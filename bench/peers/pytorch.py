@@ -10,10 +10,10 @@ from torch import Tensor
 
 from aimills_kernels.harness.peers import Adapter
 from aimills_kernels.kernels.matmul.config import in_blocks
-from aimills_kernels.kernels.video.op import rgb_levels
+from aimills_kernels.kernels.video.colour import rgb_levels
 
 from ._sdpa_backward import sdpa_backward, sdpa_with_forward
-from ._video import normalize
+from ._video import normalize, plain_nv12
 from ._w4 import dequantized, int4pack
 
 
@@ -44,9 +44,11 @@ def scaled_mm(
 
 def float_video(*args: Any) -> Tensor:
     """The same steps in float32 torch ops, the way of torchvision on a GPU."""
-    (y, uv), space, range_, location, upsampling, height, width, interpolation, antialias = args[:9]
-    rgb = rgb_levels(y, uv, space, range_, location, upsampling, torch.float32)
-    resized = F.interpolate(rgb, size=(height, width), mode=interpolation, antialias=antialias)
+    a = plain_nv12(args)
+    rgb = rgb_levels(*a[:6], torch.float32)
+    resized = F.interpolate(
+        rgb, size=(a.height, a.width), mode=a.interpolation, antialias=a.antialias
+    )
     return normalize(resized.round_().clamp_(0, 255), args)
 
 

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from aimills_kernels.harness.peers import Adapter
-from aimills_kernels.kernels.video.op import rgb_levels
+from aimills_kernels.kernels.video.colour import rgb_levels
 
-from ._video import normalize
+from ._video import normalize, plain_nv12
 
 
 def torchvision(*args: Any) -> Tensor:
@@ -18,12 +18,11 @@ def torchvision(*args: Any) -> Tensor:
     from torchvision.transforms.v2 import InterpolationMode
     from torchvision.transforms.v2 import functional as transforms
 
-    (y, uv), space, range_, location, upsampling, height, width, interpolation, antialias = args[:9]
-    rgb = rgb_levels(y, uv, space, range_, location, upsampling, torch.float32).to(torch.uint8)
-    mode = InterpolationMode(interpolation)
-    return normalize(
-        transforms.resize(rgb, [height, width], interpolation=mode, antialias=antialias), args
-    )
+    a = plain_nv12(args)
+    rgb = rgb_levels(*a[:6], torch.float32).to(torch.uint8)
+    mode = InterpolationMode(a.interpolation)
+    resized = transforms.resize(rgb, [a.height, a.width], interpolation=mode, antialias=a.antialias)
+    return normalize(resized, args)
 
 
 ADAPTER = Adapter(

@@ -15,6 +15,7 @@ constexpr int kGroupRows = 8;   // output rows whose columns are filtered togeth
 struct AxisTable {
   const int* begin;
   const int* end;
+  const i64* place;      // of each output, in elements
   const float* weights;  // [out][taps]
   int taps;
 };
@@ -34,6 +35,13 @@ struct Band {
 
 using BandFn = void (*)(const Params&, const AxisTable& across, const AxisTable& down, const Band&,
                         const Scratch&);
+
+// Source rows [begin, end) of the 64 columns at `col`, whole levels as [row][3][kStripCols] with the
+// even columns before the odd ones; columns past the edge repeat the last one.
+using ConvertFn = void (*)(const Params&, i64 frame, int begin, int end, int col, float* chunk);
+
+void convert_baseline(const Params&, i64 frame, int begin, int end, int col, float* chunk);
+void convert_avx2(const Params&, i64 frame, int begin, int end, int col, float* chunk);
 
 void band_baseline(const Params&, const AxisTable&, const AxisTable&, const Band&, const Scratch&);
 void band_avx2(const Params&, const AxisTable&, const AxisTable&, const Band&, const Scratch&);

@@ -7,4 +7,8 @@ void band_avx2(const Params& p, const AxisTable& across, const AxisTable& down, 
   run_band(p, across, down, band, scratch);
 }
 
+void convert_avx2(const Params& p, i64 frame, int begin, int end, int col, float* chunk) {
+  convert_of(p)(p, frame, begin, end, col, chunk);
+}
+
 }  // namespace aimills::video

@@ -1,13 +1,11 @@
 #include "video/cpu_video.h"
 
 #include <algorithm>
-#include <atomic>
-#include <memory>
-#include <system_error>
-#include <thread>
 #include <vector>
 
 #include "video/cpu_band.h"
+#include "video/cpu_pil.h"
+#include "video/cpu_threads.h"
 #include "video/weights.h"
 
 namespace aimills::video {
@@ -18,14 +16,19 @@ constexpr i64 kScratchBytes = 256 << 10;
 
 struct Table {
   std::vector<int> begin, end;
+  std::vector<i64> place;
   std::vector<float> weights;
   int taps;
 
-  explicit Table(const Axis& axis) : taps(static_cast<int>(taps_of(axis)) + kUnroll - 1) {
+  Table(const Axis& axis, const StoreAxis& store) : taps(static_cast<int>(taps_of(axis)) + kUnroll - 1) {
     begin.resize(axis.out);
     end.resize(axis.out);
+    place.resize(axis.out);
     weights.resize(axis.out * taps);
-    for (i64 i = 0; i < axis.out; ++i) fill(axis, i);
+    for (i64 i = 0; i < axis.out; ++i) {
+      place[i] = place_of_sample(store, static_cast<int>(i));
+      fill(axis, i);
+    }
   }
 
   void fill(const Axis& axis, i64 i) {
@@ -41,7 +44,7 @@ struct Table {
     }
   }
 
-  AxisTable view() const { return {begin.data(), end.data(), weights.data(), taps}; }
+  AxisTable view() const { return {begin.data(), end.data(), place.data(), weights.data(), taps}; }
 };
 
 struct Plan {
@@ -57,11 +60,11 @@ Plan make_plan(const Params& p, const AxisTable& across, int threads) {
   const i64 fits = std::max<i64>(kScratchBytes / row_bytes / kGroupRows, 1) * kGroupRows;
   // As few bands as fit, since each converts some rows of its neighbour too, but a whole number per
   // thread.
-  i64 bands = ceil_div(p.out_height, fits);
-  const i64 most = ceil_div(p.out_height, kGroupRows);
+  i64 bands = ceil_div(p.down.count, fits);
+  const i64 most = ceil_div(p.down.count, kGroupRows);
   while (p.frames * bands < 4 * threads && p.frames * bands % threads != 0 && bands < most) ++bands;
-  const i64 rows = ceil_div(ceil_div(p.out_height, bands), kGroupRows) * kGroupRows;
-  bands = ceil_div(p.out_height, rows);
+  const i64 rows = ceil_div(ceil_div(p.down.count, bands), kGroupRows) * kGroupRows;
+  bands = ceil_div(p.down.count, rows);
   return {static_cast<int>(rows), static_cast<int>(bands), capacity, p.frames * bands};
 }
 
@@ -89,11 +92,35 @@ bool has_avx2() {
 #endif
 }
 
-BandFn band_function() {
+struct Code {
+  BandFn band;
+  ConvertFn convert;
+};
+
+Code code_of_machine() {
 #if defined(AIMILLS_X86)
-  if (has_avx2()) return band_avx2;
+  if (has_avx2()) return {band_avx2, convert_avx2};
 #endif
-  return band_baseline;
+  return {band_baseline, convert_baseline};
+}
+
+void run_float(const Params& p, int threads, BandFn band_fn) {
+  const Table down(down_axis(p), p.down);
+  const Table across(across_axis(p), p.across);
+  const Plan plan = make_plan(p, across.view(), std::max(threads, 1));
+  const i64 count = threads_for(p, plan.items, threads);
+  std::vector<Buffers> buffers;
+  for (i64 i = 0; i < count; ++i) buffers.emplace_back(plan);
+  share(count, plan.items, [&](i64 thread, i64 item) {
+    const int begin = static_cast<int>(item % plan.bands) * plan.band_rows;
+    const int end = static_cast<int>(std::min<i64>(begin + i64(plan.band_rows), p.down.count));
+    band_fn(p, across.view(), down.view(), {item / plan.bands, begin, end},
+            buffers[thread].view());
+  });
+}
+
+void pad(const Params& p) {
+  for (i64 i = 0; i < pad_items(p); ++i) fill_pad(p, i);
 }
 
 }  // namespace
@@ -102,36 +129,13 @@ const char* cpu_isa() { return has_avx2() ? "avx2" : "baseline"; }
 
 void run_cpu(const Params& p, int threads, bool baseline) {
   if (p.frames == 0) return;
-  const Table down(axis_of(p.height, p.out_height, p.interpolation));
-  const Table across(axis_of(p.width, p.out_width, p.interpolation));
-  const Plan plan = make_plan(p, across.view(), std::max(threads, 1));
-  const BandFn band_fn = baseline ? band_baseline : band_function();
-
-  // A thread costs about 30 us to start: small work stays on the calling one. No pool: it would not
-  // survive a fork.
-  constexpr i64 kPixelsPerThread = 1 << 17;
-  const i64 pixels = p.frames * std::max(p.height * p.width, p.out_height * p.out_width);
-  const i64 count =
-      std::min({i64(std::max(threads, 1)), plan.items, pixels / kPixelsPerThread + 1});
-
-  std::vector<Buffers> buffers;
-  for (i64 i = 0; i < count; ++i) buffers.emplace_back(plan);
-  std::atomic<i64> next{0};
-  const auto work = [&](Scratch scratch) {
-    for (i64 item = next++; item < plan.items; item = next++) {
-      const int begin = static_cast<int>(item % plan.bands) * plan.band_rows;
-      const int end = static_cast<int>(std::min<i64>(begin + i64(plan.band_rows), p.out_height));
-      band_fn(p, across.view(), down.view(), {item / plan.bands, begin, end}, scratch);
-    }
-  };
-  std::vector<std::thread> others;
-  try {
-    for (i64 i = 1; i < count; ++i) others.emplace_back(work, buffers[i].view());
-  } catch (const std::system_error&) {
-    // Fewer threads than asked for: the ones that started take all items.
+  const Code code = baseline ? Code{band_baseline, convert_baseline} : code_of_machine();
+  if (p.passes == kFloat) {
+    run_float(p, threads, code.band);
+  } else {
+    run_pil(p, threads, code.convert);
   }
-  work(buffers[0].view());
-  for (auto& thread : others) thread.join();
+  pad(p);
 }
 
 }  // namespace aimills::video

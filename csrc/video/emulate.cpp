@@ -17,6 +17,7 @@ class Block {
 
   i64 tiles() const { return t_.total; }
 
+  template <class Loader>
   void run(i64 tile) {
     words_.assign(words_.size(), kPoison);
     const Shared s = shared_of(t_, words_.data() + kFence);
@@ -27,7 +28,7 @@ class Block {
       at.rows = smaller(at.row_end - at.row, kChunkRows);
       for (at.col = at.col_begin; at.col < at.col_end; at.col += t_.chunk_cols) {
         at.cols = smaller(at.col_end - at.col, t_.chunk_cols);
-        each([&](int tid) { load_phase(p_, t_, at, s, tid); });
+        each([&](int tid) { load_phase<Loader>(p_, t_, at, s, tid); });
         each([&](int tid) { across_phase(p_, t_, at, s, tid); });
       }
       each([&](int tid) { down_phase(t_, at, s, tid, states[tid]); });
@@ -62,9 +63,16 @@ class Block {
 
 void emulate_cuda(const Params& p, i64 blocks) {
   Block block(p);
-  for (i64 first = 0; first < blocks; ++first) {
-    for (i64 tile = first; tile < block.tiles(); tile += blocks) block.run(tile);
-  }
+  with_loader(p.source, [&](auto loader) {
+    for (i64 first = 0; first < blocks; ++first) {
+      for (i64 tile = first; tile < block.tiles(); tile += blocks) {
+        block.run<decltype(loader)>(tile);
+      }
+      for (int tid = 0; tid < kThreads; ++tid) {
+        pad_phase(p, first * kThreads + tid, blocks * kThreads);
+      }
+    }
+  });
 }
 
 }  // namespace aimills::video

@@ -5,30 +5,109 @@
 
 namespace aimills::video {
 
-enum ColorSpace : int { kBt601 = 0, kBt709 = 1 };
-enum ColorRange : int { kLimited = 0, kFull = 1 };
-enum ChromaLocation : int { kLeft = 0, kCenter = 1 };
-enum ChromaUpsampling : int { kLinear = 0, kNearest = 1 };
-enum Interpolation : int { kBilinear = 0, kBicubic = 1 };
+enum Source : int { kYuv420, kYuv420Wide, kYuv422, kYuv422Wide, kYuv444, kYuv444Wide, kRgb };
+AIMILLS_HD constexpr bool is_wide(int source) { return (source & 1) != 0; }
 
-// NV12 frames to [frames, 3, out_height, out_width]. Strides are in bytes. The Python provider for
-// NVRTC packs the same layout; a test compares the two byte by byte.
+enum Filter : int { kNearest, kArea, kBilinear, kBicubic, kLanczos };
+enum Passes : int { kFloat, kPilAcross, kPilDown };
+
+// Samples of one component; strides are in bytes.
+struct Plane {
+  const u8* data;
+  i64 frame, row, col;
+};
+
+// Levels from codes; the chroma factors apply to sixteenths of a code.
+struct Color {
+  float y_scale, y_shift, r_v, g_u, g_v, b_u;
+};
+
+// Where along one axis of the output sample i goes: first + step i is its position, and a position
+// lies in a patch, which lies in a group of patches. Without patches a patch is larger than any
+// axis. Strides are in elements. `count` samples come in, `length` positions exist.
+struct StoreAxis {
+  i64 pixel, patch, group;
+  int first, step;
+  int pixels, patches;
+  int count, length;
+};
+
+// kernels/video/problem.py packs this struct and says what the options mean.
 struct Params {
-  const u8* y;
-  const u8* uv;
+  Plane planes[3];  // Y, U, V or R, G, B
   void* out;
-  i64 frames, height, width, out_height, out_width;
-  i64 y_frame, y_row, uv_frame, uv_row;
-  int color_space, color_range, chroma_location, chroma_upsampling, interpolation, dtype;
+  i64 frames;
+  i64 clip, channel;            // strides of the output, in elements
+  StoreAxis time, down, across;  // `time` of one clip; the last frame fills up what is left of it
+  int height, width;             // of the source
+  int top, left, crop_height, crop_width;
+  int source, shift;  // a code is a stored value >> shift
+  int chroma_zero;    // in sixteenths of a code
+  // Quarters that the outer chroma neighbour takes: above even rows, below odd ones; left of even
+  // columns, right of odd ones.
+  int even_row, odd_row, even_col, odd_col;
+  int filter, antialias, passes, dtype, pad_level;
+  Color color;
   // out = (level - mean) * scale with mean in levels. Two floats hold the mean, so that a level
   // close to it keeps all its digits.
   float mean_hi[3], mean_lo[3], scale[3];
 };
 
-static_assert(sizeof(Params) == 160, "kernels/video/problem.py packs this layout");
+static_assert(sizeof(Params) == 408, "kernels/video/problem.py packs this layout");
 
 AIMILLS_HD float normalize(const Params& p, int channel, float level) {
   return (level - p.mean_hi[channel] - p.mean_lo[channel]) * p.scale[channel];
+}
+
+// ---- the place of an output
+
+AIMILLS_HD i64 place_at(const StoreAxis& a, int position) {
+  const int patch = position / a.pixels, group = patch / a.patches;
+  return (position - patch * a.pixels) * a.pixel + (patch - group * a.patches) * a.patch +
+         group * a.group;
+}
+
+AIMILLS_HD i64 place_of_sample(const StoreAxis& a, int i) {
+  return place_at(a, a.first + a.step * i);
+}
+
+AIMILLS_HD i64 place_of_frame(const Params& p, i64 frame) {
+  const i64 clip = frame / p.time.count;
+  return clip * p.clip + place_at(p.time, static_cast<int>(frame - clip * p.time.count));
+}
+
+// How often a frame is stored: the last one of a clip fills up the last patch in time. Copies lie
+// `time.pixel` apart.
+AIMILLS_HD int copies_of_frame(const Params& p, i64 frame) {
+  return (frame + 1) % p.time.count == 0 ? 1 + p.time.length - p.time.count : 1;
+}
+
+// ---- what is padded: positions around the picture, as many as (down.length, across.length) has
+
+AIMILLS_HD bool covers(const StoreAxis& a, int position) {
+  const int i = (position - a.first) * a.step;
+  return i >= 0 && i < a.count;
+}
+
+// Item `i` of frames x down.length x across.length; those of the picture itself are left alone.
+AIMILLS_HD void fill_pad(const Params& p, i64 i) {
+  const i64 line = i / p.across.length;
+  const i64 frame = line / p.down.length;
+  const int col = static_cast<int>(i - line * p.across.length);
+  const int row = static_cast<int>(line - frame * p.down.length);
+  if (covers(p.down, row) && covers(p.across, col)) return;
+  i64 at = place_of_frame(p, frame) + place_at(p.down, row) + place_at(p.across, col);
+  for (int copy = copies_of_frame(p, frame); copy > 0; --copy, at += p.time.pixel) {
+    for (int c = 0; c < 3; ++c) {
+      store_as(p.out, at + c * p.channel, p.dtype,
+               normalize(p, c, static_cast<float>(p.pad_level)));
+    }
+  }
+}
+
+AIMILLS_HD i64 pad_items(const Params& p) {
+  const bool padded = p.down.length > p.down.count || p.across.length > p.across.count;
+  return padded ? p.frames * p.down.length * p.across.length : 0;
 }
 
 }  // namespace aimills::video

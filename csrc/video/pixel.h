@@ -1,34 +1,10 @@
 #pragma once
-// NV12 to u8 RGB levels: chroma upsampling and the colour matrix, shared by the CPU and the GPU.
+// RGB levels of source pixels: chroma upsampling and the colour matrix, shared by the CPU and the
+// GPU.
 
 #include "video/params.h"
 
 namespace aimills::video {
-
-// ITU-R BT.601-7 and BT.709-6. The chroma factors apply to sixteenths of a level.
-struct Color {
-  float y_scale, y_shift, r_v, g_u, g_v, b_u;
-};
-
-AIMILLS_HD constexpr Color derive_color(double kr, double kb, bool limited) {
-  const double kg = 1.0 - kr - kb;
-  const double chroma = limited ? 255.0 / (224.0 * 16.0) : 1.0 / 16.0;
-  return {static_cast<float>(limited ? 255.0 / 219.0 : 1.0),
-          static_cast<float>(limited ? -16.0 * 255.0 / 219.0 : 0.0),
-          static_cast<float>(2.0 * (1.0 - kr) * chroma),
-          static_cast<float>(-2.0 * kb * (1.0 - kb) / kg * chroma),
-          static_cast<float>(-2.0 * kr * (1.0 - kr) / kg * chroma),
-          static_cast<float>(2.0 * (1.0 - kb) * chroma)};
-}
-
-AIMILLS_HD Color color_of(int space, int range) {
-  constexpr Color limited601 = derive_color(0.299, 0.114, true);
-  constexpr Color full601 = derive_color(0.299, 0.114, false);
-  constexpr Color limited709 = derive_color(0.2126, 0.0722, true);
-  constexpr Color full709 = derive_color(0.2126, 0.0722, false);
-  if (space == kBt601) return range == kLimited ? limited601 : full601;
-  return range == kLimited ? limited709 : full709;
-}
 
 // A luma sample lies between two chroma samples: weights in quarters, so both directions together
 // give whole sixteenths.
@@ -37,23 +13,13 @@ struct ChromaTaps {
   int near_weight, far_weight;
 };
 
-AIMILLS_HD ChromaTaps clamped_taps(int near, int far, int far_weight, int count) {
-  return {near, smaller(larger(far, 0), count - 1), 4 - far_weight, far_weight};
-}
-
-AIMILLS_HD ChromaTaps chroma_row_taps(int row, int rows, int upsampling) {
-  const int near = row >> 1;
-  return clamped_taps(near, (row & 1) ? near + 1 : near - 1, upsampling == kLinear ? 1 : 0, rows);
-}
-
-// Quarters that the outer chroma neighbour takes: on the left of even columns, on the right of odd.
-struct ColumnWeights {
-  int even, odd;
-};
-
-AIMILLS_HD ColumnWeights chroma_column_weights(int upsampling, int location) {
-  if (upsampling == kNearest) return {0, 0};
-  return location == kLeft ? ColumnWeights{0, 2} : ColumnWeights{1, 1};
+// Of a row, where `halved` says whether two rows share their chroma.
+AIMILLS_HD ChromaTaps chroma_row_taps(const Params& p, int row, bool halved) {
+  if (!halved) return {row, row, 4, 0};
+  const int near = row >> 1, last = ((p.height + 1) >> 1) - 1;
+  const int far = (row & 1) ? smaller(near + 1, last) : larger(near - 1, 0);
+  const int weight = (row & 1) ? p.odd_row : p.even_row;
+  return {near, far, 4 - weight, weight};
 }
 
 AIMILLS_HD float round_half_even(float x) {
@@ -76,11 +42,138 @@ struct Rgb {
   float r, g, b;
 };
 
-// `u` and `v` in sixteenths, centred on zero.
+// `u` and `v` in sixteenths of a code, centred on zero.
 AIMILLS_HD Rgb to_rgb(const Color& c, float y, float u, float v) {
   const float luma = y * c.y_scale + c.y_shift;
   return {to_level(luma + c.r_v * v), to_level(luma + c.g_v * v + c.g_u * u),
           to_level(luma + c.b_u * u)};
 }
+
+// ---- pixels in pairs, as the GPU loads them
+
+AIMILLS_HD u32 pack(const Rgb& rgb) {
+  return static_cast<u32>(rgb.r) | static_cast<u32>(rgb.g) << 8 | static_cast<u32>(rgb.b) << 16;
+}
+
+template <class T>
+AIMILLS_HD int code_at(const u8* row, i64 col_stride, int col, int shift) {
+  return *reinterpret_cast<const T*>(row + col * col_stride) >> shift;
+}
+
+// What is known of the samples when the kernel is compiled: all of it for 4:2:0, ...
+template <class T>
+struct Halved {
+  AIMILLS_HD_MEMBER static int code(const Params& p, const u8* row, i64 stride, int col) {
+    return code_at<T>(row, stride, col, p.shift);
+  }
+  AIMILLS_HD_MEMBER static constexpr bool rows(const Params&) { return true; }
+  AIMILLS_HD_MEMBER static constexpr bool cols(const Params&) { return true; }
+};
+
+// ... and nothing for the rest.
+struct Any {
+  AIMILLS_HD_MEMBER static int code(const Params& p, const u8* row, i64 stride, int col) {
+    return is_wide(p.source) ? code_at<u16>(row, stride, col, p.shift)
+                             : code_at<u8>(row, stride, col, p.shift);
+  }
+  AIMILLS_HD_MEMBER static bool rows(const Params& p) { return p.source < kYuv422; }
+  AIMILLS_HD_MEMBER static bool cols(const Params& p) { return p.source < kYuv444; }
+};
+
+template <class Kind>
+struct Yuv {
+  struct Chroma {
+    int u, v;
+  };
+
+  // The two chroma rows of one frame's row, blended where they are read.
+  struct Rows {
+    const u8 *near_u, *far_u, *near_v, *far_v;
+    ChromaTaps taps;
+
+    AIMILLS_HD_MEMBER Chroma at(const Params& p, int col) const {
+      const i64 u = p.planes[1].col, v = p.planes[2].col;
+      const int near = taps.near_weight, far = taps.far_weight;
+      return {Kind::code(p, near_u, u, col) * near + Kind::code(p, far_u, u, col) * far,
+              Kind::code(p, near_v, v, col) * near + Kind::code(p, far_v, v, col) * far};
+    }
+  };
+
+  AIMILLS_HD_MEMBER static Rows rows_of(const Params& p, i64 frame, int row) {
+    const Plane &u = p.planes[1], &v = p.planes[2];
+    const ChromaTaps taps = chroma_row_taps(p, row, Kind::rows(p));
+    const u8 *first_u = u.data + frame * u.frame, *first_v = v.data + frame * v.frame;
+    return {first_u + taps.near * u.row, first_u + taps.far * u.row, first_v + taps.near * v.row,
+            first_v + taps.far * v.row, taps};
+  }
+
+  AIMILLS_HD_MEMBER static u32 packed(const Params& p, int y, const Chroma& near, const Chroma& far,
+                                      int weight) {
+    const int u = near.u * (4 - weight) + far.u * weight - p.chroma_zero;
+    const int v = near.v * (4 - weight) + far.v * weight - p.chroma_zero;
+    return pack(
+        to_rgb(p.color, static_cast<float>(y), static_cast<float>(u), static_cast<float>(v)));
+  }
+
+  // Pixels `col`, which is even, and `col` + 1 if there is one.
+  AIMILLS_HD_MEMBER static void load_pair(const Params& p, i64 frame, int row, int col, u32* out) {
+    const Plane& y = p.planes[0];
+    const u8* luma = y.data + frame * y.frame + row * y.row;
+    const Rows rows = rows_of(p, frame, row);
+    const bool second = col + 1 < p.width;
+    if (!Kind::cols(p)) {
+      for (int i = 0; i < 1 + second; ++i) {
+        const Chroma chroma = rows.at(p, col + i);
+        out[i] = packed(p, Kind::code(p, luma, y.col, col + i), chroma, chroma, 0);
+      }
+      return;
+    }
+    const int i = col / 2, last = (p.width + 1) / 2 - 1;
+    const Chroma middle = rows.at(p, i);
+    const Chroma left = p.even_col ? rows.at(p, larger(i - 1, 0)) : middle;
+    out[0] = packed(p, Kind::code(p, luma, y.col, col), middle, left, p.even_col);
+    if (!second) return;
+    const Chroma right = p.odd_col ? rows.at(p, smaller(i + 1, last)) : middle;
+    out[1] = packed(p, Kind::code(p, luma, y.col, col + 1), middle, right, p.odd_col);
+  }
+};
+
+struct Rgb8 {
+  AIMILLS_HD_MEMBER static void load_pair(const Params& p, i64 frame, int row, int col, u32* out) {
+    for (int i = 0; i < 2 && col + i < p.width; ++i) {
+      u32 packed = 0;
+      for (int c = 0; c < 3; ++c) {
+        const Plane& plane = p.planes[c];
+        const u8* samples = plane.data + frame * plane.frame + row * plane.row;
+        packed |= static_cast<u32>(samples[(col + i) * plane.col]) << (8 * c);
+      }
+      out[i] = packed;
+    }
+  }
+};
+
+// The loaders that kernels are compiled with: what decoders deliver, and everything else.
+using Yuv420 = Yuv<Halved<u8>>;
+using Yuv420Wide = Yuv<Halved<u16>>;
+
+struct General {
+  AIMILLS_HD_MEMBER static void load_pair(const Params& p, i64 frame, int row, int col, u32* out) {
+    if (p.source == kRgb) {
+      Rgb8::load_pair(p, frame, row, col, out);
+    } else {
+      Yuv<Any>::load_pair(p, frame, row, col, out);
+    }
+  }
+};
+
+#if !defined(__CUDACC_RTC__)
+// Calls `f` with the loader of `source`.
+template <class F>
+static inline auto with_loader(int source, const F& f) {
+  if (source == kYuv420) return f(Yuv420{});
+  if (source == kYuv420Wide) return f(Yuv420Wide{});
+  return f(General{});
+}
+#endif
 
 }  // namespace aimills::video

@@ -53,7 +53,7 @@ AIMILLS_HD i64 footprint(const Axis& across, i64 cols) {
 }
 
 AIMILLS_HD Tiling tiling_of(const Params& p) {
-  const Axis across = axis_of(p.width, p.out_width, p.interpolation);
+  const Axis across = across_axis(p);
   const i64 taps = taps_of(across);
   Tiling t{kMaxTileCols, 0, 0, true, 0, 0, 0};
   i64 cols = footprint(across, t.tile_cols);
@@ -65,8 +65,8 @@ AIMILLS_HD Tiling tiling_of(const Params& p) {
   // Below one_chunk the tile is one column wide and a chunk of n columns takes 8 n + n words.
   t.chunk_cols = static_cast<int>(t.one_chunk ? cols : kWorkWords / (kChunkRows + 1) / 2 * 2);
   t.taps = static_cast<int>(t.one_chunk ? taps : t.chunk_cols);
-  t.tiles_x = static_cast<int>(ceil_div(p.out_width, t.tile_cols));
-  t.tiles_y = static_cast<int>(ceil_div(p.out_height, kTileRows));
+  t.tiles_x = static_cast<int>(ceil_div(p.across.count, t.tile_cols));
+  t.tiles_y = static_cast<int>(ceil_div(p.down.count, kTileRows));
   t.total = p.frames * t.tiles_y * t.tiles_x;
   return t;
 }
@@ -102,70 +102,33 @@ AIMILLS_HD Place place_of(const Params& p, const Tiling& t, i64 tile) {
   at.frame = tile_row / t.tiles_y;
   at.out_col = static_cast<int>(tile - tile_row * t.tiles_x) * t.tile_cols;
   at.out_row = static_cast<int>(tile_row - at.frame * t.tiles_y) * kTileRows;
-  const Axis down = axis_of(p.height, p.out_height, p.interpolation);
-  const Axis across = axis_of(p.width, p.out_width, p.interpolation);
+  const Axis down = down_axis(p);
+  const Axis across = across_axis(p);
   at.row_begin = window_of(down, at.out_row).begin;
-  at.row_end = window_of(down, smaller<i64>(at.out_row + kTileRows, p.out_height) - 1).end;
+  at.row_end = window_of(down, smaller<i64>(at.out_row + kTileRows, p.down.count) - 1).end;
   at.col_begin = window_of(across, at.out_col).begin & ~1;
-  at.col_end = window_of(across, smaller<i64>(at.out_col + t.tile_cols, p.out_width) - 1).end;
+  at.col_end = window_of(across, smaller<i64>(at.out_col + t.tile_cols, p.across.count) - 1).end;
   return at;
 }
 
 AIMILLS_HD void begin_tile(const Params& p, const Tiling& t, const Place& at, const Shared& s,
                            int tid, ThreadState& state) {
-  const Axis down = axis_of(p.height, p.out_height, p.interpolation);
-  const Axis across = axis_of(p.width, p.out_width, p.interpolation);
+  const Axis down = down_axis(p);
+  const Axis across = across_axis(p);
   if (tid < kTileRows) {
-    s.rows[tid] = window_of(down, smaller<i64>(at.out_row + tid, p.out_height - 1));
+    s.rows[tid] = window_of(down, smaller<i64>(at.out_row + tid, p.down.count - 1));
   } else if (tid < kTileRows + t.tile_cols) {
     const int c = tid - kTileRows;
-    s.columns[c] = window_of(across, smaller<i64>(at.out_col + c, p.out_width - 1));
+    s.columns[c] = window_of(across, smaller<i64>(at.out_col + c, p.across.count - 1));
   }
   for (auto& sum : state.sum) sum[0] = sum[1] = sum[2] = sum[3] = 0.0f;
 }
 
 // ---- levels and weights into shared memory
 
-struct Chroma {
-  int u, v;
-};
-
-AIMILLS_HD Chroma blend_rows(const u8* near, const u8* far, const ChromaTaps& taps, int col) {
-  const i64 at = 2 * static_cast<i64>(col);
-  return {near[at] * taps.near_weight + far[at] * taps.far_weight,
-          near[at + 1] * taps.near_weight + far[at + 1] * taps.far_weight};
-}
-
-AIMILLS_HD u32 packed_rgb(const Color& color, int y, const Chroma& near, const Chroma& far,
-                          int far_weight) {
-  const int u = near.u * (4 - far_weight) + far.u * far_weight - 2048;
-  const int v = near.v * (4 - far_weight) + far.v * far_weight - 2048;
-  const Rgb rgb =
-      to_rgb(color, static_cast<float>(y), static_cast<float>(u), static_cast<float>(v));
-  return static_cast<u32>(rgb.r) | static_cast<u32>(rgb.g) << 8 | static_cast<u32>(rgb.b) << 16;
-}
-
-// Two neighbouring pixels, which share their chroma sample.
-AIMILLS_HD void load_pixels(const Params& p, const Color& color, i64 frame, int row, int col,
-                            u32* out) {
-  const int width = static_cast<int>(p.width), chroma_cols = (width + 1) / 2;
-  const auto taps = chroma_row_taps(row, (static_cast<int>(p.height) + 1) / 2, p.chroma_upsampling);
-  const auto weights = chroma_column_weights(p.chroma_upsampling, p.chroma_location);
-  const u8* luma = p.y + frame * p.y_frame + row * p.y_row;
-  const u8* near = p.uv + frame * p.uv_frame + taps.near * p.uv_row;
-  const u8* far = p.uv + frame * p.uv_frame + taps.far * p.uv_row;
-  const int i = col / 2;
-  const Chroma middle = blend_rows(near, far, taps, i);
-  const Chroma left = weights.even ? blend_rows(near, far, taps, larger(i - 1, 0)) : middle;
-  const Chroma right =
-      weights.odd ? blend_rows(near, far, taps, smaller(i + 1, chroma_cols - 1)) : middle;
-  out[0] = packed_rgb(color, luma[col], middle, left, weights.even);
-  if (col + 1 < width) out[1] = packed_rgb(color, luma[col + 1], middle, right, weights.odd);
-}
-
 AIMILLS_HD void load_weights(const Params& p, const Tiling& t, const Place& at, const Shared& s,
                              int tid) {
-  const Axis across = axis_of(p.width, p.out_width, p.interpolation);
+  const Axis across = across_axis(p);
   for (int i = tid; i < t.taps * t.tile_cols; i += kThreads) {
     const int c = i % t.tile_cols, tap = i / t.tile_cols;
     const Window window = s.columns[c];
@@ -174,15 +137,15 @@ AIMILLS_HD void load_weights(const Params& p, const Tiling& t, const Place& at, 
   }
 }
 
+template <class Loader>
 AIMILLS_HD void load_phase(const Params& p, const Tiling& t, const Place& at, const Shared& s,
                            int tid) {
-  const Color color = color_of(p.color_space, p.color_range);
   const int pairs = t.chunk_cols / 2;
   for (int i = tid; i < at.rows * pairs; i += kThreads) {
     const int row = i / pairs, col = 2 * (i % pairs);
     if (col < at.cols) {
-      load_pixels(p, color, at.frame, at.row + row, at.col + col,
-                  s.levels + row * t.chunk_cols + col);
+      Loader::load_pair(p, at.frame, at.row + row, at.col + col,
+                        s.levels + row * t.chunk_cols + col);
     }
   }
   if (!t.one_chunk || at.row == at.row_begin) load_weights(p, t, at, s, tid);
@@ -192,13 +155,13 @@ AIMILLS_HD void load_phase(const Params& p, const Tiling& t, const Place& at, co
 
 AIMILLS_HD void across_phase(const Params& p, const Tiling& t, const Place& at, const Shared& s,
                              int tid) {
-  const Axis down = axis_of(p.height, p.out_height, p.interpolation);
+  const Axis down = down_axis(p);
   if (tid < kDownWords) {
     const int r = tid / kChunkRows, j = at.row + tid % kChunkRows;
     const Window window = s.rows[r];
     const bool inside = j >= window.begin && j < window.end;
     s.down[tid] =
-        inside ? weight_of(down, smaller<i64>(at.out_row + r, p.out_height - 1), j) : 0.0f;
+        inside ? weight_of(down, smaller<i64>(at.out_row + r, p.down.count - 1), j) : 0.0f;
   }
   if (tid >= at.rows * t.tile_cols) return;
   const int c = tid % t.tile_cols, row = tid / t.tile_cols;
@@ -244,16 +207,27 @@ AIMILLS_HD void down_phase(const Tiling& t, const Place& at, const Shared& s, in
 
 AIMILLS_HD void finish_tile(const Params& p, const Tiling& t, const Place& at, int tid,
                             const ThreadState& state) {
+  const i64 frame = place_of_frame(p, at.frame);
+  const int copies = copies_of_frame(p, at.frame);
   for (int k = 0; k < kOutputsPerThread; ++k) {
     const int i = tid + k * kThreads;
     const int col = at.out_col + i % t.tile_cols, row = at.out_row + i / t.tile_cols;
-    if (i / t.tile_cols >= kTileRows || col >= p.out_width || row >= p.out_height) continue;
+    if (i / t.tile_cols >= kTileRows || col >= p.across.count || row >= p.down.count) continue;
+    const i64 place = frame + place_of_sample(p.down, row) + place_of_sample(p.across, col);
     for (int c = 0; c < 3; ++c) {
       const float level = to_level(state.sum[k][c] / state.sum[k][3]);
-      const i64 index = ((at.frame * 3 + c) * p.out_height + row) * p.out_width + col;
-      store_as(p.out, index, p.dtype, normalize(p, c, level));
+      const float x = normalize(p, c, level);
+      for (int copy = 0; copy < copies; ++copy) {
+        store_as(p.out, place + copy * p.time.pixel + c * p.channel, p.dtype, x);
+      }
     }
   }
+}
+
+// Around the pictures, in turns of all threads of the grid.
+AIMILLS_HD void pad_phase(const Params& p, i64 first, i64 stride) {
+  const i64 items = pad_items(p);
+  for (i64 i = first; i < items; i += stride) fill_pad(p, i);
 }
 
 }  // namespace aimills::video

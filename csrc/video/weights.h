@@ -1,5 +1,6 @@
 #pragma once
-// Antialiased resize weights as Pillow and torch define them (bicubic with a = -0.5), unnormalised.
+// Resize weights, unnormalised. With antialias as Pillow and torch define them (bicubic with
+// a = -0.5); without as torch does (a = -0.75), samples beyond the border being those at it.
 // Positions are exact integers up to one division, so float is enough on every device.
 
 #include "video/params.h"
@@ -7,17 +8,33 @@
 namespace aimills::video {
 
 struct Axis {
-  i64 in, out;
-  int radius;  // of the filter at scale 1
+  i64 first, in, out;  // samples [first, first + in) of the source
+  i64 unit;            // half the filter's unit of length: larger(in, out) where it is widened
+  int filter;
+  bool antialias;
 };
 
-AIMILLS_HD Axis axis_of(i64 in, i64 out, int interpolation) {
-  return {in, out, interpolation == kBicubic ? 2 : 1};
+AIMILLS_HD Axis axis_of(int first, int in, int out, int filter, int antialias) {
+  return {first, in, out, antialias ? larger(in, out) : out, filter, antialias != 0};
+}
+
+AIMILLS_HD Axis down_axis(const Params& p) {
+  return axis_of(p.top, p.crop_height, p.down.count, p.filter, p.antialias);
+}
+
+AIMILLS_HD Axis across_axis(const Params& p) {
+  return axis_of(p.left, p.crop_width, p.across.count, p.filter, p.antialias);
+}
+
+// From the filter's one end to its other, in its unit of length.
+AIMILLS_HD constexpr int reach_of(int filter) {
+  return filter == kLanczos ? 6 : filter == kBicubic ? 4 : filter == kBilinear ? 2 : 1;
 }
 
 // Window sizes differ by one along the axis; this bounds them.
 AIMILLS_HD i64 taps_of(const Axis& a) {
-  return smaller(a.in, 2 * a.radius * larger(a.in, a.out) / a.out + 2);
+  if (a.filter == kNearest) return 1;
+  return smaller(a.in, reach_of(a.filter) * a.unit / a.out + 2);
 }
 
 struct Window {
@@ -26,26 +43,58 @@ struct Window {
 
 // The samples whose centres lie within the filter's support around output `i`.
 AIMILLS_HD Window window_of(const Axis& a, i64 i) {
-  const i64 center = (2 * i + 1) * a.in;
-  const i64 support = 2 * a.radius * larger(a.in, a.out);
+  const i64 center = (2 * i + 1) * a.in, first = a.first;
+  if (a.filter == kNearest) {
+    const i64 j = first + center / (2 * a.out);
+    return {static_cast<int>(j), static_cast<int>(j + 1)};
+  }
+  const i64 support = reach_of(a.filter) * a.unit;
   const i64 begin = center - support + a.out;
   const i64 end = (center + support + a.out) / (2 * a.out);
-  return {begin > 0 ? static_cast<int>(begin / (2 * a.out)) : 0,
-          static_cast<int>(smaller(end, a.in))};
+  return {static_cast<int>(first + (begin > 0 ? begin / (2 * a.out) : 0)),
+          static_cast<int>(first + smaller(end, a.in))};
 }
 
-AIMILLS_HD float filter_value(float x, int radius) {
-  x = x < 0.0f ? -x : x;
-  if (radius == 1) return x < 1.0f ? 1.0f - x : 0.0f;
-  // Keys with a = -0.5 in factors: no digits cancel near the zeros at 1 and 2.
-  if (x < 1.0f) return (1.0f - x) * (1.0f + x * (1.0f - 1.5f * x));
-  return x < 2.0f ? -0.5f * (x - 1.0f) * (x - 2.0f) * (x - 2.0f) : 0.0f;
+// sin(pi x) / (pi x). The odd polynomial is Taylor's, good to 6e-8 up to a quarter turn.
+AIMILLS_HD float sinc(float x) {
+  const float turns = static_cast<float>(static_cast<int>(x + 0.5f));
+  const float t = 3.14159265358979f * (x - turns), s = t * t;
+  const float sine =
+      t * (1.0f + s * (-1.6666667e-1f + s * (8.3333333e-3f + s * (-1.9841270e-4f +
+                       s * (2.7557319e-6f + s * -2.5052108e-8f)))));
+  if (x == 0.0f) return 1.0f;
+  return (static_cast<int>(turns) & 1 ? -sine : sine) / (3.14159265358979f * x);
 }
 
+AIMILLS_HD float cubic(float x, float a) {
+  // Keys' kernel in factors: no digits cancel near the zeros at 1 and 2.
+  if (x < 1.0f) return (1.0f - x) * (1.0f + x * (1.0f - (a + 2.0f) * x));
+  return x < 2.0f ? a * (x - 1.0f) * (x - 2.0f) * (x - 2.0f) : 0.0f;
+}
+
+// At `distance` half units of length.
+AIMILLS_HD float filter_value(const Axis& a, i64 distance) {
+  if (a.filter == kNearest) return 1.0f;
+  if (a.filter == kArea) return distance > -a.unit && distance <= a.unit ? 1.0f : 0.0f;
+  const i64 size = distance < 0 ? -distance : distance;
+  const float x = static_cast<float>(size) / static_cast<float>(2 * a.unit);
+  if (a.filter == kBilinear) return x < 1.0f ? 1.0f - x : 0.0f;
+  if (a.filter == kBicubic) return cubic(x, a.antialias ? -0.5f : -0.75f);
+  return x < 3.0f ? sinc(x) * sinc(x / 3.0f) : 0.0f;
+}
+
+// Of source sample `j` for output `i`.
 AIMILLS_HD float weight_of(const Axis& a, i64 i, i64 j) {
-  const i64 distance = (2 * j + 1) * a.out - (2 * i + 1) * a.in;
-  const i64 unit = 2 * larger(a.in, a.out);
-  return filter_value(static_cast<float>(distance) / static_cast<float>(unit), a.radius);
+  j -= a.first;
+  const i64 distance = (2 * j + 1) * a.out - (2 * i + 1) * a.in, step = 2 * a.out;
+  float weight = filter_value(a, distance);
+  if (!a.antialias && a.filter == kBicubic) {
+    if (j == 0) weight += filter_value(a, distance - step) + filter_value(a, distance - 2 * step);
+    if (j == a.in - 1) {
+      weight += filter_value(a, distance + step) + filter_value(a, distance + 2 * step);
+    }
+  }
+  return weight;
 }
 
 }  // namespace aimills::video

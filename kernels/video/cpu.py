@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from aimills_kernels.kernels.video.problem import extension, fields
+from aimills_kernels.kernels.video.problem import extension, packed
 
 
 @lru_cache(maxsize=1)
@@ -19,4 +19,4 @@ def _entry() -> tuple[Any, Any]:
 
 def launch(outs: tuple[Tensor, ...], *args: Any) -> None:
     params, run = _entry()
-    run(params(*fields(outs, args)), torch.get_num_threads())
+    run(params(packed(outs, args)), torch.get_num_threads())

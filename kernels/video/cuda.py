@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from aimills_kernels.kernels.video.problem import extension, extension_error, fields
+from aimills_kernels.kernels.video.problem import extension, extension_error, packed
 
 
 @cache
@@ -34,4 +34,4 @@ def _entry() -> tuple[Any, Any]:
 def launch(outs: tuple[Tensor, ...], *args: Any) -> None:
     params, run = _entry()
     stream = torch._C._cuda_getCurrentRawStream(outs[0].device.index)
-    run(params(*fields(outs, args)), stream)
+    run(params(packed(outs, args)), stream)

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from aimills_kernels.kernels.video import cuda
-from aimills_kernels.kernels.video.problem import packed
+from aimills_kernels.kernels.video.formats import FORMATS
+from aimills_kernels.kernels.video.problem import Arguments, loader_of, packed
 
 SOURCE = "video/sm80_video_to_tensor.cu"
 KERNEL = "video_to_tensor_kernel"
@@ -45,17 +46,18 @@ def sources() -> Path:
     raise FileNotFoundError(f"the kernel's source csrc/{SOURCE} is not in the package")
 
 
-def options() -> tuple[str, ...]:
-    """Compiler options, without the architecture."""
-    return ("--std=c++17", f"-I{sources()}", f"-I{sources() / 'include'}")
+def options(loader: str) -> tuple[str, ...]:
+    """Compiler options, without the architecture, for the kernel with one of its loaders."""
+    folders = (f"-I{sources()}", f"-I{sources() / 'include'}")
+    return ("--std=c++17", *folders, f"-DAIMILLS_LOADER={loader}")
 
 
 @cache
-def _kernel(device: int) -> Any:
+def _kernel(device: int, loader: str) -> Any:
     import cupy
 
     with cupy.cuda.Device(device):
-        module = cupy.RawModule(code=(sources() / SOURCE).read_text(), options=options())
+        module = cupy.RawModule(code=(sources() / SOURCE).read_text(), options=options(loader))
         return module.get_function(KERNEL)
 
 
@@ -66,14 +68,16 @@ def launch(outs: tuple[Tensor, ...], *args: Any) -> None:
     out = outs[0]
     if out.numel() == 0:
         return
-    device = out.device.index
-    params = np.frombuffer(packed(outs, args), dtype=[("params", np.uint8, (160,))])
+    device, struct = out.device.index, packed(outs, args)
+    params = np.frombuffer(struct, dtype=[("params", np.uint8, (len(struct),))])
+    loader = loader_of(FORMATS[args[1]])
     stream = torch._C._cuda_getCurrentRawStream(device)
     with cupy.cuda.Device(device), cupy.cuda.ExternalStream(stream, device):
-        _kernel(device)((_blocks(out),), (_THREADS,), (params,))
+        _kernel(device, loader)((_blocks(args),), (_THREADS,), (params,))
 
 
-def _blocks(out: Tensor) -> int:
+def _blocks(args: tuple) -> int:
     """One per full-width tile; with narrower tiles each block takes several in turn."""
-    frames, _, height, width = out.shape
+    a = Arguments(*args)
+    frames, (height, width) = a.form.size(a.planes)[0], a.resized
     return min(frames * -(-height // _TILE_ROWS) * -(-width // _TILE_COLS), 2**31 - 1)

@@ -5,57 +5,212 @@ from __future__ import annotations
 import struct
 import warnings
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-# Positions are the values of the enums in csrc/video/params.h.
+from aimills_kernels.kernels.video.colour import chroma_places
+from aimills_kernels.kernels.video.formats import FORMATS, KR_KB, Format, scaling
+from aimills_kernels.kernels.video.layouts import LAYOUTS, Axis, Layout, layout_of
+from aimills_kernels.kernels.video.resize import vertical_first
+
+# Positions of filters are the values of the enum in csrc/video/params.h.
 OPTIONS = {
-    "color_space": ("bt601", "bt709"),
+    "format": tuple(FORMATS),
+    "color_space": tuple(KR_KB),
     "color_range": ("limited", "full"),
-    "chroma_location": ("left", "center"),
+    "chroma_location": ("left", "center", "topleft"),
     "chroma_upsampling": ("linear", "nearest"),
-    "interpolation": ("bilinear", "bicubic"),
+    "interpolation": ("nearest", "area", "bilinear", "bicubic", "lanczos"),
+    "mode": ("torch", "pil", "pil13"),
+    "layout": LAYOUTS,
 }
-_CODES = {name: i for names in OPTIONS.values() for i, name in enumerate(names)}
-_DTYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
-_LAYOUT = struct.Struct("<3Q 5q 4q 6i 9f")
+DTYPES = {
+    "bf16": torch.bfloat16, "f16": torch.float16, "f32": torch.float32, "u8": torch.uint8,
+    "e4m3": torch.float8_e4m3fn,
+}  # fmt: skip
+# Of csrc/video/pixel.h: one for each of the first sources in params.h, one for the rest.
+LOADERS = ("Yuv420", "Yuv420Wide", "General")
+_DTYPE_CODES = {
+    torch.float32: 0, torch.float16: 1, torch.bfloat16: 2, torch.uint8: 3, torch.float8_e4m3fn: 4,
+}  # fmt: skip
+_PLANES = struct.Struct("<12q")
+_OUTPUT = struct.Struct("<4q")
+_STORE = struct.Struct("<3q 6i")
+_OPTIONS = struct.Struct("<6i 2i 5i 5i")
+_FLOATS = struct.Struct("<6f 9f 4x")
 
 
-def fast_strides(planes: list[Tensor]) -> bool:
-    """Whether the bytes of each row are next to each other; frames and rows may lie anywhere."""
-    y, uv = planes
-    luma = y.stride(2) == 1 or y.shape[2] == 1
-    chroma = uv.stride(3) == 1 and (uv.stride(2) == 2 or uv.shape[2] == 1)
-    return luma and chroma
+class Arguments(NamedTuple):
+    """The flat arguments by name."""
+
+    planes: list[Tensor]
+    format: str
+    color_space: str
+    color_range: str
+    chroma_location: str
+    chroma_upsampling: str
+    height: int
+    width: int
+    crop: list[int]
+    pad: list[int]
+    pad_level: int
+    flip: bool
+    rotate: int
+    interpolation: str
+    antialias: bool
+    mode: str
+    mean: list[float]
+    std: list[float]
+    dtype: torch.dtype
+    layout: str
+    clip: int
+    patch: list[int]
+
+    @property
+    def form(self) -> Format:
+        return FORMATS[self.format]
+
+    @property
+    def box(self) -> tuple[int, int, int, int]:
+        """What is taken of the source: top, left, height, width."""
+        if self.crop:
+            top, left, height, width = self.crop
+            return top, left, height, width
+        return 0, 0, *self.form.size(self.planes)[1:]
+
+    @property
+    def resized(self) -> tuple[int, int]:
+        """Height and width after the resize, before the rotation."""
+        return (self.width, self.height) if self.rotate % 180 else (self.height, self.width)
+
+    @property
+    def padding(self) -> tuple[int, int, int, int]:
+        """Top, left, bottom, right."""
+        if self.pad:
+            top, left, bottom, right = self.pad
+            return top, left, bottom, right
+        return 0, 0, 0, 0
+
+    @property
+    def canvas(self) -> tuple[int, int]:
+        """Height and width of the output's pictures."""
+        top, left, bottom, right = self.padding
+        return top + self.height + bottom, left + self.width + right
+
+    @property
+    def placed(self) -> Layout:
+        frames = self.form.size(self.planes)[0]
+        return layout_of(self.layout, self.patch, frames, self.clip, *self.canvas)
 
 
-def fields(outs: tuple[Tensor, ...], args: tuple) -> tuple:
-    """The arguments of `_C.VideoParams`."""
-    (y, uv), space, range_, location, upsampling, height, width, interpolation = args[:8]
-    _, mean, std, dtype = args[8:]
-    frames, rows, cols = y.shape
-    frame, row, _ = y.stride()
-    uv_frame, uv_row, _, _ = uv.stride()
-    codes = [_CODES[v] for v in (space, range_, location, upsampling, interpolation)]
-    return (
-        y.data_ptr(), uv.data_ptr(), outs[0].data_ptr(),
-        (frames, rows, cols, height, width),
-        (frame, row, uv_frame, uv_row),
-        (*codes, _DTYPES[dtype]),
-        mean, std,
-    )  # fmt: skip
+def _source(form: Format) -> int:
+    """The enum in csrc/video/params.h: even ones take 8 bits, odd ones 16."""
+    if form.rgb:
+        return 6
+    return {(1, 1): 0, (0, 1): 2, (0, 0): 4}[form.halved] + (form.bits > 8)
+
+
+def loader_of(form: Format) -> str:
+    return LOADERS[min(_source(form), len(LOADERS) - 1)]
 
 
 def packed(outs: tuple[Tensor, ...], args: tuple) -> bytes:
-    """The `Params` struct of csrc/video/params.h, for a kernel compiled at run time."""
-    y, uv, out, sizes, strides, options, mean, std = fields(outs, args)
+    """The `Params` struct of csrc/video/params.h."""
+    a = Arguments(*args)
+    form, place = a.form, a.placed
+    frames, height, width = form.size(a.planes)
+    kinds = (
+        _source(form), form.shift, OPTIONS["interpolation"].index(a.interpolation),
+        int(a.antialias), _passes(a), _DTYPE_CODES[a.dtype], a.pad_level,
+    )  # fmt: skip
+    (source, shift, filter_, antialias, passes, dtype, level) = kinds
+    zero, weights = _chroma(form.bits, form.halved, a.chroma_location, a.chroma_upsampling)
+    return b"".join((
+        _PLANES.pack(*_planes(a.planes, form)),
+        _OUTPUT.pack(outs[0].data_ptr(), frames, place.clip_stride, place.channel),
+        *_stores(a, place),
+        _OPTIONS.pack(
+            height, width, *a.box, source, shift, zero, *weights, filter_, antialias, passes,
+            dtype, level,
+        ),
+        _FLOATS.pack(
+            *_color(form.bits, a.color_space, a.color_range),
+            *_affine(tuple(a.mean), tuple(a.std), a.dtype == torch.uint8),
+        ),
+    ))  # fmt: skip
+
+
+def _planes(planes: list[Tensor], form: Format) -> list[int]:
+    """Address, and strides in bytes of frames, rows and columns, for each component."""
+    found = []
+    for plane, index in form.components:
+        t, dim = planes[plane], form.channel_dim(plane)
+        size, strides = t.element_size(), list(t.stride())
+        shift = 0 if dim is None else index * strides.pop(dim) * size
+        found += [t.data_ptr() + shift, *(s * size for s in strides)]
+    return found
+
+
+def _stores(a: Arguments, place: Layout) -> list[bytes]:
+    """Of time, of the resized picture's rows and of its columns."""
+    (tall, wide), (top, left, _, _) = a.canvas, a.padding
+    down = (place.rows, top, tall) if a.rotate % 180 == 0 else (place.cols, left, wide)
+    across = (place.cols, left, wide) if a.rotate % 180 == 0 else (place.rows, top, tall)
+    height, width = a.resized
+    return [
+        _store(place.time, 0, place.filled, place.clip, False),
+        _store(*down, height, a.rotate in (90, 180)),
+        _store(*across, width, (a.rotate in (180, 270)) != a.flip),
+    ]
+
+
+def _store(axis: Axis, first: int, length: int, count: int, reverse: bool) -> bytes:
+    start, step = (first + count - 1, -1) if reverse else (first, 1)
+    return _STORE.pack(
+        axis.pixel, axis.patch, axis.group, start, step, axis.pixels, axis.patches, count, length
+    )
+
+
+def _passes(a: Arguments) -> int:
+    if a.mode == "torch":
+        return 0
+    return 2 if vertical_first(a.mode, a.box[2:], a.resized) else 1
+
+
+@lru_cache(maxsize=64)
+def _chroma(
+    bits: int, halved: tuple[int, int], location: str, upsampling: str
+) -> tuple[int, tuple[int, ...]]:
+    """The zero of chroma in sixteenths of a code, and the quarters that even and odd rows, even and
+    odd columns take of the outer neighbour."""
+    weights: tuple[int, ...] = ()
+    for half, cosited in zip(halved, chroma_places(location), strict=True):
+        linear = half and upsampling == "linear"
+        weights += (0, 0) if not linear else (0, 2) if cosited else (1, 1)
+    return 16 * int(scaling(bits, "full").zero), weights
+
+
+@lru_cache(maxsize=64)
+def _color(bits: int, space: str, range_: str) -> tuple[float, ...]:
+    s = scaling(bits, range_)
+    kr, kb = KR_KB[space]
+    kg, chroma = 1 - kr - kb, s.chroma_scale / 16
+    return (
+        s.luma_scale, -s.black * s.luma_scale, 2 * (1 - kr) * chroma,
+        -2 * kb * (1 - kb) / kg * chroma, -2 * kr * (1 - kr) / kg * chroma, 2 * (1 - kb) * chroma,
+    )  # fmt: skip
+
+
+@lru_cache(maxsize=64)
+def _affine(mean: tuple[float, ...], std: tuple[float, ...], levels: bool) -> list[float]:
+    """The mean in levels as two floats, and the scale; of `levels` nothing is changed."""
+    if levels:
+        return [0.0] * 6 + [1.0] * 3
     high = [_f32(255.0 * m) for m in mean]
     low = [255.0 * m - h for m, h in zip(mean, high, strict=True)]
-    scale = [1.0 / (255.0 * s) for s in std]
-    body = _LAYOUT.pack(y, uv, out, *sizes, *strides, *options, *high, *low, *scale)
-    return body.ljust(160, b"\0")
+    return high + low + [1.0 / (255.0 * s) for s in std]
 
 
 def _f32(x: float) -> float:

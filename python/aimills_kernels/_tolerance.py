@@ -128,14 +128,16 @@ class Levels:
     def judge(self, got: Tensor, oracle: Tensor, rounded: Tensor, args: tuple) -> Judgement:
         if got.numel() == 0:
             return Judgement(0.0, 0.0, 0.0, "empty")
-        eps = torch.finfo(got.dtype).eps
+        kind = torch.finfo(got.dtype) if got.dtype.is_floating_point else None
         got, rounded = got.double(), rounded.double()
         if special := specials(got, rounded):
             return special
         size = self.size(args).to(oracle)
         scale = torch.maximum(oracle.abs(), got.abs())
-        # Half a unit of the output dtype, and the affine step's float32 (255 levels are 1 / std).
-        slack = torch.maximum(0.51 * eps * scale, 4 * EPS32 * (255 * size + scale))
+        # The affine step's float32 (255 levels are 1 / std), or half a unit of the output dtype.
+        slack = 4 * EPS32 * (255 * size + scale)
+        if kind is not None:
+            slack = torch.maximum(slack, 0.51 * kind.eps * scale.clamp(min=kind.smallest_normal))
         err, missed = (got - oracle).abs(), 0
         if bool((err > slack).any()):
             low, high = self.between(args)

@@ -12,7 +12,8 @@ from typing import Any
 from torch import Tensor
 
 from aimills_kernels.kernels.video import nvrtc
-from aimills_kernels.kernels.video.problem import packed
+from aimills_kernels.kernels.video.formats import FORMATS
+from aimills_kernels.kernels.video.problem import LOADERS, loader_of, packed
 from tests.aot import TOOLS
 from tests.ptx import launch
 from tests.ptx.parse import Kernel, Module, parse
@@ -56,28 +57,29 @@ def assembled(text: str) -> bytes:
 
 
 @cache
-def _video_ptx() -> str:
-    return ptx((nvrtc.sources() / nvrtc.SOURCE).read_text(), *nvrtc.options())
+def _video_ptx(loader: str) -> str:
+    return ptx((nvrtc.sources() / nvrtc.SOURCE).read_text(), *nvrtc.options(loader))
 
 
 @cache
-def video_kernel() -> Kernel:
-    return parse(_video_ptx()).kernel(nvrtc.KERNEL)
+def video_kernel(loader: str = LOADERS[0]) -> Kernel:
+    return parse(_video_ptx(loader)).kernel(nvrtc.KERNEL)
 
 
 @cache
-def video_cubin() -> bytes:
-    return assembled(_video_ptx())
+def video_cubin(loader: str = LOADERS[0]) -> bytes:
+    return assembled(_video_ptx(loader))
 
 
 def video_to_tensor(outs: tuple[Tensor, ...], *args: Any) -> None:
     """The launch of kernels/video/nvrtc.py, with its own struct, grid and block."""
     if outs[0].numel() == 0:
         return
+    loader = loader_of(FORMATS[args[1]])
     result = launch.run(
-        video_kernel(), [packed(outs, args)], [nvrtc._blocks(outs[0])], [nvrtc._THREADS],
+        video_kernel(loader), [packed(outs, args)], [nvrtc._blocks(args)], [nvrtc._THREADS],
         tensors=[*args[0], outs[0]], **OPTIONS,
     )  # fmt: skip
     if result.counters is not None:  # somebody wants to know what it costs
-        result.cubin = video_cubin()
+        result.cubin = video_cubin(loader)
     RESULTS.append(result)

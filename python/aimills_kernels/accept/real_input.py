@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 
 import aimills_kernels
-from aimills_kernels import video_io
 from aimills_kernels._dispatch import on_device
 from aimills_kernels._explain import flat_arguments
 from aimills_kernels._op import Case, Op, as_tuple, to_device
 from aimills_kernels.accept.calls import check_calls
 from aimills_kernels.accept.picture import moving_picture
 from aimills_kernels.accept.session import VIDEO, Excluded, NotRun, Session
-from aimills_kernels.kernels.video.op import CLIP_MEAN, CLIP_STD
+from aimills_kernels.kernels.video.cases import CLIP_MEAN, CLIP_STD
+from aimills_kernels.video import io as video_io
 
 _OP = "video_to_tensor"
 _FRAMES = 2

@@ -111,9 +111,9 @@ def directory(text: str) -> Path:
     return path
 
 
-def output_file(text: str) -> Path:
+def output_file(text: str, option: str = "--out") -> Path:
     path = Path(text)
     if path.is_dir():
-        raise UsageError(f"--out {text!r} is a folder; it should name a file")
+        raise UsageError(f"{option} {text!r} is a folder; it should name a file")
     directory(str(path.parent))
     return path

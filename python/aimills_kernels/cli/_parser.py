@@ -12,7 +12,7 @@ from aimills_kernels._version import __version__
 from aimills_kernels.cli._errors import UsageError
 from aimills_kernels.harness._patience import TIMEOUT_S
 
-_DEVICE = "auto (every GPU, else the CPU), cpu, cuda or cuda:<index>"
+DEVICE = "auto (every GPU, else the CPU), cpu, cuda or cuda:<index>"
 _TIMEOUT = "end a check or a sample that takes longer"
 _EXITS = "exit codes: 0 all is well, 1 something wrong, 2 what could have run did not, 3 wrong use"
 
@@ -53,6 +53,7 @@ def build_parser() -> argparse.ArgumentParser:
     _precompile(commands)
     _accept(commands)
     _gpu(commands)
+    _video(commands)
     return parser
 
 
@@ -95,7 +96,7 @@ def _explain(commands: Any) -> None:
     problem = made.add_mutually_exclusive_group(required=True)
     problem.add_argument("--shape", metavar="DIMS", help='the problem, as "B=1,M=128,..."')
     problem.add_argument("--case", metavar="NAME", help="one of the op's own cases")
-    made.add_argument("--device", type=_device, default="auto", help=_DEVICE)
+    made.add_argument("--device", type=device, default="auto", help=DEVICE)
     made.add_argument(
         "--sm", type=int, metavar="N", help="as on a GPU of this capability (90), here or not"
     )
@@ -105,7 +106,7 @@ def chosen_arguments(made: argparse.ArgumentParser) -> None:
     made.add_argument("op", nargs="*", help="names of ops; all by default")
     made.add_argument("--case", type=names, metavar="NAME,...", help="only these cases")
     made.add_argument("--provider", type=names, metavar="NAME,...", help="only these providers")
-    made.add_argument("--device", type=_device, default="auto", help=_DEVICE)
+    made.add_argument("--device", type=device, default="auto", help=DEVICE)
     made.add_argument("--seed", type=_seed, default=0, help="of the inputs (default 0)")
 
 
@@ -188,7 +189,7 @@ def _accept(commands: Any) -> None:
         "check this machine and write report.json and report.html",
         epilog="exit codes: 0 accepted, 1 rejected, 2 incomplete, 3 wrong use",
     )
-    made.add_argument("--device", type=_device, default="auto", help=_DEVICE)
+    made.add_argument("--device", type=device, default="auto", help=DEVICE)
     made.add_argument("--out", metavar="DIR", default="reports/accept", help="default %(default)s")
     made.add_argument(
         "--exclude",
@@ -228,13 +229,22 @@ def _gpu(commands: Any) -> None:
     )  # fmt: skip
 
 
+def _video(commands: Any) -> None:
+    text = "decode a video to the tensors that a model takes, and show what the model sees"
+    made = _command(
+        commands, "video", "video:run", text,
+        epilog="example: aimills-kernels video clip.mp4 --preset qwen2.5-vl --preview seen.png",
+    )  # fmt: skip
+    importlib.import_module("aimills_kernels.cli.video").arguments(made)
+
+
 def names(text: str) -> list[str]:
     if names := [part.strip() for part in text.split(",") if part.strip()]:
         return list(dict.fromkeys(names))
     raise argparse.ArgumentTypeError(f"{text!r} names nothing; leave it out or give <name>,...")
 
 
-def _device(text: str) -> str:
+def device(text: str) -> str:
     if re.fullmatch("auto|cpu|cuda(:[0-9]+)?", text):
         return text
     raise argparse.ArgumentTypeError(

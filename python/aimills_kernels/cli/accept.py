@@ -62,7 +62,7 @@ def _excluded(options: Namespace, ops: Sequence[Op]) -> frozenset[str]:
 def _video(text: str | None) -> Path | None:
     if text is None:
         return None
-    from aimills_kernels import video_io
+    from aimills_kernels.video import io as video_io
 
     if reason := video_io.missing():
         raise UsageError(f"--video can't be used: {reason}")

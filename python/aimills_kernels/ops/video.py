@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from aimills_kernels._words import shown
-from aimills_kernels.kernels.video.op import MAX_SIZE
+from aimills_kernels.kernels.video.check import MAX_SIZE
+from aimills_kernels.kernels.video.formats import FORMATS
 from aimills_kernels.ops._flags import check_bools
 from aimills_kernels.ops._run import run
 
@@ -19,43 +20,83 @@ from aimills_kernels.ops._run import run
 def video_to_tensor(
     planes: Sequence[Tensor],
     *,
+    format: str = "nv12",
     color_space: str = "bt709",
     color_range: str = "limited",
     chroma_location: str = "left",
     chroma_upsampling: str = "linear",
     size: tuple[int, int] | None = None,
+    crop: tuple[int, int, int, int] | None = None,
+    pad: tuple[int, int, int, int] | None = None,
+    pad_level: int = 0,
+    flip: bool = False,
+    rotate: int = 0,
     interpolation: str = "bicubic",
     antialias: bool = True,
+    mode: str = "torch",
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     dtype: torch.dtype = torch.bfloat16,
+    layout: str = "NCHW",
+    clip: int | None = None,
+    patch: tuple[int, int, int] | None = None,
     out: Tensor | None = None,
 ) -> Tensor:
-    """Decoded NV12 frames to a normalised RGB tensor, in one pass: colour, resize, mean and std.
+    """Decoded frames to a normalised RGB tensor, in one pass: colour, crop, resize, flip, rotation,
+    padding, mean and std, and the layout that a model reads.
 
-    Shapes and dtypes:
-        planes  (y, uv)
-        y       [F, H, W]                      u8; any H and W from 1, any strides (pitched rows)
-        uv      [F, ceil(H/2), ceil(W/2), 2]   u8, U and V in turn
-        out     [F, 3, size[0], size[1]]       dtype, channels R, G, B
+    Planes by `format`, all of F frames of H x W, any H and W from 1, any strides (pitched rows):
+        "nv12", "nv21"           (y, uv) u8: y [F, H, W], uv [F, ceil(H/2), ceil(W/2), 2], U and V
+                                 of a sample in turn, in "nv21" V and U
+        "p010", "p012", "p016"   the same in u16, the 10, 12 or 16 bits at the top of the word
+        "i420", "yuv420p10"      (y, u, v): u and v [F, ceil(H/2), ceil(W/2)], u8 or 10 bits at the
+                                 bottom of a u16
+        "yuv422p", "yuv422p10"   u and v [F, H, ceil(W/2)]
+        "yuv444p", "yuv444p10"   u and v [F, H, W]
+        "rgb24", "bgr24"         (rgb,) u8 [F, H, W, 3]
+        "rgbp"                   (rgb,) u8 [F, 3, H, W]
+
+    The result by `layout`, h x w being `size` and what is padded around it:
+        "NCHW", "NHWC"     [F, 3, h, w], [F, h, w, 3]
+        "NTCHW", "NCTHW"   [F / clip, clip, 3, h, w], [F / clip, 3, clip, h, w]
+        "patches"          [tokens, 3 * frames * side * side] for patch=(frames, side, merge): the
+                           tokens of a clip by time, then by groups of merge x merge neighbours,
+                           rows first; in a token channel, frame, row, column. So Qwen2-VL has it
+                           with (2, 14, 2), a plain ViT with (1, side, 1), the tubelets of VideoMAE
+                           with (2, 16, 1). The last frame of a clip fills up the last token.
 
     The steps, and where they round: YCbCr becomes RGB in float32, rounded to levels 0..255; the
     resize filters in float32 and rounds to levels again (half to even), as torchvision does for u8
     images; then (level / 255 - mean) / std is rounded once to `dtype`.
 
     Args:
-        color_space: "bt601" or "bt709": the matrix of ITU-R BT.601-7 or BT.709-6.
-        color_range: "limited" (luma 16..235, chroma 16..240) or "full" (0..255).
-        chroma_location: "left" (H.264's and HEVC's default: between rows, on even columns) or
-            "center" (between rows and columns); without meaning for "nearest".
-        chroma_upsampling: "linear", or "nearest" (each chroma sample repeated twice each way).
-        size: (height, width) of the result; the frame's own by default.
-        interpolation: "bicubic" (a = -0.5) or "bilinear".
-        antialias: widen the filter when shrinking, as Pillow and torchvision do. Must be True;
-            False is not there yet.
+        color_space: "bt601", "bt709" or "bt2020": the matrix of ITU-R BT.601-7, BT.709-6 or
+            BT.2020-2 (non-constant luminance). Without meaning for RGB, as are the next three.
+        color_range: "limited" (luma 16..235, chroma 16..240) or "full" (0..255), times a power of
+            two for more bits.
+        chroma_location: "left" (H.264's and HEVC's default: between rows, on even columns),
+            "center" (between rows and columns) or "topleft" (on even rows and columns, the default
+            of BT.2020); without meaning for "nearest", and along an axis that is not subsampled.
+        chroma_upsampling: "linear", or "nearest" (each chroma sample repeated).
+        size: (height, width) of the pictures after the rotation; by default what they have.
+        crop: (top, left, height, width) of what is taken of the frame, before all else.
+        pad: (top, left, bottom, right): rows and columns added around the pictures at the end.
+        pad_level: their level, 0..255, in all three channels; normalised like any other.
+        flip: mirror left and right, before the rotation.
+        rotate: 0, 90, 180 or 270 degrees clockwise.
+        interpolation: "bicubic" (a = -0.5), "bilinear", "lanczos" (three lobes), "area" (Pillow's
+            BOX: the mean of the samples whose centres an output covers) or "nearest" (the sample
+            at the output's centre: torch's "nearest-exact").
+        antialias: widen the filter when shrinking, as Pillow and torchvision do. False, which
+            "area" and "lanczos" don't have, is torch's own (bicubic: a = -0.75).
+        mode: "torch", as above; "pil": bit for bit Pillow's resize up to version 12 (integer
+            weights, rounded to levels between the passes); "pil13": as Pillow 13 does it, which
+            filters along the other axis first where that takes away far more rows than columns.
         mean: three values in units of 0..1, subtracted; zeros by default.
         std: three values to divide by; ones by default.
-        dtype: torch.bfloat16, float16 or float32.
+        dtype: torch.bfloat16, float16, float32, float8_e4m3fn (saturating at 448), or uint8: the
+            levels themselves, without mean and std.
+        clip: frames of a clip, for layouts that have clips; by default all frames are one.
         out: written and returned in place of a new tensor.
 
     Returns:
@@ -70,19 +111,57 @@ def video_to_tensor(
     """
     tensors = isinstance(planes, (tuple, list)) and all(isinstance(p, Tensor) for p in planes)
     if not tensors or not planes:
-        raise ValueError("video_to_tensor: planes must be a tuple of tensors, (y, uv)")
-    if type(antialias) is not bool:
-        check_bools("video_to_tensor", antialias=antialias)
+        raise ValueError("video_to_tensor: planes must be a tuple of tensors, (y, uv) for nv12")
+    if type(antialias) is not bool or type(flip) is not bool:
+        check_bools("video_to_tensor", antialias=antialias, flip=flip)
+    box = [] if crop is None else _whole_numbers("crop", crop, 4)
     if size is None:
-        y = planes[0]
-        height, width = y.shape[-2:] if y.dim() == 3 and not y.is_nested else (1, 1)
+        height, width = _own_size(planes, format, box, rotate)
     else:
         height, width = _two(size)
     args = (
-        list(planes), color_space, color_range, chroma_location, chroma_upsampling, height, width,
-        interpolation, antialias, _three("mean", mean, 0.0), _three("std", std, 1.0), dtype,
+        list(planes), format, color_space, color_range, chroma_location, chroma_upsampling, height,
+        width, box, [] if pad is None else _whole_numbers("pad", pad, 4),
+        _whole_number("pad_level", pad_level), flip, _whole_number("rotate", rotate),
+        interpolation, antialias, mode, _three("mean", mean, 0.0), _three("std", std, 1.0), dtype,
+        layout, 0 if clip is None else _frames(clip),
+        [] if patch is None else _whole_numbers("patch", patch, 3),
     )  # fmt: skip
     return run("video_to_tensor", args, out)
+
+
+def _own_size(planes: Sequence[Tensor], format: str, box: list[int], rotate: Any) -> list[int]:
+    """What the frames or their crop have, or anything where these do not fit the format."""
+    first, form = planes[0], FORMATS.get(format) if isinstance(format, str) else None
+    if box:
+        size = box[2:]
+    elif form is None or first.is_nested or first.dim() != form.dims(0).count(",") + 1:
+        size = [1, 1]
+    else:
+        size = list(form.size(planes)[1:])
+    return size[::-1] if rotate in (90, 270) else size
+
+
+def _frames(clip: Any) -> int:
+    if (count := _whole_number("clip", clip)) < 1:
+        raise ValueError(f"video_to_tensor: clip must be 1 or more, got {count}")
+    return count
+
+
+def _whole_number(name: str, value: Any) -> int:
+    if type(value) is int:
+        return value
+    if not isinstance(value, bool):
+        with contextlib.suppress(TypeError):
+            return operator.index(value)
+    raise ValueError(f"video_to_tensor: {name} must be an integer, got {shown(value)}")
+
+
+def _whole_numbers(name: str, values: Any, count: int) -> list[int]:
+    if isinstance(values, (tuple, list)) and len(values) == count:
+        with contextlib.suppress(ValueError):
+            return [_whole_number(name, v) for v in values]
+    raise ValueError(f"video_to_tensor: {name} must be {count} integers, got {shown(values)}")
 
 
 def _two(size: Sequence[int]) -> tuple[int, int]:

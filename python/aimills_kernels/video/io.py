@@ -5,31 +5,34 @@ PyAV is optional (`pip install aimills-kernels[video]`); nothing else in the pac
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import io
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
 
+from aimills_kernels.kernels.video.formats import FORMATS as OP_FORMATS
+from aimills_kernels.video.tags import TICK, VideoError, guessed_space, levels, matrix
+
+Source = Path | str | bytes | BinaryIO
 NOT_INSTALLED = "PyAV is not installed (pip install aimills-kernels[video])"
-_MATRICES = {1: "bt709", 5: "bt601", 6: "bt601"}  # ITU-T H.273, table 4
-_RANGES = {1: "limited", 2: "full"}  # FFmpeg's AVColorRange
-_FORMATS = ("yuv420p", "yuvj420p")
-_TICK = Fraction(1, 25)
+# FFmpeg's name of a pixel format, and that of `video_to_tensor`.
+FORMATS = {
+    "yuv420p": "i420", "yuvj420p": "i420", "yuv422p": "yuv422p", "yuvj422p": "yuv422p",
+    "yuv444p": "yuv444p", "yuvj444p": "yuv444p", "yuv420p10le": "yuv420p10",
+    "yuv422p10le": "yuv422p10", "yuv444p10le": "yuv444p10", "nv12": "nv12", "nv21": "nv21",
+    "p010le": "p010", "p012le": "p012", "p016le": "p016", "rgb24": "rgb24", "bgr24": "bgr24",
+}  # fmt: skip
 _ACCURATE = (
     "flags=bilinear+accurate_rnd+full_chroma_int+full_chroma_inp:out_range=pc"
     ":in_h_chr_pos=0:in_v_chr_pos=128"  # in 1/256 of a luma sample, from the first one
 )
-
-
-class VideoError(ValueError):
-    """A video that can't be used; the text says which and why."""
 
 
 @dataclass(frozen=True)
@@ -65,9 +68,7 @@ def _av() -> Any:
 # ---- decoding
 
 
-def decode(
-    source: Path | str | bytes, *, limit: int | None = None, expect: int | None = None
-) -> list[Frame]:
+def decode(source: Source, *, limit: int | None = None, expect: int | None = None) -> list[Frame]:
     """The frames of a video file, or of one in memory; the first `limit` of them.
 
     VideoError for what is empty, truncated, damaged or no 8-bit 4:2:0 video: the whole of it is
@@ -78,31 +79,21 @@ def decode(
         _check_count("limit", limit, 0)
     if expect is not None:
         _check_count("expect", expect, 1)
-    name, data = _open(source)
-    av = _av()
+    name, data = open_source(source)
     frames: list[Frame] = []
     seen = 0
     try:
-        with av.open(data) as container:
-            if not container.streams.video:
-                raise VideoError(f"{name} holds no video stream")
-            stream = container.streams.video[0]
-            # Else the decoder patches what is lost and says nothing, with threads in any case.
-            stream.codec_context.options = {"err_detect": "explode"}
-            stream.codec_context.thread_count = 1
+        with opened(name, data) as (container, stream):
             announced = expect or stream.frames
-            if "matroska" in container.format.name and _cut_short(source):
-                raise VideoError(f"{name} is truncated: its last part is longer than the file")
             for frame in container.decode(stream):
                 if frame.is_corrupt:
                     raise VideoError(f"{name} is damaged or truncated at frame {seen}")
                 seen += 1
                 if limit is None or seen <= limit:
                     frames.append(_frame(name, frame))
-    except (av.error.FFmpegError, EOFError) as error:
+    except errors() as error:
         what = "can't be decoded" if not seen else f"breaks off after {seen} frames"
-        said = getattr(error, "strerror", None) or "unexpected end"
-        raise VideoError(f"{name} {what}: {said.lower()}; is it truncated?") from error
+        raise VideoError(f"{name} {what}: {said(error)}; is it truncated?") from error
     if not seen:
         raise VideoError(f"{name} holds no complete frame; is it truncated?")
     if seen < announced:
@@ -110,19 +101,53 @@ def decode(
     return frames
 
 
+@contextlib.contextmanager
+def opened(name: str, data: BinaryIO | str) -> Iterator[tuple[Any, Any]]:
+    """PyAV's container and its video stream, which is decoded strictly."""
+    av = _av()
+    cut = cut_short(data)
+    if not isinstance(data, str):
+        data.seek(0)
+    with av.open(data) as container:
+        if not container.streams.video:
+            raise VideoError(f"{name} holds no video stream")
+        if cut:
+            raise VideoError(f"{name} is truncated: its last part is longer than the file")
+        stream = container.streams.video[0]
+        # Else the decoder patches what is lost and says nothing, with threads in any case.
+        stream.codec_context.options = {"err_detect": "explode"}
+        stream.codec_context.thread_count = 1
+        yield container, stream
+
+
+def errors() -> Any:
+    """The exceptions that PyAV raises for a video that is damaged or none."""
+    return (_av().error.FFmpegError, EOFError)
+
+
+def said(error: BaseException) -> str:
+    return (getattr(error, "strerror", None) or "unexpected end").lower()
+
+
 def _check_count(name: str, value: Any, least: int) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
         raise ValueError(f"{name} must be a whole number from {least} on, got {value!r}")
 
 
-def _open(source: Path | str | bytes) -> tuple[str, io.BytesIO | str]:
-    if not isinstance(source, (bytes, str, os.PathLike)):
-        kind = type(source).__name__
-        raise ValueError(f"source must be a path, or the video itself as bytes, got {kind}")
+def open_source(source: Source) -> tuple[str, BinaryIO | str]:
+    """What to call it, and what FFmpeg reads. A file that is open is read from its start."""
     if isinstance(source, bytes):
-        if not source:
+        source = io.BytesIO(source)
+    if not isinstance(source, (str, os.PathLike)):
+        if not _is_file(source):
+            kind = type(source).__name__
+            raise ValueError(
+                "source must be a path, the video itself as bytes, or a binary file that can "
+                f"seek, got {kind}"
+            )
+        if not source.seek(0, io.SEEK_END):
             raise VideoError("the video is empty (0 bytes)")
-        return "the video", io.BytesIO(source)
+        return "the video", source
     path = Path(source)
     try:
         with path.open("rb") as file:
@@ -137,15 +162,28 @@ def _open(source: Path | str | bytes) -> tuple[str, io.BytesIO | str]:
 # ---- Matroska: FFmpeg takes a file that breaks off for one that ends
 
 
+_HEADER = 0x1A45DFA3  # RFC 8794, section 11.2.1
 _SEGMENT = 0x18538067  # RFC 9559, section 5.1: all but the file's header
 
 
-def _cut_short(source: Path | str | bytes) -> bool:
-    """Whether a Matroska file ends within an element. Live recordings have elements of unknown
-    size; what these hold is looked at instead."""
-    with io.BytesIO(source) if isinstance(source, bytes) else Path(source).open("rb") as file:
+def _is_file(source: Any) -> bool:
+    """Of bytes: an empty read tells them from text."""
+    try:
+        return bool(source.seekable()) and source.read(0) == b""
+    except (AttributeError, TypeError, ValueError, OSError):
+        return False
+
+
+def cut_short(data: BinaryIO | str) -> bool:
+    """Whether it is a Matroska file that ends within an element. Live recordings have elements of
+    unknown size; what these hold is looked at instead."""
+    with contextlib.ExitStack() as stack:
+        file = stack.enter_context(Path(data).open("rb")) if isinstance(data, str) else data
         end = file.seek(0, io.SEEK_END)
         at = 0
+        file.seek(at)
+        if _vint(file, marked=True) != _HEADER:
+            return False
         while at < end:
             file.seek(at)
             name = _vint(file, marked=True)
@@ -178,13 +216,33 @@ def _vint(file: BinaryIO, *, marked: bool = False) -> int | None:
 
 
 def _frame(name: str, frame: Any) -> Frame:
-    if frame.format.name not in _FORMATS:
+    y, uv = nv12(name, frame)
+    space = matrix(name, frame) or guessed_space(frame.width, frame.height)
+    return Frame(y, uv, space, levels(frame) or "limited", frame)
+
+
+def planes(name: str, frame: Any) -> list[Tensor]:
+    """What `video_to_tensor` takes of a frame of PyAV's, in the decoder's own memory."""
+    if frame.format.name not in FORMATS:
+        raise VideoError(
+            f"{name} has the pixel format {frame.format.name}; supported are {', '.join(FORMATS)}"
+        )
+    form = OP_FORMATS[FORMATS[frame.format.name]]
+    found = []
+    for i, plane in enumerate(frame.planes):
+        data = torch.frombuffer(plane, dtype=form.dtype)
+        shape = form.shape(i, 1, frame.height, frame.width)[1:]
+        pitch = plane.line_size // form.dtype.itemsize
+        found.append(data.as_strided(shape, (pitch, *shape[2:], 1)))
+    return found
+
+
+def nv12(name: str, frame: Any) -> tuple[Tensor, Tensor]:
+    """The two planes of a frame of PyAV's, the luma in the decoder's own memory."""
+    if FORMATS.get(frame.format.name) != "i420":
         raise VideoError(f"{name} has the pixel format {frame.format.name}, not 8-bit 4:2:0")
     y, u, v = (_plane(p) for p in frame.planes)
-    # What is not tagged is taken as players do: BT.709 from 720 lines on, limited range.
-    matrix = _MATRICES.get(int(frame.colorspace), "bt709" if frame.height >= 720 else "bt601")
-    full = frame.format.name == "yuvj420p" or _RANGES.get(int(frame.color_range)) == "full"
-    return Frame(y, _interleave(u, v), matrix, "full" if full else "limited", frame)
+    return y, _interleave(u, v)
 
 
 def _plane(plane: Any) -> Tensor:
@@ -214,7 +272,7 @@ def rgb24(frame: Frame) -> Tensor:
     full = "pc" if frame.color_range == "full" else "tv"
     chain = [
         graph.add_buffer(
-            width=source.width, height=source.height, format=source.format, time_base=_TICK
+            width=source.width, height=source.height, format=source.format, time_base=TICK
         ),
         graph.add("scale", f"{_ACCURATE}:in_color_matrix={frame.color_space}:in_range={full}"),
         graph.add("format", "rgb24"),

@@ -1,0 +1,262 @@
+// Source rows to RGB levels on the CPU, included by cpu_band.inl.
+//
+// NV12 and its like, in which U and V of a sample are neighbouring bytes, have their chroma blended
+// as vectors of pairs; every other layout goes through loops over samples at any stride.
+
+#include "video/cpu_band.h"
+#include "video/pixel.h"
+
+namespace aimills::video {
+namespace {
+
+typedef u16 v16h __attribute__((vector_size(32), aligned(1), may_alias));
+
+constexpr int kPairs = kStripCols / 2;
+
+template <class T>
+struct Wider {
+  using Type = i16;
+};
+
+template <>
+struct Wider<u16> {
+  using Type = int;
+};
+
+// A row between the two steps of its conversion: luma in place or copied, chroma blended to
+// quarters of a code. Half the columns have chroma of their own, and there is one more on each side.
+template <class T, int kCols>
+struct BlendedRow {
+  using Int = typename Wider<T>::Type;  // holds sixteenths of a code
+  static constexpr int kCount = kCols ? kPairs + 2 : kStripCols;
+  const T* luma;
+  Int u[kCount], v[kCount];
+  T luma_copy[kStripCols];
+};
+
+// ---- chroma of two rows: pairs of bytes
+
+// Strips at an edge of the frame are copied, with the outermost sample replicated.
+static void copy_chroma(u8* to, const u8* row, int first, int cols) {
+  const int begin = larger(first, 0), end = smaller(first + kPairs + 2, cols);
+  __builtin_memcpy(to + 2 * (begin - first), row + 2 * i64(begin), 2 * i64(end - begin));
+  for (int i = first; i < begin; ++i) __builtin_memcpy(to + 2 * (i - first), row, 2);
+  for (int i = end; i < first + kPairs + 2; ++i) {
+    __builtin_memcpy(to + 2 * (i - first), row + 2 * i64(cols - 1), 2);
+  }
+}
+
+// 16 interleaved chroma pairs of two rows.
+AIMILLS_HD void blend16(const u8* near, const u8* far, const ChromaTaps& taps, i16* u, i16* v) {
+  const v16h a = *reinterpret_cast<const v16h*>(near), b = *reinterpret_cast<const v16h*>(far);
+  const u16 near_weight = static_cast<u16>(taps.near_weight);
+  const u16 far_weight = static_cast<u16>(taps.far_weight);
+  *reinterpret_cast<v16h*>(u) = (a & 255) * near_weight + (b & 255) * far_weight;
+  *reinterpret_cast<v16h*>(v) = (a >> 8) * near_weight + (b >> 8) * far_weight;
+}
+
+// 34 pairs as three vectors, the last two overlapping: a scalar tail would cost more.
+AIMILLS_HD void blend_pairs(const u8* near, const u8* far, const ChromaTaps& taps, i16* first,
+                            i16* second) {
+  constexpr int last = kPairs + 2 - 16;
+  blend16(near, far, taps, first, second);
+  blend16(near + 32, far + 32, taps, first + 16, second + 16);
+  blend16(near + 2 * last, far + 2 * last, taps, first + last, second + last);
+}
+
+// ---- chroma of two rows: one component at any stride
+
+AIMILLS_HD int clamped(int i, int count) { return smaller(larger(i, 0), count - 1); }
+
+// `kStride` 0: as the plane says.
+template <class T, int kStride, class Int, int kCount>
+AIMILLS_HD void blend_inside(const Plane& plane, const u8* near, const u8* far, int first,
+                             const ChromaTaps& taps, int shift, Int (&out)[kCount]) {
+  const i64 stride = kStride ? kStride : plane.col;
+  near += first * stride;
+  far += first * stride;
+  const Int near_weight = static_cast<Int>(taps.near_weight);
+  const Int far_weight = static_cast<Int>(taps.far_weight);
+  for (int i = 0; i < kCount; ++i, near += stride, far += stride) {
+    const Int a = static_cast<Int>(*reinterpret_cast<const T*>(near) >> shift);
+    const Int b = static_cast<Int>(*reinterpret_cast<const T*>(far) >> shift);
+    out[i] = static_cast<Int>(a * near_weight + b * far_weight);
+  }
+}
+
+template <class T, class Int, int kCount>
+static void blend_plane(const Plane& plane, i64 frame, int first, int cols, const ChromaTaps& taps,
+                        int shift, Int (&out)[kCount]) {
+  const u8* near = plane.data + frame * plane.frame + taps.near * plane.row;
+  const u8* far = plane.data + frame * plane.frame + taps.far * plane.row;
+  if (first >= 0 && first + kCount <= cols) {
+    constexpr int size = sizeof(T);
+    if (plane.col == size) {
+      blend_inside<T, size>(plane, near, far, first, taps, shift, out);
+    } else if (plane.col == 2 * size) {
+      blend_inside<T, 2 * size>(plane, near, far, first, taps, shift, out);
+    } else {
+      blend_inside<T, 0>(plane, near, far, first, taps, shift, out);
+    }
+    return;
+  }
+  for (int i = 0; i < kCount; ++i) {
+    const int col = clamped(first + i, cols);
+    out[i] = static_cast<Int>(code_at<T>(near, plane.col, col, shift) * taps.near_weight +
+                              code_at<T>(far, plane.col, col, shift) * taps.far_weight);
+  }
+}
+
+// ---- rows
+
+template <class T>
+static void copy_luma(T* to, const u8* row, i64 stride, int count) {
+  for (int i = 0; i < kStripCols; ++i) {
+    to[i] = *reinterpret_cast<const T*>(row + smaller(i, count - 1) * stride);
+  }
+}
+
+// Source rows [begin, end) of the strip at column `col`.
+template <class T, int kRows, int kCols>
+__attribute__((noinline)) static void blend_chunk(const Params& p, i64 frame, int begin, int end,
+                                                  int col, BlendedRow<T, kCols>* out) {
+  using Row = BlendedRow<T, kCols>;
+  const int cols = (p.width + kCols) >> kCols, first = kCols ? col / 2 - 1 : col;
+  const bool inside = col + kStripCols <= p.width, in_place = p.planes[0].col == sizeof(T);
+  const bool inside_chroma = first >= 0 && first + Row::kCount <= cols;
+  const Plane y = p.planes[0], u = p.planes[1], v = p.planes[2];
+  const bool pairs = sizeof(T) == 1 && kCols == 1 && u.col == 2 && v.col == 2 &&
+                     u.frame == v.frame && u.row == v.row &&
+                     (v.data - u.data == 1 || u.data - v.data == 1);
+  const bool swapped = v.data < u.data;
+  const u8* luma = y.data + frame * y.frame + begin * y.row + col * y.col;
+  const u8* uv = (swapped ? v.data : u.data) + frame * u.frame;
+  for (int row = begin; row < end; ++row, ++out, luma += y.row) {
+    const ChromaTaps taps = chroma_row_taps(p, row, kRows == 1);
+    const u8 *near = uv + taps.near * u.row, *far = uv + taps.far * u.row;
+    // One cache line of each row: no hardware prefetcher follows, so fetch for the next chunk.
+    __builtin_prefetch(luma + kChunkRows * y.row);
+    __builtin_prefetch(far + first * u.col + (kChunkRows >> kRows) * u.row);
+    if (inside && in_place) {
+      out->luma = reinterpret_cast<const T*>(luma);
+    } else {
+      copy_luma<T>(out->luma_copy, luma, y.col, smaller(kStripCols, p.width - col));
+      out->luma = out->luma_copy;
+    }
+    if constexpr (sizeof(T) == 1 && kCols == 1) {
+      if (pairs) {
+        u8 copies[2][2 * (kPairs + 2)];
+        if (!inside_chroma) {
+          copy_chroma(copies[0], near, first, cols);
+          copy_chroma(copies[1], far, first, cols);
+        }
+        blend_pairs(inside_chroma ? near + 2 * i64(first) : copies[0],
+                    inside_chroma ? far + 2 * i64(first) : copies[1], taps,
+                    swapped ? out->v : out->u, swapped ? out->u : out->v);
+        continue;
+      }
+    }
+    blend_plane<T>(u, frame, first, cols, taps, p.shift, out->u);
+    blend_plane<T>(v, frame, first, cols, taps, p.shift, out->v);
+  }
+}
+
+// The codes of columns 2 i and 2 i + 1.
+AIMILLS_HD u32 load_luma(const u8* p, int i) {
+  u16 pair;
+  __builtin_memcpy(&pair, p + 2 * i, 2);
+  return pair;
+}
+
+AIMILLS_HD u32 load_luma(const u16* p, int i) {
+  u32 pair;
+  __builtin_memcpy(&pair, p + 2 * i, 4);
+  return pair;
+}
+
+// Columns leave in the order evens, odds: that is how pairs of codes split into vectors. The
+// transposition puts them back.
+template <class T, int kCols>
+__attribute__((noinline)) static void convert_row(const BlendedRow<T, kCols>& in, const Params& p,
+                                                  float* __restrict out) {
+  using Int = typename BlendedRow<T, kCols>::Int;
+  constexpr int bits = 8 * sizeof(T);
+  const Int *u = in.u, *v = in.v;
+  Int luma[kStripCols], blue[kStripCols], red[kStripCols];
+  const int even = p.even_col, odd = p.odd_col, zero = p.chroma_zero, shift = p.shift;
+  for (int i = 0; i < kPairs; ++i) {
+    const u32 pair = load_luma(in.luma, i);
+    luma[i] = static_cast<Int>(pair & ((1u << bits) - 1u));
+    luma[kPairs + i] = static_cast<Int>(pair >> bits);
+    if constexpr (sizeof(T) == 2) {
+      luma[i] >>= shift;
+      luma[kPairs + i] >>= shift;
+    }
+    if constexpr (kCols == 1) {
+      blue[i] = static_cast<Int>(u[i + 1] * (4 - even) + u[i] * even - zero);
+      blue[kPairs + i] = static_cast<Int>(u[i + 1] * (4 - odd) + u[i + 2] * odd - zero);
+      red[i] = static_cast<Int>(v[i + 1] * (4 - even) + v[i] * even - zero);
+      red[kPairs + i] = static_cast<Int>(v[i + 1] * (4 - odd) + v[i + 2] * odd - zero);
+    } else {
+      blue[i] = static_cast<Int>(u[2 * i] * 4 - zero);
+      blue[kPairs + i] = static_cast<Int>(u[2 * i + 1] * 4 - zero);
+      red[i] = static_cast<Int>(v[2 * i] * 4 - zero);
+      red[kPairs + i] = static_cast<Int>(v[2 * i + 1] * 4 - zero);
+    }
+  }
+  const Color color = p.color;  // a copy that `out` can't alias
+  for (int i = 0; i < kStripCols; ++i) {
+    const Rgb rgb = to_rgb(color, luma[i], blue[i], red[i]);
+    out[i] = rgb.r;
+    out[kStripCols + i] = rgb.g;
+    out[2 * kStripCols + i] = rgb.b;
+  }
+}
+
+template <class T, int kRows, int kCols>
+static void convert_yuv(const Params& p, i64 frame, int begin, int end, int col, float* chunk) {
+  // Two steps with all rows between them: read back at other offsets, a vector just stored would
+  // stall.
+  BlendedRow<T, kCols> blended[kChunkRows];
+  blend_chunk<T, kRows, kCols>(p, frame, begin, end, col, blended);
+  for (int row = begin; row < end; ++row, chunk += 3 * kStripCols) {
+    convert_row(blended[row - begin], p, chunk);
+  }
+}
+
+static void convert_rgb(const Params& p, i64 frame, int begin, int end, int col, float* chunk) {
+  for (int row = begin; row < end; ++row) {
+    for (int c = 0; c < 3; ++c, chunk += kStripCols) {
+      const Plane& plane = p.planes[c];
+      const u8* samples = plane.data + frame * plane.frame + row * plane.row;
+      for (int i = 0; i < kPairs; ++i) {
+        const int even = smaller(col + 2 * i, p.width - 1);
+        const int odd = smaller(col + 2 * i + 1, p.width - 1);
+        chunk[i] = samples[even * plane.col];
+        chunk[kPairs + i] = samples[odd * plane.col];
+      }
+    }
+  }
+}
+
+AIMILLS_HD ConvertFn convert_of(const Params& p) {
+  switch (p.source) {
+    case kYuv420:
+      return convert_yuv<u8, 1, 1>;
+    case kYuv420Wide:
+      return convert_yuv<u16, 1, 1>;
+    case kYuv422:
+      return convert_yuv<u8, 0, 1>;
+    case kYuv422Wide:
+      return convert_yuv<u16, 0, 1>;
+    case kYuv444:
+      return convert_yuv<u8, 0, 0>;
+    case kYuv444Wide:
+      return convert_yuv<u16, 0, 0>;
+    default:
+      return convert_rgb;
+  }
+}
+
+}  // namespace
+}  // namespace aimills::video

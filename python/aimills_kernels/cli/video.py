@@ -1,0 +1,118 @@
+"""`video`: a file to the tensors that a model takes, and a picture of what the model sees."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import warnings
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+from aimills_kernels.cli._errors import OK, UsageError
+
+_DTYPES = ("bfloat16", "float16", "float32", "float8_e4m3fn", "uint8")
+_LISTED = 12  # frame numbers on the terminal
+
+
+def arguments(made: argparse.ArgumentParser) -> None:
+    from aimills_kernels.cli import _parser
+
+    made.add_argument("file", help="the video")
+    rule = made.add_mutually_exclusive_group(required=True)
+    rule.add_argument("--preset", metavar="NAME", help="qwen2.5-vl, qwen3-vl, siglip, clip, ...")
+    rule.add_argument(
+        "--config", metavar="PATH", help="a checkpoint's folder, or its preprocessor_config.json"
+    )
+    made.add_argument("--out", metavar="FILE", help="write the tensors here, as safetensors")
+    made.add_argument("--preview", metavar="FILE", help="write what the model sees here, as PNG")
+    made.add_argument("--num-frames", type=int, metavar="N", help="frames to sample")
+    made.add_argument("--fps", type=float, metavar="N", help="frames to sample of a second")
+    made.add_argument("--dtype", choices=_DTYPES, default="bfloat16", help="default %(default)s")
+    made.add_argument("--device", type=_parser.device, default="auto", help=_parser.DEVICE)
+    for option, values in (
+        ("color-space", "bt601, bt709, bt2020"),
+        ("color-range", "limited, full"),
+        ("chroma-location", "left, center, topleft"),
+    ):
+        made.add_argument(
+            f"--{option}", metavar="NAME", help=f"{values}; what the stream says by default"
+        )
+
+
+def run(options: Namespace) -> int:
+    import torch
+
+    from aimills_kernels._records import write_whole
+    from aimills_kernels.cli import _choose, _ui
+    from aimills_kernels.video import VideoPreprocessor, decode_to_tensor, sheet
+
+    out, picture = (
+        _choose.output_file(text, option) if text is not None else None
+        for text, option in ((options.out, "--out"), (options.preview, "--preview"))
+    )
+    if out is not None:
+        _needs_safetensors()
+    dtype = getattr(torch, options.dtype)
+    if options.preset is not None:
+        model = VideoPreprocessor.from_preset(options.preset, dtype=dtype)
+    else:
+        model = VideoPreprocessor.from_hf_config(options.config, dtype=dtype)
+    with _ui.progress("video") as step, warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        batch = decode_to_tensor(
+            Path(options.file), model, num_frames=options.num_frames, fps=options.fps,
+            device=_choose.devices(options.device)[0], color_space=options.color_space,
+            color_range=options.color_range, chroma_location=options.chroma_location,
+            progress=step,
+        )  # fmt: skip
+    for warning in said:
+        _ui.say(f"note: {warning.message}", "yellow")
+    meta = batch.pop("video_metadata")
+    _tell(options.file, model, batch, meta)
+    if picture is not None:
+        drawn, frames = sheet.contact_sheet(model.levels(batch))
+        write_whole(picture, sheet.png(drawn))
+        _ui.say(f"wrote {picture}: {frames}, {drawn.shape[1]} x {drawn.shape[0]} pixels")
+    if out is not None:
+        write_whole(out, _safetensors(batch, model.name, meta))
+        _ui.say(f"wrote {out}: {out.stat().st_size / 1e6:.1f} MB")
+    return OK
+
+
+def _needs_safetensors() -> None:
+    from importlib.util import find_spec
+
+    if find_spec("safetensors") is None:
+        raise UsageError(
+            "--out needs safetensors, which is not installed (pip install aimills-kernels[video])"
+        )
+
+
+def _safetensors(batch: dict[str, Any], name: str, meta: dict[str, Any]) -> bytes:
+    from safetensors.torch import save
+
+    tensors = {key: value.contiguous().cpu() for key, value in batch.items()}
+    return save(tensors, metadata={"preprocessor": name, "video": json.dumps(meta)})
+
+
+def _tell(file: str, model: Any, batch: dict[str, Any], meta: dict[str, Any]) -> None:
+    from aimills_kernels.cli import _ui
+
+    rate = f" at {meta['fps']:.6g} a second" if meta["fps"] else ""
+    turned = f", turned by {meta['rotate']} degrees" if meta["rotate"] else ""
+    turned += ", mirrored" if meta["flip"] else ""
+    _ui.say(
+        f"{file}: {meta['total_num_frames']} frames{rate}, {meta['width']} x {meta['height']}, "
+        f"{meta['format']}, {meta['color_space']} {meta['color_range']}, chroma at "
+        f"{meta['chroma_location']}{turned}"
+    )
+    _ui.say(repr(model))
+    chosen = meta["frames_indices"]
+    more = f", ... {chosen[-1]}" if len(chosen) > _LISTED else ""
+    listed = ", ".join(map(str, chosen[:_LISTED])) + more
+    _ui.say(f"{len(chosen)} frames sampled, {meta['frames_decoded']} decoded: {listed}")
+    for key, value in batch.items():
+        held = f" = {value.tolist()}" if value.numel() <= 12 else ""
+        dtype = str(value.dtype).removeprefix("torch.")
+        _ui.say(f"{key} {list(value.shape)} {dtype}{held}")

@@ -1,0 +1,183 @@
+"""What models do to video, in the words of Hugging Face's `preprocessor_config.json`.
+
+`CLASSES` holds, for each processor of Transformers, the class's own defaults, which a configuration
+file leaves out at will. `PRESETS` are configurations: those of released checkpoints.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from aimills_kernels._words import near, shown
+
+_CLIP = {
+    "image_mean": [0.48145466, 0.4578275, 0.40821073],
+    "image_std": [0.26862954, 0.26130258, 0.27577711],
+}
+_HALF = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}
+_IMAGENET = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
+BILINEAR, BICUBIC = 2, 3  # Pillow's numbers
+_QWEN_FRAMES = {"min_frames": 4, "max_frames": 768, "temporal_patch_size": 2, "merge_size": 2}
+
+# Beside Transformers' own keys: `layout` and `output`, the name of the result; the `sampling`
+# strategy; and `edge`, whose pixels a size with `shortest_edge` and `longest_edge` bounds.
+CLASSES: dict[str, dict[str, Any]] = {
+    "Qwen2VLVideoProcessor": {
+        **_CLIP, **_QWEN_FRAMES, "resample": BICUBIC, "patch_size": 14,
+        "size": {"shortest_edge": 128 * 28 * 28, "longest_edge": 768 * 28 * 28},
+        "max_video_tokens": 128000, "layout": "patches", "output": "pixel_values_videos",
+        "sampling": "qwen2-vl", "edge": "frame",
+    },
+    "Qwen3VLVideoProcessor": {
+        **_HALF, **_QWEN_FRAMES, "resample": BICUBIC, "patch_size": 16, "fps": 2,
+        "size": {"shortest_edge": 128 * 32 * 32, "longest_edge": 768 * 32 * 32},
+        "max_video_tokens": 768, "layout": "patches", "output": "pixel_values_videos",
+        "sampling": "qwen3-vl", "edge": "video",
+    },
+    "InternVLVideoProcessor": {
+        **_CLIP, "resample": BICUBIC, "size": {"height": 384, "width": 384},
+        "layout": "NTCHW", "output": "pixel_values_videos", "sampling": "internvl",
+    },
+    "LlavaOnevisionVideoProcessor": {
+        **_CLIP, "resample": BICUBIC, "size": {"height": 384, "width": 384},
+        "layout": "NTCHW", "output": "pixel_values_videos", "default_to_square": False,
+    },
+    "VideoMAEVideoProcessor": {
+        **_HALF, "resample": BILINEAR, "size": {"shortest_edge": 224}, "do_center_crop": True,
+        "crop_size": {"height": 224, "width": 224}, "layout": "NTCHW", "output": "pixel_values",
+        "default_to_square": False,
+    },
+    "CLIPImageProcessor": {
+        **_CLIP, "resample": BICUBIC, "size": {"shortest_edge": 224}, "do_center_crop": True,
+        "crop_size": {"height": 224, "width": 224}, "layout": "NCHW", "output": "pixel_values",
+        "default_to_square": False,
+    },
+    "SiglipImageProcessor": {
+        **_HALF, "resample": BICUBIC, "size": {"height": 224, "width": 224},
+        "layout": "NCHW", "output": "pixel_values", "default_to_square": False,
+    },
+    "Siglip2ImageProcessor": {
+        **_HALF, "resample": BILINEAR, "patch_size": 16, "max_num_patches": 256,
+        "layout": "padded patches", "output": "pixel_values",
+    },
+}  # fmt: skip
+
+# A checkpoint without a configuration for video gives the one for images to the video processor.
+_FOR_VIDEO = {
+    "Qwen2VLImageProcessor": "Qwen2VLVideoProcessor",
+    "VideoMAEImageProcessor": "VideoMAEVideoProcessor",
+    "VideoMAEFeatureExtractor": "VideoMAEVideoProcessor",
+    "CLIPFeatureExtractor": "CLIPImageProcessor",
+}
+_QWEN2: dict[str, Any] = {
+    "video_processor_type": "Qwen2VLVideoProcessor", "do_sample_frames": True, "fps": 2,
+}  # fmt: skip
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "qwen2-vl": _QWEN2,
+    "qwen2.5-vl": _QWEN2,
+    "qwen3-vl": {
+        "video_processor_type": "Qwen3VLVideoProcessor",
+        "size": {"shortest_edge": 4096, "longest_edge": 25165824},
+    },
+    "siglip": {"image_processor_type": "SiglipImageProcessor"},
+    "siglip2": {"image_processor_type": "Siglip2ImageProcessor"},
+    "clip": {"image_processor_type": "CLIPImageProcessor"},
+    "llava-onevision": {"video_processor_type": "LlavaOnevisionVideoProcessor", **_HALF},
+    "internvl": {
+        "video_processor_type": "InternVLVideoProcessor", **_IMAGENET,
+        "size": {"height": 448, "width": 448},
+    },
+    "videomae": {"video_processor_type": "VideoMAEVideoProcessor", **_IMAGENET, "num_frames": 16},
+}  # fmt: skip
+
+_MEANT = {
+    "image_mean", "image_std", "resample", "size", "crop_size", "do_center_crop", "do_resize",
+    "do_normalize", "do_rescale", "rescale_factor", "patch_size", "temporal_patch_size",
+    "merge_size", "min_pixels", "max_pixels", "min_frames", "max_frames", "fps", "num_frames",
+    "cap_pixels_per_frame", "max_video_tokens", "max_num_patches", "initial_shift", "do_pad",
+    "default_to_square",
+}  # fmt: skip
+# They change nothing of what is made from decoded frames of three channels.
+_WITHOUT_EFFECT = {
+    "auto_map", "data_format", "device", "disable_grouping", "do_convert_rgb",
+    "do_sample_frames", "feature_extractor_type", "image_processor_type", "image_grid_pinpoints",
+    "input_data_format", "model_input_names", "pad_size", "processor_class", "return_metadata",
+    "return_tensors", "video_metadata", "video_processor_type",
+}  # fmt: skip
+_FILES = ("processor_config.json", "video_preprocessor_config.json", "preprocessor_config.json")
+_PARTS = ("video_processor", "image_processor")  # of a processor_config.json
+
+
+def preset(name: str) -> dict[str, Any]:
+    if not isinstance(name, str) or name not in PRESETS:
+        raise ValueError(f"unknown preset {shown(name)}; there are {', '.join(PRESETS)}")
+    return PRESETS[name]
+
+
+def complete(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration with what its class adds; ValueError for a key or a class that is unknown."""
+    kind = _class(config)
+    for key in config:
+        if key not in _MEANT | _WITHOUT_EFFECT:
+            raise ValueError(f"the configuration has the key {shown(key)}, which is not supported")
+    given = {k: v for k, v in config.items() if k in _MEANT and v is not None}
+    if "num_frames" in given and "fps" in given:
+        raise ValueError("the configuration has num_frames and fps, which exclude each other")
+    made = {**CLASSES[kind], **given, "class": kind}
+    if "num_frames" in given:
+        made.pop("fps", None)
+    return made
+
+
+def _class(config: Mapping[str, Any]) -> str:
+    keys = ("video_processor_type", "image_processor_type", "feature_extractor_type")
+    kind = next((config[k] for k in keys if config.get(k)), None)
+    if kind is None:
+        raise ValueError(f"the configuration must have a {' or '.join(keys[:2])}")
+    name = str(kind).removesuffix("Pil").removesuffix("Fast")
+    name = _FOR_VIDEO.get(name, name)
+    if name == "Qwen2VLVideoProcessor" and config.get("processor_class") == "Qwen3VLProcessor":
+        name = "Qwen3VLVideoProcessor"  # its images are processed as Qwen2-VL's, its videos not
+    if name not in CLASSES:
+        raise ValueError(
+            f"the configuration is of {shown(kind)}; there are "
+            f"{near(name, CLASSES, 'aimills_kernels.video.configs.CLASSES')}"
+        )
+    return name
+
+
+def read(source: str | os.PathLike[str]) -> dict[str, Any]:
+    """The configuration in a JSON file, or in a checkpoint's folder the one for video."""
+    path = Path(source)
+    if path.is_dir():
+        found = next((path / name for name in _FILES if _for_video(path / name)), None)
+        if found is None:
+            raise ValueError(f"the folder {str(path)!r} has none of {', '.join(_FILES)}")
+        path = found
+    data = _json(path)
+    return next((data[part] for part in _PARTS if isinstance(data.get(part), dict)), data)
+
+
+def _for_video(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    return path.name != _FILES[0] or any(part in _json(path) for part in _PARTS)
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(
+            f"the configuration {str(path)!r} can't be read: {error.strerror}"
+        ) from None
+    except ValueError as error:
+        raise ValueError(f"the configuration {str(path)!r} is no JSON: {error}") from None
+    if not isinstance(data, dict):
+        raise ValueError(f"the configuration {str(path)!r} must hold a JSON object")
+    return data

@@ -1,0 +1,308 @@
+"""From a video file to a model's input: only what the sampling needs is decoded."""
+
+from __future__ import annotations
+
+import warnings
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from typing import Any, BinaryIO
+
+import torch
+
+from aimills_kernels._words import shown
+from aimills_kernels.kernels.video.formats import FORMATS
+from aimills_kernels.video import io
+from aimills_kernels.video.preprocess import VideoPreprocessor
+from aimills_kernels.video.sampling import Sampling
+from aimills_kernels.video.tags import Tags, VideoError, guessed_space, tags_of
+
+Progress = Callable[[str, int, int], None]
+# Of these containers the packets carry the times at which frames are shown.
+_TIMED = ("mp4", "matroska", "mpegts")
+
+
+@dataclass(frozen=True)
+class Index:
+    """What a look at all packets tells, without decoding one.
+
+    `times` has that of each frame in the order of display; None where packets don't tell it, and
+    then frames are counted from the first on. `keys` has, of the frames that need no other, the
+    time and what to seek to, in that order.
+    """
+
+    frames: int
+    rate: Fraction | None
+    times: list[int] | None
+    keys: list[tuple[int, int]]
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """Sampled frames of a file, as planes, and what the stream says of them."""
+
+    planes: list[torch.Tensor]
+    format: str
+    indices: list[int]
+    index: Index
+    tags: Tags
+    decoded: int  # frames that the decoder gave
+
+
+def decode_to_tensor(
+    source: io.Source,
+    preprocessor: VideoPreprocessor | str,
+    *,
+    num_frames: int | None = None,
+    fps: float | None = None,
+    indices: Sequence[int] | None = None,
+    device: torch.device | str = "cpu",
+    color_space: str | None = None,
+    color_range: str | None = None,
+    chroma_location: str | None = None,
+    rotate: int | None = None,
+    flip: bool | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """The model's input from a video file, by a preset's name or a `VideoPreprocessor`.
+
+    All packets are read once, which tells how many frames there are and where; then the decoder
+    starts at the key frame before each sampled frame. Containers other than MP4, Matroska (WebM)
+    and MPEG-TS are decoded from the first frame to the last sampled one.
+
+    Args:
+        source: a path, the file as bytes, or a binary file that can seek.
+        preprocessor: a `VideoPreprocessor`, or the name of a preset.
+        num_frames, fps: how many frames, or how many of a second, in place of what the
+            preprocessor says.
+        indices: the frames to take, in ascending order, in place of sampling.
+        device: where the planes are taken and the input is made.
+        color_space, color_range, chroma_location, rotate, flip: as `video_to_tensor` and
+            `VideoPreprocessor` take them, in place of what the stream says. Where neither says it:
+            limited range and chroma at "left", as the codecs' standards have it; BT.709 from 1280
+            columns or 577 lines on, else BT.601, with a warning, since that is a guess.
+        progress: called with (what is done, how far, of how many).
+
+    Returns:
+        The preprocessor's result and `video_metadata`, a dict: total_num_frames, fps, duration,
+        width, height (as decoded), frames_indices, video_backend, frames_decoded, and the
+        format, color_space, color_range, chroma_location, rotate and flip that were taken.
+
+    Raises:
+        VideoError: the video is empty, truncated or damaged where it is needed, changes its size or
+            format, or is in a format, matrix or transfer that isn't there.
+        ValueError: an argument is wrong; VideoError is one too.
+    """
+    if isinstance(preprocessor, str):
+        preprocessor = VideoPreprocessor.from_preset(preprocessor)
+    if not isinstance(preprocessor, VideoPreprocessor):
+        raise ValueError(
+            f"preprocessor must be a VideoPreprocessor or a preset, got {shown(preprocessor)}"
+        )
+    choose = _choice(preprocessor.sampling, num_frames, fps, indices)
+    given = {
+        "color_space": color_space, "color_range": color_range,
+        "chroma_location": chroma_location, "rotate": rotate, "flip": flip,
+    }  # fmt: skip
+    name, data = io.open_source(source)
+    try:
+        made = _read(name, data, choose, given, progress or (lambda *_: None))
+    except io.errors() as error:
+        raise VideoError(f"{name} can't be decoded: {io.said(error)}; is it truncated?") from error
+    _, height, width = FORMATS[made.format].size(made.planes)
+    options = {"format": made.format, **_options(name, made.tags, width, height)}
+    planes = [p.to(device) for p in made.planes]
+    result: dict[str, Any] = {**preprocessor(planes, **options)}
+    rate = float(made.index.rate) if made.index.rate else None
+    result["video_metadata"] = {
+        "total_num_frames": made.index.frames,
+        "fps": rate,
+        "duration": made.index.frames / rate if rate else None,
+        "width": width,
+        "height": height,
+        "frames_indices": made.indices,
+        "video_backend": "pyav",
+        "frames_decoded": made.decoded,
+        **options,
+    }
+    return result
+
+
+def _choice(
+    rule: Sampling, num_frames: int | None, fps: float | None, indices: Sequence[int] | None
+) -> Callable[[Index], list[int]]:
+    if indices is None:
+        if num_frames is not None or fps is not None:
+            rule = replace(rule, num_frames=num_frames, fps=fps)
+        return lambda index: rule.indices(index.frames, index.rate)
+    if num_frames is not None or fps is not None:
+        raise ValueError("indices excludes num_frames and fps")
+    plain = isinstance(indices, Iterable) and not isinstance(indices, (str, bytes))
+    chosen = list(indices) if plain else []
+    whole = all(isinstance(i, int) and not isinstance(i, bool) for i in chosen)
+    if not chosen or not whole or chosen != sorted(chosen) or chosen[0] < 0:
+        raise ValueError(f"indices must be frame numbers in ascending order, got {shown(indices)}")
+
+    def check(index: Index) -> list[int]:
+        if chosen[-1] >= index.frames:
+            raise ValueError(f"indices has {chosen[-1]}, and the video has {index.frames} frames")
+        return chosen
+
+    return check
+
+
+def _options(name: str, tags: Tags, width: int, height: int) -> dict[str, Any]:
+    space = tags.color_space
+    if space is None:
+        space = guessed_space(width, height)
+        warnings.warn(
+            f"{name} doesn't say its colour matrix; {space} is taken, as for its size of {width} x "
+            f"{height} usual; color_space= says which it is",
+            stacklevel=3,
+        )
+    return {
+        "color_space": space,
+        "color_range": tags.color_range or "limited",
+        "chroma_location": tags.chroma_location or "left",
+        "rotate": tags.rotate,
+        "flip": tags.flip,
+    }
+
+
+# ---- reading
+
+
+def _read(
+    name: str,
+    data: BinaryIO | str,
+    choose: Callable[[Index], list[int]],
+    given: dict[str, Any],
+    progress: Progress,
+) -> Decoded:
+    with io.opened(name, data) as (container, stream):
+        index = _look(name, container, stream)
+    if not index.frames:
+        raise VideoError(f"{name} holds no frame; is it truncated?")
+    chosen = choose(index)
+    wanted = sorted(set(chosen))
+    kept: dict[int, list[torch.Tensor]] = {}
+    tags: Tags | None = None
+    with io.opened(name, data) as (container, stream):
+        reader = _Reader(name, container, stream, index)
+        for at, frame in reader.frames(wanted):
+            if tags is None:
+                tags, first = tags_of(name, frame, given), frame
+            _check_same(name, at, first, frame)
+            kept[at] = io.planes(name, frame)
+            progress("decoded", len(kept), len(wanted))
+    assert tags is not None
+    planes = [torch.stack(group) for group in zip(*[kept[at] for at in chosen], strict=True)]
+    return Decoded(planes, io.FORMATS[first.format.name], chosen, index, tags, reader.decoded)
+
+
+def _look(name: str, container: Any, stream: Any) -> Index:
+    form = container.format.name.split(",")
+    by_dts = "mpegts" in form  # FFmpeg searches these by dts, and the others by pts
+    times: list[int | None] = []
+    keys: list[tuple[int, int]] = []
+    read = 0
+    for packet in container.demux(stream):
+        if not packet.size:
+            continue
+        read += 1
+        if not packet.is_discard:  # an MP4's edit list has some that are decoded and not shown
+            times.append(packet.pts)
+        if packet.is_keyframe and packet.pts is not None:
+            keys.append((packet.pts, packet.dts if by_dts else packet.pts))
+    if stream.frames > read:
+        raise VideoError(f"{name} is truncated: {read} of its {stream.frames} frames are there")
+    timed = any(name in form for name in _TIMED)
+    known = sorted(t for t in times if t is not None)
+    unique = len(set(known)) == len(times)
+    rate = stream.average_rate if timed else stream.guessed_rate or stream.average_rate
+    keys.sort()
+    if timed and unique and keys and known:
+        known = known[bisect_left(known, keys[0][0]) :]  # the decoder drops those before a key
+        return Index(len(known), rate, known, keys)
+    return Index(len(times), rate, None, [])
+
+
+def _check_same(name: str, at: int, first: Any, frame: Any) -> None:
+    one, other = (f"{f.width} x {f.height} {f.format.name}" for f in (first, frame))
+    if one != other:
+        raise VideoError(f"{name} changes from {one} to {other} at frame {at}")
+
+
+class _Reader:
+    """Gives frames by their number, and counts what the decoder had to give for that."""
+
+    def __init__(self, name: str, container: Any, stream: Any, index: Index):
+        self.name, self.container, self.stream, self.index = name, container, stream, index
+        self.decoded = 0
+
+    def frames(self, wanted: list[int]) -> Iterator[tuple[int, Any]]:
+        """`wanted` ascends."""
+        if self.index.times is None:
+            yield from self._counted(wanted)
+            return
+        starts = [pts for pts, _ in self.index.keys]
+        groups: dict[int, list[int]] = {}
+        for at in wanted:
+            key = bisect_right(starts, self.index.times[at]) - 1
+            groups.setdefault(key, []).append(at)
+        for key, members in groups.items():
+            yield from self._behind(key, members)
+
+    def _counted(self, wanted: list[int]) -> Iterator[tuple[int, Any]]:
+        left = set(wanted)
+        for at, frame in enumerate(self._decode(wanted[0])):
+            if at in left:
+                left.remove(at)
+                yield at, frame
+            if not left:
+                return
+        raise VideoError(f"{self.name} is truncated: there is no frame {min(left)}")
+
+    def _behind(self, key: int, members: list[int]) -> Iterator[tuple[int, Any]]:
+        """Frames that follow a key frame. A seek may end behind it, and in an open group of
+        pictures H.264's decoder may ask for what lies before it: then from the key frame before,
+        and at last from the first."""
+        for start in dict.fromkeys((key, max(key - 1, 0), 0)):
+            try:
+                found = self._from(start, members)
+            except VideoError:
+                if start == 0:
+                    raise
+                continue
+            if len(found) == len(members):
+                yield from found
+                return
+        missing = next(at for at in members if at not in dict(found))
+        raise VideoError(f"{self.name} is damaged or truncated: frame {missing} is missing")
+
+    def _from(self, start: int, members: list[int]) -> list[tuple[int, Any]]:
+        times = self.index.times
+        assert times is not None
+        at_time = {times[at]: at for at in members}
+        found = []
+        for frame in self._decode(members[0], self.index.keys[start][1]):
+            if frame.pts in at_time:
+                found.append((at_time[frame.pts], frame))
+            if frame.pts is None or frame.pts >= times[members[-1]]:
+                break
+        return found
+
+    def _decode(self, near: int, start: int | None = None) -> Iterator[Any]:
+        try:
+            if start is not None:
+                self.container.seek(start, stream=self.stream)
+            for frame in self.container.decode(self.stream):
+                self.decoded += 1
+                if frame.is_corrupt:
+                    raise VideoError(f"{self.name} is damaged or truncated near frame {near}")
+                yield frame
+        except io.errors() as error:
+            raise VideoError(
+                f"{self.name} is damaged or truncated near frame {near}: {io.said(error)}"
+            ) from error

@@ -1,0 +1,126 @@
+"""`aimills-kernels video`: what it writes, what it says, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from aimills_kernels.cli import main
+from aimills_kernels.video import VideoPreprocessor, decode_to_tensor
+from aimills_kernels.video.sheet import contact_sheet
+from tests.test_video_decode import encoded
+
+Image = pytest.importorskip("PIL.Image")
+safetensors = pytest.importorskip("safetensors")
+
+
+@pytest.fixture
+def clip(tmp_path: Path) -> Path:
+    path = tmp_path / "clip.mp4"
+    path.write_bytes(encoded(count=30))
+    return path
+
+
+def test_tensors_and_picture(
+    clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, preview = tmp_path / "new" / "tokens.safetensors", tmp_path / "seen.png"
+    argv = ["video", str(clip), "--preset", "qwen2.5-vl", "--num-frames", "4", "--dtype", "float32"]
+    assert main([*argv, "--out", str(out), "--preview", str(preview)]) == 0
+    said = capsys.readouterr()
+    assert "30 frames at 10 a second, 64 x 48, i420, bt709 limited, chroma at left" in said.out
+    assert "4 frames sampled, 17 decoded: 0, 7, 15, 22" in said.out
+    assert "video_grid_thw [1, 3] int64 = [[2, 20, 28]]" in said.out
+    assert said.err == ""
+
+    model = VideoPreprocessor.from_preset("qwen2.5-vl", dtype=torch.float32)
+    expected = decode_to_tensor(clip, model, num_frames=4)
+    with safetensors.safe_open(out, "pt") as file:
+        assert set(file.keys()) == {"pixel_values_videos", "video_grid_thw"}
+        for key in file.keys():  # noqa: SIM118  (it is no dict)
+            assert torch.equal(file.get_tensor(key), expected[key])
+        held = file.metadata()
+    assert held["preprocessor"] == "qwen2.5-vl"
+    assert json.loads(held["video"])["frames_indices"] == [0, 7, 15, 22]
+
+    picture = Image.open(preview)
+    (frames,) = model.levels(expected)
+    assert picture.size == (4 * (28 * 14 + 4) + 4, 20 * 14 + 4 + 4)
+    for i, frame in enumerate(frames):
+        left = 4 + i * (28 * 14 + 4)
+        box = (left, 4, left + 28 * 14, 4 + 20 * 14)
+        data = torch.frombuffer(bytearray(picture.crop(box).tobytes()), dtype=torch.uint8)
+        assert torch.equal(data.view(20 * 14, 28 * 14, 3), frame.permute(1, 2, 0))
+
+
+def test_configuration_and_a_note(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    clip = tmp_path / "clip.mp4"
+    clip.write_bytes(encoded(count=3, tags={}))
+    config = tmp_path / "preprocessor_config.json"
+    config.write_text(json.dumps({"image_processor_type": "CLIPImageProcessor", "size": 32,
+                                  "crop_size": 32}))  # fmt: skip
+    assert main(["video", str(clip), "--config", str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert "pixel_values [3, 3, 32, 32] bfloat16" in said
+    assert "note: the video" in said
+    assert "doesn't say its colour matrix; bt601 is taken" in said
+
+
+REFUSED = [
+    ("video", "required: file"),
+    ("video CLIP", "one of the arguments --preset --config is required"),
+    ("video CLIP --preset qwen9", "unknown preset 'qwen9'; there are qwen2-vl"),
+    ("video CLIP --config /no/such.json", "can't be read: No such file"),
+    ("video /no/such.mp4 --preset clip", "the video '/no/such.mp4' can't be read"),
+    ("video CLIP --preset clip --num-frames 31", "31 frames are asked for, and the video has only"),
+    ("video CLIP --preset clip --num-frames x", "invalid int value: 'x'"),
+    ("video CLIP --preset clip --num-frames 2 --fps 1", "exclude each other"),
+    ("video CLIP --preset clip --fps 0", "the fps to sample at must be"),
+    ("video CLIP --preset clip --device tpu", "unknown device 'tpu'"),
+    ("video CLIP --preset clip --dtype int8", "invalid choice: 'int8'"),
+    ("video CLIP --preset clip --color-space rec", "color_space must be"),
+    ("video CLIP --preset clip --preview /tmp", "--preview '/tmp' is a folder"),
+    ("video CLIP --preset clip --out /dev/null/x", "can't write to the folder"),
+]
+
+
+@pytest.mark.parametrize(("argv", "says"), REFUSED)
+def test_refused(argv: str, says: str, clip: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(clip) if part == "CLIP" else part for part in argv.split()]) == 3
+    said = capsys.readouterr().err
+    assert says in said
+    assert said.count("\n") == 1
+
+
+def test_without_safetensors(
+    clip: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import importlib.util
+
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    argv = ["video", str(clip), "--preset", "clip", "--out", str(clip.parent / "x")]
+    assert main(argv) == 3
+    assert "--out needs safetensors, which is not installed" in capsys.readouterr().err
+    assert not (clip.parent / "x").exists()
+
+
+def test_damaged_video_leaves_no_file(clip: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    clip.write_bytes(clip.read_bytes()[:500])
+    out = clip.parent / "x.safetensors"
+    assert main(["video", str(clip), "--preset", "clip", "--out", str(out)]) == 3
+    assert "is it truncated?" in capsys.readouterr().err
+    assert [p.name for p in clip.parent.iterdir()] == ["clip.mp4"]
+
+
+def test_sheet_of_many_frames() -> None:
+    frames = torch.arange(250, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 3, 300, 508)
+    drawn, said = contact_sheet([frames])
+    assert said == "107 of 250 frames"
+    assert drawn.shape == (27 * 304 + 4, 4 * 512 + 4, 3)
+    assert drawn[4 + 304, 4 + 512].tolist() == [11] * 3  # the sixth: 5 * 250 // 107
+    small, said = contact_sheet([frames[:1], frames[1:2, :, :3, :5]])
+    assert said == "2 frames"
+    assert small.shape == (308, 1028, 3)

@@ -1,0 +1,546 @@
+"""decode_to_tensor on real streams, made here: what is decoded, what is taken from the stream, and
+what is refused."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from aimills_kernels.video import VideoError, VideoPreprocessor, decode_to_tensor, sizes
+from aimills_kernels.video import io as video_io
+from aimills_kernels.video.io import FORMATS, _plane, decode, planes
+
+av = pytest.importorskip("av")
+COUNT, RATE = 60, 10
+TAGGED = {"colorspace": 1, "color_range": 1, "color_trc": 1, "color_primaries": 1}
+
+
+def luma(index: int) -> int:
+    """Tells which frame a picture is; 3 levels apart."""
+    return 20 + 3 * index
+
+
+def encoded(
+    codec: str = "libx264",
+    form: str = "mp4",
+    *,
+    count: int = COUNT,
+    size: tuple[int, int] = (64, 48),
+    pixels: str = "yuv420p",
+    gop: int = 10,
+    tags: dict[str, int] | None = None,
+    options: dict[str, str] | None = None,
+    muxer: dict[str, str] | None = None,
+    first: int = 0,
+    prepare: Callable[[Any], None] = lambda stream: None,
+    paint: Callable[[int, list[Tensor]], None] | None = None,
+    ready: list[Any] | None = None,
+) -> bytes:
+    """Frames of one grey each, in H.264 as good as without loss."""
+    out = io.BytesIO()
+    plain = {
+        "libx264": {"crf": "4", "preset": "veryfast"},
+        "libx265": {"x265-params": "log-level=0"},
+        "libsvtav1": {"crf": "10", "preset": "10", "svtav1-params": "tune=0"},
+        "libvpx-vp9": {"crf": "4", "deadline": "realtime", "cpu-used": "8"},
+    }.get(codec, {})
+    with av.open(out, "w", format=form, options=muxer or {}) as container:
+        stream = container.add_stream(codec, rate=RATE, options={**plain, **(options or {})})
+        (stream.width, stream.height), stream.pix_fmt = size, pixels
+        stream.gop_size = gop
+        for name, value in (TAGGED if tags is None else tags).items():
+            setattr(stream.codec_context, name, value)
+        prepare(stream)
+        for index in range(count):
+            frame = ready[index] if ready else av.VideoFrame(*size, pixels)
+            if ready is None:
+                for i, plane in enumerate(frame.planes):
+                    if pixels == "yuv420p":
+                        _plane(plane).fill_(128 if i else luma(index))
+                    else:
+                        plane.update(bytes(plane.buffer_size))
+            if paint:
+                paint(index, [_plane(p) for p in frame.planes])
+            frame.pts = first + index
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return out.getvalue()
+
+
+@pytest.fixture(scope="module")
+def clip() -> bytes:
+    return encoded()
+
+
+def plain(**changes: Any) -> VideoPreprocessor:
+    """Frames in their own size, levels 0 to 1, in float32."""
+    made = VideoPreprocessor.from_preset("clip", dtype=torch.float32)
+    whole = {"size": sizes.Keep(), "crop": None, "mean": (0.0,) * 3, "std": (1.0,) * 3}
+    return replace(made, **{**whole, **changes})
+
+
+def which(result: dict[str, Any]) -> list[int]:
+    """The number of each frame, from its grey (limited range)."""
+    greys = result["pixel_values"].mean((1, 2, 3)) * 219 + 16
+    return [round((float(grey) - 20) / 3) for grey in greys]
+
+
+# ---- which frames
+
+
+CONTAINERS = [("libx264", "mp4"), ("libx264", "matroska"), ("libx264", "mpegts"),
+              ("libx264", "avi"), ("libx264", "flv"), ("libx264", "h264"),
+              ("libsvtav1", "mp4"), ("libvpx-vp9", "webm")]  # fmt: skip
+
+
+@pytest.mark.parametrize(("codec", "form"), CONTAINERS)
+def test_frames_are_those_asked_for(codec: str, form: str) -> None:
+    data = encoded(codec, form)
+    for indices in ([0], [59], [3, 4, 27], [9, 10, 11], list(range(60)), [5, 5, 40]):
+        got = decode_to_tensor(data, plain(), indices=indices)
+        assert which(got) == indices
+        assert got["video_metadata"]["frames_indices"] == indices
+        assert got["video_metadata"]["total_num_frames"] == COUNT
+
+
+OPEN_GOP = {"x264-params": "open-gop=1:bframes=3:b-adapt=0:scenecut=0"}
+
+
+@pytest.mark.parametrize("form", ["matroska", "mpegts"])
+def test_open_groups_of_pictures(form: str) -> None:
+    """B frames before a key frame in display and behind it in the stream need the one before."""
+    data = encoded(form=form, options=OPEN_GOP, count=40)
+    for at in range(40):
+        assert which(decode_to_tensor(data, plain(), indices=[at])) == [at]
+
+
+def cut_out(whole: bytes, form: str) -> bytes:
+    """From the second key frame on, as recorders do."""
+    out = io.BytesIO()
+    with av.open(io.BytesIO(whole)) as source, av.open(out, "w", format=form) as target:
+        stream = target.add_stream_from_template(source.streams.video[0])
+        keys = 0
+        for packet in source.demux(video=0):
+            keys += packet.is_keyframe
+            if packet.size and keys > 1:
+                packet.stream = stream
+                target.mux(packet)
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("form", ["matroska", "mpegts"])
+def test_video_that_starts_with_frames_that_cannot_be_shown(form: str) -> None:
+    """B frames before the first key frame in display, and behind it in the stream."""
+    options = {"x265-params": "log-level=0:open-gop=1:bframes=3:b-adapt=0:scenecut=0:qp=4"}
+    data = cut_out(encoded("libx265", "matroska", options=options), form)
+    first = which(decode_to_tensor(data, plain(), indices=[0]))[0]
+    assert first > 5
+    for at in (1, 5, 30, 59 - first):
+        got = decode_to_tensor(data, plain(), indices=[at])
+        assert which(got) == [first + at]
+        assert got["video_metadata"]["total_num_frames"] == 60 - first
+
+
+def test_open_group_of_pictures_at_the_start_of_h264() -> None:
+    """Its decoder can't tell what lies before the cut from what is damaged."""
+    data = cut_out(encoded(form="matroska", options=OPEN_GOP), "matroska")
+    with pytest.raises(VideoError, match="damaged or truncated near frame 7"):
+        decode_to_tensor(data, plain(), indices=[7])
+
+
+def test_frames_that_an_edit_list_leaves_out() -> None:
+    muxer = {"avoid_negative_ts": "disabled", "movflags": "+negative_cts_offsets"}
+    data = encoded(count=30, first=-5, options={"bf": "0"}, muxer=muxer)
+    for indices in ([0], [4], [5, 24]):
+        got = decode_to_tensor(data, plain(), indices=indices)
+        assert which(got) == [i + 5 for i in indices]
+        assert got["video_metadata"]["total_num_frames"] == 25
+
+
+@pytest.mark.parametrize("form", ["matroska", "mpegts"])
+def test_seek_that_ends_behind_its_aim(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = encoded(form=form)
+
+    class Container:
+        """Goes on from the third second, unless asked for the start."""
+
+        def __init__(self, container: Any):
+            self.container = container
+
+        def seek(self, to: int, stream: Any) -> None:
+            start = stream.start_time or 0
+            late = start + int(3 / stream.time_base)
+            self.container.seek(to if to <= start else max(to, late), stream=stream)
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.container, name)
+
+    @contextlib.contextmanager
+    def opened(name: str, source: Any) -> Iterator[tuple[Any, Any]]:
+        with strict(name, source) as (container, stream):
+            yield Container(container), stream
+
+    strict = video_io.opened
+    monkeypatch.setattr(video_io, "opened", opened)
+    assert which(decode_to_tensor(data, plain(), indices=[25, 45])) == [25, 45]
+
+
+def test_frames_at_uneven_times() -> None:
+    out = io.BytesIO()
+    with av.open(out, "w", format="matroska") as container:
+        stream = container.add_stream("libx264", rate=25, options={"crf": "4"})
+        stream.width, stream.height, stream.pix_fmt, stream.gop_size = 64, 48, "yuv420p", 8
+        stream.codec_context.time_base = Fraction(1, 1000)
+        for index in range(40):
+            frame = av.VideoFrame(64, 48, "yuv420p")
+            for i, plane in enumerate(frame.planes):
+                _plane(plane).fill_(128 if i else luma(index))
+            frame.pts, frame.time_base = 40 * index + 7 * index * index, Fraction(1, 1000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    wanted = [0, 7, 8, 21, 39]
+    got = decode_to_tensor(out.getvalue(), plain(), indices=wanted, color_space="bt601")
+    assert which(got) == [0, 7, 8, 21, 39]
+
+
+@pytest.mark.parametrize("form", ["mp4", "matroska", "mpegts"])
+def test_only_what_is_needed_is_decoded(form: str) -> None:
+    """From the key frame before on."""
+    data = encoded(form=form, count=70, gop=10)
+    for indices, needed in (([40], 1), ([61], 2), ([35], 6), ([0, 30, 60], 3), ([22, 27], 8)):
+        got = decode_to_tensor(data, plain(), indices=indices)
+        assert which(got) == indices
+        assert got["video_metadata"]["frames_decoded"] == needed
+
+
+def test_frames_that_are_sampled(clip: bytes) -> None:
+    assert which(decode_to_tensor(clip, plain())) == list(range(COUNT))
+    assert which(decode_to_tensor(clip, plain(), num_frames=4)) == [0, 15, 30, 45]
+    assert which(decode_to_tensor(clip, plain(), fps=1)) == [0, 10, 20, 30, 40, 50]
+    got = decode_to_tensor(clip, "qwen2.5-vl")
+    assert got["video_metadata"]["frames_indices"] == list(range(0, 60, 5))
+    assert got["video_grid_thw"][0, 0] == 6
+
+
+def test_metadata(clip: bytes) -> None:
+    got = decode_to_tensor(clip, plain(), indices=[3])["video_metadata"]
+    assert got.pop("frames_decoded") > 0
+    assert got == {
+        "total_num_frames": 60, "fps": 10.0, "duration": 6.0, "width": 64, "height": 48,
+        "frames_indices": [3], "video_backend": "pyav", "format": "i420", "flip": False,
+        "color_space": "bt709",
+        "color_range": "limited", "chroma_location": "left", "rotate": 0,
+    }  # fmt: skip
+
+
+def test_sources(clip: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "clip.mp4"
+    path.write_bytes(clip)
+    for source in (path, str(path), clip, io.BytesIO(clip)):
+        assert which(decode_to_tensor(source, plain(), indices=[7, 33])) == [7, 33]
+    with path.open("rb") as file:
+        file.seek(99)
+        assert which(decode_to_tensor(file, plain(), indices=[7, 33])) == [7, 33]
+
+
+def test_progress(clip: bytes) -> None:
+    told: list[tuple] = []
+    decode_to_tensor(clip, plain(), num_frames=3, progress=lambda *step: told.append(step))
+    assert told == [("decoded", i, 3) for i in (1, 2, 3)]
+
+
+def test_planes_are_those_of_the_whole_decoding(clip: bytes) -> None:
+    frames = decode(clip)
+    made = plain()
+    for at in (0, 17, 59):
+        expected = made([frames[at].y[None], frames[at].uv[None]])
+        got = decode_to_tensor(clip, made, indices=[at])
+        assert torch.equal(got["pixel_values"], expected["pixel_values"])
+
+
+# ---- what the stream says
+
+
+def colourful(index: int, into: list[Tensor]) -> None:
+    into[0].fill_(120)
+    into[1].copy_(torch.arange(into[1].shape[1]) * 5 + 40)
+    into[2].fill_(200)
+
+
+def taken(data: bytes, **options: Any) -> dict[str, Any]:
+    return decode_to_tensor(data, plain(), indices=[0], **options)["video_metadata"]
+
+
+@pytest.mark.parametrize(
+    ("tags", "expected"),
+    [
+        ({"colorspace": 1, "color_range": 1}, ("bt709", "limited")),
+        ({"colorspace": 5, "color_range": 2}, ("bt601", "full")),
+        ({"colorspace": 6}, ("bt601", "limited")),
+    ],
+)
+def test_matrix_and_range(tags: dict[str, int], expected: tuple[str, str]) -> None:
+    data = encoded(count=2, tags=tags, paint=colourful)
+    got = decode_to_tensor(data, plain(), indices=[0])
+    meta = got["video_metadata"]
+    assert (meta["color_space"], meta["color_range"]) == expected
+    frame = decode(data)[0]
+    assert (frame.color_space, frame.color_range) == expected
+    by_hand = plain()(
+        [frame.y[None], frame.uv[None]], color_space=expected[0], color_range=expected[1]
+    )
+    assert torch.equal(got["pixel_values"], by_hand["pixel_values"])
+
+
+@pytest.mark.parametrize(("number", "expected"), [(0, "left"), (1, "center"), (2, "topleft")])
+def test_chroma_location(number: int, expected: str) -> None:
+    data = encoded(count=2, options={"x264-params": f"chromaloc={number}"})
+    assert taken(data)["chroma_location"] == expected
+    assert taken(data, chroma_location="left")["chroma_location"] == "left"
+
+
+def test_chroma_location_that_is_not_there() -> None:
+    data = encoded(count=2, options={"x264-params": "chromaloc=3"})
+    with pytest.raises(VideoError, match="chroma samples at top, and"):
+        taken(data)
+    assert taken(data, chroma_location="left")["chroma_location"] == "left"
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [((64, 48), "bt601"), ((1280, 64), "bt709"), ((64, 578), "bt709"), ((64, 576), "bt601")],
+)
+def test_matrix_that_is_not_said(size: tuple[int, int], expected: str) -> None:
+    data = encoded(count=1, size=size, tags={})
+    with pytest.warns(
+        UserWarning, match=f"doesn't say its colour matrix; {expected} is taken"
+    ) as seen:
+        assert taken(data)["color_space"] == expected
+    assert len(seen) == 1
+    assert seen[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert taken(data, color_space="bt709")["color_space"] == "bt709"
+
+
+def corner(index: int, into: list[Tensor]) -> None:
+    """Bright at the top on the left."""
+    into[0].fill_(30)
+    into[0][:16, :16] = 220
+
+
+def place_of_the_corner(data: bytes, **options: Any) -> tuple[int, int]:
+    """Of the bright corner: the row and the column, 0 or -1."""
+    picture = decode_to_tensor(data, plain(), indices=[0], **options)["pixel_values"][0, 0]
+    corners = {(r, c): float(picture[r, c]) for r in (0, -1) for c in (0, -1)}
+    assert sorted(picture.shape) == [48, 64]
+    return max(corners, key=corners.__getitem__)
+
+
+# After `degrees` counter-clockwise and what is mirrored then, the corner is there.
+TURNS = [
+    ({"degrees": 0}, (0, 0), (0, False)), ({"degrees": 90}, (-1, 0), (270, False)),
+    ({"degrees": 180}, (-1, -1), (180, False)), ({"degrees": -90}, (0, -1), (90, False)),
+    ({"degrees": 0, "hflip": True}, (0, -1), (0, True)),
+    ({"degrees": 0, "vflip": True}, (-1, 0), (180, True)),
+    ({"degrees": 90, "hflip": True}, (-1, -1), (90, True)),
+    ({"degrees": 90, "vflip": True}, (0, 0), (270, True)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("matrix", "bright", "expected"), TURNS)
+def test_rotation(matrix: dict[str, Any], bright: Any, expected: tuple[int, bool]) -> None:
+    data = encoded(
+        count=1, paint=corner, prepare=lambda stream: stream.set_display_rotation(**matrix)
+    )
+    meta = taken(data)
+    assert (meta["rotate"], meta["flip"]) == expected
+    assert place_of_the_corner(data) == bright
+    assert place_of_the_corner(data, rotate=0, flip=False) == (0, 0)
+
+
+def test_slanted() -> None:
+    data = encoded(count=1, prepare=lambda s: s.set_display_rotation(30))
+    with pytest.raises(VideoError, match="a display matrix that is no quarter turn"):
+        taken(data)
+    assert taken(data, rotate=90, flip=False)["rotate"] == 90
+
+
+@pytest.mark.parametrize("codec", ["libsvtav1", "libvpx-vp9"])
+def test_odd_sizes(codec: str) -> None:
+    data = encoded(codec, "matroska", count=3, size=(75, 65))
+    got = decode_to_tensor(data, plain(), indices=[0, 2])
+    assert got["pixel_values"].shape == (2, 3, 65, 75)
+    assert which(got) == [0, 2]
+
+
+# ---- what is refused
+
+
+def ramp(index: int, frame: Any) -> None:
+    """Values that use all bits, other ones in each plane and row."""
+    form = FORMATS[frame.format.name]
+    for i, plane in enumerate(frame.planes):
+        values = np.arange(plane.buffer_size // (2 if "10" in form else 1)) * (3 + i) + 97 * index
+        kind, most = (np.uint16, 1024) if "10" in form else (np.uint8, 256)
+        plane.update((values % most).astype(kind).tobytes())
+
+
+@pytest.mark.parametrize(
+    "pixels", ["yuv420p", "yuv422p", "yuv444p", "yuv420p10le", "yuv422p10le", "yuv444p10le"]
+)
+def test_formats_without_loss(pixels: str) -> None:
+    """FFV1 keeps every bit: what arrives is what was encoded."""
+    size = (64, 48)
+    frames = [av.VideoFrame(*size, pixels) for _ in range(3)]
+    for index, frame in enumerate(frames):
+        ramp(index, frame)
+    expected = [planes("sent", frame) for frame in frames]
+    data = encoded("ffv1", "matroska", count=3, pixels=pixels, ready=frames)
+    got = decode_to_tensor(data, plain(), indices=[0, 2])
+    assert got["video_metadata"]["format"] == FORMATS[pixels]
+    given = [torch.stack([expected[0][i], expected[2][i]]) for i in range(3)]
+    by_hand = plain()(given, format=FORMATS[pixels])
+    assert torch.equal(got["pixel_values"], by_hand["pixel_values"])
+
+
+def test_hevc_10_bit_bt2020() -> None:
+    data = encoded(
+        "libx265", count=12, pixels="yuv420p10le", tags={**TAGGED, "colorspace": 9, "color_trc": 14}
+    )
+    got = decode_to_tensor(data, plain(), indices=[2, 11])
+    meta = got["video_metadata"]
+    assert (meta["format"], meta["color_space"]) == ("yuv420p10", "bt2020")
+    assert got["pixel_values"].shape == (2, 3, 48, 64)
+    with av.open(io.BytesIO(data)) as container:
+        frames = list(container.decode(video=0))
+    frame = [p[None] for p in planes("read", frames[11])]
+    by_hand = plain()(frame, format="yuv420p10", color_space="bt2020")
+    assert torch.equal(got["pixel_values"][1:], by_hand["pixel_values"])
+
+
+def test_hdr() -> None:
+    for number, what in ((16, "PQ"), (18, "HLG")):
+        data = encoded("libx265", count=2, tags={"colorspace": 9, "color_trc": number})
+        with pytest.raises(VideoError, match=rf"is HDR \({what}\)"):
+            decode_to_tensor(data, plain())
+
+
+def test_matrix_that_is_not_there() -> None:
+    data = encoded(count=2, tags={"colorspace": 7})
+    for read in (decode, lambda data: decode_to_tensor(data, plain())):
+        with pytest.raises(VideoError, match="the colour matrix SMPTE 240M, and there are"):
+            read(data)
+    assert taken(data, color_space="bt709")["color_space"] == "bt709"
+
+
+def test_pixel_format_that_is_not_there() -> None:
+    data = encoded("ffv1", "matroska", count=2, pixels="yuv411p")
+    with pytest.raises(VideoError, match="pixel format yuv411p; supported are yuv420p"):
+        decode_to_tensor(data, plain())
+
+
+@pytest.mark.parametrize("form", ["mp4", "matroska", "mpegts"])
+@pytest.mark.parametrize("share", [0.0, 0.02, 0.5, 0.9])
+def test_truncated(form: str, share: float) -> None:
+    # The MP4 has its index at the start.
+    data = encoded(form=form, muxer={"moov_size": "9000"} if form == "mp4" else {})
+    cut = data[: int(share * len(data))]
+    if form == "mpegts" and share > 0.1:  # it states no length: what is there is the video
+        got = decode_to_tensor(cut, plain(), indices=[0])
+        assert got["video_metadata"]["total_num_frames"] < COUNT
+        return
+    said = "of its 60 frames" if form == "mp4" and share > 0.1 else "truncated|is empty|no video"
+    with pytest.raises(VideoError, match=said):
+        decode_to_tensor(cut, plain(), indices=[0])
+
+
+def broken(data: bytes, at: int) -> bytes:
+    """The payload of frame `at` in display order overwritten."""
+    with av.open(io.BytesIO(data)) as container:
+        packets = [p for p in container.demux(video=0) if p.size]
+    found = sorted(packets, key=lambda p: p.pts)[at]
+    start = found.pos + 6
+    return data[:start] + b"\xff" * (found.size - 6) + data[start + found.size - 6 :]
+
+
+def noise(index: int, into: list[Tensor]) -> None:
+    made = torch.Generator().manual_seed(index)
+    into[0].copy_(torch.randint(16, 236, into[0].shape, generator=made))
+
+
+def test_corrupt_packet_in_the_middle() -> None:
+    data = broken(encoded(paint=noise, options={"bf": "0", "x264-params": "scenecut=0"}), 35)
+    with pytest.raises(VideoError, match="damaged or truncated near frame 3"):
+        decode_to_tensor(data, plain(), indices=[38])
+    with pytest.raises(VideoError, match="damaged or truncated near frame 30"):
+        decode_to_tensor(data, plain(), indices=list(range(60)))
+    got = decode_to_tensor(data, plain(), indices=[12, 55])  # other groups of pictures
+    assert got["video_metadata"]["frames_indices"] == [12, 55]
+
+
+def test_size_that_changes() -> None:
+    data = encoded(form="h264", count=10) + encoded(form="h264", count=10, size=(80, 48))
+    with pytest.raises(
+        VideoError, match="changes from 64 x 48 yuv420p to 80 x 48 yuv420p at frame 10"
+    ):
+        decode_to_tensor(data, plain())
+    assert which(decode_to_tensor(data, plain(), indices=[0, 9])) == [0, 9]
+
+
+def test_no_video() -> None:
+    out = io.BytesIO()
+    with av.open(out, "w", format="wav") as container:
+        stream = container.add_stream("pcm_s16le", rate=8000)
+        frame = av.AudioFrame(format="s16", layout="mono", samples=800)
+        frame.sample_rate = 8000
+        frame.planes[0].update(bytes(1600))
+        container.mux(stream.encode(frame))
+    with pytest.raises(VideoError, match="holds no video stream"):
+        decode_to_tensor(out.getvalue(), plain())
+    with pytest.raises(VideoError, match="can't be decoded: invalid data"):
+        decode_to_tensor(b"no video at all" * 99, plain())
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"preprocessor": "qwen9"}, "unknown preset 'qwen9'"),
+        ({"preprocessor": None}, "preprocessor must be"),
+        ({"num_frames": 61}, "61 frames are asked for, and the video has only 60"),
+        ({"num_frames": 2, "fps": 1.0}, "exclude each other"),
+        ({"num_frames": 2, "indices": [1]}, "indices excludes"),
+        ({"indices": []}, "indices must be"),
+        ({"indices": [3, 1]}, "indices must be"),
+        ({"indices": [-1]}, "indices must be"),
+        ({"indices": "12"}, "indices must be"),
+        ({"indices": 7}, "indices must be"),
+        ({"indices": [60]}, "indices has 60, and the video has 60 frames"),
+        ({"color_space": "rec709"}, "color_space must be"),
+        ({"rotate": 45}, "rotate must be"),
+        ({"source": None}, "source must be a path"),
+        ({"source": io.StringIO("x")}, "source must be a path"),
+        ({"source": "/no/such/file"}, "can't be read: No such file"),
+    ],
+)
+def test_arguments(clip: bytes, options: dict[str, Any], says: str) -> None:
+    given = {"source": clip, "preprocessor": plain(), **options}
+    with pytest.raises(ValueError, match=says):
+        decode_to_tensor(given.pop("source"), given.pop("preprocessor"), **given)
+
+
+def test_without_pyav(clip: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(video_io, "missing", lambda: video_io.NOT_INSTALLED)
+    with pytest.raises(VideoError, match=r"PyAV is not installed \(pip install"):
+        decode_to_tensor(clip, plain())
