@@ -40,12 +40,12 @@ def inputs(case: Case, generator: torch.Generator) -> dict[str, Any]:
         scale_b = scale_b.view(E, each, scale_b.shape[1])[:, :kept]
     named: dict[str, Tensor] = {
         "a": a,
-        "b": drawn["b"].view(E, whole, K)[:, :N].contiguous(),
+        "b": _own(drawn["b"].view(E, whole, K)[:, :N]),
         "scale_a": scale_a,
-        "scale_b": scale_b.contiguous(),
+        "scale_b": _own(scale_b),
     }
     if drawn["bias"] is not None:
-        named["bias"] = drawn["bias"].view(E, whole)[:, :N].contiguous()
+        named["bias"] = _own(drawn["bias"].view(E, whole)[:, :N])
     return {
         "bias": None,
         **{name: lay_out(case, name, t) for name, t in named.items()},
@@ -53,6 +53,11 @@ def inputs(case: Case, generator: torch.Generator) -> dict[str, Any]:
         "out_dtype": drawn["out_dtype"],
         "batch_invariant": drawn["batch_invariant"],
     }
+
+
+def _own(t: Tensor) -> Tensor:
+    """Contiguous by its strides too where it is empty."""
+    return t.clone(memory_format=torch.contiguous_format)
 
 
 def cost(case: Case) -> Cost:
