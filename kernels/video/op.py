@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -102,6 +104,9 @@ def fake(*args: object) -> Tensor:
     a = Arguments(*args)  # type: ignore[arg-type]
     check(a)
     return a.planes[0].new_empty(a.placed.shape, dtype=a.dtype)
+
+
+fake.__signature__ = inspect.signature(reference)  # type: ignore[attr-defined]
 
 
 def cost(case: Case) -> Cost:
