@@ -123,7 +123,8 @@ def random_case(rng: random.Random) -> Case:
         dtype=rng.choice(["f32", "f16", "bf16", "u8", "e4m3"]),
         fill=rng.choice(["noise", "impulses", "rows", "saturated"]),
         layout=rng.choice(["tight", "pitched", "strided"]),
-        crop=rng.choice([(), (), crop]), pad=rng.choice([(), (), pad]), pad_level=rng.randrange(256),
+        crop=rng.choice([(), (), crop]),
+        pad=rng.choice([(), (), pad]), pad_level=rng.randrange(256),
         flip=rng.random() < 0.3, rotate=rng.choice([0, 0, 0, 90, 180, 270]),
         store=store, patch=patch if store == "patches" else (),
     )  # fmt: skip

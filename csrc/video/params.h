@@ -37,7 +37,7 @@ struct Params {
   Plane planes[3];  // Y, U, V or R, G, B
   void* out;
   i64 frames;
-  i64 clip, channel;            // strides of the output, in elements
+  i64 clip, channel;             // strides of the output, in elements
   StoreAxis time, down, across;  // `time` of one clip; the last frame fills up what is left of it
   int height, width;             // of the source
   int top, left, crop_height, crop_width;
@@ -90,7 +90,7 @@ AIMILLS_HD bool covers(const StoreAxis& a, int position) {
 }
 
 // Item `i` of frames x down.length x across.length; those of the picture itself are left alone.
-AIMILLS_HD void fill_pad(const Params& p, i64 i) {
+AIMILLS_HD_CALLED void fill_pad(const Params& p, i64 i) {
   const i64 line = i / p.across.length;
   const i64 frame = line / p.down.length;
   const int col = static_cast<int>(i - line * p.across.length);

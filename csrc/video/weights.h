@@ -60,8 +60,9 @@ AIMILLS_HD float sinc(float x) {
   const float turns = static_cast<float>(static_cast<int>(x + 0.5f));
   const float t = 3.14159265358979f * (x - turns), s = t * t;
   const float sine =
-      t * (1.0f + s * (-1.6666667e-1f + s * (8.3333333e-3f + s * (-1.9841270e-4f +
-                       s * (2.7557319e-6f + s * -2.5052108e-8f)))));
+      t * (1.0f + s * (-1.6666667e-1f +
+                       s * (8.3333333e-3f +
+                            s * (-1.9841270e-4f + s * (2.7557319e-6f + s * -2.5052108e-8f)))));
   if (x == 0.0f) return 1.0f;
   return (static_cast<int>(turns) & 1 ? -sine : sine) / (3.14159265358979f * x);
 }
