@@ -62,7 +62,7 @@ def case_options(case: Case) -> Arguments:
         rotate=case.get("rotate", 0),
         interpolation=case.get("interpolation", "bicubic"),
         antialias=case.get("antialias", True),
-        mode=case.get("mode", "torch"),
+        resize_mode=case.get("mode", "torch"),
         mean=[0.0] * 3 if plain else case.get("mean", CLIP_MEAN),
         std=[1.0] * 3 if plain else case.get("std", CLIP_STD),
         dtype=dtype,
@@ -270,13 +270,14 @@ ERRORS = (
     Invalid("unknown format", _with(format="yuyv"), "format must be nv12, .* got 'yuyv'"),
     Invalid("nv12 as p010", _with(format="p010"), "y plane of p010 must be uint16, got uint8"),
     Invalid("nv12 as i420", _with(format="i420"), r"i420 is 3 planes \(y, u, v\), got 2"),
-    Invalid("unknown mode", _with(mode="fast"), "mode must be torch, pil or pil13, got 'fast'"),
+    Invalid("unknown mode", _with(resize_mode="fast"), "mode must be torch, pil or pil13"),
     Invalid(
         "narrow lanczos", _with(interpolation="lanczos", antialias=False),
         "antialias must be True for lanczos, got False",
     ),
     Invalid(
-        "narrow Pillow", _with(mode="pil", antialias=False), "antialias must be True in mode pil"
+        "narrow Pillow", _with(resize_mode="pil", antialias=False),
+        "antialias must be True in mode pil, got False",
     ),
     Invalid("crop of three", _with(crop=[0, 0, 4]), "crop must be top, left, height and width"),
     Invalid(

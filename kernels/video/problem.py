@@ -23,7 +23,7 @@ OPTIONS = {
     "chroma_location": ("left", "center", "topleft"),
     "chroma_upsampling": ("linear", "nearest"),
     "interpolation": ("nearest", "area", "bilinear", "bicubic", "lanczos"),
-    "mode": ("torch", "pil", "pil13"),
+    "resize_mode": ("torch", "pil", "pil13"),
     "layout": LAYOUTS,
 }
 DTYPES = {
@@ -61,7 +61,7 @@ class Arguments(NamedTuple):
     rotate: int
     interpolation: str
     antialias: bool
-    mode: str
+    resize_mode: str  # `mode` in public; torch.compile keeps that name of an argument to itself
     mean: list[float]
     std: list[float]
     dtype: torch.dtype
@@ -190,9 +190,9 @@ def _store(axis: Axis, first: int, length: int, count: int, reverse: bool) -> by
 
 
 def _passes(a: Arguments) -> int:
-    if a.mode == "torch":
+    if a.resize_mode == "torch":
         return 0
-    return 2 if vertical_first(a.mode, a.box[2:], a.resized) else 1
+    return 2 if vertical_first(a.resize_mode, a.box[2:], a.resized) else 1
 
 
 def _chroma(
