@@ -90,7 +90,7 @@ AIMILLS_HD bool covers(const StoreAxis& a, int position) {
 }
 
 // Item `i` of frames x down.length x across.length; those of the picture itself are left alone.
-AIMILLS_HD_CALLED void fill_pad(const Params& p, i64 i) {
+AIMILLS_HD void fill_pad(const Params& p, i64 i) {
   const i64 line = i / p.across.length;
   const i64 frame = line / p.down.length;
   const int col = static_cast<int>(i - line * p.across.length);
@@ -98,6 +98,7 @@ AIMILLS_HD_CALLED void fill_pad(const Params& p, i64 i) {
   if (covers(p.down, row) && covers(p.across, col)) return;
   i64 at = place_of_frame(p, frame) + place_at(p.down, row) + place_at(p.across, col);
   for (int copy = copies_of_frame(p, frame); copy > 0; --copy, at += p.time.pixel) {
+    AIMILLS_ROLLED
     for (int c = 0; c < 3; ++c) {
       store_as(p.out, at + c * p.channel, p.dtype,
                normalize(p, c, static_cast<float>(p.pad_level)));
