@@ -181,7 +181,7 @@ print(len(new), sorted(others))
 """)
     count, _, others = loaded.partition(" ")
     assert others == "[]"
-    assert int(count) < 56
+    assert int(count) < 60
 
 
 # ---- pins and tools

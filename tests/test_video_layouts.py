@@ -10,6 +10,7 @@ from torch import Tensor
 
 import aimills_kernels as ak
 
+
 def pictures(frames: int, height: int, width: int) -> Tensor:
     return torch.randint(0, 256, (frames, height, width, 3), dtype=torch.uint8)
 

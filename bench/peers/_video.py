@@ -31,7 +31,7 @@ def opencv_rgb(args: tuple) -> list[Any]:
 def plain_nv12(args: tuple) -> Arguments:
     """The arguments by name, where all that they ask for is what each of the libraries has."""
     a = Arguments(*args)
-    if a.format != "nv12" or a.mode != "torch" or a.crop or a.pad or a.flip or a.rotate:
+    if a.format != "nv12" or a.resize_mode != "torch" or a.crop or a.pad or a.flip or a.rotate:
         raise NotImplementedError("it is compared on whole NV12 frames, resized as torch does")
     if a.interpolation not in ("bilinear", "bicubic"):
         raise NotImplementedError("it is compared on bilinear and bicubic")

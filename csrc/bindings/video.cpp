@@ -29,7 +29,8 @@ Params params_of(const py::bytes& packed) {
 #if defined(AIMILLS_WITH_CUDA)
 // The GIL stays: a launch takes microseconds.
 void launch_cuda(const Params& p, std::uintptr_t stream) {
-  const cudaError_t error = video::launch(p, static_cast<cudaStream_t>(reinterpret_cast<void*>(stream)));
+  const cudaError_t error =
+      video::launch(p, static_cast<cudaStream_t>(reinterpret_cast<void*>(stream)));
   if (error != cudaSuccess) {
     throw std::runtime_error(std::string("video_to_tensor: ") + cudaGetErrorString(error));
   }

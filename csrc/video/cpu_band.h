@@ -36,8 +36,8 @@ struct Band {
 using BandFn = void (*)(const Params&, const AxisTable& across, const AxisTable& down, const Band&,
                         const Scratch&);
 
-// Source rows [begin, end) of the 64 columns at `col`, whole levels as [row][3][kStripCols] with the
-// even columns before the odd ones; columns past the edge repeat the last one.
+// Source rows [begin, end) of the 64 columns at `col`, whole levels as [row][3][kStripCols] with
+// the even columns before the odd ones; columns past the edge repeat the last one.
 using ConvertFn = void (*)(const Params&, i64 frame, int begin, int end, int col, float* chunk);
 
 void convert_baseline(const Params&, i64 frame, int begin, int end, int col, float* chunk);

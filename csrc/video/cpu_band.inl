@@ -267,8 +267,8 @@ static void run_band(const Params& p, const AxisTable& across, const AxisTable& 
       for (int at = x; at < x_end; at += 8) {
         const int count = smaller(x_end - at, 8);
         for (int copy = 0; copy < copies; ++copy) {
-          filter_columns(p, across, columns, capacity, first, places,
-                         frame + copy * p.time.pixel, group_rows, at, count);
+          filter_columns(p, across, columns, capacity, first, places, frame + copy * p.time.pixel,
+                         group_rows, at, count);
         }
       }
       keep_columns(columns, capacity, keep - first, ready - keep);

@@ -24,7 +24,8 @@ struct Wider<u16> {
 };
 
 // A row between the two steps of its conversion: luma in place or copied, chroma blended to
-// quarters of a code. Half the columns have chroma of their own, and there is one more on each side.
+// quarters of a code. Half the columns have chroma of their own, and there is one more on each
+// side.
 template <class T, int kCols>
 struct BlendedRow {
   using Int = typename Wider<T>::Type;  // holds sixteenths of a code

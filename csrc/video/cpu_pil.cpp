@@ -57,7 +57,8 @@ struct PilTable {
     const double wide = std::max(scale, 1.0), narrow = 1.0 / wide;
     const double support = 0.5 * reach_of(axis.filter) * wide, center = (i + 0.5) * scale;
     const int from = std::max(static_cast<int>(center - support + 0.5), 0);
-    const int to = static_cast<int>(std::min<i64>(static_cast<i64>(center + support + 0.5), axis.in));
+    const int to =
+        static_cast<int>(std::min<i64>(static_cast<i64>(center + support + 0.5), axis.in));
     double total = 0.0;
     exact.clear();
     for (int j = from; j < to; ++j) {

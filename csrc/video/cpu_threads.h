@@ -13,8 +13,8 @@ namespace aimills::video {
 // A thread costs about 30 us to start: small work stays on the calling one.
 inline i64 threads_for(const Params& p, i64 items, int threads) {
   constexpr i64 kPixelsPerThread = 1 << 17;
-  const i64 pixels = p.frames * std::max(i64(p.crop_height) * p.crop_width,
-                                         i64(p.down.count) * p.across.count);
+  const i64 pixels =
+      p.frames * std::max(i64(p.crop_height) * p.crop_width, i64(p.down.count) * p.across.count);
   return std::min({i64(std::max(threads, 1)), items, pixels / kPixelsPerThread + 1});
 }
 

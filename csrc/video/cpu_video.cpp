@@ -20,7 +20,8 @@ struct Table {
   std::vector<float> weights;
   int taps;
 
-  Table(const Axis& axis, const StoreAxis& store) : taps(static_cast<int>(taps_of(axis)) + kUnroll - 1) {
+  Table(const Axis& axis, const StoreAxis& store)
+      : taps(static_cast<int>(taps_of(axis)) + kUnroll - 1) {
     begin.resize(axis.out);
     end.resize(axis.out);
     place.resize(axis.out);
@@ -114,8 +115,7 @@ void run_float(const Params& p, int threads, BandFn band_fn) {
   share(count, plan.items, [&](i64 thread, i64 item) {
     const int begin = static_cast<int>(item % plan.bands) * plan.band_rows;
     const int end = static_cast<int>(std::min<i64>(begin + i64(plan.band_rows), p.down.count));
-    band_fn(p, across.view(), down.view(), {item / plan.bands, begin, end},
-            buffers[thread].view());
+    band_fn(p, across.view(), down.view(), {item / plan.bands, begin, end}, buffers[thread].view());
   });
 }
 

@@ -37,7 +37,7 @@ struct Params {
   Plane planes[3];  // Y, U, V or R, G, B
   void* out;
   i64 frames;
-  i64 clip, channel;            // strides of the output, in elements
+  i64 clip, channel;             // strides of the output, in elements
   StoreAxis time, down, across;  // `time` of one clip; the last frame fills up what is left of it
   int height, width;             // of the source
   int top, left, crop_height, crop_width;
@@ -98,6 +98,7 @@ AIMILLS_HD void fill_pad(const Params& p, i64 i) {
   if (covers(p.down, row) && covers(p.across, col)) return;
   i64 at = place_of_frame(p, frame) + place_at(p.down, row) + place_at(p.across, col);
   for (int copy = copies_of_frame(p, frame); copy > 0; --copy, at += p.time.pixel) {
+    AIMILLS_ROLLED
     for (int c = 0; c < 3; ++c) {
       store_as(p.out, at + c * p.channel, p.dtype,
                normalize(p, c, static_cast<float>(p.pad_level)));

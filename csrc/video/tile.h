@@ -188,6 +188,7 @@ AIMILLS_HD void across_phase(const Params& p, const Tiling& t, const Place& at, 
 
 AIMILLS_HD void down_phase(const Tiling& t, const Place& at, const Shared& s, int tid,
                            ThreadState& state) {
+  AIMILLS_UNROLLED
   for (int k = 0; k < kOutputsPerThread; ++k) {
     const int i = tid + k * kThreads;
     const int c = i % t.tile_cols, r = i / t.tile_cols;
@@ -209,14 +210,17 @@ AIMILLS_HD void finish_tile(const Params& p, const Tiling& t, const Place& at, i
                             const ThreadState& state) {
   const i64 frame = place_of_frame(p, at.frame);
   const int copies = copies_of_frame(p, at.frame);
+  AIMILLS_UNROLLED
   for (int k = 0; k < kOutputsPerThread; ++k) {
     const int i = tid + k * kThreads;
     const int col = at.out_col + i % t.tile_cols, row = at.out_row + i / t.tile_cols;
     if (i / t.tile_cols >= kTileRows || col >= p.across.count || row >= p.down.count) continue;
     const i64 place = frame + place_of_sample(p.down, row) + place_of_sample(p.across, col);
+    AIMILLS_UNROLLED
     for (int c = 0; c < 3; ++c) {
       const float level = to_level(state.sum[k][c] / state.sum[k][3]);
       const float x = normalize(p, c, level);
+      AIMILLS_ROLLED
       for (int copy = 0; copy < copies; ++copy) {
         store_as(p.out, place + copy * p.time.pixel + c * p.channel, p.dtype, x);
       }

@@ -60,8 +60,9 @@ AIMILLS_HD float sinc(float x) {
   const float turns = static_cast<float>(static_cast<int>(x + 0.5f));
   const float t = 3.14159265358979f * (x - turns), s = t * t;
   const float sine =
-      t * (1.0f + s * (-1.6666667e-1f + s * (8.3333333e-3f + s * (-1.9841270e-4f +
-                       s * (2.7557319e-6f + s * -2.5052108e-8f)))));
+      t * (1.0f + s * (-1.6666667e-1f +
+                       s * (8.3333333e-3f +
+                            s * (-1.9841270e-4f + s * (2.7557319e-6f + s * -2.5052108e-8f)))));
   if (x == 0.0f) return 1.0f;
   return (static_cast<int>(turns) & 1 ? -sine : sine) / (3.14159265358979f * x);
 }
@@ -87,13 +88,12 @@ AIMILLS_HD float filter_value(const Axis& a, i64 distance) {
 AIMILLS_HD float weight_of(const Axis& a, i64 i, i64 j) {
   j -= a.first;
   const i64 distance = (2 * j + 1) * a.out - (2 * i + 1) * a.in, step = 2 * a.out;
-  float weight = filter_value(a, distance);
-  if (!a.antialias && a.filter == kBicubic) {
-    if (j == 0) weight += filter_value(a, distance - step) + filter_value(a, distance - 2 * step);
-    if (j == a.in - 1) {
-      weight += filter_value(a, distance + step) + filter_value(a, distance + 2 * step);
-    }
-  }
+  const bool extended = !a.antialias && a.filter == kBicubic;
+  const int before = extended && j == 0 ? 2 : 0, after = extended && j == a.in - 1 ? 2 : 0;
+  float weight = 0.0f;
+  // Rolled up, as the filters are inlined into it.
+  AIMILLS_ROLLED
+  for (int k = -before; k <= after; ++k) weight += filter_value(a, distance + k * step);
   return weight;
 }
 

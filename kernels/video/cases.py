@@ -62,7 +62,7 @@ def case_options(case: Case) -> Arguments:
         rotate=case.get("rotate", 0),
         interpolation=case.get("interpolation", "bicubic"),
         antialias=case.get("antialias", True),
-        mode=case.get("mode", "torch"),
+        resize_mode=case.get("mode", "torch"),
         mean=[0.0] * 3 if plain else case.get("mean", CLIP_MEAN),
         std=[1.0] * 3 if plain else case.get("std", CLIP_STD),
         dtype=dtype,
@@ -174,6 +174,54 @@ CASES = (
     Case("tubelets", F=3, H=12, W=20, h=6, w=9, store="patches", patch=(2, 3, 1), dtype="u8"),
     Case("single-pixel-patches", F=2, H=9, W=9, h=8, w=8, store="patches", patch=(1, 1, 2)),
     Case("no-patches", F=0, H=12, W=20, h=4, w=4, store="patches", patch=(2, 2, 1)),
+    *(
+        Case(name, F=2, H=29, W=43, h=12, w=17, format=name, space="bt2020", fill=fill, layout=at)
+        for name, fill, at in (
+            ("nv21", "saturated", "tight"), ("p010", "noise", "pitched"),
+            ("p012", "saturated", "tight"), ("p016", "noise", "strided"),
+            ("i420", "impulses", "pitched"), ("yuv420p10", "noise", "tight"),
+            ("yuv422p", "noise", "pitched"), ("yuv422p10", "impulses", "tight"),
+            ("yuv444p", "noise", "tight"), ("yuv444p10", "saturated", "pitched"),
+            ("rgb24", "noise", "pitched"), ("bgr24", "impulses", "tight"),
+            ("rgbp", "noise", "strided"),
+        )
+    ),
+    Case("p010-wide", F=1, H=40, W=300, h=18, w=130, format="p010", range="full", dtype="f32"),
+    Case("i420-wide", F=1, H=40, W=300, h=18, w=130, format="i420", dtype="f32"),
+    Case("yuv444p10-wide", F=1, H=20, W=300, h=18, w=130, format="yuv444p10", dtype="f32"),
+    Case("topleft", F=1, H=36, W=52, h=15, w=20, location="topleft", dtype="f32"),
+    Case("topleft-422", F=1, H=36, W=52, h=15, w=20, format="yuv422p", location="topleft"),
+    *(
+        Case(f"{'shrink' if h < 20 else 'grow'}-{name}{'' if antialias else '-narrow'}", F=1, H=31,
+             W=150, h=h, w=w, interpolation=name, antialias=antialias, dtype="f32")
+        for name, antialias in (
+            ("nearest", True), ("area", True), ("lanczos", True), ("bilinear", False),
+            ("bicubic", False),
+        )
+        for h, w in ((9, 37), (43, 161))
+    ),
+    Case("nearest-large-step", F=1, H=400, W=300, h=3, w=2, interpolation="nearest", dtype="u8"),
+    *(
+        Case(f"{mode}-{name}", F=2, H=90, W=50, h=20, w=45, interpolation=name, mode=mode,
+             dtype="u8", format=form)
+        for mode, name, form in (
+            ("pil", "bicubic", "nv12"), ("pil", "lanczos", "rgb24"), ("pil13", "bilinear", "p010"),
+            ("pil13", "area", "rgb24"), ("pil", "nearest", "i420"),
+        )
+    ),
+    Case("crop", F=2, H=50, W=150, h=20, w=30, crop=(7, 71, 31, 67), dtype="f32"),
+    Case("crop-pil", F=1, H=50, W=150, h=20, w=30, crop=(7, 71, 31, 67), mode="pil", dtype="f32"),
+    Case("flip", F=1, H=30, W=50, h=11, w=23, flip=True, dtype="f32"),
+    *(
+        Case(f"rotate-{degrees}", F=1, H=30, W=50, h=11, w=23, rotate=degrees, dtype="f32")
+        for degrees in (90, 180, 270)
+    ),
+    Case("letterbox", F=2, H=30, W=50, h=13, w=22, pad=(4, 0, 5, 1), pad_level=114, dtype="f32"),
+    Case("all-at-once", F=3, H=60, W=90, h=22, w=24, crop=(3, 5, 50, 77), pad=(1, 4, 5, 0),
+         flip=True, rotate=270, format="p010", interpolation="lanczos", store="patches",
+         patch=(2, 7, 2), dtype="e4m3", pad_level=128),
+    Case("all-at-once-pil", F=3, H=60, W=90, h=22, w=28, crop=(3, 5, 50, 77), pad=(1, 4, 5, 0),
+         flip=True, rotate=90, store="NHWC", mode="pil13", dtype="u8", pad_level=9),
     Case("hd-224", **{**_HD, "tags": _HD["tags"] | {"energy"}}, h=224, w=224),
     Case("hd-qwen2.5-vl", **_HD, h=560, w=1008),
     Case("hd-qwen2.5-vl-patches", **{**_HD, "tags": {"bench"}}, h=560, w=1008, **_QWEN),
@@ -219,6 +267,27 @@ ERRORS = (
     Invalid("zero std", _with(std=[0.5, 0.0, 0.5]), "std must not be zero"),
     Invalid("integer output", _with(dtype=torch.int32), "dtype must be bf16, f16, f32, u8 or e4m3"),
     Invalid("normalised levels", _with(dtype=torch.uint8), "uint8 is levels, without mean and std"),
+    Invalid("unknown format", _with(format="yuyv"), "format must be nv12, .* got 'yuyv'"),
+    Invalid("nv12 as p010", _with(format="p010"), "y plane of p010 must be uint16, got uint8"),
+    Invalid("nv12 as i420", _with(format="i420"), r"i420 is 3 planes \(y, u, v\), got 2"),
+    Invalid("unknown mode", _with(resize_mode="fast"), "mode must be torch, pil or pil13"),
+    Invalid(
+        "narrow lanczos", _with(interpolation="lanczos", antialias=False),
+        "antialias must be True for lanczos, got False",
+    ),
+    Invalid(
+        "narrow Pillow", _with(resize_mode="pil", antialias=False),
+        "antialias must be True in mode pil, got False",
+    ),
+    Invalid("crop of three", _with(crop=[0, 0, 4]), "crop must be top, left, height and width"),
+    Invalid(
+        "crop beyond the frame", _with(crop=[1, 0, 12, 20]),
+        r"crop must lie in the frame of 12 x 20, got \[1, 0, 12, 20\]",
+    ),
+    Invalid("negative pad", _with(pad=[0, 0, -1, 0]), "pad must be top, left, bottom and right"),
+    Invalid("padded too far", _with(pad=[0, 0, 1 << 24, 0]), "pad must leave sides of 16777216"),
+    Invalid("pad of no level", _with(pad_level=256), "pad_level must be 0 to 255, got 256"),
+    Invalid("askew", _with(rotate=45), "rotate must be 0, 90, 180 or 270, got 45"),
     Invalid("unknown layout", _with(layout="CHW"), "layout must be NCHW, NHWC, NTCHW, NCTHW or"),
     Invalid("pictures in patches", _with(patch=[1, 2, 1]), "patch is for layout patches, got"),
     Invalid("no patch", _with(layout="patches"), "patch must be frames, pixels and merge"),

@@ -18,7 +18,8 @@ def check(a: Arguments) -> None:
     for name, allowed in OPTIONS.items():
         if (value := getattr(a, name)) not in allowed:
             *others, last = allowed
-            raise error(f"{name} must be {', '.join(others)} or {last}, got {shown(value)}")
+            public = name.removeprefix("resize_")
+            raise error(f"{public} must be {', '.join(others)} or {last}, got {shown(value)}")
     _check_planes(a)
     _check_geometry(a)
     _check_filter(a)
@@ -80,8 +81,8 @@ def _check_geometry(a: Arguments) -> None:
 def _check_filter(a: Arguments) -> None:
     if not a.antialias and a.interpolation in ("area", "lanczos"):
         raise error(f"antialias must be True for {a.interpolation}, got False")
-    if not a.antialias and a.mode != "torch":
-        raise error(f"antialias must be True in mode {a.mode}, got False")
+    if not a.antialias and a.resize_mode != "torch":
+        raise error(f"antialias must be True in mode {a.resize_mode}, got False")
 
 
 def _check_values(a: Arguments) -> None:

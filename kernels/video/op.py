@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -36,7 +38,7 @@ def reference(
     rotate: int,
     interpolation: str,
     antialias: bool,
-    mode: str,
+    resize_mode: str,
     mean: list[float],
     std: list[float],
     dtype: torch.dtype,
@@ -55,7 +57,7 @@ def reference(
     """
     a = Arguments(
         planes, format, color_space, color_range, chroma_location, chroma_upsampling, height, width,
-        crop, pad, pad_level, flip, rotate, interpolation, antialias, mode, mean, std, dtype,
+        crop, pad, pad_level, flip, rotate, interpolation, antialias, resize_mode, mean, std, dtype,
         layout, clip, patch,
     )  # fmt: skip
     narrow = dtype in (torch.float32, torch.float16, torch.bfloat16)
@@ -76,8 +78,8 @@ def _cropped(a: Arguments, wide: torch.dtype) -> Tensor:
 
 def _resized(a: Arguments, levels: Tensor) -> Tensor:
     """Levels to levels."""
-    if a.mode != "torch":
-        return resize_pil(levels, *a.resized, a.interpolation, a.mode)
+    if a.resize_mode != "torch":
+        return resize_pil(levels, *a.resized, a.interpolation, a.resize_mode)
     for dim, size in zip((2, 3), a.resized, strict=True):
         levels = resize(levels, dim, size, a.interpolation, a.antialias)
     return levels.round().clamp(0, 255)
@@ -102,6 +104,9 @@ def fake(*args: object) -> Tensor:
     a = Arguments(*args)  # type: ignore[arg-type]
     check(a)
     return a.planes[0].new_empty(a.placed.shape, dtype=a.dtype)
+
+
+fake.__signature__ = inspect.signature(reference)  # type: ignore[attr-defined]
 
 
 def cost(case: Case) -> Cost:
@@ -161,11 +166,11 @@ def _filtered_between(a: Arguments, low: Tensor, high: Tensor) -> tuple[Tensor, 
     single = middle.float()
     for dim, size in zip((2, 3), a.resized, strict=True):
         filter_ = (dim, size, a.interpolation, a.antialias)
-        if a.mode == "torch":
+        if a.resize_mode == "torch":
             middle, single = resize(middle, *filter_), resize(single, *filter_)
         doubt = resize(doubt, *filter_, magnitudes=True)
-    if a.mode != "torch":  # exact, save where a level before it is in doubt
-        level = resize_pil(low, *a.resized, a.interpolation, a.mode)
+    if a.resize_mode != "torch":  # exact, save where a level before it is in doubt
+        level = resize_pil(low, *a.resized, a.interpolation, a.resize_mode)
         spread = torch.where(doubt > 0, (2 * doubt).ceil() + 1, 0)
         return level - spread, level + spread
     doubt = doubt + 2 * (single - middle).abs().max() + 16 * EPS32 * 255
@@ -181,8 +186,8 @@ def _cpu_rejects(p: Problem) -> str | None:
 
 def kernel_rejects(p: Problem) -> str | None:
     """What the CUDA kernel can't do, wherever it is compiled."""
-    if p.mode != "torch":
-        return f"the kernel filters in floats, and mode is {p.mode}"
+    if p.resize_mode != "torch":
+        return f"the kernel filters in floats, and mode is {p.resize_mode}"
     return None
 
 

@@ -23,7 +23,7 @@ OPTIONS = {
     "chroma_location": ("left", "center", "topleft"),
     "chroma_upsampling": ("linear", "nearest"),
     "interpolation": ("nearest", "area", "bilinear", "bicubic", "lanczos"),
-    "mode": ("torch", "pil", "pil13"),
+    "resize_mode": ("torch", "pil", "pil13"),
     "layout": LAYOUTS,
 }
 DTYPES = {
@@ -35,11 +35,12 @@ LOADERS = ("Yuv420", "Yuv420Wide", "General")
 _DTYPE_CODES = {
     torch.float32: 0, torch.float16: 1, torch.bfloat16: 2, torch.uint8: 3, torch.float8_e4m3fn: 4,
 }  # fmt: skip
-_PLANES = struct.Struct("<12q")
-_OUTPUT = struct.Struct("<4q")
+_STRIDES = struct.Struct("<3q")  # of frames, rows and columns of a component, in bytes
+_OUTPUT = struct.Struct("<3q")
 _STORE = struct.Struct("<3q 6i")
 _OPTIONS = struct.Struct("<6i 2i 5i 5i")
 _FLOATS = struct.Struct("<6f 9f 4x")
+_WHOLE = struct.Struct("<Q24s Q24s Q24s Q304s")
 
 
 class Arguments(NamedTuple):
@@ -60,7 +61,7 @@ class Arguments(NamedTuple):
     rotate: int
     interpolation: str
     antialias: bool
-    mode: str
+    resize_mode: str  # `mode` in public; torch.compile keeps that name of an argument to itself
     mean: list[float]
     std: list[float]
     dtype: torch.dtype
@@ -117,40 +118,55 @@ def loader_of(form: Format) -> str:
 
 
 def packed(outs: tuple[Tensor, ...], args: tuple) -> bytes:
-    """The `Params` struct of csrc/video/params.h."""
-    a = Arguments(*args)
+    """The `Params` struct of csrc/video/params.h. All but the addresses is kept from call to call:
+    to work it out takes ten times as long as to find it."""
+    planes = args[0]
+    key = (
+        *[tuple(a) if type(a) is list else a for a in args[1:]],
+        *[(t.shape, t.stride()) for t in planes],
+    )
+    if (found := _KEPT.get(key)) is None:
+        if len(_KEPT) >= _KEPT_MOST:
+            _KEPT.clear()
+        found = _KEPT[key] = _without_addresses(Arguments(*args))
+    (y, u, v), (y_strides, u_strides, v_strides), rest = found
+    starts = [t.data_ptr() for t in planes]
+    return _WHOLE.pack(
+        starts[y[0]] + y[1], y_strides, starts[u[0]] + u[1], u_strides, starts[v[0]] + v[1],
+        v_strides, outs[0].data_ptr(), rest,
+    )  # fmt: skip
+
+
+_KEPT: dict[tuple, tuple] = {}
+_KEPT_MOST = 256
+
+
+def _without_addresses(a: Arguments) -> tuple:
+    """(plane, offset in bytes) and the strides of each component, and what follows the output's
+    address."""
     form, place = a.form, a.placed
     frames, height, width = form.size(a.planes)
-    kinds = (
-        _source(form), form.shift, OPTIONS["interpolation"].index(a.interpolation),
-        int(a.antialias), _passes(a), _DTYPE_CODES[a.dtype], a.pad_level,
-    )  # fmt: skip
-    (source, shift, filter_, antialias, passes, dtype, level) = kinds
     zero, weights = _chroma(form.bits, form.halved, a.chroma_location, a.chroma_upsampling)
-    return b"".join((
-        _PLANES.pack(*_planes(a.planes, form)),
-        _OUTPUT.pack(outs[0].data_ptr(), frames, place.clip_stride, place.channel),
+    components, strides = [], []
+    for plane, index in form.components:
+        t, dim = a.planes[plane], form.channel_dim(plane)
+        size, steps = t.element_size(), list(t.stride())
+        components.append((plane, 0 if dim is None else index * steps.pop(dim) * size))
+        strides.append(_STRIDES.pack(*(s * size for s in steps)))
+    rest = (
+        _OUTPUT.pack(frames, place.clip_stride, place.channel),
         *_stores(a, place),
         _OPTIONS.pack(
-            height, width, *a.box, source, shift, zero, *weights, filter_, antialias, passes,
-            dtype, level,
+            height, width, *a.box, _source(form), form.shift, zero, *weights,
+            OPTIONS["interpolation"].index(a.interpolation), a.antialias, _passes(a),
+            _DTYPE_CODES[a.dtype], a.pad_level,
         ),
         _FLOATS.pack(
             *_color(form.bits, a.color_space, a.color_range),
-            *_affine(tuple(a.mean), tuple(a.std), a.dtype == torch.uint8),
+            *_affine(a.mean, a.std, a.dtype == torch.uint8),
         ),
-    ))  # fmt: skip
-
-
-def _planes(planes: list[Tensor], form: Format) -> list[int]:
-    """Address, and strides in bytes of frames, rows and columns, for each component."""
-    found = []
-    for plane, index in form.components:
-        t, dim = planes[plane], form.channel_dim(plane)
-        size, strides = t.element_size(), list(t.stride())
-        shift = 0 if dim is None else index * strides.pop(dim) * size
-        found += [t.data_ptr() + shift, *(s * size for s in strides)]
-    return found
+    )  # fmt: skip
+    return tuple(components), tuple(strides), b"".join(rest)
 
 
 def _stores(a: Arguments, place: Layout) -> list[bytes]:
@@ -174,12 +190,11 @@ def _store(axis: Axis, first: int, length: int, count: int, reverse: bool) -> by
 
 
 def _passes(a: Arguments) -> int:
-    if a.mode == "torch":
+    if a.resize_mode == "torch":
         return 0
-    return 2 if vertical_first(a.mode, a.box[2:], a.resized) else 1
+    return 2 if vertical_first(a.resize_mode, a.box[2:], a.resized) else 1
 
 
-@lru_cache(maxsize=64)
 def _chroma(
     bits: int, halved: tuple[int, int], location: str, upsampling: str
 ) -> tuple[int, tuple[int, ...]]:
@@ -192,7 +207,6 @@ def _chroma(
     return 16 * int(scaling(bits, "full").zero), weights
 
 
-@lru_cache(maxsize=64)
 def _color(bits: int, space: str, range_: str) -> tuple[float, ...]:
     s = scaling(bits, range_)
     kr, kb = KR_KB[space]
@@ -203,8 +217,7 @@ def _color(bits: int, space: str, range_: str) -> tuple[float, ...]:
     )  # fmt: skip
 
 
-@lru_cache(maxsize=64)
-def _affine(mean: tuple[float, ...], std: tuple[float, ...], levels: bool) -> list[float]:
+def _affine(mean: list[float], std: list[float], levels: bool) -> list[float]:
     """The mean in levels as two floats, and the scale; of `levels` nothing is changed."""
     if levels:
         return [0.0] * 6 + [1.0] * 3

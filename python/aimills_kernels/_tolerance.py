@@ -129,10 +129,10 @@ class Levels:
         if got.numel() == 0:
             return Judgement(0.0, 0.0, 0.0, "empty")
         kind = torch.finfo(got.dtype) if got.dtype.is_floating_point else None
-        got, rounded = got.double(), rounded.double()
+        got, rounded, oracle = got.double(), rounded.double(), oracle.double()
         if special := specials(got, rounded):
             return special
-        size = self.size(args).to(oracle)
+        size = self.size(args)
         scale = torch.maximum(oracle.abs(), got.abs())
         # The affine step's float32 (255 levels are 1 / std), or half a unit of the output dtype.
         slack = 4 * EPS32 * (255 * size + scale)

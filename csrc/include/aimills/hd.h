@@ -4,11 +4,15 @@
 #if defined(__CUDACC__)
 #define AIMILLS_HD static __host__ __device__ __forceinline__
 #define AIMILLS_HD_MEMBER __host__ __device__ __forceinline__
+#define AIMILLS_ROLLED _Pragma("unroll 1")
+#define AIMILLS_UNROLLED _Pragma("unroll")
 #else
 // static: one source is compiled for several instruction sets, and a shared inline symbol would let
 // the linker hand AVX2 code to a machine without it.
 #define AIMILLS_HD static inline __attribute__((always_inline, unused))
 #define AIMILLS_HD_MEMBER inline __attribute__((always_inline))
+#define AIMILLS_ROLLED
+#define AIMILLS_UNROLLED
 #endif
 
 namespace aimills {

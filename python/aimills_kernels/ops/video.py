@@ -45,25 +45,27 @@ def video_to_tensor(
     """Decoded frames to a normalised RGB tensor, in one pass: colour, crop, resize, flip, rotation,
     padding, mean and std, and the layout that a model reads.
 
-    Planes by `format`, all of F frames of H x W, any H and W from 1, any strides (pitched rows):
-        "nv12", "nv21"           (y, uv) u8: y [F, H, W], uv [F, ceil(H/2), ceil(W/2), 2], U and V
-                                 of a sample in turn, in "nv21" V and U
-        "p010", "p012", "p016"   the same in u16, the 10, 12 or 16 bits at the top of the word
-        "i420", "yuv420p10"      (y, u, v): u and v [F, ceil(H/2), ceil(W/2)], u8 or 10 bits at the
-                                 bottom of a u16
-        "yuv422p", "yuv422p10"   u and v [F, H, ceil(W/2)]
-        "yuv444p", "yuv444p10"   u and v [F, H, W]
-        "rgb24", "bgr24"         (rgb,) u8 [F, H, W, 3]
-        "rgbp"                   (rgb,) u8 [F, 3, H, W]
+    Shapes and dtypes:
+        planes  by `format`, each of F frames of H x W, any H and W from 1, any strides
+        y       [F, H, W]                      luma, u8 or u16
+        uv      [F, ceil(H/2), ceil(W/2), 2]   U and V in turn: "nv12" u8; "p010", "p012" and "p016"
+                                               u16, the 10, 12 or 16 bits at the top of the word;
+                                               V and U in turn: "nv21"
+        u, v    [F, ceil(H/2), ceil(W/2)]      "i420" u8, "yuv420p10" 10 bits in a u16
+        u, v    [F, H, ceil(W/2)]              "yuv422p" u8, "yuv422p10" 10 bits in a u16
+        u, v    [F, H, W]                      "yuv444p" u8, "yuv444p10" 10 bits in a u16
+        rgb     [F, H, W, 3]                   "rgb24" and "bgr24", u8
+        rgb     [F, 3, H, W]                   "rgbp", u8
+        out     [F, 3, h, w]                   layout "NCHW", dtype; h x w is `size` with `pad`
+        out     [F, h, w, 3]                   "NHWC"
+        out     [F / clip, clip, 3, h, w]      "NTCHW"
+        out     [F / clip, 3, clip, h, w]      "NCTHW"
+        out     [tokens, 3 * frames * side^2]  "patches", for patch=(frames, side, merge)
 
-    The result by `layout`, h x w being `size` and what is padded around it:
-        "NCHW", "NHWC"     [F, 3, h, w], [F, h, w, 3]
-        "NTCHW", "NCTHW"   [F / clip, clip, 3, h, w], [F / clip, 3, clip, h, w]
-        "patches"          [tokens, 3 * frames * side * side] for patch=(frames, side, merge): the
-                           tokens of a clip by time, then by groups of merge x merge neighbours,
-                           rows first; in a token channel, frame, row, column. So Qwen2-VL has it
-                           with (2, 14, 2), a plain ViT with (1, side, 1), the tubelets of VideoMAE
-                           with (2, 16, 1). The last frame of a clip fills up the last token.
+    The tokens of a clip come by time, then by groups of merge x merge neighbours, rows first; in a
+    token by channel, frame, row, column. So Qwen2-VL has it with patch (2, 14, 2), a plain ViT with
+    (1, side, 1), VideoMAE's tubelets with (2, 16, 1). Copies of a clip's last frame fill up its
+    last tokens.
 
     The steps, and where they round: YCbCr becomes RGB in float32, rounded to levels 0..255; the
     resize filters in float32 and rounds to levels again (half to even), as torchvision does for u8
