@@ -25,6 +25,7 @@ from aimills_kernels._op import Op, map_tensors
 from aimills_kernels._registry import OPS
 from aimills_kernels.harness.timing import Timing, summarise
 from aimills_kernels.packed import PackedWeight
+from aimills_kernels.packed_experts import PackedExperts
 
 TARGET_US = 5.0
 ROUNDS = 400
@@ -177,8 +178,9 @@ def public_call(op: Op, args: tuple) -> Callable[[], Any] | None:
     if "window" in parameters:
         named["window"] = (named.pop("window_left"), named.pop("window_right"))
     if "packed" in parameters:
-        parts = {f.name: named.pop(f.name) for f in fields(PackedWeight) if f.name in named}
-        named["packed"] = PackedWeight(**parts, in_features=named["x"].shape[1])
+        kind = PackedExperts if named["codes"].dim() == 3 else PackedWeight
+        parts = {f.name: named.pop(f.name) for f in fields(kind) if f.name in named}
+        named["packed"] = kind(**parts, in_features=named["x"].shape[-1])
     if named.get("activation") == "none":
         named["activation"] = None
     if not set(named) <= set(parameters):
