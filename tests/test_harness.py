@@ -568,6 +568,7 @@ def test_versions_are_read_without_an_import() -> None:
 def test_overhead_is_measured_and_undone() -> None:
     before = {op.name: op.values for op in OPS}
     found = overhead.measure("cpu", rounds=3)
+    assert found["ops"].keys() == {op.name for op in OPS}
     figures = found["ops"]["attention"]
     # The public call's short way may be quicker than the dispatcher's way to a no-op.
     assert all(0 < figures[name] < 1000 for name in ("noop_us", "public_us"))

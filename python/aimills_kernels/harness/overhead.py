@@ -175,6 +175,8 @@ def public_call(op: Op, args: tuple) -> Callable[[], Any] | None:
     parameters = inspect.signature(function).parameters
     if "size" in parameters:
         named["size"] = (named.pop("height"), named.pop("width"))
+        named["mode"] = named.pop("resize_mode")
+        named |= {p: named[p] or None for p in ("crop", "pad", "clip", "patch")}
     if "window" in parameters:
         named["window"] = (named.pop("window_left"), named.pop("window_right"))
     if "packed" in parameters:
