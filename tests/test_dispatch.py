@@ -276,7 +276,7 @@ def test_a_known_problem_does_not_let_wrong_calls_through(qkv: tuple[torch.Tenso
         ({"size": "x" * 999}, r"size must be .*, got 'x+\.\.\.$"),
         ({"mean": [10**400] * 3}, r"mean must be three numbers, got \[10+\.\.\.$"),
         ({"std": [10**5000] * 3}, "std must be three numbers, got a value of type list"),
-        ({"color_space": "x" * 999}, r"color_space must be bt601 or bt709, got 'x+\.\.\.$"),
+        ({"color_space": "x" * 999}, r"color_space must be bt601, bt709 or bt2020, got 'x+\.\.\.$"),
     ],
 )
 def test_what_is_too_large_is_named_in_short(options: dict[str, Any], says: str) -> None:

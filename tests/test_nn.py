@@ -123,7 +123,7 @@ def test_each_layer_says_what_serves() -> None:
     assert {e.device for e in elsewhere.layers} == {"cuda sm_90"}
     assert "no record shows it correct on sm_90" in str(elsewhere.layers[1].by_rows[17])
     refused = explain_layers(model, (17,), dtype=torch.float32)
-    assert "x must be f16 or bf16" in str(refused.layers[1].by_rows[17])
+    assert "x must be bfloat16 or float16" in str(refused.layers[1].by_rows[17])
     assert str(refused).splitlines()[2].split()[-1] == "refused"
     with pytest.raises(ValueError, match="explain_layers: rows must be whole numbers from 0, got"):
         explain_layers(model, (1, -1))

@@ -96,7 +96,7 @@ def _impulses(form: Format, shapes: list[list[int]], generator: torch.Generator)
         picture = noise if form.channel_dim(0) is None else noise.movedim(form.channel_dim(0), 0)[0]
         height, width = picture.shape[1:]
         rows, cols = (torch.arange(n, device=noise.device) for n in (height, width))
-        ramp = rows.view(1, height, 1) + 2 * cols + noise.flatten()[:1]
+        ramp = rows.view(1, height, 1) + 2 * cols + noise.flatten()[:1].sum()
         bright = step * (16 + ramp // 8 % 64).to(torch.int32).expand(picture.shape).clone()
         for row in (0, -1, height // 2):
             for col in (0, -1, width // 2):
