@@ -21,11 +21,6 @@ from aimills_kernels._validate import Validation, validate_each
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 WITH_OUT = [op for op in OPS if not op.mutates]
-_LONG = (
-    "hd-qwen2.5-vl",
-    "hd-224",
-    "hd-224-bilinear",
-)  # whole frames against an oracle in float64: 8 s each
 FP8 = (torch.float8_e4m3fn, torch.float8_e5m2)
 
 
@@ -36,13 +31,18 @@ def _grid() -> list:
             case,
             provider,
             id=f"{op}-{case}-{provider}",
-            marks=pytest.mark.full if case.name in _LONG and DEVICE == "cpu" else (),
+            marks=pytest.mark.full if _is_long(case) else (),
         )
         for op in OPS
         for case in op.cases
         for provider in op.all_providers
         if DEVICE in provider.devices
     ]
+
+
+def _is_long(case: Case) -> bool:
+    """Whole frames against an oracle in float64: 8 s each."""
+    return case.name.startswith("hd-") and DEVICE == "cpu"
 
 
 def _small(op: Op) -> list[Case]:
@@ -143,7 +143,7 @@ def _gradient_grid() -> list:
     rows = []
     for op in OPS:
         for case in _small(op):
-            quick = case.name.startswith("tiny") or "empty" in case.name
+            quick = case.name in ("tiny", "empty", "queries-empty", "tokens-empty", "m-empty")
             rows.append(
                 pytest.param(op, case, id=f"{op}-{case}", marks=() if quick else pytest.mark.full)
             )

@@ -46,8 +46,8 @@ def test_the_page_s_kernel_passes_every_check(
     ("right", "wrong"),
     [
         ("out + n,", "out + n + 1,"),
-        ("mask=k < K,", "mask=k < K - 1,"),
-        ("b + n * K", "b + 0 * K"),
+        pytest.param("mask=k < K,", "mask=k < K - 1,", marks=pytest.mark.full),
+        pytest.param("b + n * K", "b + 0 * K", marks=pytest.mark.full),
         ("tl.load(scale_b + n)", "tl.load(scale_b)"),
     ],
     ids=["off by one", "last code dropped", "one row for all", "one scale for all"],
