@@ -8,6 +8,7 @@ import struct
 import numpy as np
 import pytest
 import torch
+from torch._subclasses import FakeTensorMode
 
 from tests.ptx import errors, launch, tma
 from tests.ptx.ops import TABLE
@@ -181,6 +182,7 @@ BOX = dict(data=np.zeros(64, np.float32), type_="f32", dims=(64,), strides=(), b
         (dict(args=[np.zeros(3, ">i4")]), "contiguous, writable and of numbers"),
         (dict(args=[np.array(["a"])]), "contiguous, writable and of numbers"),
         (dict(args=[torch.zeros(4, dtype=torch.complex64).conj()]), "has to be a plain one"),
+        (dict(args=[FakeTensorMode().from_tensor(torch.zeros(4))]), "plain one, got a FakeTensor"),
     ],
 )
 def test_what_is_no_launch_is_one_sentence(go, says):
