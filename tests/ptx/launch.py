@@ -45,6 +45,7 @@ from tests.ptx.undefined import Undefined
 SHARED_LIMIT = 227 * 1024
 _BUDGET, _BUDGET_OF_WARP = 2_000_000, 200_000  # instructions, where the caller names no number
 _MOST_WARPS = 1 << 24
+_MOST_LOCAL, _MOST_PARAMS = 512 << 10, 32764  # bytes of a thread; of a kernel
 _MACHINE_BYTES = 400 << 20  # registers and shared memory of the clusters that run at once
 
 
@@ -94,6 +95,9 @@ def run(
     params = held.pack(entry, args, tensors)
     addresses, static = _addresses(entry, memory)
     local = sum(-(-v.size // 16) * 16 for v in entry.variables.values() if v.space == "local")
+    if local > _MOST_LOCAL:
+        text = f"{local} bytes of local memory; a thread has {_MOST_LOCAL}"
+        raise BadLaunch(text, entry.place)
     check_shape(entry, Shape(shape.grid, shape.block, shape.cluster, static), SHARED_LIMIT)
     size = static + shared
     if size > SHARED_LIMIT:
@@ -104,7 +108,7 @@ def run(
     executed = np.zeros(len(entry.code), np.int64)
     result = Result(entry, executed, memory, Counters() if count else None)
     result.ctas = shape.count * shape.cluster_size
-    for batch in _batches(entry, shape, size, check):
+    for batch in _batches(entry, shape, size, local, check):
         machine = Machine(entry, shape, batch, seed=seed, budget=left)
         machine.whole_budget = whole
         view = Memory(machine, memory, params, size, local)
@@ -186,11 +190,15 @@ def _budget(kernel: Kernel, shape: Shape, given: int | None) -> int:
     return _BUDGET + _BUDGET_OF_WARP * warps if given is None else int(given)
 
 
-def _batches(kernel: Kernel, shape: Shape, shared: int, check: bool) -> Iterable[range]:
+def _batches(
+    kernel: Kernel, shape: Shape, shared: int, local: int, check: bool
+) -> Iterable[range]:
     """Clusters that run at once, as many as memory allows."""
     threads = shape.warps * 32 * shape.cluster_size
     shadow = races.cost(kernel, shape) // 16 if check else 0
-    one = threads * (4 * len(kernel.registers)) + (2 + shadow) * shared * shape.cluster_size
+    # Local memory has a shadow of the same size: which of its bits are undefined.
+    one = threads * (4 * len(kernel.registers) + 2 * local)
+    one += (2 + shadow) * shared * shape.cluster_size
     many = max(1, min(_MACHINE_BYTES // max(one, 1), 4096 // max(threads // 32, 1), shape.count))
     return [range(i, min(i + many, shape.count)) for i in range(0, shape.count, many)]
 
@@ -284,6 +292,9 @@ class Arguments:
         for param, arg in zip(kernel.params, args, strict=True):
             out = out.ljust(-(-len(out) // param.align) * param.align, b"\0")
             out += self._value(param, arg)
+        if len(out) > _MOST_PARAMS:
+            text = f"{len(out)} bytes of parameters; a kernel has {_MOST_PARAMS} at most"
+            raise BadLaunch(text, kernel.place)
         return out
 
     def _hold(self, views: list[tuple[View, str]]) -> None:
