@@ -190,9 +190,7 @@ def _budget(kernel: Kernel, shape: Shape, given: int | None) -> int:
     return _BUDGET + _BUDGET_OF_WARP * warps if given is None else int(given)
 
 
-def _batches(
-    kernel: Kernel, shape: Shape, shared: int, local: int, check: bool
-) -> Iterable[range]:
+def _batches(kernel: Kernel, shape: Shape, shared: int, local: int, check: bool) -> Iterable[range]:
     """Clusters that run at once, as many as memory allows."""
     threads = shape.warps * 32 * shape.cluster_size
     shadow = races.cost(kernel, shape) // 16 if check else 0
