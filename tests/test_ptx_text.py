@@ -194,7 +194,7 @@ def test_a_module_on_one_line():
         (("{", "{ .loc 1 2;"), r"\[line 8: \{ .loc 1 2;"),
         ((".reqntid 32", ".reqntid 32 .foo 3"), r"can't read \.foo 3 \[line 7: "),
         ((".reqntid 32", ".reqntid"), r"can't read \.reqntid \[line 7: "),
-        ((".visible", ".global .b32 g;.global .b32 g;\n.visible"), r"g is declared twice \[line 5"),
+        ((".visible", ".global .b32 g;.global .b32 g;\n.visible"), r"g is declared twice \[line 6"),
         (("{", "{ .shared .b32 g; .shared .b64 g;"), r"g is declared twice \[line 8"),
         (("k(", "k(.param .u32 a,\n.param .u64 a"), r"the parameter a is declared twice \[line 7"),
         (("{", "{ .shared .align 3 .b8 q[4];"), r"aligned to 3, which is no power of two \[line 8"),
