@@ -2,8 +2,9 @@
 
 Each row is the least number of cycles that one unit needs for what the launch did, the work spread
 evenly over all SMs. The largest is the bound of the design; latencies and dependences come on top.
-The counts are of PTX: ptxas merges some instructions and drops others, moves above all. Peaks: NVIDIA H100 white paper (the H200 has the same SMs) and the
-arithmetic throughput table of the CUDA programming guide for compute capability 9.0.
+The counts are of PTX: ptxas merges some instructions and drops others, moves above all. Peaks:
+NVIDIA H100 white paper (the H200 has the same SMs) and the arithmetic throughput table of the CUDA
+programming guide for compute capability 9.0.
 """
 
 from __future__ import annotations

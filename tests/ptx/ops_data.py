@@ -91,14 +91,15 @@ def _st(i: Instr, b: Binder) -> Handler:
     if len(items) != count:
         raise b.unknown(f"{count} elements, but {len(items)} registers")
     address = _address(i, b, i.args[0])
-    bits = _UINT[WIDTH[type_]]
-    gets = [b.gather(b.src(item, bits)) for item in items]
-    for item in items:
-        if isinstance(item, Imm):
-            b.src(item, type_)  # a float of 1 is no whole number
+    # A constant of a float is none of its bits: `st.f32 [a], 1.5`, but no `st.f32 [a], 1`.
+    gets = [
+        b.gather(b.src(item, type_ if isinstance(item, Imm) else _UINT[WIDTH[type_]]))
+        for item in items
+    ]
+    dtype = DTYPE[_UINT[WIDTH[type_]]]
 
     def store(s: Active) -> None:
-        memory.store(space, address(s), s.lanes, [get(s) for get in gets])
+        memory.store(space, address(s), s.lanes, [get(s).view(dtype) for get in gets])
 
     return store
 
