@@ -216,7 +216,7 @@ def test_rows_that_are_shorter_than_the_swizzle(swizzle):
             made.at(256)
 
 
-@pytest.mark.parametrize(("field", "value"), [("box_dim", 4104), ("swizzle_mode", 259)])
+@pytest.mark.parametrize(("field", "value"), [("box_dim", 4104), ("rank", 259)])
 def test_a_field_of_a_map_on_the_device_that_does_not_hold_a_value(field, value):
     where = f"{field}.shared::cta.b1024.b32 [map], {'0, ' if field == 'box_dim' else ''}%r2;"
     body = f"""mov.u32 %r1, %tid.x; setp.ne.u32 %p1, %r1, 0; @%p1 exit; mov.u32 %r2, 0;

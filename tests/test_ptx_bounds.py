@@ -44,12 +44,39 @@ def test_views_of_one_storage_are_no_neighbours(first):
     assert whole[first] == 63  # they still share the bytes
 
 
-def test_views_that_overlap_share_what_is_written():
-    whole = torch.zeros(8, dtype=torch.int32)
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [(torch.as_tensor, torch.as_tensor), (np.asarray, np.asarray),
+     (torch.as_tensor, np.asarray), (np.asarray, torch.as_tensor)],
+)  # fmt: skip
+@pytest.mark.parametrize("order", [1, -1])
+def test_views_that_overlap_share_what_is_written(first, second, order):
+    whole = np.zeros(8, np.int32)
     body = """ld.param.u64 %rd1, [p0]; ld.param.u64 %rd2, [p1]; mov.u32 %r1, 7;
     st.global.u32 [%rd1+8], %r1; ld.global.u32 %r2, [%rd2]; st.global.u32 [%rd2+4], %r2;"""
-    run(body, [("u64", whole), ("u64", whole[2:6])])
+    names = ["p0", "p1"][::order]
+    body = body.replace("p0", "a").replace("p1", "b").replace("a]", names[0] + "]")
+    body = body.replace("b]", names[1] + "]")
+    run(body, [("u64", x) for x in [first(whole), second(whole[2:6])][::order]])
     assert whole.tolist() == [0, 0, 7, 7, 0, 0, 0, 0]
+
+
+def test_tensors_over_one_address_may_be_of_several_lengths():
+    whole = np.zeros(8, np.int32)
+    one, other = torch.from_numpy(whole[:4]), torch.from_numpy(whole)
+    body = """ld.param.u64 %rd1, [p0]; ld.param.u64 %rd2, [p1]; st.global.u32 [%rd1], 7;
+    ld.global.u32 %r1, [%rd2]; st.global.u32 [%rd2+28], %r1;"""
+    run(body, [("u64", one), ("u64", other)])
+    assert whole.tolist() == [7, 0, 0, 0, 0, 0, 0, 7]
+
+
+def test_a_view_with_gaps_and_as_many_elements_as_its_extent():
+    spread = torch.arange(10, dtype=torch.int32)[::5][:, None].expand(2, 3)
+    out = np.zeros(1, np.uint32)
+    copy(spread, out, 20)
+    assert out.tolist() == [5]
+    with pytest.raises(errors.OutOfBounds, match="not contiguous"):
+        copy(spread, out, 4)
 
 
 def test_the_gaps_of_each_view_count():

@@ -207,6 +207,15 @@ def test_who_stored_a_byte_is_kept():
     assert "lane 0 of warp 0 of CTA (0, 0, 0), line" in writers.who(first + 63)
 
 
+def test_who_stored_a_byte_is_kept_for_views_that_overlap():
+    writers, whole = Writers(), np.zeros(8, np.uint32)
+    body = "ld.param.u64 %rd1, [p1]; st.global.u32 [%rd1+12], 1;"
+    run(body, [("u64", whole[:4]), ("u64", whole[2:])], threads=1,
+        tracer=Tracer(print, every=False, writers=writers))  # fmt: skip
+    assert "st.global.u32 [%rd1+12]" in writers.who(whole.ctypes.data + 20)
+    assert writers.who(whole.ctypes.data + 24) == "which nothing stored"
+
+
 def test_a_watch_sees_atomics_and_writes_that_change_nothing():
     lines: list[str] = []
     data = np.zeros(4, np.uint32)

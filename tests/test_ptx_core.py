@@ -393,3 +393,12 @@ def test_the_readme_lists_every_instruction():
     listed = set(re.findall(r"[a-z][\w.:]*", rows))
     known = {name.removeprefix("float ") for name in TABLE}
     assert known <= listed, sorted(known - listed)
+
+
+def test_a_store_of_a_constant():
+    out = np.zeros(4, np.float32)
+    body = """ld.param.u64 %rd1, [p0]; st.global.f32 [%rd1], 1.5;
+    st.global.f32 [%rd1+4], 0f40000000;
+    st.global.v2.b32 [%rd1+8], {0x40400000, -1082130432};"""
+    run(body, [("u64", out)], threads=1)
+    assert out.tolist() == [1.5, 2.0, 3.0, -1.0]

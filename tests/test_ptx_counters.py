@@ -9,7 +9,7 @@ import torch
 from aimills_kernels import _dispatch
 from aimills_kernels._op import as_tuple
 from aimills_kernels._registry import get_op
-from tests.ptx import counters, estimate, launch, tma
+from tests.ptx import counters, cuda, estimate, launch, tma
 from tests.ptx.counters import bank_cycles
 from tests.ptx.parse import Instr, parse
 from tests.ptx.snippet import run, text
@@ -90,13 +90,23 @@ def test_a_warpgroup_product_costs_what_the_tensor_cores_take(types, a, cycles, 
     ("types", "cycles"),
     [("k16.row.col.f32.bf16.bf16.f32", 1), ("k16.row.col.f16.f16.f16.f16", 1),
      ("k8.row.col.f32.tf32.tf32.f32", 1), ("k32.row.col.s32.s8.s8.s32", 1),
-     ("k32.row.col.f32.e4m3.e5m2.f32", 1), ("k4.row.col.f64.f64.f64.f64", 4)],
+     ("k32.row.col.f32.e4m3.e5m2.f32", 2), ("k4.row.col.f64.f64.f64.f64", 4)],
 )  # fmt: skip
 def test_a_warp_product_costs_what_its_operands_type_says(types, cycles):
     op = f"mma.sync.aligned.m16n8{types}"
     instr = parse(text(f"{op} {{%r1}}, {{%r2}}, {{%r3}}, {{%r4}};")).kernel().code[0]
     assert estimate.tensor_cycles(instr, 1) == cycles
     assert estimate.operand_bytes(instr, 1) == 0
+
+
+def test_a_warp_product_of_fp8_is_two_of_f16_in_machine_code():
+    """What the estimate's cycles of it rest on."""
+    body = """ld.param.u64 %rd1, [p0]; ld.global.v4.b32 {%r1, %r2, %r3, %r4}, [%rd1];
+    ld.global.v2.b32 {%r5, %r6}, [%rd1+16]; ld.global.v4.f32 {%f1, %f2, %f3, %f4}, [%rd1+32];
+    mma.sync.aligned.m16n8k32.row.col.f32.e4m3.e4m3.f32 {%f1, %f2, %f3, %f4},
+    {%r1, %r2, %r3, %r4}, {%r5, %r6}, {%f1, %f2, %f3, %f4};
+    st.global.v4.f32 [%rd1], {%f1, %f2, %f3, %f4};"""
+    assert "HMMA 2" in estimate.machine_code(cuda.assembled(text(body, ["u64"])))
 
 
 def test_an_estimate_of_a_copy_is_bound_by_memory():

@@ -20,7 +20,6 @@ from tests.ptx.triton import executing
 pytestmark = pytest.mark.ptx
 # The others are long, and part of `make test-full`.
 _SHORT = (
-    "ragged",
     "one",
     "k-empty",
     "block-tiny",
@@ -32,12 +31,14 @@ _SHORT = (
 
 def _is_short(op: Op, case: Case) -> bool:
     name = case.name
+    if name in ("tiny", "ragged"):
+        return True
     if op.name.endswith("_backward"):  # four kernels a case
-        return name in ("tiny", "ragged")
+        return False
     if "full" in case.tags:
         return False
     if op.name.startswith("attention"):  # the other dtypes take as long again
-        return name in _SHORT or name == "tiny"
+        return name in _SHORT
     return name in _SHORT or name.startswith(("tiny", "specials", "one-"))
 
 
@@ -50,6 +51,13 @@ def grid() -> Iterator[Any]:
                 marks = () if _is_short(op, case) else pytest.mark.full
                 name = f"{op}-{case}-{provider}"
                 yield pytest.param(op, case, provider, id=name, marks=marks)
+
+
+def test_every_kernel_runs_small_and_ragged_in_the_short_suite():
+    short = [p.values for p in grid() if not p.marks]
+    wanted = {(op.name, provider.name) for op in OPS for provider in own(op)}
+    assert wanted == {(op.name, p.name) for op, case, p in short if case.name.startswith("tiny")}
+    assert wanted == {(op.name, p.name) for op, case, p in short if case.name == "ragged"}
 
 
 @pytest.mark.parametrize(("op", "case", "provider"), grid())

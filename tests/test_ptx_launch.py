@@ -8,6 +8,7 @@ import struct
 import numpy as np
 import pytest
 import torch
+from torch._subclasses import FakeTensorMode
 
 from tests.ptx import errors, launch, tma
 from tests.ptx.ops import TABLE
@@ -181,6 +182,7 @@ BOX = dict(data=np.zeros(64, np.float32), type_="f32", dims=(64,), strides=(), b
         (dict(args=[np.zeros(3, ">i4")]), "contiguous, writable and of numbers"),
         (dict(args=[np.array(["a"])]), "contiguous, writable and of numbers"),
         (dict(args=[torch.zeros(4, dtype=torch.complex64).conj()]), "has to be a plain one"),
+        (dict(args=[FakeTensorMode().from_tensor(torch.zeros(4))]), "plain one, got a FakeTensor"),
     ],
 )
 def test_what_is_no_launch_is_one_sentence(go, says):
@@ -213,3 +215,35 @@ def test_static_and_dynamic_shared_memory_count_together():
     launch.run(source, [], [1], shared=32448)
     with pytest.raises(errors.BadLaunch, match="232449 bytes of shared memory; a CTA has 232448"):
         launch.run(source, [], [1], shared=32449)
+
+
+LOCAL = ".local .align 4 .b8 q[{}]; st.local.b32 [q], 5; ld.local.b32 %r2, [q];"
+
+
+def test_local_memory_has_an_end():
+    run(LOCAL.format(512 << 10))
+    with pytest.raises(errors.BadLaunch, match=r"524304 bytes of local memory; .*line 6"):
+        run(LOCAL.format((512 << 10) + 4))
+
+
+def test_local_memory_counts_for_how_many_ctas_run_at_once(monkeypatch):
+    seen = []
+    monkeypatch.setattr(launch.Memory, "__init__", _noting(seen, launch.Memory.__init__))
+    run(LOCAL.format(4096), threads=1024, grid=(120,))
+    assert sum(seen) == 120 * 32  # warps
+    assert max(seen) * 32 * 4096 <= launch._MACHINE_BYTES // 2
+
+
+def _noting(seen, init):
+    def noted(self, machine, *rest):
+        seen.append(machine.warps)
+        init(self, machine, *rest)
+
+    return noted
+
+
+def test_parameters_have_an_end():
+    source = text("", ["u32"])
+    launch.run(source.replace(".u32 p0", ".b8 p0[32764]"), [bytes(32764)], [1])
+    with pytest.raises(errors.BadLaunch, match=r"32765 bytes of parameters; .*line 6"):
+        launch.run(source.replace(".u32 p0", ".b8 p0[32765]"), [bytes(32765)], [1])

@@ -172,6 +172,47 @@ def test_a_call_stops_only_the_kernel_that_has_it():
         launch.run(module, [], [1], [32], kernel="other")
 
 
+@pytest.mark.parametrize("before", [".loc 1 2 3", ".loc 1 2 3, function_name f, inlined_at 1 4 5"])
+def test_an_instruction_behind_a_loc_is_not_lost(before):
+    with pytest.raises(errors.Fault, match=r"a trap.*\[line 11: trap;"):
+        run(f"{before} trap;", declare='.file 1 "a.cu", 5, 6')
+    with pytest.raises(errors.Unknown, match=r"\[line 12: bogus.u32 %r1;"):
+        run(f"{before}\nbogus.u32 %r1;")
+
+
+def test_a_module_on_one_line():
+    source = text("mov.u32 %r1, 1;").replace("\n", " ")
+    assert launch.run(source, [], [1]).executed.tolist() == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ((".version 8.7", ".version x"), r"no entry, function or variable \[line 2: "),
+        (("sm_90a", "sm_90a sm_80"), r"no entry, function or variable \[line 3: "),
+        ((".address_size", '.file 1 "abc\n.address_size'), r"no entry, .*\[line 4: .file 1 .abc"),
+        (("{", "{ .loc 1 2;"), r"\[line 8: \{ .loc 1 2;"),
+        ((".reqntid 32", ".reqntid 32 .foo 3"), r"can't read \.foo 3 \[line 7: "),
+        ((".reqntid 32", ".reqntid"), r"can't read \.reqntid \[line 7: "),
+        ((".visible", ".global .b32 g;.global .b32 g;\n.visible"), r"g is declared twice \[line 6"),
+        (("{", "{ .shared .b32 g; .shared .b64 g;"), r"g is declared twice \[line 8"),
+        (("k(", "k(.param .u32 a,\n.param .u64 a"), r"the parameter a is declared twice \[line 7"),
+        (("{", "{ .shared .align 3 .b8 q[4];"), r"aligned to 3, which is no power of two \[line 8"),
+    ],
+)
+def test_a_text_that_is_cut_or_mistyped(change, says):
+    with pytest.raises(errors.Malformed, match=says):
+        parse(text("").replace(*change, 1))
+
+
+def test_variables_that_may_have_one_name():
+    """An `extern` one that comes again, a kernel's own, and those of calls."""
+    several = ".extern .shared .b8 s[]; .extern .shared .b8 s[]; .global .b32 g;"
+    body = ".shared .b32 g; { .param .b64 q; } { .param .b64 q; } st.shared.b32 [g], 1;"
+    module = text(body, declare=several) + ".visible .entry other() { .shared .b32 g; ret; }"
+    assert launch.run(module, [], [1], kernel="k").executed.tolist() == [1, 1]
+
+
 # ---- instructions
 
 SHORT = """ld.global.b32 %r1;|st.global.b32 [%rd1];|ld.param.u64;|bar.sync;

@@ -129,6 +129,37 @@ def test_a_word_of_other_instructions_stops_it_too(form):
                 _linked(f"{wrong} {operands}")
 
 
+# Words that are right each for itself; the assembler has none of these either.
+CLASHES = """atom.global.min.noftz.f16 %rs1, [%rd1], %rs2|red.max.noftz.bf16x2 [%rd1], %r2
+ld.global.v4.b64 {%rd1, %rd2, %rd3, %rd4}, [%rd5]|st.shared.v4.f64 [%r1], {%d1, %d2, %d3, %d4}
+ld.global.f16 %rs1, [%rd1]|ld.global.e4m3 %rs1, [%rd1]|st.global.bf16x2 [%rd1], %r1
+ld.global.tf32 %r1, [%rd1]|st.global.f32 [%rd1], 1|st.global.v2.f64 [%rd1], {%d1, 1}
+cp.reduce.async.bulk.global.shared::cta.bulk_group.min.noftz.f16 [%rd1], [%r1], 16
+cp.async.bulk.tensor.1d.shared::cta.global.mbarrier::complete_tx::bytes.multicast::cluster \
+[%r1], [%rd1, {%r2}], [%r3], %rs1
+cp.reduce.async.bulk.shared::cluster.shared::cta.mbarrier::complete_tx::bytes.and.b64 \
+[%r1], [%r2], 16, [%r3]
+cp.reduce.async.bulk.shared::cluster.shared::cta.mbarrier::complete_tx::bytes.max.s64 \
+[%r1], [%r2], 16, [%r3]
+red.async.relaxed.cluster.shared::cluster.mbarrier::complete_tx::bytes.add.f32 [%r1], %f1, [%r3]
+red.async.relaxed.cluster.shared::cluster.mbarrier::complete_tx::bytes.min.u64 [%r1], %rd1, [%r3]
+st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.u16 [%r1], %rs2, [%r3]
+tensormap.replace.tile.swizzle_mode.global.b1024.b32 [%rd1], 4
+tensormap.replace.tile.swizzle_mode.global.b1024.b32 [%rd1], %r1
+tensormap.replace.tile.fill_mode.global.b1024.b32 [%rd1], 2
+tensormap.replace.tile.interleave_layout.global.b1024.b32 [%rd1], 3
+tensormap.replace.tile.elemtype.global.b1024.b32 [%rd1], 16
+tensormap.replace.tile.global_stride.global.b1024.b32 [%rd1], 0, %r1
+tensormap.replace.tile.rank.global.b1024.b64 [%rd1], %rd2"""
+
+
+@pytest.mark.parametrize("form", CLASHES.replace("\n", "|").split("|"))
+def test_words_that_no_instruction_has_together(form):
+    with pytest.raises(errors.PtxError, match=r"\[line 11: ") as caught:
+        _linked(form)
+    assert isinstance(caught.value, (errors.Unknown, errors.Malformed))
+
+
 def test_every_handler_has_a_form_here():
     firsts = [form.split()[0] + "." for form in FORMS] + ["brx.idx."]  # which needs a table
     names = [name for name in ops.TABLE if " " not in name]

@@ -1,9 +1,10 @@
 """What bounds a kernel on an H200, from the executor's counts: a floor per unit, and no more.
 
 Each row is the least number of cycles that one unit needs for what the launch did, the work spread
-evenly over all SMs. The largest is the bound of the design; latencies, dependences and the way from
-PTX to machine code come on top. Peaks: NVIDIA H100 white paper (the H200 has the same SMs) and the
-arithmetic throughput table of the CUDA programming guide for compute capability 9.0.
+evenly over all SMs. The largest is the bound of the design; latencies and dependences come on top.
+The counts are of PTX: ptxas merges some instructions and drops others, moves above all. Peaks:
+NVIDIA H100 white paper (the H200 has the same SMs) and the arithmetic throughput table of the CUDA
+programming guide for compute capability 9.0.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from collections.abc import Iterable
 
 from tests.aot import TOOLS
 from tests.ptx import counters
+from tests.ptx.elements import FP8
 from tests.ptx.launch import Result
 from tests.ptx.parse import Instr
 
@@ -45,7 +47,10 @@ def tensor_cycles(instr: Instr, warps: int) -> float:
         return 0.0
     m, n, k = shape
     together = 4 if instr.parts[0] == "wgmma" else 1
-    return m * n * k * warps / together / _FMA[instr.types[1]]  # the types are of D, A, B and C
+    type_ = instr.types[1]  # they are of D, A, B and C
+    if together == 1 and type_ in FP8:
+        type_ = "f16"  # ptxas makes it of HMMA: only wgmma has FP8
+    return m * n * k * warps / together / _FMA[type_]
 
 
 def operand_bytes(instr: Instr, warps: int) -> float:

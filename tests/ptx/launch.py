@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import math
 import struct
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,6 +45,7 @@ from tests.ptx.undefined import Undefined
 SHARED_LIMIT = 227 * 1024
 _BUDGET, _BUDGET_OF_WARP = 2_000_000, 200_000  # instructions, where the caller names no number
 _MOST_WARPS = 1 << 24
+_MOST_LOCAL, _MOST_PARAMS = 512 << 10, 32764  # bytes of a thread; of a kernel
 _MACHINE_BYTES = 400 << 20  # registers and shared memory of the clusters that run at once
 
 
@@ -93,6 +95,9 @@ def run(
     params = held.pack(entry, args, tensors)
     addresses, static = _addresses(entry, memory)
     local = sum(-(-v.size // 16) * 16 for v in entry.variables.values() if v.space == "local")
+    if local > _MOST_LOCAL:
+        text = f"{local} bytes of local memory; a thread has {_MOST_LOCAL}"
+        raise BadLaunch(text, entry.place)
     check_shape(entry, Shape(shape.grid, shape.block, shape.cluster, static), SHARED_LIMIT)
     size = static + shared
     if size > SHARED_LIMIT:
@@ -103,7 +108,7 @@ def run(
     executed = np.zeros(len(entry.code), np.int64)
     result = Result(entry, executed, memory, Counters() if count else None)
     result.ctas = shape.count * shape.cluster_size
-    for batch in _batches(entry, shape, size, check):
+    for batch in _batches(entry, shape, size, local, check):
         machine = Machine(entry, shape, batch, seed=seed, budget=left)
         machine.whole_budget = whole
         view = Memory(machine, memory, params, size, local)
@@ -185,11 +190,13 @@ def _budget(kernel: Kernel, shape: Shape, given: int | None) -> int:
     return _BUDGET + _BUDGET_OF_WARP * warps if given is None else int(given)
 
 
-def _batches(kernel: Kernel, shape: Shape, shared: int, check: bool) -> Iterable[range]:
+def _batches(kernel: Kernel, shape: Shape, shared: int, local: int, check: bool) -> Iterable[range]:
     """Clusters that run at once, as many as memory allows."""
     threads = shape.warps * 32 * shape.cluster_size
     shadow = races.cost(kernel, shape) // 16 if check else 0
-    one = threads * (4 * len(kernel.registers)) + (2 + shadow) * shared * shape.cluster_size
+    # Local memory has a shadow of the same size: which of its bits are undefined.
+    one = threads * (4 * len(kernel.registers) + 2 * local)
+    one += (2 + shadow) * shared * shape.cluster_size
     many = max(1, min(_MACHINE_BYTES // max(one, 1), 4096 // max(threads // 32, 1), shape.count))
     return [range(i, min(i + many, shape.count)) for i in range(0, shape.count, many)]
 
@@ -237,24 +244,33 @@ def _point(kernel: Kernel, memory: Global, addresses: dict[str, int]) -> None:
             made.origin = made.bytes[made.skew : made.skew + made.size].copy()
 
 
+@dataclass(frozen=True)
+class View:
+    """The bytes [start, end) of this process that a tensor covers. `index` has the places of those
+    that belong to it, from `start` on, where others lie between them."""
+
+    start: int
+    end: int
+    index: np.ndarray | None
+
+
 @dataclass
 class Held:
-    """A view that arguments point to: bytes [start, end) of the storage at `key`."""
+    """The tensors over the bytes [start, end) of this process."""
 
-    key: int
     start: int
     end: int
     made: Allocation
 
 
 class Arguments:
-    """The tensors of a launch in global memory. Views of one storage share its bytes, but each has
+    """The tensors of a launch in global memory. Those that overlap share their bytes, but each has
     addresses of its own: what runs past the end of one does not reach the next."""
 
     def __init__(self, memory: Global):
         self.memory = memory
         self.held: list[Held] = []
-        self.storages: list[tuple[np.ndarray, np.ndarray]] = []  # given bytes, the launch's
+        self.copies: list[tuple[np.ndarray, np.ndarray]] = []  # given bytes, the launch's
 
     def pack(self, kernel: Kernel, args: Sequence[Any], tensors: Sequence[Any] = ()) -> bytes:
         """The bytes of the parameters. `tensors` are pointed to from inside a struct."""
@@ -263,45 +279,47 @@ class Arguments:
             text = f"{kernel.name} takes {len(kernel.params)} arguments, got {len(args)}"
             raise BadLaunch(text, rest[0].place if rest else kernel.place)
         names = [*map(str, range(len(args))), *(f"tensor {i}" for i in range(len(tensors)))]
-        views: dict[int, list[Any]] = {}
-        named: dict[int, list[str]] = {}
-        for name, arg in zip(names, [*args, *tensors], strict=True):
-            if (found := _view(arg)) is not None:
-                views.setdefault(found[0], []).append(found)
-                named.setdefault(found[0], []).append(name)
-        for key, some in views.items():
-            self._hold(key, some, named[key])
+        views = [
+            (view, name)
+            for name, arg in zip(names, [*args, *tensors], strict=True)
+            if (view := _view(arg)) is not None
+        ]
+        for some in _overlapping(views):
+            self._hold(some)
         out = b""
         for param, arg in zip(kernel.params, args, strict=True):
             out = out.ljust(-(-len(out) // param.align) * param.align, b"\0")
             out += self._value(param, arg)
+        if len(out) > _MOST_PARAMS:
+            text = f"{len(out)} bytes of parameters; a kernel has {_MOST_PARAMS} at most"
+            raise BadLaunch(text, kernel.place)
         return out
 
-    def _hold(self, key: int, views: list[Any], where: list[str]) -> None:
-        """Views of one storage; those from the same byte to the same are one."""
-        low, high = min(v[1] for v in views), max(v[2] for v in views)
-        raw, skew = views[0][3][low:high], (key + low) % 256
+    def _hold(self, views: list[tuple[View, str]]) -> None:
+        """Views that overlap; those from the same byte to the same are one."""
+        low, high = views[0][0].start, max(view.end for view, _ in views)
+        raw, skew = _bytes_at(low, high - low), low % 256
         bytes_ = np.zeros((skew + len(raw) + 15) // 16 * 16 + 16, np.uint8)
         bytes_[skew : skew + len(raw)] = raw
-        self.storages.append((raw, bytes_[skew : skew + len(raw)]))
-        spans: dict[tuple[int, int], list[int]] = {}
-        for n, view in enumerate(views):
-            spans.setdefault((view[1], view[2]), []).append(n)
+        self.copies.append((raw, bytes_[skew : skew + len(raw)]))
+        spans: dict[tuple[int, int], list[tuple[View, str]]] = {}
+        for view, name in views:
+            spans.setdefault((view.start, view.end), []).append((view, name))
         for (start, end), some in spans.items():
-            name = "argument " + " and ".join(where[n] for n in some)
+            name = "argument " + " and ".join(name for _, name in some)
             place, valid = skew + start - low, None
-            if not any(views[n][4] for n in some):
+            if all(view.index is not None for view, _ in some):
                 valid = np.zeros(len(bytes_), bool)
-                for n in some:
-                    valid[views[n][5] - low + skew] = True
+                for view, _ in some:
+                    valid[place + view.index] = True  # type: ignore[operator]
             data = raw[start - low : end - low]
             made = self.memory.place(name, bytes_, place, data, valid)
-            self.held.append(Held(key, start, end, made))
+            self.held.append(Held(start, end, made))
 
-    def _address(self, view: tuple) -> int:
+    def _address(self, view: View) -> int:
         """Of an argument's first byte."""
         for held in self.held:
-            if (held.key, held.start, held.end) == view[:3]:
+            if (held.start, held.end) == (view.start, view.end):
                 return held.made.base
         raise AssertionError("a tensor that nobody holds")
 
@@ -323,60 +341,82 @@ class Arguments:
         out = bytearray(struct_)
         for at in range(0, len(out) - 7, 8):
             word = int.from_bytes(out[at : at + 8], "little")
-            inside = [h for h in self.held if h.key + h.start <= word < h.key + h.end]
+            inside = [h for h in self.held if h.start <= word < h.end]
             if inside:  # the view that begins last: a pointer mostly is to a view's first byte
                 held = max(inside, key=lambda h: h.start)
-                to = held.made.base + word - held.key - held.start
+                to = held.made.base + word - held.start
                 out[at : at + 8] = struct.pack("<Q", to)
         return bytes(out)
 
     def give_back(self) -> None:
-        for raw, bytes_ in self.storages:
+        for raw, bytes_ in self.copies:
             raw[:] = bytes_
 
 
-def _view(arg: Any) -> tuple | None:
-    """(storage, first byte, end, bytes of the storage, contiguous, byte indices) of a tensor."""
+def _overlapping(views: list[tuple[View, str]]) -> Iterator[list[tuple[View, str]]]:
+    """The views in groups that share bytes, whoever made them: two NumPy views, or a torch tensor
+    over an array, do not know of each other."""
+    some: list[tuple[View, str]] = []
+    high = 0
+    for view, name in sorted(views, key=lambda found: found[0].start):
+        if some and view.start >= max(high, some[0][0].start + 1):
+            yield some
+            some, high = [], 0
+        some.append((view, name))
+        high = max(high, view.end)
+    if some:
+        yield some
+
+
+def _bytes_at(address: int, size: int) -> np.ndarray:
+    return np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(address))
+
+
+def _view(arg: Any) -> View | None:
+    """What a tensor covers; None of anything else."""
     if isinstance(arg, tma.TensorMap):
         arg = arg.data
     if type(arg).__module__.startswith("torch") and hasattr(arg, "untyped_storage"):
-        if arg.is_nested or arg.is_quantized or arg.is_conj() or arg.is_neg():
-            raise BadLaunch("a tensor has to be a plain one, not nested, quantized or conjugated")
-        if arg.device.type != "cpu" or str(arg.layout) != "torch.strided":
-            layout = str(arg.layout).removeprefix("torch.")
-            raise BadLaunch(
-                f"a tensor has to be a strided one on the CPU, got {layout} on {arg.device}"
-            )
-        return _torch_view(arg)
+        _check_torch(arg)
+        size = arg.element_size()
+        return _strided(arg.data_ptr(), arg.shape, [size * s for s in arg.stride()], size)
     if isinstance(arg, np.ndarray):
-        import torch
-
         if not arg.flags.c_contiguous or not arg.flags.writeable or not _plain(arg.dtype):
             raise BadLaunch("a NumPy array has to be contiguous, writable and of numbers")
-        return _torch_view(torch.from_numpy(arg.reshape(-1).view(np.uint8)))
+        return View(arg.ctypes.data, arg.ctypes.data + arg.nbytes, None)
     return None
+
+
+def _check_torch(tensor: Any) -> None:
+    import torch
+
+    if tensor.is_nested or tensor.is_quantized or tensor.is_conj() or tensor.is_neg():
+        raise BadLaunch("a tensor has to be a plain one, not nested, quantized or conjugated")
+    if tensor.device.type != "cpu" or tensor.layout != torch.strided:
+        layout = str(tensor.layout).removeprefix("torch.")
+        raise BadLaunch(
+            f"a tensor has to be a strided one on the CPU, got {layout} on {tensor.device}"
+        )
+    if type(tensor) not in (torch.Tensor, torch.nn.Parameter):
+        raise BadLaunch(f"a tensor has to be a plain one, got a {type(tensor).__name__}")
 
 
 def _plain(dtype: np.dtype) -> bool:
     return dtype.kind in "biufc" and dtype.isnative
 
 
-def _torch_view(tensor: Any) -> tuple:
-    import torch
-
-    storage = tensor.untyped_storage()
-    item = tensor.element_size()
-    raw = torch.empty(0, dtype=torch.uint8).set_(storage).numpy()
-    start = tensor.storage_offset() * item
-    extent = 0
-    if tensor.numel():
-        extent = sum((n - 1) * st for n, st in zip(tensor.shape, tensor.stride(), strict=True)) + 1
-    end = start + extent * item
-    dense = math.prod(tensor.shape) == extent
-    index = None
-    if not dense:
-        offsets = torch.zeros(tensor.shape, dtype=torch.int64)
-        for dim, (n, stride) in enumerate(zip(tensor.shape, tensor.stride(), strict=True)):
-            offsets += (torch.arange(n) * stride).view(-1, *[1] * (tensor.ndim - dim - 1))
-        index = ((offsets.reshape(-1, 1) * item) + torch.arange(item)).reshape(-1).numpy() + start
-    return storage.data_ptr(), start, end, raw, dense, index
+def _strided(start: int, shape: Sequence[int], strides: Sequence[int], item: int) -> View:
+    """The view of elements of `item` bytes; strides in bytes, of which torch has no negative."""
+    if not math.prod(shape):
+        return View(start, start, None)
+    dims = sorted((stride, n) for n, stride in zip(shape, strides, strict=True) if n > 1 and stride)
+    extent, dense = item, True
+    for stride, n in dims:
+        dense &= stride == extent
+        extent += (n - 1) * stride
+    if dense:
+        return View(start, start + extent, None)
+    index = np.arange(item)
+    for stride, n in dims:
+        index = (index[:, None] + np.arange(n) * stride).reshape(-1)
+    return View(start, start + extent, index)

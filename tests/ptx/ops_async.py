@@ -275,6 +275,11 @@ def _reduction(i: Instr, b: Binder, *words: str) -> tuple[str, str]:
     return op, type_
 
 
+# What merges into shared memory, of which types.
+_REMOTE = {
+    "add": ("u32", "s32", "u64"), "min": ("u32", "s32"), "max": ("u32", "s32"), "inc": ("u32",),
+    "dec": ("u32",), "and": ("b32",), "or": ("b32",), "xor": ("b32",),
+}  # fmt: skip
 _REDUCE = ("add", "min", "max", "inc", "dec", "and", "or", "xor")
 
 
@@ -311,8 +316,7 @@ def _drain(
 @handles("cp.reduce.async.bulk.shared::cluster")
 def _bulk_reduce_shared(i: Instr, b: Binder) -> Handler:
     op, type_ = _reduction(i, b, "shared::cluster", "shared::cta", COMPLETE)
-    if not i.has(COMPLETE) or type_ not in ("s32", "u32", "s64", "u64", "b32", "b64"):
-        raise b.unknown()
+    _remote(i, b, op, type_)
     receivers = Receivers(i, b, i.args[0], i.args[3], Form.of(i, b, i.args[4:]))
     source, size = shared_address(i, b, i.args[1], "shared::cta"), _size(b, i.args[2])
     memory, queue, instr, combine = b.memory, bulk(b.memory), i, combiner(op, type_, b)
@@ -328,6 +332,11 @@ def _bulk_reduce_shared(i: Instr, b: Binder) -> Handler:
             queue.fill(fill, "a cp.reduce.async.bulk", index)
 
     return issue
+
+
+def _remote(i: Instr, b: Binder, op: str, type_: str) -> None:
+    if not i.has(COMPLETE) or type_ not in _REMOTE[op]:
+        raise b.unknown(f"shared memory has no {op} of {type_} that goes on by itself")
 
 
 # ---- st.async, red.async: one element each
@@ -346,6 +355,8 @@ def _element_async(i: Instr, b: Binder) -> Handler:
         raise b.unknown(f"{len(items)} registers")
     gets = [b.gather(b.src(item, f"b{8 * WIDTH[type_]}")) for item in items]
     op = next((p for p in i.parts if p in _REDUCE), "")
+    if red:
+        _remote(i, b, op, type_)
     combine = combiner(op, type_, b) if red else None
     memory, queue, instr, width = b.memory, bulk(b.memory), i, WIDTH[type_] * len(items)
     what = f"a {i.parts[0]}.async"

@@ -12,7 +12,7 @@ from tests.ptx.machine import Active, Handler
 from tests.ptx.memory import WINDOW
 from tests.ptx.ops import handles
 from tests.ptx.ops_sync import only, own_cta
-from tests.ptx.parse import WIDTH, Instr, Operand, Sym, Vec
+from tests.ptx.parse import WIDTH, Imm, Instr, Operand, Sym, Vec
 
 _UINT = {1: "b8", 2: "b16", 4: "b32", 8: "b64"}
 _SPACES = ("global", "shared", "shared::cta", "shared::cluster", "local", "param", "const")
@@ -91,10 +91,15 @@ def _st(i: Instr, b: Binder) -> Handler:
     if len(items) != count:
         raise b.unknown(f"{count} elements, but {len(items)} registers")
     address = _address(i, b, i.args[0])
-    gets = [b.gather(b.src(item, _UINT[WIDTH[type_]])) for item in items]
+    # A constant of a float is none of its bits: `st.f32 [a], 1.5`, but no `st.f32 [a], 1`.
+    gets = [
+        b.gather(b.src(item, type_ if isinstance(item, Imm) else _UINT[WIDTH[type_]]))
+        for item in items
+    ]
+    dtype = DTYPE[_UINT[WIDTH[type_]]]
 
     def store(s: Active) -> None:
-        memory.store(space, address(s), s.lanes, [get(s) for get in gets])
+        memory.store(space, address(s), s.lanes, [get(s).view(dtype) for get in gets])
 
     return store
 

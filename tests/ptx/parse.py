@@ -166,8 +166,15 @@ class Module:
 
 
 _COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/", re.S)
-# Ended by the line, not by a semicolon.
-_LINE = re.compile(r"\.(version|target|address_size|file|loc)\b[^\n]*")
+# Without a semicolon, and what comes behind may stand on the same line.
+_LINE = re.compile(
+    r"""\.(?:version\s+\d+\.\d+ | target\s+\w+(?:\s*,\s*\w+)* | address_size\s+\d+
+      | file\s+\d+\s*"[^"\n]*"(?:\s*,\s*\d+){0,2}
+      | loc(?:\s+\d+){3}(?:\s*,\s*function_name\s+[\w$]+(?:\s*\+\s*\d+)?
+          \s*,\s*inlined_at(?:\s+\d+){3})?
+    )(?![\w.])""",
+    re.X,
+)
 _TOKEN = re.compile(
     r"""\s*(?:
       (?P<float>0[fF][0-9a-fA-F]{8}\b|0[dD][0-9a-fA-F]{16}\b)
@@ -195,9 +202,9 @@ def parse(text: str) -> Module:
     """The kernels of a PTX module. Debug sections are passed over."""
     if not isinstance(text, str):
         raise Malformed(f"PTX is a text (str), got {type(text).__name__}")
-    blank = _COMMENT.sub(lambda m: re.sub(r"[^\n]", " ", m[0]), text)
+    blank = _COMMENT.sub(_blank, text)
     target = _header(blank)
-    blank = _LINE.sub(lambda m: " " * len(m[0]), blank)
+    blank = _LINE.sub(_blank, blank)
     reader = _Reader(blank, target)
     odd = next((at for at, char in enumerate(blank) if char > "\x7f"), None)
     if odd is not None:
@@ -213,6 +220,10 @@ def parse(text: str) -> Module:
         raise
     except Exception as error:  # whatever a text that nobody thought of does to the reader
         raise reader.fail("can't read this") from error
+
+
+def _blank(found: re.Match[str]) -> str:
+    return re.sub(r"[^\n]", " ", found[0])
 
 
 def _header(text: str) -> str:
@@ -240,6 +251,7 @@ class _Reader:
         self.ends = [m.start() for m in re.finditer("\n", text)]
         self.globals: dict[str, Variable] = {}
         self.fresh = 0
+        self.defined: set[str] = set()  # variables of the module, or of the kernel that is read
 
     # -- text
 
@@ -299,7 +311,7 @@ class _Reader:
             elif found := self.take(
                 re.compile(r"(?:\.(?:visible|extern|weak|common)\s+)*\.(shared|global|const)\b")
             ):
-                self.variable(self.globals, found[1])
+                self.variable(self.globals, found[1], extern="extern" in found[0])
             elif self.take(re.compile(r"\.(?:pragma|alias)\b")):
                 self.until(";")
             else:
@@ -314,10 +326,14 @@ class _Reader:
         self.at = brace
         self.closing()
 
-    def variable(self, into: dict[str, Variable], space: str) -> None:
+    def variable(self, into: dict[str, Variable], space: str, *, extern: bool = False) -> None:
         self.skip()
         at = self.at
         item = self.declared(self.until(";"), space, at)
+        if not extern and space != "param":  # every call has a `param0` of its own
+            if item.name in self.defined:
+                raise self.fail(f"the variable {item.name} is declared twice", at)
+            self.defined.add(item.name)
         into[item.name] = item
 
     def declared(self, text: str, space: str, at: int) -> Variable:
@@ -331,6 +347,8 @@ class _Reader:
         size, align = width * math.prod(shape), int(found["align"] or width)
         if size > _MOST or not 0 < align <= 1 << 20:
             raise self.fail(f"{name} has {size} bytes aligned to {align}: too much", at)
+        if align & (align - 1):
+            raise self.fail(f"{name} is aligned to {align}, which is no power of two", at)
         data, pointers = None, []
         if found["init"]:
             if space not in ("global", "const"):
@@ -352,12 +370,15 @@ class _Reader:
             for found in re.finditer(r"[^,]*[^,\s][^,]*", self.text[start : self.at - 1]):
                 word = found[0].lstrip()
                 at = start + found.end() - len(word)
-                kernel.params.append(
-                    self.declared(word.strip().removeprefix(".param"), "param", at)
-                )
+                param = self.declared(word.strip().removeprefix(".param"), "param", at)
+                if any(p.name == param.name for p in kernel.params):
+                    raise self.fail(f"the parameter {param.name} is declared twice", at)
+                kernel.params.append(param)
         kernel.variables.update({p.name: p for p in kernel.params})
         self.bounds(kernel)
+        outer, self.defined = self.defined, set()
         self.body(kernel)
+        self.defined = outer
         return kernel
 
     def bounds(self, kernel: Kernel) -> None:
@@ -368,16 +389,18 @@ class _Reader:
                 raise self.fail("the kernel has no body")
             numbers = [int(n) for n in re.findall(r"\d+", found[2])]
             shape = tuple([*numbers, 1, 1, 1][:3])
-            if found[1] == "reqntid":
+            if found[1] == "reqntid" and numbers:
                 kernel.block = shape
-            elif found[1] == "maxntid":
+            elif found[1] == "maxntid" and numbers:
                 kernel.max_threads = shape[0] * shape[1] * shape[2]
             elif found[1] == "minnctapersm" and numbers:
                 kernel.min_ctas = numbers[0]
             elif found[1] == "maxnreg" and numbers:
                 kernel.max_registers = numbers[0]
-            elif found[1] == "reqnctapercluster":
+            elif found[1] == "reqnctapercluster" and numbers:
                 kernel.cluster = shape
+            elif found[1] not in ("explicitcluster", "maxclusterrank"):
+                raise self.fail(f"can't read .{found[1]}{found[2]}", found.start())
 
     def body(self, kernel: Kernel) -> None:
         scopes: list[dict[str, str]] = [{}]

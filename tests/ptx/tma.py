@@ -44,6 +44,8 @@ _FIELDS = {
 }  # fmt: skip
 _SHIFTS = {"rank": 0, "elemtype": 8, "interleave_layout": 16, "swizzle_mode": 24, "fill_mode": 32}
 _MASK_WORD = 13
+# Fields whose value is a constant of the instruction, and the largest.
+_CONSTANTS = {"elemtype": 12, "interleave_layout": 2, "swizzle_mode": 3, "fill_mode": 1}
 
 
 def _place(field: str, ordinal: int) -> tuple[int, int, int, int]:
@@ -338,6 +340,7 @@ def _replace(i: Instr, b: Binder) -> Handler:
         if not isinstance(i.args[1], Imm) or not 0 <= i.args[1].value < _FIELDS[field][2]:
             raise b.unknown("no such dimension")
         ordinal = i.args[1].value
+    _constant(i, b, field)
     value = b.gather(b.src(i.args[-1], "u64" if i.parts[-1] == "b64" else "u32"))
     space = "shared" if i.has("shared::cta") else "global" if i.has("global") else "generic"
     address, memory, table = b.address(i.args[0], space), b.memory, maps(b.memory)
@@ -361,6 +364,12 @@ def _replace(i: Instr, b: Binder) -> Handler:
             table.unreleased.update((int(a), int(w)) for a, w in zip(at, s.lanes[0], strict=True))
 
     return replace
+
+
+def _constant(i: Instr, b: Binder, field: str) -> None:
+    most, given = _CONSTANTS.get(field), i.args[-1]
+    if most is not None and not (isinstance(given, Imm) and 0 <= given.value <= most):
+        raise b.unknown(f"a tensor map's {field} is a constant from 0 to {most}")
 
 
 @handles("tensormap.cp_fenceproxy")

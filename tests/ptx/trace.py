@@ -116,10 +116,10 @@ class Writers:
     def who(self, address: int) -> str:
         """Who wrote the byte at this address of the host last."""
         for held, (number, thread) in reversed(self.held.values()):
-            at = address - held.origin.ctypes.data
-            if 0 <= at < held.size and number[at + held.skew] >= 0:
-                kernel, instr = self.writes[number[at + held.skew]]
-                warp, lane = divmod(int(thread[at + held.skew]), LANES)
+            at = address - held.origin.ctypes.data + held.skew
+            if 0 <= at < len(held.bytes) and number[at] >= 0:  # also what a view over it wrote
+                kernel, instr = self.writes[number[at]]
+                warp, lane = divmod(int(thread[at]), LANES)
                 by = f"lane {lane} of {self.warps[warp]}"
                 return f"stored by {by}, line {instr.line} of {kernel}: {instr.text}"
         return "which nothing stored"

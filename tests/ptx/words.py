@@ -10,6 +10,8 @@ from tests.ptx.parse import WIDTH, Instr
 
 _TYPES = {
     "$any": [t for t in WIDTH if t not in ("pred", "b128")],
+    "$data": [f"{kind}{bits}" for bits in (8, 16, 32, 64) for kind in "bus"] + ["f32", "f64"],
+    "$wide": [f"{kind}{bits}" for bits in (32, 64) for kind in "busf"],
     "$space": ["global", "shared", "shared::cta", "shared::cluster", "local", "param", "const"],
     "$into": ["global", "shared", "shared::cta", "shared::cluster", "local", "param"],
     "$own": ["shared", "shared::cta"], "$shared": ["shared", "shared::cta", "shared::cluster"],
@@ -23,12 +25,13 @@ _TYPES = {
     "$field": ["global_address", "global_dim", "global_stride", "box_dim", "element_stride", "rank",
                "elemtype", "interleave_layout", "swizzle_mode", "fill_mode"],
 }  # fmt: skip
+_ANY = ("!$any", "!$data", "!$wide")
 _BULK = "$bytes $cast $hint"
 _SLOTS = {
     "ld": "weak|relaxed|acquire|volatile|mmio $scope $space nc ca|cg|cs|lu|cv $l1 $l2 $fetch $hint "
-          "v2|v4 !$any",
-    "ldu": "!global v2|v4 !$any",
-    "st": "weak|relaxed|release|volatile|mmio $scope $into wb|cg|cs|wt $l1 $l2 $hint v2|v4 !$any",
+          "v2|v4 !$data",
+    "ldu": "!global v2|v4 !$data",
+    "st": "weak|relaxed|release|volatile|mmio $scope $into wb|cg|cs|wt $l1 $l2 $hint v2|v4 !$data",
     "atom": "relaxed|acquire|release|acq_rel $scope global|$shared noftz v2|v4|v8 $hint "
             "!$merge|exch|cas !$any",
     "red": "relaxed|release $scope global|$shared noftz v2|v4|v8 $hint !$merge !$any",
@@ -49,7 +52,7 @@ _SLOTS = {
     "cp.async.mbarrier.arrive": "noinc $own !b64",
     "cp.async.bulk.commit_group": "", "cp.async.bulk.wait_group": "read",
     "cp.async.bulk.shared::cluster": f"!global|shared::cta {_BULK}",
-    "cp.async.bulk.shared::cta": f"!global {_BULK}",
+    "cp.async.bulk.shared::cta": "!global $bytes $hint",
     "cp.async.bulk.global": "!shared::cta !bulk_group $hint",
     "cp.async.bulk.prefetch.L2": "!global $hint",
     "cp.async.bulk.prefetch.tensor": "!$dim !L2 !global tile $hint",
@@ -57,7 +60,7 @@ _SLOTS = {
     "cp.reduce.async.bulk.global": "!shared::cta !bulk_group $hint noftz !$merge !$any",
     "cp.reduce.async.bulk.shared::cluster": "!shared::cta !$bytes !$merge !$any",
     "cp.reduce.async.bulk.tensor": "!$dim !global !shared::cta !$merge tile !bulk_group $hint",
-    "st.async": "weak !shared::cluster !$bytes v2|v4 !$any",
+    "st.async": "weak !shared::cluster !$bytes v2|v4 !$wide",
     "red.async": "relaxed cluster !shared::cluster !$bytes !$merge !$any",
     "tensormap.replace.tile": "!$field global|shared::cta !b1024 !b32|b64",
     "tensormap.cp_fenceproxy": "!global !shared::cta !tensormap::generic !release !$scope !sync "
@@ -69,6 +72,7 @@ _SLOTS = {
     "stmatrix": "!sync !aligned !m8n8 !x1|x2|x4 trans !$own !b16",
     "mapa": "shared::cluster !u32|u64", "getctarank": "shared::cluster !u32|u64",
 }  # fmt: skip
+_HALVES = ("f16", "bf16", "f16x2", "bf16x2")
 # Words that go with one of these only.
 _WITH = {
     ("ld", "$scope"): "relaxed|acquire|mmio", ("st", "$scope"): "relaxed|release|mmio",
@@ -98,13 +102,33 @@ def wrong(instr: Instr) -> str | None:
             left.remove(taken)
         elif slot[0] == "!":
             some = ", ".join("." + w for w in sorted(words))
-            return f"{first} without {'a type' if slot == '!$any' else 'one of ' + some}"
+            return f"{first} without {'a type' if slot in _ANY else 'one of ' + some}"
     if left:
         return f"this executor does not know .{left[0]} here"
     for (of, some), needed in _WITH.items():
         has = _alternatives(some) & set(instr.parts[n:])
         if of == first and has and not _alternatives(needed) & set(instr.parts):
             return f".{min(has)} without one of {', '.join(sorted(_alternatives(needed)))}"
+    return _together(instr)
+
+
+def _together(instr: Instr) -> str | None:
+    """Words that are right each for itself, and that no instruction has both."""
+    first, types = instr.parts[0], instr.types
+    vector = next((n for n in (2, 4, 8) if instr.has(f"v{n}")), 1)
+    merge = next((m for m in ("min", "max") if instr.has(m)), None)
+    if first in ("ld", "ldu", "st") and vector * WIDTH[types[-1]] > 16:
+        return f"a vector of {vector} .{types[-1]} has more than 16 bytes"
+    if first in ("atom", "red") and merge and types[-1] in _HALVES and vector == 1:
+        return f"a {merge} of .{types[-1]} goes with a vector only"
+    if instr.op.startswith("cp.reduce.async.bulk.global") and merge and instr.has("noftz"):
+        return f"a {merge} has no .noftz here"
+    if instr.has("multicast::cluster") and not instr.has("shared::cluster"):
+        return ".multicast::cluster without .shared::cluster"
+    if instr.op.startswith("tensormap.replace"):
+        wide = instr.has("global_address") or instr.has("global_stride")
+        if wide != instr.has("b64"):
+            return f"tensormap.replace of .{instr.parts[3]} is of .{'b64' if wide else 'b32'}"
     return None
 
 
