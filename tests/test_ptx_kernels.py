@@ -19,27 +19,8 @@ from tests.ptx.triton import executing
 
 pytestmark = pytest.mark.ptx
 # The others are long, and part of `make test-full`.
-_SHORT = (
-    "one",
-    "k-empty",
-    "block-tiny",
-    "queries-empty",
-    "nan",
-    "invariant",
-)
-
-
-def _is_short(op: Op, case: Case) -> bool:
-    name = case.name
-    if name in ("tiny", "ragged"):
-        return True
-    if op.name.endswith("_backward"):  # four kernels a case
-        return False
-    if "full" in case.tags:
-        return False
-    if op.name.startswith("attention"):  # the other dtypes take as long again
-        return name in _SHORT
-    return name in _SHORT or name.startswith(("tiny", "specials", "one-"))
+_SHORT = ("tiny", "ragged")
+_SHORT_OF = {"triton_block": ("block-tiny", "block-ragged"), "triton_invariant": ("invariant",)}
 
 
 def grid() -> Iterator[Any]:
@@ -48,7 +29,8 @@ def grid() -> Iterator[Any]:
             for case in op.cases:
                 if case.tags & {"bench", "accept", "aot"} or "sparse" in case.name:
                     continue  # the sparse views span gigabytes, which the executor would copy
-                marks = () if _is_short(op, case) else pytest.mark.full
+                short = (*_SHORT, *_SHORT_OF.get(provider.name, ()))
+                marks = () if case.name in short else pytest.mark.full
                 name = f"{op}-{case}-{provider}"
                 yield pytest.param(op, case, provider, id=name, marks=marks)
 

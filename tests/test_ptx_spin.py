@@ -10,7 +10,9 @@ from tests.ptx.snippet import run
 
 pytestmark = pytest.mark.ptx
 SHARED = ".extern .shared .align 16 .b8 sm[];"
-ORDERS = pytest.mark.parametrize("order", [None, 0, 1, 2])
+ORDERS = pytest.mark.parametrize(
+    "order", [None, 0, *(pytest.param(n, marks=pytest.mark.full) for n in (1, 2))]
+)
 
 START = "ld.param.u64 %rd1, [p0]; mov.u32 %r8, sm; mov.u32 %r9, %tid.x;\n"
 POLL = "L: {}; setp.eq.u32 %p1, %r1, 0;\n@%p1 bra L;"

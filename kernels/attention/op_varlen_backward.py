@@ -112,7 +112,7 @@ _DOCS = (2048, 511, 1, 3001, 1300, 64, 1267)  # 8192 tokens of documents
 
 CASES = (
     Case("tiny", q_lens=(5, 11), H=2, G=1, D=16, causal=True, dlse=True, dtype="f32", tags=_I),
-    Case("ragged", q_lens=(1, 37, 0, 130, 3), k_lens=(9, 67, 40, 140, 0), H=2, G=1, D=32,
+    Case("ragged", q_lens=(1, 37, 0, 70, 3), k_lens=(9, 67, 40, 80, 0), H=2, G=1, D=32,
          causal=True, dlse=True, tags=_I),
     Case("ragged-f16", q_lens=(40, 3), k_lens=(40, 80), H=2, G=2, D=24, Dv=40, dtype="f16"),
     Case("decode", q_lens=(1,) * 4, k_lens=(1, 130, 0, 7), H=3, G=1, D=32, causal=True),
