@@ -39,7 +39,10 @@ def _long(case: Case) -> bool:
     executor has the ragged ones there, compiled. All cases are in `make test-full`."""
     if "full" in case.tags:
         return True
-    short = ("tiny", "everything", "strided", "no-keys", "nothing", "split", "act-order", "onehot")
+    short = (
+        "tiny", "everything", "strided", "no-keys", "nothing", "split", "act-order", "onehot",
+        "one-row",
+    )  # fmt: skip
     return not (case.name in short or "empty" in case.name or case.name.startswith("invariant"))
 
 
