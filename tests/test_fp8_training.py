@@ -336,6 +336,7 @@ def test_a_compiled_step_is_one_graph(recipe: str, dynamic: bool) -> None:
         run = torch.compile(model, fullgraph=True, dynamic=dynamic) if compiled else model
         found.append([*trained(run, 3), *(p.grad for p in model.parameters())])
     for want, got in zip(*found, strict=True):
+        # The compiler rounds elsewhere, and a value near a tie then has the fp8 code beside it.
         torch.testing.assert_close(got, want, rtol=2e-2, atol=1e-4)
 
 

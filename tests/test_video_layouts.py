@@ -83,6 +83,7 @@ def test_tubelets_are_those_of_a_convolution():
     )
     weight = torch.randn(5, 3, 2, 4, 4)
     want = torch.nn.functional.conv3d(clips, weight, stride=(2, 4, 4))[0].flatten(1).T
+    # Sums of 96 terms in float32, in another order; a value in the wrong place is off by some 0.1.
     assert torch.allclose(tokens @ weight.flatten(1).T, want, atol=1e-4)
 
 
