@@ -141,13 +141,8 @@ class ShortestEdge:
 
 
 @dataclass(frozen=True)
-class SmartResize:
-    """Bounds on the pixels of a frame (Qwen2-VL, Qwen2.5-VL).
-
-    With `cap`, the frames together get no more than 90 % of `max_tokens` tokens, as in
-    qwen-vl-utils and in Transformers with `cap_pixels_per_frame=True`; `max_tokens` is theirs of
-    the same meaning.
-    """
+class _Bounds:
+    """Sides are multiples of `factor`, and pixels lie between bounds."""
 
     factor: int
     min_pixels: int
@@ -156,15 +151,25 @@ class SmartResize:
     cap: bool = False
     max_tokens: int = 128000
 
-    def __str__(self) -> str:
-        capped = f", 90 % of {self.max_tokens} tokens in all" if self.cap else ""
-        bounds = f"{self.min_pixels} to {self.max_pixels} pixels a frame"
-        return f"multiples of {self.factor}, {bounds}{capped}"
-
     def __post_init__(self) -> None:
         for name in ("factor", "temporal", "max_tokens"):
             check_count(name, getattr(self, name))
         check_pixels(self.min_pixels, self.max_pixels)
+
+
+@dataclass(frozen=True)
+class SmartResize(_Bounds):
+    """Bounds on the pixels of a frame (Qwen2-VL, Qwen2.5-VL).
+
+    With `cap`, the frames together get no more than 90 % of `max_tokens` tokens, as in
+    qwen-vl-utils and in Transformers with `cap_pixels_per_frame=True`; `max_tokens` is theirs of
+    the same meaning.
+    """
+
+    def __str__(self) -> str:
+        capped = f", 90 % of {self.max_tokens} tokens in all" if self.cap else ""
+        bounds = f"{self.min_pixels} to {self.max_pixels} pixels a frame"
+        return f"multiples of {self.factor}, {bounds}{capped}"
 
     def size(self, frames: int, height: int, width: int) -> tuple[int, int]:
         most = self.max_pixels
@@ -178,29 +183,19 @@ class SmartResize:
 
 
 @dataclass(frozen=True)
-class SmartResizeVideo:
+class SmartResizeVideo(_Bounds):
     """Bounds on the pixels of all frames together (Qwen3-VL).
 
     With `cap`, a frame gets no more than `max_tokens` tokens and its even share, as in Transformers
     with `cap_pixels_per_frame=True`.
     """
 
-    factor: int
-    min_pixels: int
-    max_pixels: int
-    temporal: int = 2
-    cap: bool = False
     max_tokens: int = 768
 
     def __str__(self) -> str:
         capped = f", {self.max_tokens} tokens a frame" if self.cap else ""
         bounds = f"{self.min_pixels} to {self.max_pixels} pixels in all frames"
         return f"multiples of {self.factor}, {bounds}{capped}"
-
-    def __post_init__(self) -> None:
-        for name in ("factor", "temporal", "max_tokens"):
-            check_count(name, getattr(self, name))
-        check_pixels(self.min_pixels, self.max_pixels)
 
     def size(self, frames: int, height: int, width: int) -> tuple[int, int]:
         most = self.max_pixels
