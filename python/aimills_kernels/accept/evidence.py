@@ -1,0 +1,101 @@
+"""What the journals of a pod say, as the verdict reads it. Needs no torch."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from aimills_kernels.accept import journal
+
+FOLDER = "journal"
+
+
+@dataclass(frozen=True)
+class Rank:
+    """One device under test and all that its process wrote."""
+
+    entries: tuple[dict[str, Any], ...]
+    path: Path | None = None
+
+    @property
+    def begin(self) -> dict[str, Any]:
+        """The last one: a resumed run begins again."""
+        return next((e for e in reversed(self.entries) if e["kind"] == "begin"), {})
+
+    @property
+    def node(self) -> str:
+        return str(self.begin.get("node", "?"))
+
+    @property
+    def rank(self) -> int:
+        return int(self.begin.get("rank", -1))
+
+    @property
+    def device(self) -> str:
+        """ "cpu", "cuda:3"."""
+        return str(self.begin.get("device", "?"))
+
+    @property
+    def sku(self) -> str:
+        """The name of the device as its driver tells it."""
+        return str(self.begin.get("sku", "?"))
+
+    @property
+    def simulated(self) -> bool:
+        return bool(self.begin.get("simulated", False))
+
+    @property
+    def ended(self) -> str | None:
+        """ "done", "stopped", or None where the process left no word."""
+        last = self.entries[-1] if self.entries else {}
+        return str(last["state"]) if last.get("kind") == "end" else None
+
+    def of(self, kind: str) -> Iterator[dict[str, Any]]:
+        return (e for e in self.entries if e["kind"] == kind)
+
+    def values(self, metric: str) -> list[Any]:
+        """All values of one metric, in the order in which they were measured."""
+        return [e["value"] for e in self.of("measure") if e["metric"] == metric]
+
+    def stages(self) -> dict[str, dict[str, Any]]:
+        """The last end of each stage by name; a stage that began and has no end is "cut"."""
+        found: dict[str, dict[str, Any]] = {}
+        for entry in self.of("stage"):
+            cut = {**entry, "status": "cut"}
+            found[entry["name"]] = entry if entry["state"] == "end" else cut
+        return found
+
+
+@dataclass(frozen=True)
+class Pod:
+    """Every rank of a run; `world` is how many there had to be."""
+
+    ranks: tuple[Rank, ...]
+    world: int
+
+    @property
+    def missing(self) -> list[int]:
+        """Ranks that left no journal."""
+        return sorted(set(range(self.world)) - {r.rank for r in self.ranks})
+
+    def by_node(self) -> dict[str, list[Rank]]:
+        found: dict[str, list[Rank]] = defaultdict(list)
+        for rank in self.ranks:
+            found[rank.node].append(rank)
+        return dict(found)
+
+
+def read(folder: Path) -> Pod:
+    """The pod that the journals in `folder`/journal tell of. `Damaged` names a bad file."""
+    paths = sorted((folder / FOLDER).glob("*.jsonl"))
+    if not paths:
+        raise FileNotFoundError(f"{folder}: there is no journal in its folder {FOLDER}/")
+    return pod([Rank(tuple(journal.read(path, torn=True)), path) for path in paths])
+
+
+def pod(ranks: Sequence[Rank]) -> Pod:
+    world = max((int(r.begin.get("world", 1)) for r in ranks), default=1)
+    return Pod(tuple(sorted(ranks, key=lambda r: (r.rank, r.node))), world)
