@@ -152,10 +152,25 @@ tensormap.replace.tile.fill_mode.global.b1024.b32 [%rd1], 2
 tensormap.replace.tile.interleave_layout.global.b1024.b32 [%rd1], 3
 tensormap.replace.tile.elemtype.global.b1024.b32 [%rd1], 16
 tensormap.replace.tile.global_stride.global.b1024.b32 [%rd1], 0, %r1
-tensormap.replace.tile.rank.global.b1024.b64 [%rd1], %rd2"""
+tensormap.replace.tile.rank.global.b1024.b64 [%rd1], %rd2
+ld.shared.L1::evict_last.b32 %r1, [%r2]|st.shared.L1::no_allocate.b32 [%r1], %r2
+ld.global.L2::evict_last.b32 %r1, [%rd1]|st.global.L2::evict_first.b32 [%rd1], %r1
+mbarrier.arrive.release.shared.b64 %rd1, [%r1]|mbarrier.arrive.cta.shared.b64 %rd1, [%r1]
+mbarrier.try_wait.acquire.shared.b64 %p1, [%r1], %rd1
+mbarrier.test_wait.parity.cluster.shared.b64 %p1, [%r1], 0
+mbarrier.expect_tx.relaxed.shared.b64 [%r1], 5|mbarrier.complete_tx.cta.shared.b64 [%r1], 5
+red.async.relaxed.shared::cluster.mbarrier::complete_tx::bytes.add.u32 [%r1], %r2, [%r3]
+cp.async.bulk.tensor.1d.global.bulk_group [%rd1, {%r1}], [%r2]
+cp.async.bulk.tensor.1d.shared::cluster.global [%r1], [%rd1, {%r2}], [%r3]
+prefetch.global.L2 [%f1]|prefetch.global.L2 [%p1]|discard.global.L2 [%d1], 128
+ld.global.L2::cache_hint.u32 %r1, [%rd1], %r2|cp.async.cg.shared.global.L2::cache_hint \
+[%r1], [%rd1], 16, %p1
+atom.global.add.u32 %f1, [%rd1], %r2|atom.global.add.u32 %r1, [%rd1], %f1
+red.shared.max.s32 [%r1], %f1|st.global.u32 [%rd1], %f1
+redux.sync.add.s32 %f1, %r2, -1"""
 
 
-@pytest.mark.parametrize("form", CLASHES.replace("\n", "|").split("|"))
+@pytest.mark.parametrize("form", CLASHES.replace("\\\n", "").replace("\n", "|").split("|"))
 def test_words_that_no_instruction_has_together(form):
     with pytest.raises(errors.PtxError, match=r"\[line 11: ") as caught:
         _linked(form)
