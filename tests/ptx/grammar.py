@@ -70,6 +70,7 @@ _OPCODES = {
     "cp.async.wait_group": r"cp\.async\.wait_group", "cp.async.wait_all": r"cp\.async\.wait_all",
     "setmaxnreg": r"setmaxnreg\.(?:inc|dec)\.sync\.aligned\.u32",
     "griddepcontrol": r"griddepcontrol\.(?:wait|launch_dependents)",
+    "wgmma.mma_async": r"wgmma\.mma_async\.sync\.aligned\..*",
     "wgmma.fence": r"wgmma\.fence\.sync\.aligned",
     "wgmma.commit_group": r"wgmma\.commit_group\.sync\.aligned",
     "wgmma.wait_group": r"wgmma\.wait_group\.sync\.aligned",
