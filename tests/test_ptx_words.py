@@ -178,10 +178,10 @@ def test_words_that_no_instruction_has_together(form):
 
 
 # What the assembler has, and the executor has not.
-MISSING = """wgmma.mma_async.sp.sync.aligned.m64n8k32.f32.bf16.bf16 {%f1, %f2, %f3, %f4}, %rd1, %rd2, \
-%r1, 0, 1, 1, 1, 0, 0
-mma.sp.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%f1, %f2, %f3, %f4}, {%r1, %r2}, {%r3, %r4}, \
-{%f1, %f2, %f3, %f4}, %r5, 0
+MISSING = """wgmma.mma_async.sp.sync.aligned.m64n8k32.f32.bf16.bf16 {%f1, %f2, %f3, %f4}, %rd1, \
+%rd2, %r1, 0, 1, 1, 1, 0, 0
+mma.sp.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%f1, %f2, %f3, %f4}, {%r1, %r2}, \
+{%r3, %r4}, {%f1, %f2, %f3, %f4}, %r5, 0
 cp.async.bulk.tensor.3d.shared::cluster.global.im2col.mbarrier::complete_tx::bytes [%r1], \
 [%rd1, {%r2, %r3, %r4}], [%r5], {%rs1}
 lop3.or.b32 %r1@%p1, %r2, %r3, %r4, 1, %p2|multimem.red.global.add.f32 [%rd1], %f1
@@ -193,7 +193,7 @@ wmma.load.a.sync.aligned.row.m16n16k16.global.f16 {%r1}, [%rd1]|mov.u32 %r1, %en
 
 @pytest.mark.parametrize("form", MISSING.replace("\\\n", "").replace("\n", "|").split("|"))
 def test_what_the_executor_lacks_is_told_by_name(form):
-    with pytest.raises(errors.Unknown, match="does not know|known here") as caught:
+    with pytest.raises(errors.Unknown, match=r"does not know|known here") as caught:
         _linked(form.replace("@", "|"))
     assert "[line 11: " in str(caught.value)
 
