@@ -93,7 +93,7 @@ def test_pointers_in_a_struct_point_into_their_view():
     st.global.u32 [%rd2], %r1; ld.global.u32 %r1, [%rd1+64]; st.global.u32 [%rd2+4], %r1;"""
     args = struct.pack("<QQ", one.data_ptr(), other.data_ptr())
     source = snippet.text(body, ["b8"]).replace(".b8 p0", ".align 8 .b8 p0[16]")
-    with pytest.raises(errors.OutOfBounds, match="64 bytes into argument tensor 0"):
+    with pytest.raises(errors.OutOfBounds, match="64 bytes into tensor 0"):
         launch.run(source, [args], [1], tensors=[one, other])
 
 

@@ -65,7 +65,7 @@ def test_labels_in_a_row_belong_to_their_scope():
         ("hello", "no .target"),
         (text("add.u32 %r1, %r2"), "';' is missing|no instruction|can't read|expected"),
         (text("add.u32 %r1, %r2, ?;"), r"can't read '\?'.*line 11: add.u32"),
-        (text("ld.global.u32 %r1, [%rd1;"), r"expected \].*line 11"),
+        (text("ld.global.u32 %r1, [%rd1;"), r"expected '\]'.*line 11"),
         (text("bra NOWHERE;"), "NOWHERE is no label.*line 11: bra NOWHERE"),
         (text("brx.idx %r1, T;"), "T is no label.*line 11: brx.idx"),
         (text("frobnicate.u32 %r1, %r2;"), "does not know.*line 11: frobnicate.u32"),
@@ -402,3 +402,14 @@ def test_a_store_of_a_constant():
     st.global.v2.b32 [%rd1+8], {0x40400000, -1082130432};"""
     run(body, [("u64", out)], threads=1)
     assert out.tolist() == [1.5, 2.0, 3.0, -1.0]
+
+
+@pytest.mark.parametrize("op", ["bar.sync {}", "bar.red.popc.u32 %r1, {}, %p1"])
+@pytest.mark.parametrize(
+    ("which", "says"),
+    [("16", "barrier 16; there are 16"), ("-1", "barrier 4294967295; there are 16"),
+     ("1, 33", "a barrier's threads are no whole warps")],
+)  # fmt: skip
+def test_a_barrier_that_no_cta_has(op, which, says):
+    with pytest.raises(errors.Fault, match=rf"^{says}, by lane 0 .* \[line 11: "):
+        run(f"setp.eq.u32 %p1, 0, 0; {op.format(which)};")

@@ -195,3 +195,13 @@ def test_gluon_attention_of_three_warpgroups(queries, keys, d, block, seed):
     results = three_warpgroups(o, q, k, v, block, seed=seed)
     ran(results, "brx.idx", "setmaxnreg", "wgmma.mma_async", "mbarrier.arrive", "ex2.approx")
     attention_is_right(o, q, k, v)
+
+
+@pytest.mark.parametrize("grid", [(0,), (2, 0), (1, 1, 0)])
+def test_a_triton_launch_of_an_empty_grid_runs_nothing(grid):
+    c = torch.full((16, 32), 7, dtype=F32)
+    a, b = drawn(16, 32, dtype=BF16), drawn(32, 32, dtype=BF16, seed=1)
+    with executing() as done:
+        producers.by_pointers[grid](a, b, c, 16, 32, 32, 32, 1, 16, 32, 16, num_warps=1)
+    assert done == []
+    assert (c == 7).all()

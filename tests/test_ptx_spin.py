@@ -80,7 +80,10 @@ WAITS = {
 
 @ORDERS
 @pytest.mark.parametrize("wait", WAITS)
-@pytest.mark.parametrize(("setter", "rounds"), [(0, 5), (0, 1500), (32, 1500), (39, 1500)])
+@pytest.mark.parametrize(
+    ("setter", "rounds"),
+    [(0, 5), (0, 1500), (32, 1500), pytest.param(39, 1500, marks=pytest.mark.full)],
+)
 def test_who_sets_the_flag_late_is_waited_for(setter, rounds, wait, order):
     """Also where it is a lane of the very warp that polls."""
     data = np.zeros(4, np.uint32)

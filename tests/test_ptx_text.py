@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.ptx import errors, launch
+from tests.ptx import errors, initial, launch
 from tests.ptx.parse import parse
 from tests.ptx.snippet import run, text
 
@@ -83,12 +83,21 @@ def test_a_variable_begins_with_the_address_of_another(space, how):
         (".global .u32 c = x;", "can't read the initial value 'x'"),
         (".global .u64 c = generic(nowhere);", "address of nowhere, which is no variable"),
         (".shared .u32 c = 1;", r"c in \.shared has an initial value"),
-        (".global .f32 c[1000000000] ;", "too much"),
+        (".global .f32 c[1000000000] ;", "c has 4000000000 bytes, and all variables of a module"),
+        (
+            ".global .b8 b[200000000]; .global .b8 c[200000000];",
+            "c has 200000000 bytes, and all variables of a module",
+        ),
     ],
 )
 def test_an_initial_value_that_is_none(declare, says):
-    with pytest.raises(errors.Malformed, match=rf"{says}.*\[line 5: \.\w+ \.\w+ c"):
+    with pytest.raises(errors.Malformed, match=rf"{says}.*\[line 5: \.\w+ \.\w+ [bc]"):
         run("", declare=declare)
+
+
+def test_a_short_initial_value_of_a_large_variable():
+    data, pointers = initial.read("{1}", "b8", 1, [100_000_000])
+    assert (len(data), data[0], any(data[1:9]), pointers) == (100_000_000, 1, False, [])
 
 
 # ---- modules
@@ -198,6 +207,10 @@ def test_a_module_on_one_line():
         (("{", "{ .shared .b32 g; .shared .b64 g;"), r"g is declared twice \[line 8"),
         (("k(", "k(.param .u32 a,\n.param .u64 a"), r"the parameter a is declared twice \[line 7"),
         (("{", "{ .shared .align 3 .b8 q[4];"), r"aligned to 3, which is no power of two \[line 8"),
+        (("ret;\n}", "ret;\n}\n.func f"), r"the function has no end \[line \d+: \.func f"),
+        (("k(", "k(.param .u64 a,,\n.param .u64 b"), r"can't read the variable '' \[line 6: "),
+        (("k(", "k(.param .u64 a,"), r"can't read the variable '' \[line 6: "),
+        (("k(", "k(" + 60000 * " " + "."), r"can't read the variable '\.' \[line 6: "),
     ],
 )
 def test_a_text_that_is_cut_or_mistyped(change, says):
@@ -286,7 +299,11 @@ def test_a_label_that_is_there_twice():
         ("add.s32 %r1, %r2, 99999999999;", "the constant 99999999999 does not fit a s32"),
         ("add.s16 %rs1, %rs2, -32769;", "the constant -32769 does not fit a s16"),
         ("mov.b32 %zz, %r1;", "^%zz, which nobody declared, is no destination"),
-        ("mov.b32 %r1, %zz;", "^%zz is not declared, and no special register"),
+        ("mov.b32 %r1, %zz;", "^%zz is not declared, and no special register that is known here"),
+        ("mov.u32 %r1, 1.5;", r"the constant 1\.5 is no u32"),
+        ("mov.u32 %r1, 0f3FC00000;", r"the constant 1\.5 is no u32"),
+        ("mov.b32 1.5, %r1;", r"^the constant 1\.5 is no destination"),
+        ("mov.b64 %rd1, generic(x);", r"expected ',', got '\('"),
         ("mov.b32 5, %r1;", "^the constant 5 is no destination"),
         ("mov.b32 [%rd1], %r1;", "^an address is no destination"),
     ],

@@ -152,14 +152,50 @@ tensormap.replace.tile.fill_mode.global.b1024.b32 [%rd1], 2
 tensormap.replace.tile.interleave_layout.global.b1024.b32 [%rd1], 3
 tensormap.replace.tile.elemtype.global.b1024.b32 [%rd1], 16
 tensormap.replace.tile.global_stride.global.b1024.b32 [%rd1], 0, %r1
-tensormap.replace.tile.rank.global.b1024.b64 [%rd1], %rd2"""
+tensormap.replace.tile.rank.global.b1024.b64 [%rd1], %rd2
+ld.shared.L1::evict_last.b32 %r1, [%r2]|st.shared.L1::no_allocate.b32 [%r1], %r2
+ld.global.L2::evict_last.b32 %r1, [%rd1]|st.global.L2::evict_first.b32 [%rd1], %r1
+mbarrier.arrive.release.shared.b64 %rd1, [%r1]|mbarrier.arrive.cta.shared.b64 %rd1, [%r1]
+mbarrier.try_wait.acquire.shared.b64 %p1, [%r1], %rd1
+mbarrier.test_wait.parity.cluster.shared.b64 %p1, [%r1], 0
+mbarrier.expect_tx.relaxed.shared.b64 [%r1], 5|mbarrier.complete_tx.cta.shared.b64 [%r1], 5
+red.async.relaxed.shared::cluster.mbarrier::complete_tx::bytes.add.u32 [%r1], %r2, [%r3]
+cp.async.bulk.tensor.1d.global.bulk_group [%rd1, {%r1}], [%r2]
+cp.async.bulk.tensor.1d.shared::cluster.global [%r1], [%rd1, {%r2}], [%r3]
+prefetch.global.L2 [%f1]|prefetch.global.L2 [%p1]|discard.global.L2 [%d1], 128
+ld.global.L2::cache_hint.u32 %r1, [%rd1], %r2|cp.async.cg.shared.global.L2::cache_hint \
+[%r1], [%rd1], 16, %p1
+atom.global.add.u32 %f1, [%rd1], %r2|atom.global.add.u32 %r1, [%rd1], %f1
+red.shared.max.s32 [%r1], %f1|st.global.u32 [%rd1], %f1
+redux.sync.add.s32 %f1, %r2, -1"""
 
 
-@pytest.mark.parametrize("form", CLASHES.replace("\n", "|").split("|"))
+@pytest.mark.parametrize("form", CLASHES.replace("\\\n", "").replace("\n", "|").split("|"))
 def test_words_that_no_instruction_has_together(form):
     with pytest.raises(errors.PtxError, match=r"\[line 11: ") as caught:
         _linked(form)
     assert isinstance(caught.value, (errors.Unknown, errors.Malformed))
+
+
+# What the assembler has, and the executor has not.
+MISSING = """wgmma.mma_async.sp.sync.aligned.m64n8k32.f32.bf16.bf16 {%f1, %f2, %f3, %f4}, %rd1, \
+%rd2, %r1, 0, 1, 1, 1, 0, 0
+mma.sp.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%f1, %f2, %f3, %f4}, {%r1, %r2}, \
+{%r3, %r4}, {%f1, %f2, %f3, %f4}, %r5, 0
+cp.async.bulk.tensor.3d.shared::cluster.global.im2col.mbarrier::complete_tx::bytes [%r1], \
+[%rd1, {%r2, %r3, %r4}], [%r5], {%rs1}
+lop3.or.b32 %r1@%p1, %r2, %r3, %r4, 1, %p2|multimem.red.global.add.f32 [%rd1], %f1
+max.s16x2.relu %r1, %r2, %r3|fns.b32 %r1, %r2, %r3, %r4|rcp.approx.ftz.f64 %d1, %d2
+rsqrt.approx.ftz.f64 %d1, %d2|vadd.s32.s32.s32 %r1, %r2, %r3|suld.b.1d.b32.trap %r1, [%rd1, {%r2}]
+tex.1d.v4.f32.f32 {%f1, %f2, %f3, %f4}, [%rd1, {%f1}]|alloca.u64 %rd1, %rd2
+wmma.load.a.sync.aligned.row.m16n16k16.global.f16 {%r1}, [%rd1]|mov.u32 %r1, %envreg2"""
+
+
+@pytest.mark.parametrize("form", MISSING.replace("\\\n", "").replace("\n", "|").split("|"))
+def test_what_the_executor_lacks_is_told_by_name(form):
+    with pytest.raises(errors.Unknown, match=r"does not know|known here") as caught:
+        _linked(form.replace("@", "|"))
+    assert "[line 11: " in str(caught.value)
 
 
 def test_every_handler_has_a_form_here():

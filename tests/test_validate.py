@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from aimills_kernels import _validate
 from aimills_kernels._op import Case, Op
 from aimills_kernels._registry import OPS, get_op
 from aimills_kernels._tolerance import Exact, Ratio
@@ -56,6 +57,28 @@ def test_planted_fault_is_caught(op: Op, fault: str, seed: int) -> None:
     assert "WRONG" in str(result)
     if fault in SAYS and not (op.mutates and fault in OF_OUTPUTS):
         assert any(re.search(SAYS[fault], said) for said in result.failures), result.failures
+
+
+@pytest.mark.parametrize("fault", ["nan_in_the_tail", "overwrites_an_input", "raises"])
+def test_a_quick_round_catches_what_is_wrong_at_once(fault: str, seed: int) -> None:
+    planted = plant("quantize_fp8", fault)
+    result = validate(planted, "ragged", "planted", device="cpu", seed=seed, quick=True)
+    assert not result.ok, str(result)
+
+
+def test_a_quick_round_launches_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+    original = _validate._run
+
+    def run(*args: Any) -> None:
+        calls.append(1)
+        original(*args)
+
+    monkeypatch.setattr(_validate, "_run", run)
+    assert validate("quantize_fp8", "tiny", "reference", device="cpu", quick=True).ok
+    assert len(calls) == 1
+    assert validate("quantize_fp8", "tiny", "reference", device="cpu").ok
+    assert len(calls) == 4
 
 
 @pytest.mark.parametrize(

@@ -72,6 +72,7 @@ def validate(
     *,
     device: str | torch.device = "auto",
     seed: int = 0,
+    quick: bool = False,
 ) -> Validation:
     """Check one provider on one case against the reference in float64.
 
@@ -80,8 +81,10 @@ def validate(
     between their rows must be untouched. The second round is run twice and must agree bit for bit.
     A provider that can't run the case on this device is reported as `skipped`, as is a case for
     which the device has too little memory; an exception of the provider is a failure.
+
+    quick: the first round only, where a launch is slow and goes by the seed alone.
     """
-    (result,) = validate_each(op, case, [provider], device=device, seed=seed)
+    (result,) = validate_each(op, case, [provider], device=device, seed=seed, quick=quick)
     return result
 
 
@@ -92,6 +95,7 @@ def validate_each(
     *,
     device: str | torch.device = "auto",
     seed: int = 0,
+    quick: bool = False,
 ) -> Iterator[Validation]:
     """`validate` of several providers of one case (all by default), one after the other.
 
@@ -110,7 +114,7 @@ def validate_each(
     trial = _Trial(op, case.on(place.type), place, seed)
     for provider in chosen:
         result = Validation(op.name, case.name, provider.name, str(place), seed)
-        _try(trial, provider, result)
+        _try(trial, provider, result, quick)
         if result.failures:
             trial = _Trial(op, trial.case, place, seed)
         yield result
@@ -203,13 +207,13 @@ def _in_place_of(args: tuple, held: list[Fenced]) -> tuple:
     return tuple(map_tensors(lambda _: next(left).tensor, a) for a in args)
 
 
-def _try(trial: _Trial, provider: Provider, result: Validation) -> None:
+def _try(trial: _Trial, provider: Provider, result: Validation, quick: bool) -> None:
     try:
         with _dispatch.on_device(trial.place), _dispatch.without_autocast():
             problem = Problem(trial.op, trial.args, trial.place.type, _dispatch.sm_of(trial.place))
             result.skipped = _dispatch.why_not(provider, problem)
             if result.skipped is None:
-                _check(trial, provider, result)
+                _check(trial, provider, result, quick)
     except torch.OutOfMemoryError:
         torch.cuda.empty_cache()
         if not result.failures:  # what was found wrong before stays wrong
@@ -241,7 +245,7 @@ def _no_device(device: Any) -> ValueError:
     return ValueError(f"validate: device must be 'auto', 'cpu' or 'cuda', got {shown(device)}")
 
 
-def _check(trial: _Trial, provider: Provider, result: Validation) -> None:
+def _check(trial: _Trial, provider: Provider, result: Validation, quick: bool) -> None:
     launch = _dispatch.load(provider)
     given = [Fenced(t) for t in tensors_of(trial.args)]
     args = _in_place_of(trial.args, given)
@@ -262,6 +266,8 @@ def _check(trial: _Trial, provider: Provider, result: Validation) -> None:
         _run(launch, args, outs, poison, trial.place)
         result.failures += [f"{label}: {w}" for w in _trespasses(round_, given, outs, poison)]
         _judge(trial.op, round_, results(), result)
+        if quick:
+            return
     first = [o.clone() for o in results()]
     poison = _POISON_BYTES[2]
     if trial.op.mutates:

@@ -137,7 +137,7 @@ class Binder:
             imm.kind != "int" if type_ in ("f32", "f64") else imm.kind in ("int", f"f{type_[1:]}")
         )
         if not fits or (imm.kind != "int" and type_[0] not in "fb"):
-            raise self.unknown(f"the constant {imm.value:#x} is no {type_}")
+            raise self.unknown(f"the constant {imm} is no {type_}")
         if imm.kind == "f64" and width == 4:
             bits = int(np.float32(np.uint64(bits).view(np.float64)).view(np.uint32))
         elif imm.kind == "f32" and width == 8:
@@ -153,7 +153,8 @@ class Binder:
             return lambda s: dtype(self.m.clock() & _CLOCKS[special.name])
         value = specials(self.m, self.memory).get(special.name)
         if value is None:
-            raise self.unknown(f"{special.name} is not declared, and no special register")
+            text = "is not declared, and no special register that is known here"
+            raise self.unknown(f"{special.name} {text}")
         if np.ndim(value) == 0:
             scalar = DTYPE[type_](value)
             return lambda s: scalar
@@ -264,7 +265,7 @@ def written(operand: Operand) -> str:
     if isinstance(operand, Special):
         return f"{operand.name}, which nobody declared,"
     if isinstance(operand, Imm):
-        return f"the constant {operand.value}"
+        return f"the constant {operand}"
     return getattr(
         operand,
         "name",

@@ -12,7 +12,7 @@ from typing import Any
 
 from tests.ptx import flow, ops, words
 from tests.ptx.errors import Malformed, Unknown
-from tests.ptx.parse import Instr, Kernel
+from tests.ptx.parse import Instr, Kernel, Mem, Reg
 
 # First words of the opcode: the least and the most operands, an .L2::cache_hint's policy not
 # counted. The longest match counts; what is not here is counted by its handler.
@@ -70,10 +70,14 @@ _OPCODES = {
     "cp.async.wait_group": r"cp\.async\.wait_group", "cp.async.wait_all": r"cp\.async\.wait_all",
     "setmaxnreg": r"setmaxnreg\.(?:inc|dec)\.sync\.aligned\.u32",
     "griddepcontrol": r"griddepcontrol\.(?:wait|launch_dependents)",
+    "wgmma.mma_async": r"wgmma\.mma_async\.sync\.aligned\..*",
     "wgmma.fence": r"wgmma\.fence\.sync\.aligned",
     "wgmma.commit_group": r"wgmma\.commit_group\.sync\.aligned",
     "wgmma.wait_group": r"wgmma\.wait_group\.sync\.aligned",
 }  # fmt: skip
+
+_WIDE = ("b64", "u64", "s64")
+_INTEGERS = ("atom", "red", "st", "redux")  # which take no register of a float as one of .u or .s
 
 # The first target that has an instruction, where it is not older than this executor's interest.
 _NEEDS = {
@@ -97,6 +101,7 @@ def check(kernel: Kernel) -> None:
         ops.find(instr)
         _words(instr)
         _count(instr)
+        _registers(instr)
         needed = _longest(_NEEDS, instr)
         if needed is not None and _age(kernel.target) < _age(needed):
             raise Malformed(f"the module is for {kernel.target}, and this needs {needed}", instr)
@@ -120,6 +125,24 @@ def _count(instr: Instr) -> None:
     if not least <= given <= most:
         wanted = str(least) if least == most else f"{least} to {most}"
         raise Malformed(f"it takes {wanted} operands, not {given}", instr)
+
+
+def _registers(instr: Instr) -> None:
+    """Those that a handler does not hold against a type: it looks at their bits, or not at all."""
+    for operand in instr.args:
+        if isinstance(operand, Mem) and isinstance(operand.base, Reg):
+            _fits(instr, operand.base, ("b32", "u32", "s32", *_WIDE), "an address")
+    if instr.has("L2::cache_hint") and isinstance(instr.args[-1], Reg):
+        _fits(instr, instr.args[-1], _WIDE, "a policy")
+    if instr.parts[0] in _INTEGERS and instr.types and instr.types[-1][0] in "us":
+        for reg in instr.args:  # of a vector, the assembler doesn't ask
+            if isinstance(reg, Reg) and reg.type[0] == "f":
+                _fits(instr, reg, (), f"a {instr.types[-1]}")
+
+
+def _fits(instr: Instr, reg: Reg, types: tuple[str, ...], what: str) -> None:
+    if reg.type not in types:
+        raise Unknown(f"register {reg.name} is a {reg.type}, and {what} goes here", instr)
 
 
 def _words(instr: Instr) -> None:

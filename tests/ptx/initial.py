@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import struct
 from collections.abc import Iterator, Sequence
@@ -35,6 +36,9 @@ def read(text: str, type_: str, width: int, shape: Sequence[int]) -> tuple[bytes
         raise Malformed(f"can't read the initialiser {text!r}")
     data, pointers = bytearray(), []
     for leaf in _leaves(tree, tuple(shape)):
+        if isinstance(leaf, int):
+            data += bytes(leaf * width)
+            continue
         found = _POINTER.fullmatch(leaf) if width == 8 and type_ != "f64" else None
         if found is not None:
             offset = int(f"{found[3] or ''}{integer(found[4])}") if found[4] else 0
@@ -78,8 +82,8 @@ def _tree(items: Iterator[str]) -> str | list:
             raise Malformed("a } of an initialiser is missing")
 
 
-def _leaves(tree: str | list, shape: tuple[int, ...]) -> Iterator[str]:
-    """The values from the first to the last, zeros where a list is short."""
+def _leaves(tree: str | list, shape: tuple[int, ...]) -> Iterator[str | int]:
+    """The values from the first to the last; where a list is short, how many zeros follow."""
     if not shape:
         if isinstance(tree, list):
             raise Malformed("an initialiser has more braces than the variable has dimensions")
@@ -91,10 +95,7 @@ def _leaves(tree: str | list, shape: tuple[int, ...]) -> Iterator[str]:
         raise Malformed(f"{len(tree)} initial values for {shape[0]}")
     for part in tree:
         yield from _leaves(part, shape[1:])
-    rest = shape[0] - len(tree)
-    for n in shape[1:]:
-        rest *= n
-    yield from ["0"] * rest
+    yield (shape[0] - len(tree)) * math.prod(shape[1:])
 
 
 def _value(leaf: str, type_: str, width: int) -> bytes:

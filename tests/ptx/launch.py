@@ -164,8 +164,8 @@ def _check_lists(args: Any, tensors: Any) -> None:
     for name, value in (("args", args), ("tensors", tensors)):
         if not isinstance(value, (list, tuple)):
             raise BadLaunch(f"{name} is a list or a tuple, got {type(value).__name__}")
-    for tensor in tensors:
-        if _view(tensor) is None:
+    for i, tensor in enumerate(tensors):
+        if _view(tensor, f"tensor {i}") is None:
             raise BadLaunch(f"tensors holds tensors only, got {type(tensor).__name__}")
 
 
@@ -278,11 +278,12 @@ class Arguments:
             rest = kernel.params[len(args) :]
             text = f"{kernel.name} takes {len(kernel.params)} arguments, got {len(args)}"
             raise BadLaunch(text, rest[0].place if rest else kernel.place)
-        names = [*map(str, range(len(args))), *(f"tensor {i}" for i in range(len(tensors)))]
+        names = [f"argument {i}" for i in range(len(args))]
+        names += [f"tensor {i}" for i in range(len(tensors))]
         views = [
             (view, name)
             for name, arg in zip(names, [*args, *tensors], strict=True)
-            if (view := _view(arg)) is not None
+            if (view := _view(arg, name)) is not None
         ]
         for some in _overlapping(views):
             self._hold(some)
@@ -306,7 +307,8 @@ class Arguments:
         for view, name in views:
             spans.setdefault((view.start, view.end), []).append((view, name))
         for (start, end), some in spans.items():
-            name = "argument " + " and ".join(name for _, name in some)
+            first, *others = [name for _, name in some]
+            name = " and ".join([first, *(n.removeprefix("argument ") for n in others)])
             place, valid = skew + start - low, None
             if all(view.index is not None for view, _ in some):
                 valid = np.zeros(len(bytes_), bool)
@@ -324,7 +326,7 @@ class Arguments:
         raise AssertionError("a tensor that nobody holds")
 
     def _value(self, param: Variable, arg: Any) -> bytes:
-        found = _view(arg)
+        found = _view(arg, param.name)
         if isinstance(arg, tma.TensorMap) and found is not None:
             if param.size != 128:
                 raise BadLaunch(f"{param.name} is no tensor map, got one", param.place)
@@ -372,37 +374,40 @@ def _bytes_at(address: int, size: int) -> np.ndarray:
     return np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(address))
 
 
-def _view(arg: Any) -> View | None:
+def _view(arg: Any, name: str) -> View | None:
     """What a tensor covers; None of anything else."""
     if isinstance(arg, tma.TensorMap):
         arg = arg.data
     if type(arg).__module__.startswith("torch") and hasattr(arg, "untyped_storage"):
-        _check_torch(arg)
+        _check_torch(arg, name)
         size = arg.element_size()
         return _strided(arg.data_ptr(), arg.shape, [size * s for s in arg.stride()], size)
     if isinstance(arg, np.ndarray):
-        if not arg.flags.c_contiguous or not arg.flags.writeable or not _plain(arg.dtype):
-            raise BadLaunch("a NumPy array has to be contiguous, writable and of numbers")
+        _check_array(arg, name)
         return View(arg.ctypes.data, arg.ctypes.data + arg.nbytes, None)
     return None
 
 
-def _check_torch(tensor: Any) -> None:
+def _check_array(array: np.ndarray, name: str) -> None:
+    if array.dtype.kind not in "biufc" or not array.dtype.isnative:
+        raise BadLaunch(f"{name} is a NumPy array of {array.dtype}, and native numbers go here")
+    if not array.flags.c_contiguous:
+        raise BadLaunch(f"{name} is a NumPy array that is not contiguous")
+    if not array.flags.writeable:
+        raise BadLaunch(f"{name} is a NumPy array that can't be written to")
+
+
+def _check_torch(tensor: Any, name: str) -> None:
     import torch
 
     if tensor.is_nested or tensor.is_quantized or tensor.is_conj() or tensor.is_neg():
-        raise BadLaunch("a tensor has to be a plain one, not nested, quantized or conjugated")
+        raise BadLaunch(f"{name} is no plain tensor, but nested, quantized or conjugated")
     if tensor.device.type != "cpu" or tensor.layout != torch.strided:
         layout = str(tensor.layout).removeprefix("torch.")
-        raise BadLaunch(
-            f"a tensor has to be a strided one on the CPU, got {layout} on {tensor.device}"
-        )
+        raise BadLaunch(f"{name} has to be a strided tensor on the CPU, got {layout} on "
+                        f"{tensor.device}")  # fmt: skip
     if type(tensor) not in (torch.Tensor, torch.nn.Parameter):
-        raise BadLaunch(f"a tensor has to be a plain one, got a {type(tensor).__name__}")
-
-
-def _plain(dtype: np.dtype) -> bool:
-    return dtype.kind in "biufc" and dtype.isnative
+        raise BadLaunch(f"{name} is no plain tensor, but a {type(tensor).__name__}")
 
 
 def _strided(start: int, shape: Sequence[int], strides: Sequence[int], item: int) -> View:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tests.ptx.bind import Binder, Target
+from tests.ptx.bind import Binder, Source, Target
 from tests.ptx.errors import Fault
 from tests.ptx.machine import BARRIER, STOP, Active, Handler, Machine, fault
 from tests.ptx.ops import handles
@@ -224,13 +224,7 @@ def _bar(i: Instr, b: Binder) -> Handler:
     aligned = i.parts[0] == "bar" or i.has("aligned")
 
     def arrive(s: Active, which: np.ndarray) -> None:
-        warps = s.warps - s.lo
-        threads = np.zeros(len(warps), np.int64) if count is None else per_warp(count(s), s, warps)
-        if (which > 15).any():
-            raise fault(Fault, b.m, f"barrier {which.max()}; there are 16", warps[0] + s.lo, 0)
-        if (threads % 32).any():
-            raise fault(Fault, b.m, "a barrier's threads are no whole warps", warps[0] + s.lo, 0)
-        table.arrive(s, which, threads, pc, wait)
+        table.arrive(s, which, threads_of(b.m, s, which, count), pc, wait)
 
     def run(s: Active) -> int | None:
         if aligned:
@@ -256,6 +250,17 @@ def one_barrier(m: Machine, s: Active, ident: np.ndarray) -> np.ndarray:
             text = f"barrier {ident[warps][warp, lane]}, but another lane at {which[warp]}"
             raise fault(Fault, m, text, warps[warp] + s.lo, lane)
     return which
+
+
+def threads_of(m: Machine, s: Active, which: np.ndarray, count: Source | None) -> np.ndarray:
+    """How many threads each active warp's barrier waits for [k], 0 for all of the CTA."""
+    warps = s.warps - s.lo
+    threads = np.zeros(len(warps), np.int64) if count is None else per_warp(count(s), s, warps)
+    if (which > 15).any():
+        raise fault(Fault, m, f"barrier {which.max()}; there are 16", warps[0] + s.lo, 0)
+    if (threads % 32).any():
+        raise fault(Fault, m, "a barrier's threads are no whole warps", warps[0] + s.lo, 0)
+    return threads
 
 
 def per_warp(value: np.ndarray, s: Active, warps: np.ndarray) -> np.ndarray:

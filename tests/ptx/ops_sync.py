@@ -12,7 +12,7 @@ from tests.ptx.machine import BARRIER, STOP, Active, Handler, fault
 from tests.ptx.mbarrier import LIMIT, mbarriers
 from tests.ptx.memory import LOCAL, RANK, SHARED, Memory
 from tests.ptx.ops import handles
-from tests.ptx.ops_control import barriers, one_barrier, per_warp
+from tests.ptx.ops_control import barriers, one_barrier, threads_of
 from tests.ptx.parse import WIDTH, Imm, Instr, Operand, Reg, Sink
 
 _SCOPES = ("cta", "cluster", "gpu", "sys")
@@ -154,9 +154,8 @@ def _bar_red(i: Instr, b: Binder) -> Handler:
     table, pc = barriers(b), b.pc
 
     def run(s: Active) -> int:
-        warps = s.warps - s.lo
         which = one_barrier(b.m, s, ident(s))
-        threads = np.zeros(len(warps), np.int64) if count is None else per_warp(count(s), s, warps)
+        threads = threads_of(b.m, s, which, count)
         table.vote(s, np.broadcast_to(pred(s), s.mask.shape), how, put)
         table.arrive(s, which, threads, pc, True)
         return STOP

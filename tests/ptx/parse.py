@@ -45,6 +45,12 @@ class Imm:
     value: int
     kind: str = "int"
 
+    def __str__(self) -> str:
+        if self.kind == "int":
+            return str(self.value)
+        whole, real = ("<I", "<f") if self.kind == "f32" else ("<Q", "<d")
+        return f"{struct.unpack(real, struct.pack(whole, self.value))[0]:.9g}"
+
 
 @dataclass(frozen=True)
 class Sym:
@@ -195,7 +201,7 @@ _VARIABLE = re.compile(
     re.S,
 )
 _MANY = 1 << 18  # registers that one kernel may declare
-_MOST = 1 << 30  # bytes of one variable
+_MOST = 1 << 28  # bytes of all variables
 
 
 def parse(text: str) -> Module:
@@ -250,7 +256,7 @@ class _Reader:
         self.text, self.at, self.target = text, 0, target
         self.ends = [m.start() for m in re.finditer("\n", text)]
         self.globals: dict[str, Variable] = {}
-        self.fresh = 0
+        self.fresh = self.bytes = 0
         self.defined: set[str] = set()  # variables of the module, or of the kernel that is read
 
     # -- text
@@ -319,11 +325,13 @@ class _Reader:
 
     def function(self) -> None:
         """Functions are passed over: a call to one is an instruction nobody knows."""
-        brace, end = self.text.find("{", self.at), self.text.find(";", self.at)
-        if end >= 0 and (brace < 0 or end < brace):
-            self.at = end + 1
+        found = re.compile("[{;]").search(self.text, self.at)
+        if found is None:
+            raise self.fail("the function has no end")
+        if found[0] == ";":
+            self.at = found.end()
             return
-        self.at = brace
+        self.at = found.start()
         self.closing()
 
     def variable(self, into: dict[str, Variable], space: str, *, extern: bool = False) -> None:
@@ -345,8 +353,12 @@ class _Reader:
         shape = [int(n or 0) for n in re.findall(r"\[\s*(\d*)\s*\]", found["counts"])]
         shape += [int(found["vector"])] if found["vector"] else []
         size, align = width * math.prod(shape), int(found["align"] or width)
-        if size > _MOST or not 0 < align <= 1 << 20:
-            raise self.fail(f"{name} has {size} bytes aligned to {align}: too much", at)
+        self.bytes += size if space in ("global", "const") else 0
+        if max(size, self.bytes) > _MOST:
+            text = f"{name} has {size} bytes, and all variables of a module {_MOST} at most"
+            raise self.fail(text, at)
+        if not 0 < align <= 1 << 20:
+            raise self.fail(f"{name} is aligned to {align}, and takes 1 to {1 << 20}", at)
         if align & (align - 1):
             raise self.fail(f"{name} is aligned to {align}, which is no power of two", at)
         data, pointers = None, []
@@ -365,21 +377,27 @@ class _Reader:
         kernel = Kernel(name, [], target=self.target, place=self.place())
         kernel.variables.update(self.globals)
         if self.take(re.compile(r"\(")):
-            start = self.at
-            self.until(")")
-            for found in re.finditer(r"[^,]*[^,\s][^,]*", self.text[start : self.at - 1]):
-                word = found[0].lstrip()
-                at = start + found.end() - len(word)
-                param = self.declared(word.strip().removeprefix(".param"), "param", at)
-                if any(p.name == param.name for p in kernel.params):
-                    raise self.fail(f"the parameter {param.name} is declared twice", at)
-                kernel.params.append(param)
+            kernel.params = list(self.parameters())
         kernel.variables.update({p.name: p for p in kernel.params})
         self.bounds(kernel)
         outer, self.defined = self.defined, set()
         self.body(kernel)
         self.defined = outer
         return kernel
+
+    def parameters(self) -> Iterator[Variable]:
+        """Of a kernel, up to the parenthesis behind them."""
+        end, names = self.at, set()
+        listed = self.until(")")
+        for piece in self.text[end : self.at - 1].split(",") if listed else ():
+            word = piece.strip()
+            end += len(piece) + 1
+            at = end - 1 - len(piece.lstrip())
+            param = self.declared(word.removeprefix(".param"), "param", at)
+            if param.name in names:
+                raise self.fail(f"the parameter {param.name} is declared twice", at)
+            names.add(param.name)
+            yield param
 
     def bounds(self, kernel: Kernel) -> None:
         pattern = re.compile(r"\.(\w+)((?:\s*,?\s*\d+)*)")
@@ -543,8 +561,9 @@ class _Operands:
 
     def take(self, *wanted: str) -> str:
         if self.at >= len(self.tokens) or (wanted and self.peek() not in wanted):
-            got = self.peek() or "the end"
-            raise Malformed(f"expected {' or '.join(wanted) or 'an operand'}, got {got}")
+            got = repr(self.peek()) if self.peek() else "the end"
+            some = " or ".join(map(repr, wanted)) or "an operand"
+            raise Malformed(f"expected {some}, got {got}")
         self.at += 1
         return self.tokens[self.at - 1][1]
 

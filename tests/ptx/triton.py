@@ -31,7 +31,10 @@ def executing(sm: int = 90, **options: Any) -> Iterator[list[launch.Result]]:
 
     def execute(self: JITFunction, *args: Any, grid: Any, warmup: bool, **kw: Any) -> Any:
         compiled = original(self, *args, grid=grid, warmup=True, **kw)
-        done.append(run(compiled, _bound(self, args, kw), grid, **options))
+        bound = _bound(self, args, kw)
+        shape = grid(bound) if callable(grid) else grid
+        if math.prod(shape):  # of an empty grid Triton launches nothing
+            done.append(run(compiled, bound, shape, **options))
         return compiled
 
     before = driver._active
@@ -68,8 +71,6 @@ def run(
     kernel = _parsed.get(ptx)
     if kernel is None:
         kernel = _parsed[ptx] = parse(ptx).kernel(compiled.metadata.name)
-    if callable(grid):
-        grid = grid(bound)
     ctas = compiled.metadata.num_ctas  # of a program: Triton's launcher makes a cluster of them
     result = launch.run(
         kernel, _arguments(compiled, bound, grid, kernel), (grid[0] * ctas, *grid[1:]),

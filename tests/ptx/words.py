@@ -18,7 +18,6 @@ _TYPES = {
     "$scope": ["cta", "cluster", "gpu", "sys"], "$dim": [f"{n}d" for n in range(1, 6)],
     "$l1": [f"L1::{e}" for e in ("evict_normal", "evict_unchanged", "evict_first", "evict_last",
                                  "no_allocate")],
-    "$l2": [f"L2::{e}" for e in ("evict_normal", "evict_first", "evict_last")],
     "$fetch": ["L2::64B", "L2::128B", "L2::256B"], "$hint": ["L2::cache_hint"],
     "$bytes": ["mbarrier::complete_tx::bytes"], "$cast": ["multicast::cluster"],
     "$merge": ["add", "min", "max", "inc", "dec", "and", "or", "xor"],
@@ -28,10 +27,10 @@ _TYPES = {
 _ANY = ("!$any", "!$data", "!$wide")
 _BULK = "$bytes $cast $hint"
 _SLOTS = {
-    "ld": "weak|relaxed|acquire|volatile|mmio $scope $space nc ca|cg|cs|lu|cv $l1 $l2 $fetch $hint "
+    "ld": "weak|relaxed|acquire|volatile|mmio $scope $space nc ca|cg|cs|lu|cv $l1 $fetch $hint "
           "v2|v4 !$data",
     "ldu": "!global v2|v4 !$data",
-    "st": "weak|relaxed|release|volatile|mmio $scope $into wb|cg|cs|wt $l1 $l2 $hint v2|v4 !$data",
+    "st": "weak|relaxed|release|volatile|mmio $scope $into wb|cg|cs|wt $l1 $hint v2|v4 !$data",
     "atom": "relaxed|acquire|release|acq_rel $scope global|$shared noftz v2|v4|v8 $hint "
             "!$merge|exch|cas !$any",
     "red": "relaxed|release $scope global|$shared noftz v2|v4|v8 $hint !$merge !$any",
@@ -61,7 +60,7 @@ _SLOTS = {
     "cp.reduce.async.bulk.shared::cluster": "!shared::cta !$bytes !$merge !$any",
     "cp.reduce.async.bulk.tensor": "!$dim !global !shared::cta !$merge tile !bulk_group $hint",
     "st.async": "weak !shared::cluster !$bytes v2|v4 !$wide",
-    "red.async": "relaxed cluster !shared::cluster !$bytes !$merge !$any",
+    "red.async": "!relaxed !cluster !shared::cluster !$bytes !$merge !$any",
     "tensormap.replace.tile": "!$field global|shared::cta !b1024 !b32|b64",
     "tensormap.cp_fenceproxy": "!global !shared::cta !tensormap::generic !release !$scope !sync "
                                "!aligned",
@@ -72,6 +71,7 @@ _SLOTS = {
     "stmatrix": "!sync !aligned !m8n8 !x1|x2|x4 trans !$own !b16",
     "mapa": "shared::cluster !u32|u64", "getctarank": "shared::cluster !u32|u64",
 }  # fmt: skip
+_ORDER = "acquire|release|relaxed"
 _HALVES = ("f16", "bf16", "f16x2", "bf16x2")
 # Words that go with one of these only.
 _WITH = {
@@ -79,6 +79,11 @@ _WITH = {
     ("ld", "nc"): "global", ("ld", "relaxed|acquire|mmio"): "$scope",
     ("st", "relaxed|release|mmio"): "$scope",
     ("atom", "noftz"): "f16|bf16|f16x2|bf16x2", ("red", "noftz"): "f16|bf16|f16x2|bf16x2",
+    ("cp.async.bulk.tensor", "bulk_group"): "shared::cta",
+    ("cp.async.bulk.tensor", "shared::cluster"): "$bytes",
+    **{(f"mbarrier.{op}", some): needed
+       for op in ("arrive", "arrive_drop", "expect_tx", "complete_tx", "test_wait", "try_wait")
+       for some, needed in (("cta|cluster", _ORDER), (_ORDER, "cta|cluster"))},
 }  # fmt: skip
 
 
@@ -119,6 +124,10 @@ def _together(instr: Instr) -> str | None:
     merge = next((m for m in ("min", "max") if instr.has(m)), None)
     if first in ("ld", "ldu", "st") and vector * WIDTH[types[-1]] > 16:
         return f"a vector of {vector} .{types[-1]} has more than 16 bytes"
+    if first in ("ld", "st") and any(w.startswith("L1::") for w in instr.parts):
+        space = _alternatives("$space") & set(instr.parts) - {"global"}
+        if space:
+            return f"words for the L1 cache with .{min(space)}"
     if first in ("atom", "red") and merge and types[-1] in _HALVES and vector == 1:
         return f"a {merge} of .{types[-1]} goes with a vector only"
     if instr.op.startswith("cp.reduce.async.bulk.global") and merge and instr.has("noftz"):
