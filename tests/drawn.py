@@ -132,7 +132,15 @@ def matmul_cases(draw: st.DrawFn) -> Case:
         a=draw(codes), b=draw(codes), bias=draw(st.none() | _dtypes), out=draw(_dtypes),
         accum=draw(st.sampled_from(["promoted", "fast"])), invariant=draw(st.booleans()),
         layout=draw(st.sampled_from(["contiguous", "transposed", "sliced", "expanded"])),
+        residual=draw(st.none() | _dtypes), **_activation(draw),
     )  # fmt: skip
+
+
+def _activation(draw: st.DrawFn) -> dict[str, Any]:
+    """With what makes N even where half of it is a gate."""
+    kinds = ["none", "none", "relu", "gelu", "gelu_tanh", "silu", "swiglu"]
+    act = draw(st.sampled_from(kinds))
+    return {"act": act, **({"N": 2 * draw(st.integers(0, 75))} if act == "swiglu" else {})}
 
 
 @st.composite

@@ -124,7 +124,8 @@ def test_a_row_has_the_bits_of_matmul_fp8(scales: tuple[str, str], seed: int) ->
     for e in (e for e in range(3) if ends[e] > (ends[e - 1] if e else 0)):
         row = ends[e] - 1
         args = (named["a"][row : row + 1], named["b"][e], named["scale_a"][row : row + 1],
-                named["scale_b"][e], None, torch.float32, "promoted", True)  # fmt: skip
+                named["scale_b"][e], None, torch.float32, "promoted", True, None,
+                "none")  # fmt: skip
         alone = torch.full((1, 24), torch.nan)
         with executing(90, seed=seed):
             _dispatch.load(plain.provider(kind))((alone,), *args)

@@ -257,7 +257,7 @@ def test_codes_that_require_a_gradient_are_refused() -> None:
         ak.matmul_fp8(a, weight, one, one)
     with torch.no_grad():
         assert torch.equal(ak.matmul_fp8(a, weight, one, one), ak.matmul_fp8(a, b, one, one))
-    args = (a, weight, one, one, None, torch.bfloat16, "promoted", False)
+    args = (a, weight, one, one, None, torch.bfloat16, "promoted", False, None, "none")
     with pytest.raises(ValueError, match="no gradient flows"):
         torch.ops.aimills.matmul_fp8(*args).sum().backward()
 
@@ -322,7 +322,7 @@ def test_tiles_fit_the_shared_memory(sm: int) -> None:
         for n in (1, 2048, 28672):
             for k in (0, 77, 4096):
                 for decode, aligned in ((False, False), (False, True), (True, False), (True, True)):
-                    for c in candidates(Shape(m, n, k, decode, aligned), sm):
+                    for c in candidates(Shape(m, n, k, decode, aligned), False, sm):
                         stage = (c.block_m + c.block_n) * c.block_k
                         assert stage * (c.num_stages + 2 * decode) <= SHARED_KIB[sm] * 1024
 
@@ -357,6 +357,8 @@ def test_scaled_mm_says_what_it_can_not_do_on_a_gpu() -> None:
         (dict(b=wide[:96, ::2]), "b must have contiguous rows"),
         (dict(a=wide[:, :160].to(E5M2), b=wide[:96, :160].to(E5M2)), "e5m2 for both"),
         (dict(batch_invariant=True), "by M"),
+        (dict(activation="silu"), "no activation and no residual"),
+        (dict(residual=torch.ones(128, 96)), "no activation and no residual"),
     ):
         assert text in (rejects(_change(**change)) or "accepted"), change
 

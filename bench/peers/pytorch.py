@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from aimills_kernels.harness.peers import Adapter
+from aimills_kernels.kernels.matmul.activations import activate
 from aimills_kernels.kernels.matmul.config import in_blocks
 from aimills_kernels.kernels.video.colour import rgb_levels
 
@@ -19,9 +20,10 @@ from ._w4 import dequantized, int4pack
 
 def scaled_mm(
     a: Tensor, b: Tensor, scale_a: Tensor, scale_b: Tensor, bias: Tensor | None,
-    out_dtype: torch.dtype, accum: str, batch_invariant: bool,
+    out_dtype: torch.dtype, accum: str, batch_invariant: bool, residual: Tensor | None,
+    activation: str,
 ) -> Tensor:  # fmt: skip
-    """F.scaled_mm, which makes its own output; the provider of that name is torch._scaled_mm."""
+    """F.scaled_mm, which makes its own output; activation and residual by PyTorch behind it."""
     if batch_invariant:
         raise NotImplementedError("F.scaled_mm picks kernels by M")
     N = b.shape[0]
@@ -36,10 +38,12 @@ def scaled_mm(
         rows = scale_a.dim() == 2
         kind_a = kind_b = F.ScalingType.RowWise if rows else F.ScalingType.TensorWise
     across = scale_b.T if scale_b.dim() == 2 else scale_b
-    return F.scaled_mm(
+    out = F.scaled_mm(
         a, b.T, scale_a, kind_a, across, kind_b, bias=bias, output_dtype=out_dtype,
         use_fast_accum=accum == "fast",
     )  # fmt: skip
+    out = activate(out, activation)
+    return out if residual is None else (out + residual).to(out_dtype)
 
 
 def float_video(*args: Any) -> Tensor:

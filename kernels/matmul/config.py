@@ -16,6 +16,7 @@ from aimills_kernels.kernels.hardware import shared_kib
 
 _SMS = 132  # of an H100 or H200; fewer tiles than that leave some idle
 INVARIANT_M = 64  # the M whose tiles serve every M with batch_invariant=True
+MAX_SPLITS = 8
 MAX_LEADING = 3
 BLOCK = 128  # of K, and of rows with 128x128, that have one scale
 
@@ -28,10 +29,13 @@ class Config:
     num_warps: int
     num_stages: int
     group_m: int = 8  # tiles of M that share their tiles of b in L2
+    splits: int = 1  # of K, each summed by a program of its own
 
     def __str__(self) -> str:
         tile = f"{self.block_m}x{self.block_n}x{self.block_k}"
         shape = f"{tile} {self.num_warps} warps {self.num_stages} stages"
+        if self.splits > 1:
+            shape += f" {self.splits} splits"
         return shape if self.group_m == 8 else f"{shape} groups of {self.group_m}"
 
 
@@ -72,10 +76,12 @@ def rows_aligned(t: Tensor) -> bool:
     return step == 1 and all(p % 16 == 0 for p in pitches) and t.data_ptr() % 16 == 0
 
 
-def candidates(shape: Shape, sm: int) -> tuple[Config, ...]:
-    """The built-in tiles, and neighbours of them that fit the shared memory and the registers."""
-    built_in = select_config(shape, sm)
-    return built_in, *_others(built_in, shape, sm)
+def candidates(shape: Shape, blocks: bool, sm: int) -> tuple[Config, ...]:
+    """The built-in tiles, and neighbours of them that fit the shared memory and the registers, with
+    no more splits: so many sums the workspace holds."""
+    built_in = select_split_config(shape, blocks, sm)
+    fewer = [replace(built_in, splits=built_in.splits // 2)] if built_in.splits > 1 else []
+    return built_in, *fewer, *_others(built_in, shape, sm)
 
 
 def _others(built_in: Config, shape: Shape, sm: int) -> Iterator[Config]:
@@ -135,10 +141,34 @@ def select_block_config(shape: Shape, sm: int) -> Config:
     return replace(found, block_k=min(BLOCK, found.block_k))
 
 
-def block_candidates(shape: Shape, sm: int) -> tuple[Config, ...]:
-    """As `candidates`, for `select_block_config`."""
-    built_in = select_block_config(shape, sm)
-    return built_in, *_others(built_in, shape, sm)
+def select_split_config(shape: Shape, blocks: bool, sm: int) -> Config:
+    """The built-in tiles, and splits of K where tiles alone leave too little of b in flight.
+
+    The sums of splits are written and read once: at most a quarter of the bytes of b.
+    """
+    found = select_block_config(shape, sm) if blocks else select_config(shape, sm)
+    if shape.fixed or shape.m > INVARIANT_M:
+        return found
+    tiles = _cdiv(shape.m, found.block_m) * _cdiv(shape.n, found.block_n)
+    most = min(
+        4 * _SMS // max(1, tiles), shape.k // (2 * _depth(found)), shape.k // (32 * shape.m or 1),
+        MAX_SPLITS,
+    )  # fmt: skip
+    return replace(found, splits=max(1, 1 << max(0, most.bit_length() - 1)))
+
+
+def _depth(c: Config) -> int:
+    """A split is a multiple of that deep: no block of scales is that of two."""
+    return max(BLOCK, c.block_k)
+
+
+def per_split(c: Config, k: int) -> int:
+    return _cdiv(_cdiv(k, _depth(c)), c.splits) * _depth(c)
+
+
+def split_sums(c: Config, m: int, n: int) -> int:
+    """Floats of the workspace."""
+    return c.splits * m * n if c.splits > 1 else 0
 
 
 def select_grouped_config(shape: Shape, blocks: bool, sm: int) -> Config:

@@ -10,6 +10,8 @@ from torch import Tensor
 from aimills_kernels.ops._flags import check_bools
 from aimills_kernels.ops._run import run
 
+Activation = Literal["relu", "gelu", "gelu_tanh", "silu", "swiglu"]
+
 
 def quantize_fp8(
     x: Tensor,
@@ -57,12 +59,15 @@ def matmul_fp8(
     scale_b: Tensor,
     *,
     bias: Tensor | None = None,
+    activation: Activation | None = None,
+    residual: Tensor | None = None,
     accum: Literal["promoted", "fast"] = "promoted",
     out_dtype: torch.dtype = torch.bfloat16,
     batch_invariant: bool = False,
     out: Tensor | None = None,
 ) -> Tensor:
-    """Matmul of fp8 codes: (a * scale_a) @ (b * scale_b).T + bias, rounded once.
+    """Matmul of fp8 codes: activation((a * scale_a) @ (b * scale_b).T + bias) + residual, rounded
+    once.
 
     Shapes and dtypes:
         a        [M, K]              float8_e4m3fn | float8_e5m2
@@ -72,14 +77,19 @@ def matmul_fp8(
         scale_b  [N, ceil(K / 128)]  f32; likewise, [N, 1], [] or [1], or for each block of 128x128
                                      [ceil(N / 128), ceil(K / 128)]
         bias     [N]                 bf16 | f16 | f32
-        out      [M, N]              out_dtype
+        residual  as out             bf16 | f16 | f32
+        out      [M, N]              out_dtype; [M, N / 2] with activation="swiglu"
 
     Any M, N and K, empty ones too (K = 0 gives the bias), and any strides and offsets, of the
     scales too. The granularity follows from the scales' shapes, which may differ between a and b;
     where two readings fit a shape they mean the same numbers.
 
     Args:
-        bias: added in float32 before the result is rounded.
+        bias: added in float32, before the activation.
+        activation: computed in float32; "gelu" is the exact one, "gelu_tanh" its approximation.
+            "swiglu" is silu(gate) * up, where the first half of b's rows makes the gate and the
+            second half up, as in a weight [gate; up] and in swiglu_quantize_fp8.
+        residual: added in float32 behind the activation; any strides.
         accum: "promoted" adds the sum of each block of K in float32. "fast" allows fp8 tensor
             cores to keep the sum over all of K, in some 14 bits, for a float32 out too. A kernel is
             then held to an error of (n + 16 sqrt(n)) / 8192 of the largest value of out, n = K / 32
@@ -100,10 +110,14 @@ def matmul_fp8(
             the argument.
 
     Sums each block of K in the tensor cores and the blocks in float32 (Liu et al., DeepSeek-V3,
-    arXiv:2412.19437); for a float32 out all of it in float32. Gradients of scale_a, scale_b and
-    bias are those of the PyTorch reference, which is run again for them; codes have none.
-    torch.autocast changes nothing.
+    arXiv:2412.19437); for a float32 out all of it in float32. For M up to 64 K may be split; the
+    sums of splits are added in their order, without atomics. SwiGLU: Shazeer, arXiv:2002.05202.
+    Gradients of scale_a, scale_b, bias and residual are those of the PyTorch reference, which is
+    run again for them; codes have none. torch.autocast changes nothing.
     """
     check_bools("matmul_fp8", batch_invariant=batch_invariant)
-    args = (a, b, scale_a, scale_b, bias, out_dtype, accum, batch_invariant)
+    args = (
+        a, b, scale_a, scale_b, bias, out_dtype, accum, batch_invariant, residual,
+        "none" if activation is None else activation,
+    )  # fmt: skip
     return run("matmul_fp8", args, out)
