@@ -136,6 +136,17 @@ def matmul_cases(draw: st.DrawFn) -> Case:
     )  # fmt: skip
 
 
+@st.composite
+def matmul_quantize_cases(draw: st.DrawFn) -> Case:
+    dims = dict(draw(matmul_cases()).dims)
+    dims.pop("residual")
+    dims.pop("out")
+    return Case(
+        "drawn", **dims, granularity=draw(st.sampled_from(["row", "1x128"])),
+        codes=draw(st.sampled_from(["e4m3", "e4m3", "e5m2"])),
+    )  # fmt: skip
+
+
 def _activation(draw: st.DrawFn) -> dict[str, Any]:
     """With what makes N even where half of it is a gate."""
     kinds = ["none", "none", "relu", "gelu", "gelu_tanh", "silu", "swiglu"]
@@ -271,6 +282,7 @@ CASES = {
     "kv_append": append_cases(),
     "merge_attention_states": merge_cases(),
     "matmul_fp8": matmul_cases(),
+    "matmul_quantize_fp8": matmul_quantize_cases(),
     "matmul_int8": int8_cases(),
     "matmul_w8": w8_cases(),
     "matmul_w4": w4_cases(),

@@ -147,6 +147,24 @@ def select_split_config(shape: Shape, blocks: bool, sm: int) -> Config:
     The sums of splits are written and read once: at most a quarter of the bytes of b.
     """
     found = select_block_config(shape, sm) if blocks else select_config(shape, sm)
+    return _split(found, shape)
+
+
+def select_codes_config(shape: Shape, blocks: bool, columns: int, sm: int) -> Config:
+    """The built-in tiles where the output is quantised: `columns` wide, if not 0. Half as many rows
+    then need no more registers."""
+    found = select_split_config(shape, blocks, sm)
+    if columns == 0 or found.splits > 1:
+        return found
+    block_k = min(64 if shape.decode or columns > 128 else BLOCK, found.block_k)
+    block_m = min(found.block_m, 32 if shape.decode or not shape.aligned else 64)
+    warps = 8 if block_m * columns > 8192 or not shape.aligned else 4
+    stages = max(2, min(4, _stages(block_m, columns, block_k, shape.decode, sm)))
+    return replace(found, block_m=block_m, block_n=columns, block_k=block_k, num_warps=warps,
+                   num_stages=stages)  # fmt: skip
+
+
+def _split(found: Config, shape: Shape) -> Config:
     if shape.fixed or shape.m > INVARIANT_M:
         return found
     tiles = _cdiv(shape.m, found.block_m) * _cdiv(shape.n, found.block_n)

@@ -152,6 +152,13 @@ class Fp8Sum:
         return tolerance(got, accum, args[0].shape[-1]).judge(got, oracle, rounded, args)
 
 
+def sum_floor(device: torch.device, accum: str, K: int) -> float:
+    """How far a float32 sum may be off, in float32 roundings of the largest one."""
+    if device.type != "cuda" or sm_of(device) not in _FOURTEEN_BITS:
+        return Ratio().floor
+    return (fast(K) if accum == "fast" else COARSE).floor
+
+
 def tolerance(got: Tensor, accum: str, K: int) -> Ratio:
     if got.device.type != "cuda" or sm_of(got.device) not in _FOURTEEN_BITS:
         return Ratio()

@@ -121,3 +121,53 @@ def matmul_fp8(
         "none" if activation is None else activation,
     )  # fmt: skip
     return run("matmul_fp8", args, out)
+
+
+def matmul_quantize_fp8(
+    a: Tensor,
+    b: Tensor,
+    scale_a: Tensor,
+    scale_b: Tensor,
+    granularity: Literal["row", "1x128"] = "1x128",
+    *,
+    bias: Tensor | None = None,
+    activation: Activation | None = None,
+    dtype: torch.dtype = torch.float8_e4m3fn,
+    accum: Literal["promoted", "fast"] = "promoted",
+    batch_invariant: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """matmul_fp8, quantised to fp8: what the next matmul_fp8 takes as its a and scale_a.
+
+    Shapes and dtypes:
+        a, b, scale_a, scale_b, bias   as in matmul_fp8
+        x_q    [M, N]     dtype; [M, N / 2] with activation="swiglu"
+        scale  f32        [M, 1] for "row", [M, ceil(N / 128)] for "1x128"
+
+    Any M, N and K, empty ones too, and any strides and offsets.
+
+    Args:
+        granularity: one scale for each "row" or for each "1x128" block of it. A row takes a second
+            pass over the result in float32, as no part of the kernel sees all of one.
+        bias: as in matmul_fp8.
+        activation: as in matmul_fp8.
+        dtype: of x_q; torch.float8_e4m3fn or torch.float8_e5m2.
+        accum: as in matmul_fp8.
+        batch_invariant: as in matmul_fp8.
+
+    Returns:
+        (x_q, scale): x_q * scale ~ activation((a * scale_a) @ (b * scale_b).T + bias), which is in
+        float32 until it becomes codes. Scales and codes follow the rules of quantize_fp8, and the
+        scales lie in memory as there.
+
+    Raises:
+        ValueError: as in matmul_fp8, or a granularity or dtype that does not fit; the message names
+            the argument.
+
+    Carries no gradient. torch.autocast changes nothing. Sums are those of matmul_fp8.
+    """
+    check_bools("matmul_quantize_fp8", batch_invariant=batch_invariant)
+    act = "none" if activation is None else activation
+    args = (
+        a, b, scale_a, scale_b, bias, act, granularity, dtype, accum, batch_invariant,
+    )  # fmt: skip
+    return run("matmul_quantize_fp8", args)
