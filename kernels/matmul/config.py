@@ -54,11 +54,12 @@ class Shape:
     decode: bool
     aligned: bool
     fixed: bool = False  # no other tiles than the built-in ones may serve
+    gated: bool = False  # of a tile's columns half are gates, whose scales of blocks are their own
 
     @classmethod
     def of(
         cls, a: Tensor, b: Tensor, out_dtype: torch.dtype, accum: str, batch_invariant: bool,
-        sm: int, rows: int | None = None,
+        sm: int, rows: int | None = None, gated: bool = False,
     ) -> Shape:  # fmt: skip
         """sm_80 has no tensor cores for fp8; for a float32 output their sums are too coarse, unless
         the caller asks for them. Where a row's bits must not depend on the others, the tiles don't
@@ -66,8 +67,9 @@ class Shape:
         decode = sm < 89 or (out_dtype == torch.float32 and accum != "fast") or interpreting()
         (n, k), aligned = b.shape[-2:], rows_aligned(b)
         if batch_invariant:
-            return cls(INVARIANT_M, n, k, decode, aligned, fixed=True)
-        return cls(a.shape[0] if rows is None else rows, n, k, decode, aligned and rows_aligned(a))
+            return cls(INVARIANT_M, n, k, decode, aligned, True, gated)
+        m, aligned = a.shape[0] if rows is None else rows, aligned and rows_aligned(a)
+        return cls(m, n, k, decode, aligned, False, gated)
 
 
 def rows_aligned(t: Tensor) -> bool:
@@ -104,7 +106,9 @@ def _fits(c: Config, shape: Shape, sm: int) -> bool:
     if c.block_k < 32 or (sm // 10 == 10 and shape.n % 16 and c.block_n > 64):
         return False
     threads, codes = 32 * c.num_warps, (c.block_m + c.block_n) * c.block_k
-    if c.block_m * c.block_n > 64 * threads or (not shape.aligned and codes > 64 * threads):
+    if c.block_m * c.block_n > (32 if shape.gated else 64) * threads or (
+        not shape.aligned and codes > 64 * threads
+    ):
         return False
     return c.num_stages <= _stages(c.block_m, c.block_n, c.block_k, shape.decode, sm)
 
@@ -138,7 +142,9 @@ def select_config(shape: Shape, sm: int) -> Config:
 def select_block_config(shape: Shape, sm: int) -> Config:
     """The built-in tiles where each block of 128 of K has a scale."""
     found = select_config(shape, sm)
-    return replace(found, block_k=min(BLOCK, found.block_k))
+    # With a scale for each column 128 by 128 spilled up to 904 bytes.
+    block_m = min(64, found.block_m) if shape.gated else found.block_m
+    return replace(found, block_m=block_m, block_k=min(BLOCK, found.block_k))
 
 
 def select_split_config(shape: Shape, blocks: bool, sm: int) -> Config:
@@ -157,7 +163,8 @@ def select_codes_config(shape: Shape, blocks: bool, columns: int, sm: int) -> Co
     if columns == 0 or found.splits > 1:
         return found
     block_k = min(64 if shape.decode or columns > 128 else BLOCK, found.block_k)
-    block_m = min(found.block_m, 32 if shape.decode or not shape.aligned else 64)
+    block_k = block_k if shape.aligned else 32
+    block_m = min(found.block_m, (32 if shape.decode else 64) if shape.aligned else 16)
     warps = 8 if block_m * columns > 8192 or not shape.aligned else 4
     stages = max(2, min(4, _stages(block_m, columns, block_k, shape.decode, sm)))
     return replace(found, block_m=block_m, block_n=columns, block_k=block_k, num_warps=warps,

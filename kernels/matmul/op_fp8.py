@@ -14,7 +14,7 @@ from aimills_kernels._op import Invalid, Op, Problem, Provider
 from aimills_kernels._tolerance import Judgement, Ratio
 from aimills_kernels._words import shown
 from aimills_kernels.kernels.matmul import scaled_mm
-from aimills_kernels.kernels.matmul.activations import activate, check_activation
+from aimills_kernels.kernels.matmul.activations import GATED, activate, check_activation
 from aimills_kernels.kernels.matmul.cases import (
     BAD_OUT_DTYPE,
     bad_bias,
@@ -179,11 +179,14 @@ _FOURTEEN_BITS = (89, 90, 120, 121)
 
 def workspace(
     a: Tensor, b: Tensor, scale_a: Tensor, scale_b: Tensor, bias: Tensor | None,
-    out_dtype: torch.dtype, accum: str, batch_invariant: bool, *others: Any,
+    out_dtype: torch.dtype, accum: str, batch_invariant: bool, residual: Tensor | None,
+    activation: str,
 ) -> int:  # fmt: skip
     """Floats: a sum of each element and split."""
     sm = sm_of(a.device) or 90
-    shape = Shape.of(a, b, out_dtype, accum, batch_invariant, sm)
+    shape = Shape.of(
+        a, b, out_dtype, accum, batch_invariant, sm, gated=activation == GATED
+    )  # fmt: skip
     config = select_split_config(shape, in_blocks(scale_a, scale_b, len(b)), sm)
     return split_sums(config, len(a), len(b))
 
@@ -238,7 +241,9 @@ ERRORS = (
 
 def _configs(p: Problem) -> tuple[Config, ...]:
     sm = p.sm or 90
-    shape = Shape.of(p.a, p.b, p.out_dtype, p.accum, p.batch_invariant, sm)
+    shape = Shape.of(
+        p.a, p.b, p.out_dtype, p.accum, p.batch_invariant, sm, gated=p.activation == GATED
+    )
     return candidates(shape, in_blocks(p.scale_a, p.scale_b, len(p.b)), sm)
 
 

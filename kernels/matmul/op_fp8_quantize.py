@@ -159,9 +159,9 @@ def config_of(
     accum: str, batch_invariant: bool,
 ) -> tuple[Shape, Any]:  # fmt: skip
     sm = op_fp8.sm_of(a.device) or 90
-    shape = Shape.of(a, b, torch.bfloat16, accum, batch_invariant, sm)
-    pairs = 2 if activation == GATED else 1
-    columns = 128 * pairs if granularity == "1x128" else 0
+    gated = activation == GATED
+    shape = Shape.of(a, b, torch.bfloat16, accum, batch_invariant, sm, gated=gated)
+    columns = (256 if gated else 128) if granularity == "1x128" else 0
     return shape, select_codes_config(shape, in_blocks(scale_a, scale_b, len(b)), columns, sm)
 
 
@@ -184,6 +184,7 @@ CASES = (
     Case("fast", M=20, N=140, K=300, accum="fast"),
     Case("transposed", M=20, N=40, K=60, **_ROWS, layout="transposed", act="gelu"),
     Case("sliced", M=20, N=40, K=60, **_ROWS, layout="sliced", bias="bf16"),
+    Case("sparse", M=5, N=9, K=40, **_ROWS, layout="sparse"),
     Case("invariant", M=3, N=150, K=200, **_ROWS, invariant=True, tags=_FULL),
     Case("m-empty", M=0, N=40, K=32, **_ROWS),
     Case("n-empty", M=3, N=0, K=32, **_ROWS),

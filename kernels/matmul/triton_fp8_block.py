@@ -14,6 +14,7 @@ import triton.language as tl
 
 from aimills_kernels import _configs
 from aimills_kernels._dispatch import sm_of
+from aimills_kernels.kernels.matmul.activations import GATED
 from aimills_kernels.kernels.matmul.config import (
     BLOCK,
     Config,
@@ -159,7 +160,7 @@ def launch(
     if out.numel() == 0:
         return
     sm = sm_of(a.device) or 90
-    shape = Shape.of(a, b, out_dtype, accum, batch_invariant, sm)
+    shape = Shape.of(a, b, out_dtype, accum, batch_invariant, sm, gated=activation == GATED)
     config = _configs.config(select_split_config(shape, True, sm))
     multiply(a, b, scale_a, scale_b, shape, config, work, End(out, bias, activation, residual))
 
