@@ -5,6 +5,7 @@ from __future__ import annotations
 import bisect
 import itertools
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -21,7 +22,13 @@ from aimills_kernels._tolerance import Ratio
 from aimills_kernels._validate import validate
 from aimills_kernels.kernels.hardware import SHARED_KIB
 from aimills_kernels.kernels.matmul import op_fp8, op_fused
-from aimills_kernels.kernels.matmul.config import Shape, candidates, leading_dims
+from aimills_kernels.kernels.matmul.config import (
+    Shape,
+    candidates,
+    leading_dims,
+    per_split,
+    select_split_config,
+)
 
 E4M3, E5M2 = torch.float8_e4m3fn, torch.float8_e5m2
 
@@ -325,6 +332,25 @@ def test_tiles_fit_the_shared_memory(sm: int) -> None:
                     for c in candidates(Shape(m, n, k, decode, aligned), False, sm):
                         stage = (c.block_m + c.block_n) * c.block_k
                         assert stage * (c.num_stages + 2 * decode) <= SHARED_KIB[sm] * 1024
+
+
+@pytest.mark.parametrize("blocks", [False, True])
+@pytest.mark.parametrize("sm", sorted(SHARED_KIB))
+def test_splits_cover_k_and_are_few(blocks: bool, sm: int) -> None:
+    for m, n, k in itertools.product(
+        (1, 16, 64, 65), (64, 4096, 28672), (0, 77, 1100, 4096, 18432)
+    ):
+        shape = Shape(m, n, k, decode=False, aligned=k % 16 == 0)
+        found = candidates(shape, blocks, sm)
+        assert k > per_split(found[0], k) * (found[0].splits - 1) or k == 0
+        for c in found:
+            assert c.splits <= found[0].splits, "the workspace holds so many"
+            assert per_split(c, k) * c.splits >= k
+            assert per_split(c, k) % 128 == 0
+            assert 8 * c.splits * m <= k / 4 or c.splits == 1
+        assert select_split_config(replace(shape, fixed=True), blocks, sm).splits == 1
+    few = Shape(1, 4096, 4096, decode=False, aligned=True)
+    assert select_split_config(few, blocks, sm).splits == 4
 
 
 def test_leading_dims_merge_where_memory_allows() -> None:

@@ -179,7 +179,9 @@ def _split(found: Config, shape: Shape) -> Config:
         4 * _SMS // max(1, tiles), shape.k // (2 * _depth(found)), shape.k // (32 * shape.m or 1),
         MAX_SPLITS,
     )  # fmt: skip
-    return replace(found, splits=max(1, 1 << max(0, most.bit_length() - 1)))
+    blocks = _cdiv(shape.k, _depth(found))
+    each = _cdiv(blocks, max(1, 1 << max(0, most.bit_length() - 1)))
+    return replace(found, splits=max(1, _cdiv(blocks, max(1, each))))  # none of them empty
 
 
 def _depth(c: Config) -> int:

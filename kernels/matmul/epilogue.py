@@ -87,12 +87,8 @@ def finish_tile(
 def split_of(K, per_split, stride_ak, stride_bk):
     """Where this program's split of K begins in a and in b, and how deep it is."""
     begin = tl.program_id(1).to(tl.int64) * per_split
-    return (
-        begin,
-        begin * stride_ak,
-        begin * stride_bk,
-        tl.minimum(K - begin, per_split).to(tl.int32),
-    )
+    depth = tl.maximum(tl.minimum(K - begin, per_split), 0).to(tl.int32)
+    return begin, begin * stride_ak, begin * stride_bk, depth
 
 
 @triton.jit
