@@ -54,8 +54,13 @@ def test_no_register_is_touched_under_a_wgmma(op: Op, case: Case, provider: Prov
 
 @pytest.mark.parametrize(
     ("name", "case"),
-    [("matmul_fp8", "llama3-8b-qkv-4096"), ("matmul_int8", "llama3-8b-qkv-4096")],
-)
+    [
+        ("matmul_fp8", "llama3-8b-qkv-4096"), ("matmul_int8", "llama3-8b-qkv-4096"),
+        ("matmul_w8", "llama3-8b-qkv-4096"), ("matmul_w8", "llama3-8b-qkv-64"),
+        ("matmul_w4", "llama3-8b-qkv-4096"), ("matmul_w4", "llama3-8b-qkv-64"),
+        ("grouped_matmul_w4", "aot-large"), ("matmul_quantize_fp8", "aot-rows"),
+    ],
+)  # fmt: skip
 def test_nor_with_other_tiles(name: str, case: str) -> None:
     op = get_op(name)
     problem = Problem(op, meta_args(op, op.case(case)), "cuda", 90)

@@ -54,7 +54,7 @@ class Shape:
     decode: bool
     aligned: bool
     fixed: bool = False  # no other tiles than the built-in ones may serve
-    gated: bool = False  # of a tile's columns half are gates, whose scales of blocks are their own
+    gated: bool = False  # half of a tile's columns are gates, with scales of blocks of their own
 
     @classmethod
     def of(
@@ -87,7 +87,11 @@ def candidates(shape: Shape, blocks: bool, sm: int) -> tuple[Config, ...]:
 
 
 def _others(built_in: Config, shape: Shape, sm: int) -> Iterator[Config]:
-    return iter(()) if shape.fixed else (c for c in _near(built_in) if _fits(c, shape, sm))
+    if shape.fixed:
+        return iter(())
+    own = built_in.block_m * built_in.block_n // (32 * built_in.num_warps)
+    sums = max(own, 32 if shape.gated else 64)
+    return (c for c in _near(built_in) if _fits(c, shape, sm, sums))
 
 
 def _near(c: Config) -> Iterator[Config]:
@@ -98,17 +102,18 @@ def _near(c: Config) -> Iterator[Config]:
     yield replace(c, group_m=4)
 
 
-def _fits(c: Config, shape: Shape, sm: int) -> bool:
-    """A block's sums are added to those before it, so a thread holds two of each; with those it may
-    hold 64 codes whose addresses it needs. Groups count where there are more tiles than in one."""
+def _fits(c: Config, shape: Shape, sm: int, sums: int = 64) -> bool:
+    """A block's sums are added to those before it, so a thread holds two of each, of `sums` at the
+    most; with those it may hold 64 codes whose addresses it needs. Groups count where there are more
+    tiles than in one."""
     if c.group_m < 8 and shape.m <= c.group_m * c.block_m:
         return False
     if c.block_k < 32 or (sm // 10 == 10 and shape.n % 16 and c.block_n > 64):
         return False
     threads, codes = 32 * c.num_warps, (c.block_m + c.block_n) * c.block_k
-    if c.block_m * c.block_n > (32 if shape.gated else 64) * threads or (
-        not shape.aligned and codes > 64 * threads
-    ):
+    if c.block_m * c.block_n > sums * threads:
+        return False
+    if not shape.aligned and codes > 64 * threads:
         return False
     return c.num_stages <= _stages(c.block_m, c.block_n, c.block_k, shape.decode, sm)
 
@@ -169,6 +174,14 @@ def select_codes_config(shape: Shape, blocks: bool, columns: int, sm: int) -> Co
     stages = max(2, min(4, _stages(block_m, columns, block_k, shape.decode, sm)))
     return replace(found, block_m=block_m, block_n=columns, block_k=block_k, num_warps=warps,
                    num_stages=stages)  # fmt: skip
+
+
+def codes_candidates(shape: Shape, blocks: bool, columns: int, sm: int) -> tuple[Config, ...]:
+    """As `candidates`, for `select_codes_config`."""
+    built_in = select_codes_config(shape, blocks, columns, sm)
+    if columns == 0 or built_in.splits > 1:
+        return candidates(shape, blocks, sm)
+    return built_in, *(c for c in _others(built_in, shape, sm) if c.block_n == columns)
 
 
 def _split(found: Config, shape: Shape) -> Config:

@@ -184,10 +184,10 @@ def workspace(
 ) -> int:  # fmt: skip
     """Floats: a sum of each element and split."""
     sm = sm_of(a.device) or 90
-    shape = Shape.of(
-        a, b, out_dtype, accum, batch_invariant, sm, gated=activation == GATED
-    )  # fmt: skip
-    config = select_split_config(shape, in_blocks(scale_a, scale_b, len(b)), sm)
+    blocks = in_blocks(scale_a, scale_b, len(b))
+    gated = blocks and activation == GATED
+    shape = Shape.of(a, b, out_dtype, accum, batch_invariant, sm, gated=gated)
+    config = select_split_config(shape, blocks, sm)
     return split_sums(config, len(a), len(b))
 
 
@@ -241,10 +241,10 @@ ERRORS = (
 
 def _configs(p: Problem) -> tuple[Config, ...]:
     sm = p.sm or 90
-    shape = Shape.of(
-        p.a, p.b, p.out_dtype, p.accum, p.batch_invariant, sm, gated=p.activation == GATED
-    )
-    return candidates(shape, in_blocks(p.scale_a, p.scale_b, len(p.b)), sm)
+    blocks = in_blocks(p.scale_a, p.scale_b, len(p.b))
+    gated = blocks and p.activation == GATED
+    shape = Shape.of(p.a, p.b, p.out_dtype, p.accum, p.batch_invariant, sm, gated=gated)
+    return candidates(shape, blocks, sm)
 
 
 def depends(p: Problem) -> str | None:

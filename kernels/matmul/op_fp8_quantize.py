@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from aimills_kernels._op import Case, Cost, Invalid, Op, Provider
+from aimills_kernels._op import Case, Cost, Invalid, Op, Problem, Provider
 from aimills_kernels._tolerance import EPS32, Judgement, specials
 from aimills_kernels.kernels.matmul import cases_fp8, op_fp8, op_quantize
 from aimills_kernels.kernels.matmul.activations import GATED, activate
@@ -16,8 +16,10 @@ from aimills_kernels.kernels.matmul.cases import bad_bias, bad_operands, bad_sca
 from aimills_kernels.kernels.matmul.cases_fp8 import width
 from aimills_kernels.kernels.matmul.checks import check_scale
 from aimills_kernels.kernels.matmul.config import (
+    Config,
     Shape,
     blocks_of,
+    codes_candidates,
     in_blocks,
     select_codes_config,
     split_sums,
@@ -154,15 +156,31 @@ def workspace(
     return split_sums(config, M, N) + result
 
 
-def config_of(
+def _configs(p: Problem) -> tuple[Config, ...]:
+    return codes_candidates(
+        *_problem(p.a, p.b, p.scale_a, p.scale_b, p.activation, p.granularity, p.accum,
+                  p.batch_invariant), p.sm or 90,
+    )  # fmt: skip
+
+
+def config_of(*args: Any) -> tuple[Shape, Config]:
+    """As `_problem` takes them."""
+    shape, blocks, columns = _problem(*args)
+    built_in = select_codes_config(shape, blocks, columns, op_fp8.sm_of(args[0].device) or 90)
+    return shape, built_in
+
+
+def _problem(
     a: Tensor, b: Tensor, scale_a: Tensor, scale_b: Tensor, activation: str, granularity: str,
     accum: str, batch_invariant: bool,
-) -> tuple[Shape, Any]:  # fmt: skip
+) -> tuple[Shape, bool, int]:  # fmt: skip
+    """And whether scales are of blocks, and how wide a tile must be, if that matters."""
     sm = op_fp8.sm_of(a.device) or 90
     gated = activation == GATED
-    shape = Shape.of(a, b, torch.bfloat16, accum, batch_invariant, sm, gated=gated)
+    blocks = in_blocks(scale_a, scale_b, len(b))
+    shape = Shape.of(a, b, torch.bfloat16, accum, batch_invariant, sm, gated=gated and blocks)
     columns = (256 if gated else 128) if granularity == "1x128" else 0
-    return shape, select_codes_config(shape, in_blocks(scale_a, scale_b, len(b)), columns, sm)
+    return shape, blocks, columns
 
 
 _ROWS, _BLOCKS = cases_fp8._ROWS, cases_fp8._BLOCKS
@@ -239,6 +257,7 @@ matmul_quantize_fp8 = Op(
                 "kernels/matmul/triton_fp8_block.py",
             ),
             workspace=workspace,
+            configs=_configs,
         ),
     ),
 )

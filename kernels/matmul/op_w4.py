@@ -14,7 +14,13 @@ from aimills_kernels.kernels.matmul.activations import activate, check_activatio
 from aimills_kernels.kernels.matmul.cases import lay_out
 from aimills_kernels.kernels.matmul.cases_w4 import CASES, ERRORS
 from aimills_kernels.kernels.matmul.checks import check_bias, check_matrix, check_scale
-from aimills_kernels.kernels.matmul.config_w4 import workspace
+from aimills_kernels.kernels.matmul.config_w4 import (
+    Config,
+    candidates,
+    config_of,
+    reads_wide,
+    workspace,
+)
 from aimills_kernels.kernels.matmul.formats import WIDE
 from aimills_kernels.kernels.matmul.layout_w4 import (
     RUN,
@@ -238,6 +244,18 @@ def cost(case: Case) -> Cost:
     return Cost(2 * M * N * K, moved + (0 if order is None else 4 * K), "f16")
 
 
+def _configs(p: Problem) -> tuple[Config, ...]:
+    built_in = config_of(
+        p.x, p.codes, p.perm, p.group_of, p.group_size, p.offset, p.batch_invariant, sm=p.sm
+    )
+    return tiles_beside(p, built_in, len(p.x))
+
+
+def tiles_beside(p: Problem, built_in: Config, rows: int) -> tuple[Config, ...]:
+    aligned, N = reads_wide(p.x, p.perm, p.offset), p.codes.shape[-2]
+    return candidates(built_in, rows, N, aligned, p.batch_invariant, p.sm or 90)
+
+
 def depends(p: Problem) -> str | None:
     return "its bits depend on the rows beside" if p.batch_invariant else None
 
@@ -264,6 +282,7 @@ matmul_w4 = Op(
                 "kernels/hardware.py",
             ),
             workspace=workspace,
+            configs=_configs,
         ),
     ),
     reference_rejects=depends,

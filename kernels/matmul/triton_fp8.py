@@ -18,7 +18,6 @@ import triton.language as tl
 
 from aimills_kernels import _configs
 from aimills_kernels._dispatch import sm_of
-from aimills_kernels.kernels.matmul.activations import GATED
 from aimills_kernels.kernels.matmul.config import Config, Shape, per_split, select_split_config
 from aimills_kernels.kernels.matmul.epilogue import (
     End,
@@ -94,7 +93,7 @@ def launch(
     if out.numel() == 0:
         return
     sm = sm_of(a.device) or 90
-    shape = Shape.of(a, b, out_dtype, accum, batch_invariant, sm, gated=activation == GATED)
+    shape = Shape.of(a, b, out_dtype, accum, batch_invariant, sm)
     config = _configs.config(select_split_config(shape, False, sm))
     multiply(a, b, scale_a, scale_b, shape, promoted(accum, sm), config, work,
              End(out, bias, activation, residual))  # fmt: skip

@@ -7,6 +7,7 @@ the workspace in float32, and `triton_quantize` makes the codes.
 
 import torch
 
+from aimills_kernels import _configs
 from aimills_kernels._dispatch import sm_of
 from aimills_kernels.kernels.matmul import triton_fp8, triton_fp8_block, triton_quantize
 from aimills_kernels.kernels.matmul.config import in_blocks, split_sums
@@ -24,11 +25,13 @@ def launch(
     if codes.numel() == 0:
         scale.fill_(1.0)
         return
-    shape, config = config_of(
+    shape, built_in = config_of(
         a, b, scale_a, scale_b, activation, granularity, accum, batch_invariant
     )  # fmt: skip
+    config = _configs.config(built_in)
     by_row = granularity == "row"
-    result = work[split_sums(config, len(a), len(b)) :].view(codes.shape) if by_row else codes
+    behind = split_sums(built_in, len(a), len(b))
+    result = work[behind:].view(codes.shape) if by_row else codes
     end = End(result, bias, activation, scale=None if by_row else scale)
     if in_blocks(scale_a, scale_b, len(b)):
         triton_fp8_block.multiply(a, b, scale_a, scale_b, shape, config, work, end)

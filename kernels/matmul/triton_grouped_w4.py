@@ -10,8 +10,8 @@ import torch
 import triton
 import triton.language as tl
 
-from aimills_kernels.kernels.matmul.config import rows_in_each
-from aimills_kernels.kernels.matmul.config_w4 import config_of
+from aimills_kernels import _configs
+from aimills_kernels.kernels.matmul.config_w4 import grouped_config_of
 from aimills_kernels.kernels.matmul.epilogue import activated
 from aimills_kernels.kernels.matmul.layout_w4 import SIZES
 from aimills_kernels.kernels.matmul.segments import (
@@ -80,9 +80,9 @@ def launch(
         out.zero_()
         return
     masked = masked_m is not None
-    config = config_of(
-        x, codes, perm, group_of, group_size, offset, batch_invariant, rows_in_each(x, E)
-    )  # fmt: skip
+    config = _configs.config(
+        grouped_config_of(x, codes, perm, group_of, group_size, offset, batch_invariant)
+    )
     lengths = ends_or_counts(offsets, masked_m, E)
     tiles_m = tiles_of_rows(x, masked, E, config.block_m)
     _grouped_matmul_w4_kernel[(tiles_m * triton.cdiv(N, config.block_n),)](

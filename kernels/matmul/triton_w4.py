@@ -13,6 +13,7 @@ import torch
 import triton
 import triton.language as tl
 
+from aimills_kernels import _configs
 from aimills_kernels.kernels.matmul.config_w4 import config_of
 from aimills_kernels.kernels.matmul.epilogue import activated
 from aimills_kernels.kernels.matmul.layout_w4 import SIZES, WORDS
@@ -226,7 +227,9 @@ def launch(
     if out.numel() == 0:
         return
     (M, K), (N, width) = x.shape, codes.shape
-    config = config_of(x, codes, perm, group_of, group_size, offset, batch_invariant)
+    config = _configs.config(
+        config_of(x, codes, perm, group_of, group_size, offset, batch_invariant)
+    )
     group = 32 if group_of is not None else group_size if group_size in SIZES else 0
     tiles = triton.cdiv(N, config.block_n) * triton.cdiv(M, config.block_m)
     split = config.splits > 1 and not config.walked
