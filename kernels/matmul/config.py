@@ -104,8 +104,8 @@ def _near(c: Config) -> Iterator[Config]:
 
 def _fits(c: Config, shape: Shape, sm: int, sums: int = 64) -> bool:
     """A block's sums are added to those before it, so a thread holds two of each, of `sums` at the
-    most; with those it may hold 64 codes whose addresses it needs. Groups count where there are more
-    tiles than in one."""
+    most; with those it may hold 64 codes whose addresses it needs. Groups count where there are
+    more tiles than in one."""
     if c.group_m < 8 and shape.m <= c.group_m * c.block_m:
         return False
     if c.block_k < 32 or (sm // 10 == 10 and shape.n % 16 and c.block_n > 64):

@@ -115,7 +115,8 @@ def matmul_fp8(
     Gradients of scale_a, scale_b, bias and residual are those of the PyTorch reference, which is
     run again for them; codes have none. torch.autocast changes nothing.
     """
-    check_bools("matmul_fp8", batch_invariant=batch_invariant)
+    if type(batch_invariant) is not bool:
+        check_bools("matmul_fp8", batch_invariant=batch_invariant)
     args = (
         a, b, scale_a, scale_b, bias, out_dtype, accum, batch_invariant, residual,
         "none" if activation is None else activation,
@@ -165,7 +166,8 @@ def matmul_quantize_fp8(
 
     Carries no gradient. torch.autocast changes nothing. Sums are those of matmul_fp8.
     """
-    check_bools("matmul_quantize_fp8", batch_invariant=batch_invariant)
+    if type(batch_invariant) is not bool:
+        check_bools("matmul_quantize_fp8", batch_invariant=batch_invariant)
     act = "none" if activation is None else activation
     args = (
         a, b, scale_a, scale_b, bias, act, granularity, dtype, accum, batch_invariant,
