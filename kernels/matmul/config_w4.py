@@ -63,9 +63,14 @@ def _aligned(x: Tensor) -> bool:
     return step == 1 and all(p % 8 == 0 for p in pitches) and x.data_ptr() % 16 == 0
 
 
-def grouped_config_of(x: Tensor, codes: Tensor, *rest: Any, sm: int | None = None) -> Config:
+def grouped_config_of(
+    x: Tensor, codes: Tensor, perm: Tensor | None, group_of: Tensor | None, group_size: int,
+    offset: int, invariant: bool, sm: int | None = None,
+) -> Config:  # fmt: skip
     """Groups give programs enough: K is not split."""
-    return replace(config_of(x, codes, *rest, rows_in_each(x, len(codes)), sm), splits=1)
+    rows = rows_in_each(x, len(codes))
+    found = config_of(x, codes, perm, group_of, group_size, offset, invariant, rows, sm)
+    return replace(found, splits=1)
 
 
 def select_config(

@@ -77,8 +77,9 @@ def matmul_fp8(
         scale_b  [N, ceil(K / 128)]  f32; likewise, [N, 1], [] or [1], or for each block of 128x128
                                      [ceil(N / 128), ceil(K / 128)]
         bias     [N]                 bf16 | f16 | f32
-        residual  as out             bf16 | f16 | f32
-        out      [M, N]              out_dtype; [M, N / 2] with activation="swiglu"
+        residual [M, N]              bf16 | f16 | f32
+        out      [M, N]              out_dtype; with activation="swiglu" it is [M, N / 2], as is
+                                     residual
 
     Any M, N and K, empty ones too (K = 0 gives the bias), and any strides and offsets, of the
     scales too. The granularity follows from the scales' shapes, which may differ between a and b;
@@ -140,9 +141,13 @@ def matmul_quantize_fp8(
     """matmul_fp8, quantised to fp8: what the next matmul_fp8 takes as its a and scale_a.
 
     Shapes and dtypes:
-        a, b, scale_a, scale_b, bias   as in matmul_fp8
-        x_q    [M, N]     dtype; [M, N / 2] with activation="swiglu"
-        scale  f32        [M, 1] for "row", [M, ceil(N / 128)] for "1x128"
+        a        [M, K]              float8_e4m3fn | float8_e5m2
+        b        [N, K]              float8_e4m3fn | float8_e5m2
+        scale_a  [M, ceil(K / 128)]  f32; or others, as in matmul_fp8
+        scale_b  [N, ceil(K / 128)]  f32; or others, as in matmul_fp8
+        bias     [N]                 bf16 | f16 | f32
+        x_q      [M, N]              dtype; [M, N / 2] with activation="swiglu"
+        scale    [M, ceil(N / 128)]  f32, of x_q's columns; [M, 1] for "row"
 
     Any M, N and K, empty ones too, and any strides and offsets.
 
