@@ -123,8 +123,9 @@ class NearScale:
     def judge(self, got: Tensor, oracle: Tensor, rounded: Tensor, args: tuple) -> Judgement:
         made, granularity, dtype = Made.of(got, args), args[6], args[7]
         error = op_quantize.largest_magnitudes(made.error, granularity) / LARGEST[dtype]
-        if granularity == "1x128":
-            error = error.movedim(-1, 0)
+        if granularity == "1x128":  # blocks come first, or last as the public function has them
+            error = torch.maximum(error, error.T) if len(error) == error.shape[1] else error
+            error = error if error.shape == got.shape else error.T
         return specials(got, rounded) or judged(got.double(), oracle, SLACK * oracle.abs() + error)
 
 
