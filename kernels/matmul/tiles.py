@@ -27,14 +27,14 @@ def tile_among(tiles_m, tiles_n, program, GROUP_M: tl.constexpr):
 @triton.jit
 def places(tile_m, tile_n, M, N, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
     """The rows and columns of a tile, and which to read for them: the first for those beyond."""
-    offs_m, rows = places_of(tile_m, M, BLOCK_M)
-    offs_n, cols = places_of(tile_n, N, BLOCK_N)
-    return offs_m, offs_n, rows, cols
+    offs_m = tile_m.to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
+    offs_n = tile_n.to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
+    return offs_m, offs_n, tl.where(offs_m < M, offs_m, 0), tl.where(offs_n < N, offs_n, 0)
 
 
 @triton.jit
 def places_of(tile, size, BLOCK: tl.constexpr):
-    """The rows or columns of a tile, and which to read for them: the first for those beyond."""
+    """Those of one side alone."""
     offs = tile.to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     return offs, tl.where(offs < size, offs, 0)
 
