@@ -127,12 +127,31 @@ def matmul_cases(draw: st.DrawFn) -> Case:
     sides, scales = st.integers(0, 150), ["row", "tensor", "one", "1x128"]
     codes = st.sampled_from(["e4m3", "e4m3", "e5m2"])
     return Case(
-        "drawn", M=draw(sides), N=draw(sides), K=draw(st.integers(0, 300)),
+        "drawn", M=draw(sides), K=draw(st.integers(0, 300)), **_activation(draw),
         scale_a=draw(st.sampled_from(scales)), scale_b=draw(st.sampled_from([*scales, "128x128"])),
         a=draw(codes), b=draw(codes), bias=draw(st.none() | _dtypes), out=draw(_dtypes),
         accum=draw(st.sampled_from(["promoted", "fast"])), invariant=draw(st.booleans()),
         layout=draw(st.sampled_from(["contiguous", "transposed", "sliced", "expanded"])),
+        residual=draw(st.none() | _dtypes),
     )  # fmt: skip
+
+
+@st.composite
+def matmul_quantize_cases(draw: st.DrawFn) -> Case:
+    dims = dict(draw(matmul_cases()).dims)
+    dims.pop("residual")
+    dims.pop("out")
+    return Case(
+        "drawn", **dims, granularity=draw(st.sampled_from(["row", "1x128"])),
+        codes=draw(st.sampled_from(["e4m3", "e4m3", "e5m2"])),
+    )  # fmt: skip
+
+
+def _activation(draw: st.DrawFn) -> dict[str, Any]:
+    """And N, which is even where half of it is a gate."""
+    kinds = ["none", "none", "relu", "gelu", "gelu_tanh", "silu", "swiglu"]
+    act, N = draw(st.sampled_from(kinds)), draw(st.integers(0, 150))
+    return {"act": act, "N": N + N % 2 if act == "swiglu" else N}
 
 
 @st.composite
@@ -263,6 +282,7 @@ CASES = {
     "kv_append": append_cases(),
     "merge_attention_states": merge_cases(),
     "matmul_fp8": matmul_cases(),
+    "matmul_quantize_fp8": matmul_quantize_cases(),
     "matmul_int8": int8_cases(),
     "matmul_w8": w8_cases(),
     "matmul_w4": w4_cases(),

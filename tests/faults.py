@@ -168,8 +168,8 @@ def last_elements_a_level_off(op: str, outs: tuple[Tensor, ...], args: tuple) ->
 
 
 def rounds_before_the_bias(op: str, outs: tuple[Tensor, ...], args: tuple) -> None:
-    *factors, bias, dtype, accum, invariant = args
-    _right(op, outs, (*factors, None, dtype, accum, invariant))
+    *factors, bias, dtype, accum, invariant, residual, activation = args
+    _right(op, outs, (*factors, None, dtype, accum, invariant, residual, activation))
     outs[0].add_(bias)
 
 

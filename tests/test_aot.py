@@ -164,7 +164,9 @@ def test_every_provider_compiles_some_case(op: Op, provider: Provider) -> None:
         ("attention", "gemma2-prefill"), ("attention", "aot-f32"), ("attention", "aot-200"),
         ("attention_varlen", "llama3-8b-docs"), ("matmul_fp8", "llama3-8b-qkv-1"),
         ("matmul_fp8", "llama3-8b-qkv-4096"), ("matmul_fp8", "aot-unaligned"),
-        ("matmul_fp8", "aot-f32-large"),
+        ("matmul_fp8", "aot-f32-large"), ("matmul_w4", "llama3-8b-qkv-16"),
+        ("matmul_w4", "llama3-8b-qkv-4096"), ("matmul_w8", "llama3-8b-qkv-1"),
+        ("matmul_w8", "llama3-8b-qkv-4096"),
     ],
 )  # fmt: skip
 def test_candidates_fit_the_shared_memory(name: str, case: str, sm: int) -> None:

@@ -110,6 +110,27 @@ def test_unchecked_lengths_stay_within_memory(name: str, seed: int) -> None:
 
 @pytest.mark.ptx
 @pytest.mark.full
+@pytest.mark.parametrize("counts", [(20, 0, 4), (0, 0, 0)])
+def test_rows_of_no_group_cost_their_zeros(counts: tuple[int, ...], seed: int) -> None:
+    """Every element of out is written once and no more; of a group without rows nothing is read but
+    its length and scale, and of others the weight once for each tile of rows and a tile of a."""
+    case = Case("masked", counts=counts, masked=True, M=30, N=64, K=128)
+    args = OP.make_inputs(case, "cpu", seed)
+    out = torch.full_like(OP.fake(*args), torch.nan)
+    with executing(90, seed=seed, count=True) as done:
+        _dispatch.load(OP.provider("triton"))((out,), *args)
+    (result,) = done
+    assert result.counters.stored["global"] == out.nbytes
+    active, threads = sum(n > 0 for n in counts), 128
+    operands = active * (case.N * case.K + 64 * case.K)
+    beside = result.counters.loaded["global"] - operands
+    columns, rows = 16, 4  # of a tile in one thread, which reads a scale for each
+    assert 0 < beside <= 4 * threads * len(counts) * (1 + columns + rows)
+    assert (out[1] == 0).all()
+
+
+@pytest.mark.ptx
+@pytest.mark.full
 @pytest.mark.parametrize("scales", [("row", "row"), ("1x128", "128x128")])
 def test_a_row_has_the_bits_of_matmul_fp8(scales: tuple[str, str], seed: int) -> None:
     """With batch_invariant=True, whatever its group and place. The executor sums the products of an
@@ -124,7 +145,8 @@ def test_a_row_has_the_bits_of_matmul_fp8(scales: tuple[str, str], seed: int) ->
     for e in (e for e in range(3) if ends[e] > (ends[e - 1] if e else 0)):
         row = ends[e] - 1
         args = (named["a"][row : row + 1], named["b"][e], named["scale_a"][row : row + 1],
-                named["scale_b"][e], None, torch.float32, "promoted", True)  # fmt: skip
+                named["scale_b"][e], None, torch.float32, "promoted", True, None,
+                "none")  # fmt: skip
         alone = torch.full((1, 24), torch.nan)
         with executing(90, seed=seed):
             _dispatch.load(plain.provider(kind))((alone,), *args)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import bisect
 import itertools
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -21,7 +22,13 @@ from aimills_kernels._tolerance import Ratio
 from aimills_kernels._validate import validate
 from aimills_kernels.kernels.hardware import SHARED_KIB
 from aimills_kernels.kernels.matmul import op_fp8, op_fused
-from aimills_kernels.kernels.matmul.config import Shape, candidates, leading_dims
+from aimills_kernels.kernels.matmul.config import (
+    Shape,
+    candidates,
+    leading_dims,
+    per_split,
+    select_split_config,
+)
 
 E4M3, E5M2 = torch.float8_e4m3fn, torch.float8_e5m2
 
@@ -135,6 +142,8 @@ FORMATS = {
     "1x128 x 1x128": dict(scale_a="1x128", scale_b="1x128"),
     "row, e5m2 x e4m3": dict(scale_a="row", scale_b="row", a="e5m2"),
     "row, e5m2 x e5m2": dict(scale_a="row", scale_b="row", a="e5m2", b="e5m2"),
+    "row, SwiGLU": dict(scale_a="row", scale_b="row", N=128, act="swiglu"),
+    "row, residual": dict(scale_a="row", scale_b="row", residual="bf16"),
 }
 
 
@@ -142,7 +151,7 @@ FORMATS = {
 def test_relative_mean_error_is_within_the_contract(name: str) -> None:
     """Against the exact product of the dequantised operands; the page has these figures."""
     op = get_op("matmul_fp8")
-    args = op.make_inputs(Case(name, M=48, N=64, K=1024, **FORMATS[name]), "cpu", 0)
+    args = op.make_inputs(Case(name, **{"M": 48, "N": 64, "K": 1024, **FORMATS[name]}), "cpu", 0)
     (exact,), got = op.oracle(args), op.reference(*args)
     error = float((got - exact).abs().mean() / exact.abs().mean())
     assert error <= 2e-3
@@ -257,7 +266,7 @@ def test_codes_that_require_a_gradient_are_refused() -> None:
         ak.matmul_fp8(a, weight, one, one)
     with torch.no_grad():
         assert torch.equal(ak.matmul_fp8(a, weight, one, one), ak.matmul_fp8(a, b, one, one))
-    args = (a, weight, one, one, None, torch.bfloat16, "promoted", False)
+    args = (a, weight, one, one, None, torch.bfloat16, "promoted", False, None, "none")
     with pytest.raises(ValueError, match="no gradient flows"):
         torch.ops.aimills.matmul_fp8(*args).sum().backward()
 
@@ -322,9 +331,28 @@ def test_tiles_fit_the_shared_memory(sm: int) -> None:
         for n in (1, 2048, 28672):
             for k in (0, 77, 4096):
                 for decode, aligned in ((False, False), (False, True), (True, False), (True, True)):
-                    for c in candidates(Shape(m, n, k, decode, aligned), sm):
+                    for c in candidates(Shape(m, n, k, decode, aligned), False, sm):
                         stage = (c.block_m + c.block_n) * c.block_k
                         assert stage * (c.num_stages + 2 * decode) <= SHARED_KIB[sm] * 1024
+
+
+@pytest.mark.parametrize("blocks", [False, True])
+@pytest.mark.parametrize("sm", sorted(SHARED_KIB))
+def test_splits_cover_k_and_are_few(blocks: bool, sm: int) -> None:
+    for m, n, k in itertools.product(
+        (1, 16, 64, 65), (64, 4096, 28672), (0, 77, 1100, 4096, 18432)
+    ):
+        shape = Shape(m, n, k, decode=False, aligned=k % 16 == 0)
+        found = candidates(shape, blocks, sm)
+        assert k > per_split(found[0], k) * (found[0].splits - 1) or k == 0
+        for c in found:
+            assert c.splits <= found[0].splits, "the workspace holds so many"
+            assert per_split(c, k) * c.splits >= k
+            assert per_split(c, k) % 128 == 0
+            assert 8 * c.splits * m <= k / 4 or c.splits == 1
+        assert select_split_config(replace(shape, fixed=True), blocks, sm).splits == 1
+    few = Shape(1, 4096, 4096, decode=False, aligned=True)
+    assert select_split_config(few, blocks, sm).splits == 4
 
 
 def test_leading_dims_merge_where_memory_allows() -> None:
@@ -357,6 +385,8 @@ def test_scaled_mm_says_what_it_can_not_do_on_a_gpu() -> None:
         (dict(b=wide[:96, ::2]), "b must have contiguous rows"),
         (dict(a=wide[:, :160].to(E5M2), b=wide[:96, :160].to(E5M2)), "e5m2 for both"),
         (dict(batch_invariant=True), "by M"),
+        (dict(activation="silu"), "no activation and no residual"),
+        (dict(residual=torch.ones(128, 96)), "no activation and no residual"),
     ):
         assert text in (rejects(_change(**change)) or "accepted"), change
 

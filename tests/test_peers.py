@@ -144,6 +144,44 @@ def test_weights_of_4_bits(name: str, asym: bool) -> None:
 
 
 @pytest.mark.parametrize(
+    ("op_name", "dims"),
+    [
+        ("matmul_w8", dict(M=5, N=32, K=64, scale_b="row", bias="f32")),
+        ("matmul_int8", dict(M=5, N=32, K=64, scale_a="row", scale_b="row", zero="codes")),
+        ("grouped_matmul_fp8", dict(counts=(3, 0, 6), N=32, K=64, scale_a="row", scale_b="row")),
+        ("grouped_matmul_fp8", dict(counts=(3, 0, 6), M=7, masked=True, N=32, K=64)),
+        ("grouped_matmul_w4", dict(counts=(3, 0, 6), N=32, K=128, asym=True, act="silu")),
+        ("grouped_matmul_w4", dict(counts=(3, 0, 6), M=7, masked=True, N=32, K=64, group=32)),
+    ],
+)
+def test_matmuls_by_wider_operands_or_in_groups(op_name: str, dims: dict[str, Any]) -> None:
+    """What is not exact rounds operands to 16 bits."""
+    op = get_op(op_name)
+    args = op.make_inputs(Case("small", **dims), "cpu", 0)
+    want, tried = op.reference(*args).float(), 0
+    for adapter in ADAPTERS.values():
+        if op_name not in adapter.ops or adapter.name == "F.scaled_grouped_mm":
+            continue
+        got = adapter.ops[op_name](*args).float()
+        assert (got - want).abs().mean() <= 0.01 * want.abs().mean(), adapter.name
+        tried += 1
+    assert tried == (2 if op_name == "grouped_matmul_fp8" else 1)
+
+
+def test_what_pytorch_does_not_take_in_groups_is_said() -> None:
+    op = get_op("grouped_matmul_fp8")
+    for name, case, says in (
+        ("F.scaled_grouped_mm", "tiny", "runs on a GPU"),
+        ("F.scaled_mm, group by group", "invariant", "promises no bits"),
+        ("bf16 grouped", "tiny", "without a bias"),
+        ("bf16 grouped", "block-a-only", "scales by row or tensor"),
+    ):
+        args = op.make_inputs(op.case(case), "cpu", 0)
+        with pytest.raises(NotImplementedError, match=says):
+            ADAPTERS[name].ops[op.name](*args)
+
+
+@pytest.mark.parametrize(
     "name", ["opencv+torch", "torch float", "pillow", "torchvision", "kornia_rs"]
 )
 def test_video_peers_give_the_picture(name: str) -> None:

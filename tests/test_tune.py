@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,11 @@ import torch
 
 from aimills_kernels import _dispatch, _records, _registry, _tuned
 from aimills_kernels._explain import Explanation, explain_flat
-from aimills_kernels._op import Provider
+from aimills_kernels._op import Op, Problem, Provider
 from aimills_kernels.cli import main
 from aimills_kernels.harness import env, tune
 from aimills_kernels.harness import record as _record
+from aimills_kernels.harness.env import ROOT
 from tests import records
 
 OP = _registry.get_op("attention")
@@ -166,6 +167,48 @@ def test_a_provider_whose_sources_changed(monkeypatch: pytest.MonkeyPatch, tmp_p
     tune._changed.cache_clear()
     _records.source_hash.cache_clear()
     assert f"changed since {commit[:9]}" in str(tune._changed(provider, commit))
+
+
+# ---- all cases of an op
+
+
+def uncovered(op: Op, sm: int, entries: Iterable[_tuned.Entry]) -> list[str]:
+    """The cases of the benchmark whose problem has no entry."""
+    known = {e["problem"] for e in entries if (e["op"], e["sm"]) == (op.name, sm)}
+    cases = [c for c in op.cases if "bench" in c.tags]
+    return [c.name for c in cases if _tuned.signature(op, op.meta_inputs(c)) not in known]
+
+
+MATMULS = [op for op in _registry.OPS if ".matmul." in op.reference.__module__]
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("op", MATMULS, ids=str)
+def test_a_record_of_all_cases_makes_a_table_that_covers_them(op: Op) -> None:
+    rows = []
+    for case in (c for c in op.cases if "bench" in c.tags):
+        here = Problem(op, op.meta_inputs(case), "cuda", 90)
+        taken = [p.name for p in op.all_providers if _dispatch.why_not(p, here) is None]
+        work = {"op": op.name, "case": case.name, "dims": json.loads(json.dumps(case.dims))}
+        if len(taken) < 2:  # the reference is none for what it can't promise
+            assert case.get("invariant", False)
+            taken.append("reference")
+        times = enumerate(taken, 100)
+        rows += [records.row(name, records.samples(us), **work) for us, name in times]
+    record = records.record(
+        rows, gpus=[GPU], torch=TORCH, triton=_records._triton_minor() + ".0"
+    )  # fmt: skip
+    entries = [chosen.entry for chosen in tune.tune([("all.json", record)]).chosen]
+    assert uncovered(op, 90, entries) == []
+    assert len(uncovered(op, 90, entries[1:])) == 1
+
+
+def test_committed_tables_cover_every_case() -> None:
+    """Of each op and GPU that they name."""
+    for path in ROOT.glob("kernels/*/dispatch.json"):
+        entries = _tuned.read(path)
+        for name, sm in {(e["op"], e["sm"]) for e in entries}:
+            assert uncovered(_registry.get_op(name), sm, entries) == [], f"{path}: {name} sm_{sm}"
 
 
 # ---- the table at work

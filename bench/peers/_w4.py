@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from aimills_kernels.harness.peers import Prepared
+from aimills_kernels.kernels.matmul.activations import ACTIVATIONS
 from aimills_kernels.kernels.matmul.layout_w4 import SIZES, dequantize, unpack_nibbles
-from aimills_kernels.kernels.matmul.op_w4 import ACTIVATIONS
 
 
 def _dequantized(

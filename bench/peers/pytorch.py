@@ -9,37 +9,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from aimills_kernels.harness.peers import Adapter
-from aimills_kernels.kernels.matmul.config import in_blocks
 from aimills_kernels.kernels.video.colour import rgb_levels
 
+from ._grouped import each, grouped_fp8, grouped_w4, scaled
+from ._matmul import dequantized_int8, dequantized_w8, scaled_mm
 from ._sdpa_backward import sdpa_backward, sdpa_with_forward
 from ._video import normalize, plain_nv12
 from ._w4 import dequantized, int4pack
-
-
-def scaled_mm(
-    a: Tensor, b: Tensor, scale_a: Tensor, scale_b: Tensor, bias: Tensor | None,
-    out_dtype: torch.dtype, accum: str, batch_invariant: bool,
-) -> Tensor:  # fmt: skip
-    """F.scaled_mm, which makes its own output; the provider of that name is torch._scaled_mm."""
-    if batch_invariant:
-        raise NotImplementedError("F.scaled_mm picks kernels by M")
-    N = b.shape[0]
-    if in_blocks(scale_a, scale_b, N):
-        if a.device.type != "cuda" or a.shape[1] % 512:
-            raise NotImplementedError("F.scaled_mm takes blocks on a GPU, K a multiple of 512")
-        kind_a = F.ScalingType.BlockWise1x128
-        kind_b = kind_a if scale_b.shape[0] == N else F.ScalingType.BlockWise128x128
-    elif (scale_a.dim() == 2) != (scale_b.dim() == 2):
-        raise NotImplementedError("F.scaled_mm takes a scale for each row of both or of neither")
-    else:
-        rows = scale_a.dim() == 2
-        kind_a = kind_b = F.ScalingType.RowWise if rows else F.ScalingType.TensorWise
-    across = scale_b.T if scale_b.dim() == 2 else scale_b
-    return F.scaled_mm(
-        a, b.T, scale_a, kind_a, across, kind_b, bias=bias, output_dtype=out_dtype,
-        use_fast_accum=accum == "fast",
-    )  # fmt: skip
 
 
 def float_video(*args: Any) -> Tensor:
@@ -54,7 +30,15 @@ def float_video(*args: Any) -> Tensor:
 
 SCALED_MM = Adapter("F.scaled_mm", {"matmul_fp8": scaled_mm})
 INT4PACK = Adapter("int4pack", {"matmul_w4": int4pack})
-DEQUANTIZED = Adapter("16-bit matmul", {"matmul_w4": dequantized})
+DEQUANTIZED = Adapter(
+    "16-bit matmul",
+    {"matmul_w4": dequantized, "matmul_w8": dequantized_w8, "matmul_int8": dequantized_int8},
+)
+SCALED_MM_EACH = Adapter("F.scaled_mm, group by group", {"grouped_matmul_fp8": each})
+SCALED_GROUPED_MM = Adapter("F.scaled_grouped_mm", {"grouped_matmul_fp8": scaled})
+GROUPED_MM = Adapter(
+    "bf16 grouped", {"grouped_matmul_fp8": grouped_fp8, "grouped_matmul_w4": grouped_w4}
+)
 FLOAT_VIDEO = Adapter("torch float", {"video_to_tensor": float_video})
 SDPA_BACKWARD = Adapter("sdpa backward", {"attention_backward": sdpa_backward})
 SDPA_WITH_FORWARD = Adapter("sdpa with forward", {"attention_backward": sdpa_with_forward})

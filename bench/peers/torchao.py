@@ -11,7 +11,8 @@ from aimills_kernels.kernels.matmul.config import in_blocks
 
 def matmul_fp8(
     a: Tensor, b: Tensor, scale_a: Tensor, scale_b: Tensor, bias: Tensor | None,
-    out_dtype: torch.dtype, accum: str, batch_invariant: bool,
+    out_dtype: torch.dtype, accum: str, batch_invariant: bool, residual: Tensor | None,
+    activation: str,
 ) -> Tensor:  # fmt: skip
     """torchao: addmm_float8_unwrapped_inference."""
     from torchao.float8.inference import addmm_float8_unwrapped_inference
@@ -20,6 +21,8 @@ def matmul_fp8(
         raise NotImplementedError("torchao takes a scale for each row of both or of neither")
     if batch_invariant:
         raise NotImplementedError("torchao picks kernels by M")
+    if activation != "none" or residual is not None:
+        raise NotImplementedError("torchao takes no activation and no residual")
     across = scale_b.T if scale_b.dim() == 2 else scale_b
     return addmm_float8_unwrapped_inference(
         a, scale_a, b.T, across, out_dtype, bias=bias, use_fast_accum=accum == "fast"

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from aimills_kernels._op import Case, Cost
+from aimills_kernels.kernels.matmul.activations import ACTIVATIONS, GATED
 from aimills_kernels.kernels.matmul.cases import lay_out
 from aimills_kernels.kernels.matmul.config import blocks_of
 from aimills_kernels.kernels.matmul.formats import CODES, LARGEST, WIDE
@@ -68,12 +69,21 @@ def inputs(case: Case, generator: torch.Generator) -> dict[str, Any]:
         bias = (a[:1].float() @ b.float().T)[0] * row * columns * (-63 / 64)
     if bias is not None:
         named["bias"] = bias.to(bias_dtype)
+    activation = case.one_of("act", *ACTIVATIONS, GATED)
+    if residual_dtype := WIDE.get(case.one_of("residual", None, *WIDE)):
+        named["residual"] = (normal(M, width(case)) * 8).to(residual_dtype)
     named = {name: lay_out(case, name, t) for name, t in named.items()}
     limits = {
         "accum": case.one_of("accum", *ACCUMS),
         "batch_invariant": case.get("invariant", False),
+        "activation": activation,
     }
-    return {"bias": None, **named, "out_dtype": out_dtype, **limits}
+    return {"bias": None, "residual": None, **named, "out_dtype": out_dtype, **limits}
+
+
+def width(case: Case) -> int:
+    """Of the output."""
+    return case.N // 2 if case.get("act") == GATED else case.N
 
 
 def _dtypes(case: Case) -> tuple[torch.dtype | None, torch.dtype]:
@@ -106,7 +116,8 @@ def cost(case: Case) -> Cost:
     scales = sum(down * across for down, across in down_across)
     bias_dtype, out_dtype = _dtypes(case)
     bias = N * bias_dtype.itemsize if bias_dtype else 0
-    moved = M * K + N * K + M * N * out_dtype.itemsize + 4 * scales + bias
+    each = out_dtype.itemsize + (WIDE[case.residual].itemsize if case.get("residual") else 0)
+    moved = M * K + N * K + M * width(case) * each + 4 * scales + bias
     return Cost(2 * M * N * K, moved, "fp8")
 
 
@@ -231,6 +242,18 @@ CASES = (
          tags={"aot", "full"}),
     Case("aot-invariant-block", M=9, N=512, K=1024, **_BLOCKS, invariant=True, cpu=dict(N=64),
          tags={"aot", "full"}),
+    Case("residual", M=16, N=32, K=40, residual="f32", act="gelu", tags=_FULL),
+    Case("residual-relu", M=20, N=30, K=70, **_ROWS, residual="bf16", act="relu", bias="f32"),
+    Case("gated", M=19, N=70, K=150, **_ROWS, act="swiglu", bias="bf16", residual="f16", tags=_I),
+    Case("gated-block", M=18, N=268, K=260, **_BLOCKS, act="swiglu", tags=_FULL),
+    Case("gated-vectors", M=3, N=62, K=300, **_VECTORS, act="swiglu", out="f32", layout="sliced"),
+    Case("gated-invariant", M=3, N=62, K=90, **_ROWS, act="swiglu", invariant=True, tags=_FULL),
+    Case("activation", M=17, N=33, K=60, **_ROWS, act="gelu_tanh", out="f32"),
+    Case("activation-silu", M=5, N=20, K=600, **_ROWS, act="silu", bias="f32", layout="transposed"),
+    Case("split", M=2, N=37, K=1100, **_ROWS, bias="bf16", residual="bf16", tags=_I),
+    Case("split-gated-block", M=3, N=34, K=1100, **_BLOCKS, act="swiglu", out="f32", tags=_FULL),
+    Case("split-magnitudes", M=1, N=40, K=2100, **_ROWS, fill="magnitudes", out="f32", tags=_FULL),
+    Case("split-onehot-block", M=3, N=140, K=700, **_BLOCKS, fill="onehot", out="f32", tags=_FULL),
     Case("deep", M=24, N=40, K=14336, **_ROWS, out="f16"),
     *_layer_cases(),
     *_block_cases(),
@@ -240,6 +263,16 @@ CASES = (
          cpu=dict(N=448, K=512), tags={"bench", "aot", "full"}),
     Case("llama3-8b-gate-up-4096-invariant", M=4096, N=28672, K=4096, **_ROWS, invariant=True,
          cpu=dict(M=32, N=448, K=512), tags={"bench"}),
+    Case("llama3-8b-gate-up-16-swiglu", M=16, N=28672, K=4096, **_ROWS, act="swiglu",
+         cpu=dict(N=448, K=512), tags={"bench"}),
+    Case("llama3-8b-gate-up-4096-swiglu", M=4096, N=28672, K=4096, **_ROWS, act="swiglu",
+         cpu=dict(M=32, N=448, K=512), tags={"bench", "aot"}),
+    Case("deepseek-v3-gate-up-4096-swiglu", M=4096, N=36864, K=7168, **_BLOCKS, act="swiglu",
+         cpu=dict(M=16, N=576, K=1152), tags={"bench", "aot", "full"}),
+    Case("llama3-8b-down-4096-residual", M=4096, N=4096, K=14336, **_ROWS, residual="bf16",
+         cpu=dict(M=32, N=64, K=512), tags={"bench"}),
+    *(Case(f"square-4096-{M}", M=M, N=4096, K=4096, **_ROWS, cpu=dict(M=min(M, 4), N=64, K=1024),
+           tags={"bench", *(("aot",) if M == 16 else ())}) for M in (1, 16, 64)),
     Case("aot-f32-large", M=2048, N=2048, K=512, out="f32", cpu=dict(M=64, N=64),
          tags={"aot"}),
     Case("aot-f32-decode", M=8, N=4096, K=512, out="f32", cpu=dict(N=64), tags={"aot"}),

@@ -16,6 +16,7 @@ from aimills_kernels.kernels.hardware import shared_kib
 
 _SMS = 132  # of an H100 or H200; fewer tiles than that leave some idle
 INVARIANT_M = 64  # the M whose tiles serve every M with batch_invariant=True
+MAX_SPLITS = 8
 MAX_LEADING = 3
 BLOCK = 128  # of K, and of rows with 128x128, that have one scale
 
@@ -28,10 +29,13 @@ class Config:
     num_warps: int
     num_stages: int
     group_m: int = 8  # tiles of M that share their tiles of b in L2
+    splits: int = 1  # of K, each summed by a program of its own
 
     def __str__(self) -> str:
         tile = f"{self.block_m}x{self.block_n}x{self.block_k}"
         shape = f"{tile} {self.num_warps} warps {self.num_stages} stages"
+        if self.splits > 1:
+            shape += f" {self.splits} splits"
         return shape if self.group_m == 8 else f"{shape} groups of {self.group_m}"
 
 
@@ -50,11 +54,12 @@ class Shape:
     decode: bool
     aligned: bool
     fixed: bool = False  # no other tiles than the built-in ones may serve
+    gated: bool = False  # half of a tile's columns are gates, with scales of blocks of their own
 
     @classmethod
     def of(
         cls, a: Tensor, b: Tensor, out_dtype: torch.dtype, accum: str, batch_invariant: bool,
-        sm: int, rows: int | None = None,
+        sm: int, rows: int | None = None, gated: bool = False,
     ) -> Shape:  # fmt: skip
         """sm_80 has no tensor cores for fp8; for a float32 output their sums are too coarse, unless
         the caller asks for them. Where a row's bits must not depend on the others, the tiles don't
@@ -62,8 +67,9 @@ class Shape:
         decode = sm < 89 or (out_dtype == torch.float32 and accum != "fast") or interpreting()
         (n, k), aligned = b.shape[-2:], rows_aligned(b)
         if batch_invariant:
-            return cls(INVARIANT_M, n, k, decode, aligned, fixed=True)
-        return cls(a.shape[0] if rows is None else rows, n, k, decode, aligned and rows_aligned(a))
+            return cls(INVARIANT_M, n, k, decode, aligned, True, gated)
+        m, aligned = a.shape[0] if rows is None else rows, aligned and rows_aligned(a)
+        return cls(m, n, k, decode, aligned, False, gated)
 
 
 def rows_aligned(t: Tensor) -> bool:
@@ -72,14 +78,20 @@ def rows_aligned(t: Tensor) -> bool:
     return step == 1 and all(p % 16 == 0 for p in pitches) and t.data_ptr() % 16 == 0
 
 
-def candidates(shape: Shape, sm: int) -> tuple[Config, ...]:
-    """The built-in tiles, and neighbours of them that fit the shared memory and the registers."""
-    built_in = select_config(shape, sm)
-    return built_in, *_others(built_in, shape, sm)
+def candidates(shape: Shape, blocks: bool, sm: int) -> tuple[Config, ...]:
+    """The built-in tiles, and neighbours of them that fit the shared memory and the registers, with
+    no more splits: so many sums the workspace holds."""
+    built_in = select_split_config(shape, blocks, sm)
+    fewer = [replace(built_in, splits=built_in.splits // 2)] if built_in.splits > 1 else []
+    return built_in, *fewer, *_others(built_in, shape, sm)
 
 
 def _others(built_in: Config, shape: Shape, sm: int) -> Iterator[Config]:
-    return iter(()) if shape.fixed else (c for c in _near(built_in) if _fits(c, shape, sm))
+    if shape.fixed:
+        return iter(())
+    own = built_in.block_m * built_in.block_n // (32 * built_in.num_warps)
+    sums = max(own, 32 if shape.gated else 64)
+    return (c for c in _near(built_in) if _fits(c, shape, sm, sums))
 
 
 def _near(c: Config) -> Iterator[Config]:
@@ -90,15 +102,18 @@ def _near(c: Config) -> Iterator[Config]:
     yield replace(c, group_m=4)
 
 
-def _fits(c: Config, shape: Shape, sm: int) -> bool:
-    """A block's sums are added to those before it, so a thread holds two of each; with those it may
-    hold 64 codes whose addresses it needs. Groups count where there are more tiles than in one."""
+def _fits(c: Config, shape: Shape, sm: int, sums: int = 64) -> bool:
+    """A block's sums are added to those before it, so a thread holds two of each, of `sums` at the
+    most; with those it may hold 64 codes whose addresses it needs. Groups count where there are
+    more tiles than in one."""
     if c.group_m < 8 and shape.m <= c.group_m * c.block_m:
         return False
     if c.block_k < 32 or (sm // 10 == 10 and shape.n % 16 and c.block_n > 64):
         return False
     threads, codes = 32 * c.num_warps, (c.block_m + c.block_n) * c.block_k
-    if c.block_m * c.block_n > 64 * threads or (not shape.aligned and codes > 64 * threads):
+    if c.block_m * c.block_n > sums * threads:
+        return False
+    if not shape.aligned and codes > 64 * threads:
         return False
     return c.num_stages <= _stages(c.block_m, c.block_n, c.block_k, shape.decode, sm)
 
@@ -132,13 +147,68 @@ def select_config(shape: Shape, sm: int) -> Config:
 def select_block_config(shape: Shape, sm: int) -> Config:
     """The built-in tiles where each block of 128 of K has a scale."""
     found = select_config(shape, sm)
-    return replace(found, block_k=min(BLOCK, found.block_k))
+    # With a scale for each column 128 by 128 spilled up to 904 bytes.
+    block_m = min(64, found.block_m) if shape.gated else found.block_m
+    return replace(found, block_m=block_m, block_k=min(BLOCK, found.block_k))
 
 
-def block_candidates(shape: Shape, sm: int) -> tuple[Config, ...]:
-    """As `candidates`, for `select_block_config`."""
-    built_in = select_block_config(shape, sm)
-    return built_in, *_others(built_in, shape, sm)
+def select_split_config(shape: Shape, blocks: bool, sm: int) -> Config:
+    """The built-in tiles, and splits of K where tiles alone leave too little of b in flight.
+
+    The sums of splits are written and read once: at most a quarter of the bytes of b.
+    """
+    found = select_block_config(shape, sm) if blocks else select_config(shape, sm)
+    return _split(found, shape)
+
+
+def select_codes_config(shape: Shape, blocks: bool, columns: int, sm: int) -> Config:
+    """The built-in tiles where the output is quantised: `columns` wide, if not 0. Half as many rows
+    then need no more registers."""
+    found = select_split_config(shape, blocks, sm)
+    if columns == 0 or found.splits > 1:
+        return found
+    block_k = min(64 if shape.decode or columns > 128 else BLOCK, found.block_k)
+    block_k = block_k if shape.aligned else 32
+    block_m = min(found.block_m, (32 if shape.decode else 64) if shape.aligned else 16)
+    warps = 8 if block_m * columns > 8192 or not shape.aligned else 4
+    stages = max(2, min(4, _stages(block_m, columns, block_k, shape.decode, sm)))
+    return replace(found, block_m=block_m, block_n=columns, block_k=block_k, num_warps=warps,
+                   num_stages=stages)  # fmt: skip
+
+
+def codes_candidates(shape: Shape, blocks: bool, columns: int, sm: int) -> tuple[Config, ...]:
+    """As `candidates`, for `select_codes_config`."""
+    built_in = select_codes_config(shape, blocks, columns, sm)
+    if columns == 0 or built_in.splits > 1:
+        return candidates(shape, blocks, sm)
+    return built_in, *(c for c in _others(built_in, shape, sm) if c.block_n == columns)
+
+
+def _split(found: Config, shape: Shape) -> Config:
+    if shape.fixed or shape.m > INVARIANT_M:
+        return found
+    tiles = _cdiv(shape.m, found.block_m) * _cdiv(shape.n, found.block_n)
+    most = min(
+        4 * _SMS // max(1, tiles), shape.k // (2 * _depth(found)), shape.k // (32 * shape.m or 1),
+        MAX_SPLITS,
+    )  # fmt: skip
+    blocks = _cdiv(shape.k, _depth(found))
+    each = _cdiv(blocks, max(1, 1 << max(0, most.bit_length() - 1)))
+    return replace(found, splits=max(1, _cdiv(blocks, max(1, each))))  # none of them empty
+
+
+def _depth(c: Config) -> int:
+    """A split is a multiple of that deep: no block of scales is that of two."""
+    return max(BLOCK, c.block_k)
+
+
+def per_split(c: Config, k: int) -> int:
+    return _cdiv(_cdiv(k, _depth(c)), c.splits) * _depth(c)
+
+
+def split_sums(c: Config, m: int, n: int) -> int:
+    """Floats of the workspace."""
+    return c.splits * m * n if c.splits > 1 else 0
 
 
 def select_grouped_config(shape: Shape, blocks: bool, sm: int) -> Config:

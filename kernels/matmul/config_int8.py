@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 from torch import Tensor
@@ -65,3 +66,25 @@ def select_w8_config(m: int, n: int, aligned: bool, sm: int) -> Config:
         # still reads; the executor found it.
         return Config(block_m, block_n, block_k, warps, 1)
     return Config(block_m, block_n, block_k, warps, max(2, min(4, stages)))
+
+
+def w8_candidates(m: int, n: int, aligned: bool, sm: int) -> tuple[Config, ...]:
+    """The built-in tiles, and neighbours of them that fit the shared memory and the registers."""
+    built_in = select_w8_config(m, n, aligned, sm)
+    return built_in, *_near_w8(built_in, m, n, aligned, sm)
+
+
+def _near_w8(built_in: Config, m: int, n: int, aligned: bool, sm: int) -> Iterator[Config]:
+    for c in _near(built_in):
+        threads, step = 32 * c.num_warps, (2 * c.block_m + c.block_n) * c.block_k
+        shared = step * c.num_stages + 2 * c.block_n * c.block_k
+        if c.block_k < 32 or c.block_m * c.block_n > 64 * threads:
+            continue
+        if (not aligned and step > 64 * threads) or (n % 16 and c.block_n > 64):
+            continue
+        if c.group_m < 8 and m <= c.group_m * c.block_m:
+            continue
+        if built_in.num_stages == 1 and c.num_stages > 1:  # what a `wgmma` reads: above
+            continue
+        if shared <= shared_kib(sm) * 1024 - 4096:
+            yield c

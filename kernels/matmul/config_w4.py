@@ -5,13 +5,15 @@ Not tuned on a GPU yet: chosen so that ptxas reports no spill on any architectur
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
 
 from aimills_kernels._dispatch import sm_of
 from aimills_kernels.kernels.hardware import shared_kib
+from aimills_kernels.kernels.matmul.config import rows_in_each
 from aimills_kernels.kernels.matmul.layout_w4 import SIZES, WORDS
 
 _SMS = 132  # of an H100 or H200
@@ -41,19 +43,34 @@ class Config:
 
 def config_of(
     x: Tensor, codes: Tensor, perm: Tensor | None, group_of: Tensor | None, group_size: int,
-    offset: int, invariant: bool, rows: int | None = None,
+    offset: int, invariant: bool, rows: int | None = None, sm: int | None = None,
 ) -> Config:  # fmt: skip
     """`rows` of x, where not all are meant."""
-    sm = sm_of(x.device) or 90
+    sm = sm or sm_of(x.device) or 90
     step = WORDS if group_of is not None or group_size in SIZES[:2] else 2 * WORDS
-    aligned = perm is None and offset % 16 == 0 and x.shape[-1] % 16 == 0 and _aligned(x)
+    aligned = reads_wide(x, perm, offset)
     m = x.shape[0] if rows is None else rows
     return select_config(m, codes.shape[-2], codes.shape[-1], step, aligned, invariant, sm)
+
+
+def reads_wide(x: Tensor, perm: Tensor | None, offset: int) -> bool:
+    """16 bytes of a row of x at a time."""
+    return perm is None and offset % 16 == 0 and x.shape[-1] % 16 == 0 and _aligned(x)
 
 
 def _aligned(x: Tensor) -> bool:
     *pitches, step = x.stride()
     return step == 1 and all(p % 8 == 0 for p in pitches) and x.data_ptr() % 16 == 0
+
+
+def grouped_config_of(
+    x: Tensor, codes: Tensor, perm: Tensor | None, group_of: Tensor | None, group_size: int,
+    offset: int, invariant: bool, sm: int | None = None,
+) -> Config:  # fmt: skip
+    """Groups give programs enough: K is not split."""
+    rows = rows_in_each(x, len(codes))
+    found = config_of(x, codes, perm, group_of, group_size, offset, invariant, rows, sm)
+    return replace(found, splits=1)
 
 
 def select_config(
@@ -101,6 +118,35 @@ def _stages(block_n: int, block_m: int, step: int, sm: int) -> int:
     """So many fit the shared memory, where x takes eight bytes for each word."""
     stage = step * (2 * block_n + 8 * block_m)
     return max(2, min(5, (shared_kib(sm) * 1024 - 4096 - 4 * block_n * block_m) // stage))
+
+
+def candidates(
+    built_in: Config, m: int, n: int, aligned: bool, invariant: bool, sm: int
+) -> tuple[Config, ...]:
+    """The built-in tiles, and neighbours of them that fit the shared memory and the registers, with
+    no more splits: so many sums the workspace holds. The invariant choice has none."""
+    near = () if invariant else _near(built_in)
+    return built_in, *(c for c in near if _fits(c, m, n, aligned, sm))
+
+
+def _near(c: Config) -> Iterator[Config]:
+    for stages in {2: (3, 4), 3: (2, 4), 4: (2, 3)}.get(c.num_stages, (3, 4)):
+        yield replace(c, num_stages=stages)
+    yield replace(c, block_m=2 * c.block_m)
+    yield replace(c, block_n=128, num_warps=8) if c.block_n < 128 else replace(c, block_n=64)
+    yield replace(c, block_m=c.block_m // 2)
+    if c.splits > 1:
+        yield replace(c, splits=c.splits // 2)
+
+
+def _fits(c: Config, m: int, n: int, aligned: bool, sm: int) -> bool:
+    if c.block_m < 8 or (c.block_m > 8 and c.block_m >= 2 * max(m, 8)):
+        return False
+    if c.block_m > ((128 if sm // 10 == 9 else 64) if aligned and n % 8 == 0 else 32):
+        return False
+    if c.block_n * c.block_m > 64 * 32 * c.num_warps or (n % 8 and c.block_n > 64):
+        return False
+    return c.num_stages <= _stages(c.block_n, c.block_m, c.step, sm)
 
 
 def workspace(x: Tensor, codes: Tensor, *rest: Any) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,6 +14,7 @@ from aimills_kernels._op import Invalid, Op, Problem, Provider
 from aimills_kernels._tolerance import Judgement, Ratio
 from aimills_kernels._words import shown
 from aimills_kernels.kernels.matmul import scaled_mm
+from aimills_kernels.kernels.matmul.activations import GATED, activate, check_activation
 from aimills_kernels.kernels.matmul.cases import (
     BAD_OUT_DTYPE,
     bad_bias,
@@ -29,16 +31,18 @@ from aimills_kernels.kernels.matmul.checks import (
     check_no_gradient,
     check_numbers,
     check_out_dtype,
+    check_residual,
     check_scale,
 )
 from aimills_kernels.kernels.matmul.config import (
     BLOCK,
     Config,
     Shape,
-    block_candidates,
     blocks_of,
     candidates,
     in_blocks,
+    select_split_config,
+    split_sums,
 )
 from aimills_kernels.kernels.matmul.formats import E4M3, LARGEST
 
@@ -47,20 +51,34 @@ NAME = "matmul_fp8"
 
 def reference(
     a: Tensor, b: Tensor, scale_a: Tensor, scale_b: Tensor, bias: Tensor | None,
-    out_dtype: torch.dtype, accum: str, batch_invariant: bool,
+    out_dtype: torch.dtype, accum: str, batch_invariant: bool, residual: Tensor | None,
+    activation: str,
 ) -> Tensor:  # fmt: skip
-    """(a * scale_a) @ (b * scale_b).T + bias in float32 (float64 for float64 scales), rounded once.
+    """activation((a * scale_a) @ (b * scale_b).T + bias) + residual in float32 (float64 for float64
+    scales), rounded once.
 
     a        [M, K]         e4m3 | e5m2
     b        [N, K]         e4m3 | e5m2
     scale_a  [], [1], [M, 1] or [M, ceil(K / 128)]  f32
     scale_b  [], [1], [N, 1], [N, ceil(K / 128)] or [ceil(N / 128), ceil(K / 128)]  f32
     bias     [N]            bf16 | f16 | f32, or None
-    ->       [M, N]         out_dtype
+    residual  as the output  bf16 | f16 | f32, or None
+    ->       [M, N]         out_dtype; [M, N / 2] with activation "swiglu"
 
-    The scales are applied to the sums, of all of K or of a block: so operands stay codes, which
-    even tf32 holds exactly. `accum` and `batch_invariant` say how a kernel may sum.
+    activation is "none", "relu", "gelu", "gelu_tanh", "silu", or "swiglu": silu of the first half
+    of the columns times the second. The scales are applied to the sums, of all of K or of a block:
+    so operands stay codes, which even tf32 holds exactly. `accum` and `batch_invariant` say how a
+    kernel may sum.
     """
+    out = activate(sums(a, b, scale_a, scale_b, bias), activation)
+    if residual is not None:
+        out = out + residual.to(out.dtype)
+    return out.to(out_dtype)
+
+
+def sums(
+    a: Tensor, b: Tensor, scale_a: Tensor, scale_b: Tensor, bias: Tensor | None
+) -> Tensor:  # fmt: skip
     wide = torch.promote_types(scale_a.dtype, torch.float32)
     M, N = a.shape[0], b.shape[0]
     if in_blocks(scale_a, scale_b, N):
@@ -72,9 +90,7 @@ def reference(
     else:
         out = a.to(wide) @ b.to(wide).T
         out = out * _column(scale_a, 0, M) * _column(scale_b, 0, N).T
-    if bias is not None:
-        out = out + bias.to(wide)
-    return out.to(out_dtype)
+    return out if bias is None else out + bias.to(wide)
 
 
 def _column(scale: Tensor, k: int, rows: int) -> Tensor:
@@ -87,26 +103,37 @@ def _column(scale: Tensor, k: int, rows: int) -> Tensor:
 
 def fake(
     a: Tensor, b: Tensor, scale_a: Tensor, scale_b: Tensor, bias: Tensor | None,
-    out_dtype: torch.dtype, accum: str, batch_invariant: bool,
+    out_dtype: torch.dtype, accum: str, batch_invariant: bool, residual: Tensor | None,
+    activation: str,
 ) -> Tensor:  # fmt: skip
+    shape = check(NAME, a, b, scale_a, scale_b, bias, activation, accum)
+    check_out_dtype(NAME, out_dtype)
+    check_residual(NAME, residual, *shape)
+    return a.new_empty(shape, dtype=out_dtype)
+
+
+def check(
+    op: str, a: Tensor, b: Tensor, scale_a: Tensor, scale_b: Tensor, bias: Tensor | None,
+    activation: str, accum: str,
+) -> tuple[int, int]:  # fmt: skip
+    """The shape of the output."""
     for name, t in (("a", a), ("b", b)):
-        check_matrix(NAME, name, t, *LARGEST)
-        check_no_gradient(NAME, name, t)
-    check_depth(NAME, a, b)
+        check_matrix(op, name, t, *LARGEST)
+        check_no_gradient(op, name, t)
+    check_depth(op, a, b)
     (M, K), N = a.shape, b.shape[0]
     blocks = blocks_of(K)
-    check_numbers(NAME, "scale_a", scale_a, (M, 1), (M, blocks))
-    check_numbers(NAME, "scale_b", scale_b, (N, 1), (N, blocks), (blocks_of(N), blocks))
-    check_bias(NAME, bias, N)
-    check_out_dtype(NAME, out_dtype)
+    check_numbers(op, "scale_a", scale_a, (M, 1), (M, blocks))
+    check_numbers(op, "scale_b", scale_b, (N, 1), (N, blocks), (blocks_of(N), blocks))
+    check_bias(op, bias, N)
     if accum not in ACCUMS:
-        raise ValueError(f"{NAME}: accum must be 'promoted' or 'fast', got {shown(accum)}")
-    return a.new_empty((M, N), dtype=out_dtype)
+        raise ValueError(f"{op}: accum must be 'promoted' or 'fast', got {shown(accum)}")
+    return M, check_activation(op, activation, N)
 
 
 def values(
     a: Tensor, b: Tensor, scale_a: Tensor, scale_b: Tensor, bias: Tensor | None,
-    out_dtype: torch.dtype, accum: str, batch_invariant: bool,
+    *others: Any,
 ) -> None:  # fmt: skip
     check_scale(NAME, "scale_a", scale_a)
     check_scale(NAME, "scale_b", scale_b)
@@ -125,6 +152,13 @@ class Fp8Sum:
         return tolerance(got, accum, args[0].shape[-1]).judge(got, oracle, rounded, args)
 
 
+def sum_floor(device: torch.device, accum: str, K: int) -> float:
+    """How far a float32 sum may be off, in float32 roundings of the largest one."""
+    if device.type != "cuda" or sm_of(device) not in _FOURTEEN_BITS:
+        return Ratio().floor
+    return (fast(K) if accum == "fast" else COARSE).floor
+
+
 def tolerance(got: Tensor, accum: str, K: int) -> Ratio:
     if got.device.type != "cuda" or sm_of(got.device) not in _FOURTEEN_BITS:
         return Ratio()
@@ -141,6 +175,20 @@ def fast(K: int) -> Ratio:
 
 COARSE = Ratio(floor=1024.0)
 _FOURTEEN_BITS = (89, 90, 120, 121)
+
+
+def workspace(
+    a: Tensor, b: Tensor, scale_a: Tensor, scale_b: Tensor, bias: Tensor | None,
+    out_dtype: torch.dtype, accum: str, batch_invariant: bool, residual: Tensor | None,
+    activation: str,
+) -> int:  # fmt: skip
+    """Floats: a sum of each element and split."""
+    sm = sm_of(a.device) or 90
+    blocks = in_blocks(scale_a, scale_b, len(b))
+    gated = blocks and activation == GATED
+    shape = Shape.of(a, b, out_dtype, accum, batch_invariant, sm, gated=gated)
+    config = select_split_config(shape, blocks, sm)
+    return split_sums(config, len(a), len(b))
 
 
 def _triton_rejects(p: Problem) -> str | None:
@@ -178,6 +226,14 @@ ERRORS = (
     Invalid("scale_b across in blocks", vary(scale_b=lambda a: a["scale_b"][:, :2].T),
             "scale_b must be", base="block-ragged"),
     Invalid("out_dtype is fp8", vary(out_dtype=E4M3), "out_dtype must be bf16"),
+    Invalid("activation unknown", vary(activation="tanh"),
+            "activation must be one of none, relu, gelu, gelu_tanh, silu, swiglu, got 'tanh'"),
+    Invalid("a gate for an odd N", vary(b=lambda a: a["b"][:-1], bias=None, activation="swiglu",
+            scale_b=lambda a: a["scale_b"][:-1]), "b must have an even N for swiglu"),
+    Invalid("residual of all of N with a gate", vary(activation="swiglu"),
+            r"residual must be \[16, 16\]", base="residual"),
+    Invalid("residual is integer", vary(residual=lambda a: a["residual"].int()),
+            "residual must be bf16, f16 or f32", base="residual"),
     Invalid("accum unknown", vary(accum="slow"),
             "accum must be 'promoted' or 'fast', got 'slow'"),
 )  # fmt: skip
@@ -185,19 +241,23 @@ ERRORS = (
 
 def _configs(p: Problem) -> tuple[Config, ...]:
     sm = p.sm or 90
-    return candidates(Shape.of(p.a, p.b, p.out_dtype, p.accum, p.batch_invariant, sm), sm)
-
-
-def _block_configs(p: Problem) -> tuple[Config, ...]:
-    sm = p.sm or 90
-    return block_candidates(Shape.of(p.a, p.b, p.out_dtype, p.accum, p.batch_invariant, sm), sm)
+    blocks = in_blocks(p.scale_a, p.scale_b, len(p.b))
+    gated = blocks and p.activation == GATED
+    shape = Shape.of(p.a, p.b, p.out_dtype, p.accum, p.batch_invariant, sm, gated=gated)
+    return candidates(shape, blocks, sm)
 
 
 def depends(p: Problem) -> str | None:
     return "a row's bits depend on M" if p.batch_invariant else None
 
 
-SOURCES = ("kernels/matmul/config.py", "kernels/matmul/tiles.py", "kernels/hardware.py")
+SOURCES = (
+    "kernels/matmul/config.py",
+    "kernels/matmul/epilogue.py",
+    "kernels/matmul/tiles.py",
+    "kernels/matmul/triton_quantize.py",
+    "kernels/hardware.py",
+)
 
 
 matmul_fp8 = Op(
@@ -219,13 +279,15 @@ matmul_fp8 = Op(
             rejects=_triton_rejects,
             sources=SOURCES,
             configs=_configs,
+            workspace=workspace,
         ),
         Provider.triton(
             "triton_block",
             "aimills_kernels.kernels.matmul.triton_fp8_block:launch",
             rejects=_triton_block_rejects,
             sources=(*SOURCES, "kernels/matmul/triton_fp8.py"),
-            configs=_block_configs,
+            configs=_configs,
+            workspace=workspace,
         ),
         Provider(
             "scaled_mm",

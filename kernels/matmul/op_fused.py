@@ -78,6 +78,10 @@ def _check(name: str, argument: str, x: Tensor, granularity: str, dtype: torch.d
         raise ValueError(f"{name}: {argument} must have at least one dim, got {describe(x)}")
     if x.dtype not in WIDE.values():
         raise ValueError(f"{name}: {argument} must be f16, bf16 or f32, got {describe(x)}")
+    check_format(name, granularity, dtype)
+
+
+def check_format(name: str, granularity: str, dtype: torch.dtype) -> None:
     if granularity not in GRANULARITIES:
         raise ValueError(f"{name}: granularity must be 'row' or '1x128', got {shown(granularity)}")
     if dtype not in LARGEST:
@@ -192,7 +196,7 @@ class NearScale:
     """Within `SLACK` of the oracle's, scale by scale."""
 
     def judge(self, got: Tensor, oracle: Tensor, rounded: Tensor, args: tuple) -> Judgement:
-        return specials(got, rounded) or _judged(got.double(), oracle, SLACK * oracle.abs())
+        return specials(got, rounded) or judged(got.double(), oracle, SLACK * oracle.abs())
 
 
 @dataclass(frozen=True)
@@ -212,12 +216,16 @@ class NearCodes:
         scale = torch.where(amax == 0, 1.0, (amax / largest).clamp_min(op_quantize.TINY))
         value = y / spread(scale, granularity, y.shape)
         value = torch.where(oracle.double().isnan(), float("nan"), value)
-        digits, least = (3, 2.0**-6) if dtype == E4M3 else (2, 2.0**-14)
-        step = 2.0 ** (value.abs().clamp_min(least).log2().floor() - digits)
-        return _judged(got.double(), value, step / 2 + SLACK * value.abs())
+        return judged(got.double(), value, step_of(value, dtype) / 2 + SLACK * value.abs())
 
 
-def _judged(got: Tensor, want: Tensor, bound: Tensor) -> Judgement:
+def step_of(value: Tensor, dtype: torch.dtype) -> Tensor:
+    """From one code to the next where `value` lies."""
+    digits, least = (3, 2.0**-6) if dtype == E4M3 else (2, 2.0**-14)
+    return 2.0 ** (value.abs().clamp_min(least).log2().floor() - digits)
+
+
+def judged(got: Tensor, want: Tensor, bound: Tensor) -> Judgement:
     alike = (got == want) | (got.isnan() & want.isnan())
     if got.numel() == 0 or bool(alike.all()):
         return Judgement(0.0, 0.0, 0.0, "exact")

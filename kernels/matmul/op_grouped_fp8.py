@@ -70,8 +70,9 @@ def reference(
             across = across[0] if across.shape[1] == 1 else across
         codes = rows.to(torch.promote_types(scale_a.dtype, torch.float32)).masked_fill(~mine, 0)
         return op_fp8.reference(
-            codes, b[e], scales, across, of_group(bias, e, 2), out_dtype, "promoted", False
-        )
+            codes, b[e], scales, across, of_group(bias, e, 2), out_dtype, "promoted", False,
+            None, "none",
+        )  # fmt: skip
 
     empty = scale_a.new_empty((*a.shape[:-1], N), dtype=out_dtype)
     return by_group(multiply, a, offsets, masked_m, E, empty)

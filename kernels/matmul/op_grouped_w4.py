@@ -8,11 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from aimills_kernels._op import Case, Cost, Invalid, Op, Provider, describe
+from aimills_kernels._op import Case, Cost, Invalid, Op, Problem, Provider, describe
 from aimills_kernels._tolerance import Ratio
 from aimills_kernels.kernels.matmul import op_w4
 from aimills_kernels.kernels.matmul.cases import bad_bias, bad_scale_values, lay_out, spoil, vary
 from aimills_kernels.kernels.matmul.checks import check_bias, check_dtype
+from aimills_kernels.kernels.matmul.config import rows_in_each
+from aimills_kernels.kernels.matmul.config_w4 import Config, grouped_config_of
 from aimills_kernels.kernels.matmul.groups import (
     bad_groups,
     by_group,
@@ -172,6 +174,14 @@ CASES = (
          tags={"aot", "full"}),
 )  # fmt: skip
 
+
+def _configs(p: Problem) -> tuple[Config, ...]:
+    built_in = grouped_config_of(
+        p.x, p.codes, p.perm, p.group_of, p.group_size, p.offset, p.batch_invariant, sm=p.sm
+    )
+    return op_w4.tiles_beside(p, built_in, rows_in_each(p.x, len(p.codes)))
+
+
 ERRORS = (
     *bad_groups("x"),
     *bad_bias(20),
@@ -205,6 +215,7 @@ grouped_matmul_w4 = Op(
         Provider.triton(
             "triton",
             "aimills_kernels.kernels.matmul.triton_grouped_w4:launch",
+            configs=_configs,
             sources=(
                 "kernels/matmul/config.py",
                 "kernels/matmul/config_w4.py",

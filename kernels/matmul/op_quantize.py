@@ -48,8 +48,9 @@ def reference(x: Tensor, granularity: str, dtype: torch.dtype) -> tuple[Tensor, 
 def scales_last(outs: tuple[Tensor, ...], args: Sequence[Any]) -> tuple[Tensor, ...]:
     """(x_q, scale, ...) with the scales of a row in the last dim."""
     x_q, scale, *rest = outs
-    in_blocks = any(isinstance(a, str) and a == "1x128" for a in args)
-    return (x_q, scale.movedim(0, -1) if in_blocks else scale, *rest)
+    if "1x128" in [a for a in args if type(a) is str]:
+        scale = scale.t() if scale.dim() == 2 else scale.movedim(0, -1)
+    return (x_q, scale, *rest)
 
 
 def largest_magnitudes(x: Tensor, granularity: str) -> Tensor:

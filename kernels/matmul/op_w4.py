@@ -6,15 +6,21 @@ import random
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from aimills_kernels._op import Case, Cost, Op, Problem, Provider, describe
 from aimills_kernels._tolerance import Ratio
+from aimills_kernels.kernels.matmul.activations import activate, check_activation
 from aimills_kernels.kernels.matmul.cases import lay_out
 from aimills_kernels.kernels.matmul.cases_w4 import CASES, ERRORS
 from aimills_kernels.kernels.matmul.checks import check_bias, check_matrix, check_scale
-from aimills_kernels.kernels.matmul.config_w4 import workspace
+from aimills_kernels.kernels.matmul.config_w4 import (
+    Config,
+    candidates,
+    config_of,
+    reads_wide,
+    workspace,
+)
 from aimills_kernels.kernels.matmul.formats import WIDE
 from aimills_kernels.kernels.matmul.layout_w4 import (
     RUN,
@@ -28,13 +34,6 @@ from aimills_kernels.kernels.matmul.layout_w4 import (
 
 NAME = "matmul_w4"
 DTYPES = {name: dtype for name, dtype in WIDE.items() if dtype.itemsize == 2}
-ACTIVATIONS = {
-    "none": lambda t: t,
-    "relu": F.relu,
-    "gelu": F.gelu,
-    "gelu_tanh": lambda t: F.gelu(t, approximate="tanh"),
-    "silu": F.silu,
-}
 
 
 def reference(
@@ -63,7 +62,7 @@ def reference(
     out = x.to(wide) @ weight.T
     if bias is not None:
         out = out + bias.to(wide)
-    return ACTIVATIONS[activation](out).to(x.dtype)
+    return activate(out, activation).to(x.dtype)
 
 
 def fake(
@@ -90,9 +89,7 @@ def check_weight(
     limit = group_size if group_size in SIZES and perm is None and group_of is None else 1
     if not 0 <= offset < limit:
         raise ValueError(f"{op}: offset must be at least 0 and less than {limit}, got {offset}")
-    if activation not in ACTIVATIONS:
-        words = ", ".join(ACTIVATIONS)
-        raise ValueError(f"{op}: activation must be one of {words}, got {activation!r}")
+    check_activation(op, activation, codes.shape[0] if codes.dim() else 0, gated=False)
     _check_packed(op, K, codes, scales, zeros, perm, group_of, group_size, offset)
 
 
@@ -247,6 +244,18 @@ def cost(case: Case) -> Cost:
     return Cost(2 * M * N * K, moved + (0 if order is None else 4 * K), "f16")
 
 
+def _configs(p: Problem) -> tuple[Config, ...]:
+    built_in = config_of(
+        p.x, p.codes, p.perm, p.group_of, p.group_size, p.offset, p.batch_invariant, sm=p.sm
+    )
+    return tiles_beside(p, built_in, len(p.x))
+
+
+def tiles_beside(p: Problem, built_in: Config, rows: int) -> tuple[Config, ...]:
+    aligned, N = reads_wide(p.x, p.perm, p.offset), p.codes.shape[-2]
+    return candidates(built_in, rows, N, aligned, p.batch_invariant, p.sm or 90)
+
+
 def depends(p: Problem) -> str | None:
     return "its bits depend on the rows beside" if p.batch_invariant else None
 
@@ -273,6 +282,7 @@ matmul_w4 = Op(
                 "kernels/hardware.py",
             ),
             workspace=workspace,
+            configs=_configs,
         ),
     ),
     reference_rejects=depends,

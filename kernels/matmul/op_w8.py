@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from aimills_kernels._op import Case, Cost, Invalid, Op, Provider
+from aimills_kernels._op import Case, Cost, Invalid, Op, Problem, Provider
 from aimills_kernels._tolerance import Ratio
 from aimills_kernels.kernels.matmul.cases import (
     SCALES,
@@ -25,6 +25,8 @@ from aimills_kernels.kernels.matmul.checks import (
     check_numbers,
     check_scale,
 )
+from aimills_kernels.kernels.matmul.config import Config, rows_aligned
+from aimills_kernels.kernels.matmul.config_int8 import w8_candidates
 from aimills_kernels.kernels.matmul.formats import WIDE
 
 NAME = "matmul_w8"
@@ -106,6 +108,11 @@ def cost(case: Case) -> Cost:
     return Cost(2 * M * N * K, 2 * M * K + N * K + 2 * M * N + scales + bias, "f16")
 
 
+def _configs(p: Problem) -> tuple[Config, ...]:
+    aligned = rows_aligned(p.x) and rows_aligned(p.b)
+    return w8_candidates(len(p.x), len(p.b), aligned, p.sm or 90)
+
+
 def _layer_cases() -> tuple[Case, ...]:
     """Llama-3 8B: qkv and down, from decode to prefill."""
     found = []
@@ -176,6 +183,7 @@ matmul_w8 = Op(
         Provider.triton(
             "triton",
             "aimills_kernels.kernels.matmul.triton_w8:launch",
+            configs=_configs,
             sources=(
                 "kernels/matmul/config.py",
                 "kernels/matmul/config_int8.py",

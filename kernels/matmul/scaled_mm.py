@@ -17,7 +17,8 @@ from aimills_kernels.kernels.matmul.formats import E5M2
 def launch(
     outs: tuple[Tensor],
     a: Tensor, b: Tensor, scale_a: Tensor, scale_b: Tensor, bias: Tensor | None,
-    out_dtype: torch.dtype, accum: str, batch_invariant: bool,
+    out_dtype: torch.dtype, accum: str, batch_invariant: bool, residual: Tensor | None,
+    activation: str,
 ) -> None:  # fmt: skip
     across = scale_b
     if scale_b.dim() == 2:
@@ -39,6 +40,8 @@ def rejects(p: Problem) -> str | None:
         return "the problem is empty"
     if p.batch_invariant:
         return "a row's bits depend on M: it picks kernels by M"
+    if p.activation != "none" or p.residual is not None:
+        return "it takes no activation and no residual"
     if p.bias is not None and not p.bias.is_contiguous():
         return "bias must be contiguous"
     if in_blocks(p.scale_a, p.scale_b, N):

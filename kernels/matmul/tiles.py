@@ -33,6 +33,13 @@ def places(tile_m, tile_n, M, N, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
 
 
 @triton.jit
+def places_of(tile, size, BLOCK: tl.constexpr):
+    """Those of one side alone."""
+    offs = tile.to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    return offs, tl.where(offs < size, offs, 0)
+
+
+@triton.jit
 def walk(multiply: tl.constexpr, acc, a_ptr, rows, stride_am, stride_ak, b_ptr, cols, stride_bn,
          stride_bk, K, BLOCK_K: tl.constexpr, more):  # fmt: skip
     """`acc` after every block of K: whole ones first, then the ragged end, which alone is masked.

@@ -14,20 +14,31 @@ import triton.language as tl
 
 from aimills_kernels import _configs
 from aimills_kernels._dispatch import sm_of
-from aimills_kernels.kernels.matmul.config import BLOCK, Shape, select_block_config
+from aimills_kernels.kernels.matmul.activations import GATED
+from aimills_kernels.kernels.matmul.config import (
+    BLOCK,
+    Config,
+    Shape,
+    per_split,
+    select_split_config,
+)
+from aimills_kernels.kernels.matmul.epilogue import (
+    End,
+    add_splits,
+    finish_tile,
+    split_of,
+    weight_rows,
+)
 from aimills_kernels.kernels.matmul.tiles import (
-    bias_stride,
     grid_of,
     load_codes,
-    load_each,
     options,
-    places,
-    store_tile,
+    places_of,
     strides_of,
     tile_of,
 )
 from aimills_kernels.kernels.matmul.triton_fp8 import operands
-from aimills_kernels.kernels.triton_common import INTERPRET, widen
+from aimills_kernels.kernels.triton_common import INTERPRET
 
 SCALED = tl.constexpr(BLOCK)
 
@@ -77,23 +88,33 @@ def add_scaled_block(acc, a_ptrs, b_ptrs, step, offs_k, left, TAIL: tl.constexpr
 
 @triton.jit
 def _matmul_fp8_block_kernel(
-    out_ptr, a_ptr, b_ptr, scale_a_ptr, scale_b_ptr, bias_ptr,
-    stride_am, stride_ak, stride_bn, stride_bk, stride_sam, stride_sak, stride_sbn, stride_sbk,
-    stride_bias, M, N, K,
+    out_ptr, codes_scale_ptr, bias_ptr, residual_ptr, a_ptr, b_ptr, scale_a_ptr, scale_b_ptr,
+    stride_bias, stride_rm, stride_rn, stride_am, stride_ak, stride_bn, stride_bk, stride_sam,
+    stride_sak, stride_sbn, stride_sbk, M, N, K, per_split,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, GROUP_M: tl.constexpr,
-    ROWS_B: tl.constexpr, BIAS: tl.constexpr, A_E5M2: tl.constexpr, B_E5M2: tl.constexpr,
-    DECODE: tl.constexpr,
+    SPLIT: tl.constexpr, ACTIVATION: tl.constexpr, E5M2: tl.constexpr, ENCODE: tl.constexpr,
+    ROWS_B: tl.constexpr, A_E5M2: tl.constexpr, B_E5M2: tl.constexpr, DECODE: tl.constexpr,
 ):  # fmt: skip
     tile_m, tile_n = tile_of(M, N, BLOCK_M, BLOCK_N, GROUP_M)
-    offs_m, offs_n, rows, cols = places(tile_m, tile_n, M, N, BLOCK_M, BLOCK_N)
+    offs_m, rows = places_of(tile_m, M, BLOCK_M)
+    PAIRED: tl.constexpr = ACTIVATION == "swiglu"
+    offs_n = weight_rows(tile_n, N, BLOCK_N, PAIRED)
+    cols = tl.where(offs_n < N, offs_n, 0)
+    if SPLIT:
+        begin, in_a, in_b, K = split_of(K, per_split, stride_ak, stride_bk)
+        a_ptr += in_a
+        b_ptr += in_b
+        scale_a_ptr += begin // SCALED * stride_sak
+        scale_b_ptr += begin // SCALED * stride_sbk
+        out_ptr += tl.program_id(1).to(tl.int64) * M * N
     # As `walk`, but for what is computed first: of 128x64 tiles on sm_80 that spilled 32 bytes.
     offs_k = tl.arange(0, BLOCK_K)
     deep = offs_k.to(tl.int64)
     a_tile = a_ptr + rows[:, None] * stride_am + deep[None, :] * stride_ak
     b_tile = b_ptr + cols[None, :] * stride_bn + deep[:, None] * stride_bk
     scale_a_tile = scale_a_ptr + rows * stride_sam
-    scale_b_tile = first_scales_of_b(scale_b_ptr, tile_n, cols, stride_sbn, BLOCK_N, ROWS_B)
-    ONE_B: tl.constexpr = BLOCK_N <= ROWS_B
+    ONE_B: tl.constexpr = BLOCK_N <= ROWS_B and not PAIRED  # a gate's rows have scales of their own
+    scale_b_tile = first_scales_of_b(scale_b_ptr, tile_n, cols, stride_sbn, BLOCK_N, ROWS_B, ONE_B)
     acc = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
     whole = K // BLOCK_K * BLOCK_K
     for start in range(0, whole, BLOCK_K):
@@ -113,38 +134,50 @@ def _matmul_fp8_block_kernel(
             True, A_E5M2, B_E5M2, DECODE, ONE_B,
         )  # fmt: skip
 
-    if BIAS:
-        acc += widen(load_each(bias_ptr, offs_n, N, stride_bias))[None, :]
-    store_tile(out_ptr, acc, offs_m, offs_n, M, N)
+    finish_tile(
+        acc, out_ptr, codes_scale_ptr, bias_ptr, residual_ptr, stride_bias, stride_rm, stride_rn,
+        offs_m, offs_n, tile_n, M, N, BLOCK_M, BLOCK_N, ACTIVATION, E5M2, ENCODE,
+    )  # fmt: skip
 
 
 @triton.jit
 def first_scales_of_b(scale_b_ptr, tile_n, cols, stride_sbn, BLOCK_N: tl.constexpr,
-                      ROWS_B: tl.constexpr):  # fmt: skip
-    """Where the scales of a tile's columns are: of each, or one where ROWS_B of them share one."""
-    if BLOCK_N <= ROWS_B:
+                      ROWS_B: tl.constexpr, ONE_B: tl.constexpr):  # fmt: skip
+    """Where the scales of a tile's columns are: of each, or the one that all of them share."""
+    if ONE_B:
         return scale_b_ptr + tile_n.to(tl.int64) * BLOCK_N // ROWS_B * stride_sbn
     else:  # noqa: RET505 (without it Triton would compile both)
         return scale_b_ptr + cols // ROWS_B * stride_sbn
 
 
 def launch(
-    outs: tuple[torch.Tensor],
+    outs: tuple[torch.Tensor, torch.Tensor],
     a: torch.Tensor, b: torch.Tensor, scale_a: torch.Tensor, scale_b: torch.Tensor,
     bias: torch.Tensor | None, out_dtype: torch.dtype, accum: str, batch_invariant: bool,
+    residual: torch.Tensor | None, activation: str,
 ) -> None:  # fmt: skip
-    (out,) = outs
-    (M, K), N = a.shape, b.shape[0]
+    out, work = outs
     if out.numel() == 0:
         return
     sm = sm_of(a.device) or 90
-    shape = Shape.of(a, b, out_dtype, accum, batch_invariant, sm)
+    shape = Shape.of(a, b, out_dtype, accum, batch_invariant, sm, gated=activation == GATED)
+    config = _configs.config(select_split_config(shape, True, sm))
+    multiply(a, b, scale_a, scale_b, shape, config, work, End(out, bias, activation, residual))
+
+
+def multiply(
+    a: torch.Tensor, b: torch.Tensor, scale_a: torch.Tensor, scale_b: torch.Tensor, shape: Shape,
+    config: Config, work: torch.Tensor, end: End,
+) -> None:  # fmt: skip
+    """As `triton_fp8.multiply`."""
+    (M, K), N = a.shape, b.shape[0]
     a, b, formats = operands(a, b, shape.decode)
-    config = _configs.config(select_block_config(shape, sm))
-    _matmul_fp8_block_kernel[grid_of(config, M, N)](
-        out, a, b, scale_a, scale_b, bias,
-        *a.stride(), *b.stride(), *strides_of(scale_a)[1:], *strides_of(scale_b)[1:],
-        bias_stride(bias), M, N, K, BIAS=bias is not None,
+    now = end if config.splits == 1 else End(work)
+    _matmul_fp8_block_kernel[(*grid_of(config, M, N), config.splits)](
+        *now.tensors, a, b, scale_a, scale_b, *now.strides, *a.stride(), *b.stride(),
+        *strides_of(scale_a)[1:], *strides_of(scale_b)[1:], M, N, K, per_split(config, K),
         ROWS_B=1 if scale_b.dim() < 2 or scale_b.shape[0] == N else BLOCK,
-        **formats, **options(config),
+        SPLIT=config.splits > 1, **now.options, **formats, **options(config),
     )  # fmt: skip
+    if config.splits > 1:
+        add_splits(work, config.splits, M, N, end)

@@ -65,7 +65,9 @@ def _grouped_matmul_fp8_kernel(
     scale_b_ptr += group * stride_sbg
     out = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
     if BLOCKS:
-        scale_b_ptrs = first_scales_of_b(scale_b_ptr, tile_n, cols, stride_sbn, BLOCK_N, ROWS_B)
+        scale_b_ptrs = first_scales_of_b(
+            scale_b_ptr, tile_n, cols, stride_sbn, BLOCK_N, ROWS_B, BLOCK_N <= ROWS_B
+        )
         out = walk(
             add_scaled_block, out, a_ptr, rows, stride_am, stride_ak, b_ptr, cols, stride_bn,
             stride_bk, depth, BLOCK_K,

@@ -10,8 +10,9 @@ import torch
 import triton
 import triton.language as tl
 
-from aimills_kernels.kernels.matmul.config import rows_in_each
-from aimills_kernels.kernels.matmul.config_w4 import config_of
+from aimills_kernels import _configs
+from aimills_kernels.kernels.matmul.config_w4 import grouped_config_of
+from aimills_kernels.kernels.matmul.epilogue import activated
 from aimills_kernels.kernels.matmul.layout_w4 import SIZES
 from aimills_kernels.kernels.matmul.segments import (
     ends_or_counts,
@@ -20,7 +21,7 @@ from aimills_kernels.kernels.matmul.segments import (
     tiles_of_rows,
 )
 from aimills_kernels.kernels.matmul.tiles import tile_among
-from aimills_kernels.kernels.matmul.triton_w4 import finished, sum_of_steps
+from aimills_kernels.kernels.matmul.triton_w4 import sum_of_steps
 from aimills_kernels.kernels.triton_common import round_to, widen
 
 
@@ -56,7 +57,7 @@ def _grouped_matmul_w4_kernel(
     bias = 0.0
     if bias_ptr is not None:
         bias = widen(tl.load(bias_ptr + e * stride_biasg + channels * stride_bias))[:, None]
-    out = tl.where((offs_m < own)[None, :], finished(sums, bias, ACTIVATION), 0.0)
+    out = tl.where((offs_m < own)[None, :], activated(sums + bias, ACTIVATION), 0.0)
     tl.store(
         out_ptr + e * stride_og + offs_m[:, None] * N + offs_n[None, :],
         tl.trans(round_to(out, out_ptr.dtype.element_ty)),
@@ -79,9 +80,9 @@ def launch(
         out.zero_()
         return
     masked = masked_m is not None
-    config = config_of(
-        x, codes, perm, group_of, group_size, offset, batch_invariant, rows_in_each(x, E)
-    )  # fmt: skip
+    config = _configs.config(
+        grouped_config_of(x, codes, perm, group_of, group_size, offset, batch_invariant)
+    )
     lengths = ends_or_counts(offsets, masked_m, E)
     tiles_m = tiles_of_rows(x, masked, E, config.block_m)
     _grouped_matmul_w4_kernel[(tiles_m * triton.cdiv(N, config.block_n),)](

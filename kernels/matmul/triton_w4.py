@@ -13,7 +13,9 @@ import torch
 import triton
 import triton.language as tl
 
+from aimills_kernels import _configs
 from aimills_kernels.kernels.matmul.config_w4 import config_of
+from aimills_kernels.kernels.matmul.epilogue import activated
 from aimills_kernels.kernels.matmul.layout_w4 import SIZES, WORDS
 from aimills_kernels.kernels.matmul.tiles import bias_stride, places, tile_among
 from aimills_kernels.kernels.triton_common import INTERPRET, dot, product, round_to, widen
@@ -153,21 +155,6 @@ def sum_of_steps(
     return acc
 
 
-@triton.jit
-def finished(sums, bias, ACTIVATION: tl.constexpr):
-    """Bias and activation, in float32."""
-    out = sums + bias
-    if ACTIVATION == "relu":
-        out = tl.where(out < 0.0, 0.0, out)
-    elif ACTIVATION == "gelu":
-        out = 0.5 * out * (1.0 + tl.erf(out * 0.7071067811865476))
-    elif ACTIVATION == "gelu_tanh":  # 0.5 (1 + tanh u) = 1 / (1 + exp(-2 u))
-        out = out / (1.0 + tl.exp(-1.5957691216057308 * (out + 0.044715 * out * out * out)))
-    elif ACTIVATION == "silu":
-        out = out / (1.0 + tl.exp(-out))
-    return out
-
-
 @triton.jit(do_not_specialize=["M", "G", "splits", "per_split"])
 def _matmul_w4_kernel(
     out_ptr, work_ptr, x_ptr, codes_ptr, scales_ptr, zeros_ptr, perm_ptr, group_ptr, bias_ptr,
@@ -207,7 +194,7 @@ def _matmul_w4_kernel(
         bias = 0.0
         if bias_ptr is not None:
             bias = widen(tl.load(bias_ptr + channels * stride_bias))[:, None]
-        out = round_to(finished(sums, bias, ACTIVATION), out_ptr.dtype.element_ty)
+        out = round_to(activated(sums + bias, ACTIVATION), out_ptr.dtype.element_ty)
         tl.store(out_ptr + at, tl.trans(out), mask=mask)
 
 
@@ -226,7 +213,7 @@ def _add_splits_kernel(
     bias = 0.0
     if bias_ptr is not None:
         bias = widen(tl.load(bias_ptr + at % N * stride_bias, mask=here, other=0.0))
-    out = finished(sums, bias, ACTIVATION)
+    out = activated(sums + bias, ACTIVATION)
     tl.store(out_ptr + at, round_to(out, out_ptr.dtype.element_ty), mask=here)
 
 
@@ -240,7 +227,9 @@ def launch(
     if out.numel() == 0:
         return
     (M, K), (N, width) = x.shape, codes.shape
-    config = config_of(x, codes, perm, group_of, group_size, offset, batch_invariant)
+    config = _configs.config(
+        config_of(x, codes, perm, group_of, group_size, offset, batch_invariant)
+    )
     group = 32 if group_of is not None else group_size if group_size in SIZES else 0
     tiles = triton.cdiv(N, config.block_n) * triton.cdiv(M, config.block_m)
     split = config.splits > 1 and not config.walked

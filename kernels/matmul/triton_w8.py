@@ -11,6 +11,7 @@ import torch
 import triton
 import triton.language as tl
 
+from aimills_kernels import _configs
 from aimills_kernels._dispatch import sm_of
 from aimills_kernels.kernels.matmul.config import rows_aligned
 from aimills_kernels.kernels.matmul.config_int8 import select_w8_config
@@ -73,7 +74,8 @@ def launch(
     (M, K), N = x.shape, b.shape[0]
     if out.numel() == 0:
         return
-    config = select_w8_config(M, N, rows_aligned(x) and rows_aligned(b), sm_of(x.device) or 90)
+    aligned = rows_aligned(x) and rows_aligned(b)
+    config = _configs.config(select_w8_config(M, N, aligned, sm_of(x.device) or 90))
     _matmul_w8_kernel[grid_of(config, M, N)](
         out, x, b, scale_b, bias,
         *x.stride(), *b.stride(), row_stride(scale_b), bias_stride(bias), M, N, K,

@@ -27,6 +27,7 @@ __all__ = [
     "kv_append",
     "matmul_fp8",
     "matmul_int8",
+    "matmul_quantize_fp8",
     "matmul_w4",
     "matmul_w8",
     "merge_attention_states",
@@ -53,6 +54,7 @@ _HOMES = {
     "grouped_matmul_fp8": "aimills_kernels.ops.grouped",
     "grouped_matmul_w4": "aimills_kernels.ops.grouped",
     "matmul_fp8": "aimills_kernels.ops.matmul",
+    "matmul_quantize_fp8": "aimills_kernels.ops.matmul",
     "matmul_int8": "aimills_kernels.ops.matmul_int8",
     "matmul_w8": "aimills_kernels.ops.matmul_int8",
     "matmul_w4": "aimills_kernels.ops.matmul_w4",
@@ -85,7 +87,7 @@ if TYPE_CHECKING:
     )
     from aimills_kernels.ops.fused import rmsnorm_quantize_fp8, swiglu_quantize_fp8
     from aimills_kernels.ops.grouped import grouped_matmul_fp8, grouped_matmul_w4
-    from aimills_kernels.ops.matmul import matmul_fp8, quantize_fp8
+    from aimills_kernels.ops.matmul import matmul_fp8, matmul_quantize_fp8, quantize_fp8
     from aimills_kernels.ops.matmul_int8 import matmul_int8, matmul_w8, quantize_int8
     from aimills_kernels.ops.matmul_w4 import matmul_w4
     from aimills_kernels.ops.paged import (

@@ -298,6 +298,7 @@ class Op:
     def _key_text(self) -> str:
         """Written out by name: a loop costs 1 us more for five tensors, a quarter of the key."""
         parts = []
+        kinds = inspect.get_annotations(self.reference, eval_str=True)
         for i, p in enumerate(self.params):
             if i in self.lists:
                 each = _TENSOR_KEY.format("e") if i in self.tensors else "e"
@@ -306,6 +307,8 @@ class Op:
                 parts.append(f"{p} if {p} is None else {_TENSOR_KEY.format(p)}")
             elif i in self.tensors:
                 parts.append("*" + _TENSOR_KEY.format(p))
+            elif kinds[p] in (str, torch.dtype):  # equal to none of another type
+                parts.append(p)
             else:
                 parts.append(f"type({p}), {p}")
         return f"({', '.join(parts)},)"

@@ -27,6 +27,7 @@ from aimills_kernels._op import Case, Op, Problem
 _LENGTHS = {  # dims that count tokens
     "attention": ("M", "N"),
     "matmul_fp8": ("M",),
+    "matmul_quantize_fp8": ("M",),
     "matmul_int8": ("M",),
     "matmul_w8": ("M",),
 }

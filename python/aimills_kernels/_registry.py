@@ -38,6 +38,7 @@ from aimills_kernels.kernels.attention.op_paged import attention_paged
 from aimills_kernels.kernels.attention.op_varlen import attention_varlen
 from aimills_kernels.kernels.attention.op_varlen_backward import attention_varlen_backward
 from aimills_kernels.kernels.matmul.op_fp8 import matmul_fp8
+from aimills_kernels.kernels.matmul.op_fp8_quantize import matmul_quantize_fp8
 from aimills_kernels.kernels.matmul.op_fused import rmsnorm_quantize_fp8, swiglu_quantize_fp8
 from aimills_kernels.kernels.matmul.op_grouped_fp8 import grouped_matmul_fp8
 from aimills_kernels.kernels.matmul.op_grouped_w4 import grouped_matmul_w4
@@ -66,6 +67,7 @@ OPS: tuple[Op, ...] = (
     quantize_int8,
     rmsnorm_quantize_fp8,
     swiglu_quantize_fp8,
+    matmul_quantize_fp8,
     video_to_tensor,
 )
 

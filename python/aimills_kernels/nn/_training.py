@@ -101,7 +101,7 @@ class Fp8Linear(nn.Linear):
         return {
             name: _explain.explain_flat(
                 _MATMUL,
-                (a[0], b[0], a[1], b[1], added, x.dtype, "promoted", False),
+                (a[0], b[0], a[1], b[1], added, x.dtype, "promoted", False, None, "none"),
                 None if x.is_meta else x.device,
             )
             for name, ((a, b), added) in products.items()

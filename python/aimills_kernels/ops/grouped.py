@@ -73,7 +73,8 @@ def grouped_matmul_fp8(
     those of the PyTorch reference, which multiplies every row by every weight; codes have none.
     torch.autocast changes nothing.
     """
-    check_bools("grouped_matmul_fp8", batch_invariant=batch_invariant)
+    if type(batch_invariant) is not bool:
+        check_bools("grouped_matmul_fp8", batch_invariant=batch_invariant)
     args = (a, b, scale_a, scale_b, offsets, masked_m, bias, out_dtype, batch_invariant)
     return run("grouped_matmul_fp8", args, out)
 
@@ -127,7 +128,8 @@ def grouped_matmul_w4(
     arXiv:2210.17323. Gradients of x, bias and scales are those of the PyTorch reference, which
     multiplies every row by every weight. torch.autocast changes nothing.
     """
-    check_bools("grouped_matmul_w4", batch_invariant=batch_invariant)
+    if type(batch_invariant) is not bool:
+        check_bools("grouped_matmul_w4", batch_invariant=batch_invariant)
     if not isinstance(packed, PackedExperts):
         kind = type(packed).__name__
         raise ValueError(f"grouped_matmul_w4: packed must be PackedExperts, got {kind}")

@@ -10,6 +10,8 @@ from torch import Tensor
 from aimills_kernels.ops._flags import check_bools
 from aimills_kernels.ops._run import run
 
+Activation = Literal["relu", "gelu", "gelu_tanh", "silu", "swiglu"]
+
 
 def quantize_fp8(
     x: Tensor,
@@ -57,12 +59,15 @@ def matmul_fp8(
     scale_b: Tensor,
     *,
     bias: Tensor | None = None,
+    activation: Activation | None = None,
+    residual: Tensor | None = None,
     accum: Literal["promoted", "fast"] = "promoted",
     out_dtype: torch.dtype = torch.bfloat16,
     batch_invariant: bool = False,
     out: Tensor | None = None,
 ) -> Tensor:
-    """Matmul of fp8 codes: (a * scale_a) @ (b * scale_b).T + bias, rounded once.
+    """Matmul of fp8 codes: activation((a * scale_a) @ (b * scale_b).T + bias) + residual, rounded
+    once.
 
     Shapes and dtypes:
         a        [M, K]              float8_e4m3fn | float8_e5m2
@@ -72,14 +77,20 @@ def matmul_fp8(
         scale_b  [N, ceil(K / 128)]  f32; likewise, [N, 1], [] or [1], or for each block of 128x128
                                      [ceil(N / 128), ceil(K / 128)]
         bias     [N]                 bf16 | f16 | f32
-        out      [M, N]              out_dtype
+        residual [M, N]              bf16 | f16 | f32
+        out      [M, N]              out_dtype; with activation="swiglu" it is [M, N / 2], as is
+                                     residual
 
     Any M, N and K, empty ones too (K = 0 gives the bias), and any strides and offsets, of the
     scales too. The granularity follows from the scales' shapes, which may differ between a and b;
     where two readings fit a shape they mean the same numbers.
 
     Args:
-        bias: added in float32 before the result is rounded.
+        bias: added in float32, before the activation.
+        activation: computed in float32; "gelu" is the exact one, "gelu_tanh" its approximation.
+            "swiglu" is silu(gate) * up, where the first half of b's rows makes the gate and the
+            second half up, as in a weight [gate; up] and in swiglu_quantize_fp8.
+        residual: added in float32 behind the activation; any strides.
         accum: "promoted" adds the sum of each block of K in float32. "fast" allows fp8 tensor
             cores to keep the sum over all of K, in some 14 bits, for a float32 out too. A kernel is
             then held to an error of (n + 16 sqrt(n)) / 8192 of the largest value of out, n = K / 32
@@ -100,10 +111,70 @@ def matmul_fp8(
             the argument.
 
     Sums each block of K in the tensor cores and the blocks in float32 (Liu et al., DeepSeek-V3,
-    arXiv:2412.19437); for a float32 out all of it in float32. Gradients of scale_a, scale_b and
-    bias are those of the PyTorch reference, which is run again for them; codes have none.
-    torch.autocast changes nothing.
+    arXiv:2412.19437); for a float32 out all of it in float32. For M up to 64 K may be split; the
+    sums of splits are added in their order, without atomics. SwiGLU: Shazeer, arXiv:2002.05202.
+    Gradients of scale_a, scale_b, bias and residual are those of the PyTorch reference, which is
+    run again for them; codes have none. torch.autocast changes nothing.
     """
-    check_bools("matmul_fp8", batch_invariant=batch_invariant)
-    args = (a, b, scale_a, scale_b, bias, out_dtype, accum, batch_invariant)
+    if type(batch_invariant) is not bool:
+        check_bools("matmul_fp8", batch_invariant=batch_invariant)
+    args = (
+        a, b, scale_a, scale_b, bias, out_dtype, accum, batch_invariant, residual,
+        "none" if activation is None else activation,
+    )  # fmt: skip
     return run("matmul_fp8", args, out)
+
+
+def matmul_quantize_fp8(
+    a: Tensor,
+    b: Tensor,
+    scale_a: Tensor,
+    scale_b: Tensor,
+    granularity: Literal["row", "1x128"] = "1x128",
+    *,
+    bias: Tensor | None = None,
+    activation: Activation | None = None,
+    dtype: torch.dtype = torch.float8_e4m3fn,
+    accum: Literal["promoted", "fast"] = "promoted",
+    batch_invariant: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """matmul_fp8, quantised to fp8: what the next matmul_fp8 takes as its a and scale_a.
+
+    Shapes and dtypes:
+        a        [M, K]              float8_e4m3fn | float8_e5m2
+        b        [N, K]              float8_e4m3fn | float8_e5m2
+        scale_a  [M, ceil(K / 128)]  f32; or others, as in matmul_fp8
+        scale_b  [N, ceil(K / 128)]  f32; or others, as in matmul_fp8
+        bias     [N]                 bf16 | f16 | f32
+        x_q      [M, N]              dtype; [M, N / 2] with activation="swiglu"
+        scale    [M, ceil(N / 128)]  f32, of x_q's columns; [M, 1] for "row"
+
+    Any M, N and K, empty ones too, and any strides and offsets.
+
+    Args:
+        granularity: one scale for each "row" or for each "1x128" block of it. A row takes a second
+            pass over the result in float32, as no part of the kernel sees all of one.
+        bias: as in matmul_fp8.
+        activation: as in matmul_fp8.
+        dtype: of x_q; torch.float8_e4m3fn or torch.float8_e5m2.
+        accum: as in matmul_fp8.
+        batch_invariant: as in matmul_fp8.
+
+    Returns:
+        (x_q, scale): x_q * scale ~ activation((a * scale_a) @ (b * scale_b).T + bias), which is in
+        float32 until it becomes codes. Scales and codes follow the rules of quantize_fp8, and the
+        scales lie in memory as there.
+
+    Raises:
+        ValueError: as in matmul_fp8, or a granularity or dtype that does not fit; the message names
+            the argument.
+
+    Carries no gradient. torch.autocast changes nothing. Sums are those of matmul_fp8.
+    """
+    if type(batch_invariant) is not bool:
+        check_bools("matmul_quantize_fp8", batch_invariant=batch_invariant)
+    act = "none" if activation is None else activation
+    args = (
+        a, b, scale_a, scale_b, bias, act, granularity, dtype, accum, batch_invariant,
+    )  # fmt: skip
+    return run("matmul_quantize_fp8", args)

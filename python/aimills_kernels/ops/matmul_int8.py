@@ -101,7 +101,8 @@ def matmul_int8(
     scale_b and bias are those of the PyTorch reference, which is run again for them; codes have
     none. torch.autocast changes nothing.
     """
-    check_bools("matmul_int8", batch_invariant=batch_invariant)
+    if type(batch_invariant) is not bool:
+        check_bools("matmul_int8", batch_invariant=batch_invariant)
     return run("matmul_int8", (a, b, scale_a, scale_b, zero_a, bias, out_dtype), out)
 
 

@@ -1,0 +1,42 @@
+"""fp8 matmul whose result is quantised to fp8, in Triton, for any GPU from sm_80.
+
+The kernels of `triton_fp8` and `triton_fp8_block`. With a scale for each 1x128 a tile is one block
+of 128 columns and stores codes. No tile sees all of a row: for scales of rows the result goes to
+the workspace in float32, and `triton_quantize` makes the codes.
+"""
+
+import torch
+
+from aimills_kernels import _configs
+from aimills_kernels._dispatch import sm_of
+from aimills_kernels.kernels.matmul import triton_fp8, triton_fp8_block, triton_quantize
+from aimills_kernels.kernels.matmul.config import in_blocks, split_sums
+from aimills_kernels.kernels.matmul.epilogue import End
+from aimills_kernels.kernels.matmul.op_fp8_quantize import config_of
+
+
+def launch(
+    outs: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
+    a: torch.Tensor, b: torch.Tensor, scale_a: torch.Tensor, scale_b: torch.Tensor,
+    bias: torch.Tensor | None, activation: str, granularity: str, dtype: torch.dtype, accum: str,
+    batch_invariant: bool,
+) -> None:  # fmt: skip
+    codes, scale, work = outs
+    if codes.numel() == 0:
+        scale.fill_(1.0)
+        return
+    shape, built_in = config_of(
+        a, b, scale_a, scale_b, activation, granularity, accum, batch_invariant
+    )  # fmt: skip
+    config = _configs.config(built_in)
+    by_row = granularity == "row"
+    behind = split_sums(built_in, len(a), len(b))
+    result = work[behind:].view(codes.shape) if by_row else codes
+    end = End(result, bias, activation, scale=None if by_row else scale)
+    if in_blocks(scale_a, scale_b, len(b)):
+        triton_fp8_block.multiply(a, b, scale_a, scale_b, shape, config, work, end)
+    else:
+        promote = triton_fp8.promoted(accum, sm_of(a.device) or 90)
+        triton_fp8.multiply(a, b, scale_a, scale_b, shape, promote, config, work, end)
+    if by_row:
+        triton_quantize.launch((codes, scale), result, granularity, dtype)
