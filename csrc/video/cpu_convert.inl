@@ -175,6 +175,21 @@ AIMILLS_HD u32 load_luma(const u16* p, int i) {
   return pair;
 }
 
+AIMILLS_HD void put(const Rgb& x, int i, float* __restrict out) {
+  out[i] = x.r;
+  out[kStripCols + i] = x.g;
+  out[2 * kStripCols + i] = x.b;
+}
+
+// Exact levels of a row, in place, to whole ones.
+__attribute__((noinline)) static void grade_row(const Params& p, float* __restrict out) {
+  const Params own = p;  // a copy that `out` can't alias
+  for (int i = 0; i < kStripCols; ++i) {
+    const Rgb exact = {out[i], out[kStripCols + i], out[2 * kStripCols + i]};
+    put(rounded(graded(own, exact)), i, out);
+  }
+}
+
 // Columns leave in the order evens, odds: that is how pairs of codes split into vectors. The
 // transposition puts them back.
 template <class T, int kCols>
@@ -206,12 +221,14 @@ __attribute__((noinline)) static void convert_row(const BlendedRow<T, kCols>& in
     }
   }
   const Color color = p.color;  // a copy that `out` can't alias
-  for (int i = 0; i < kStripCols; ++i) {
-    const Rgb rgb = to_rgb(color, luma[i], blue[i], red[i]);
-    out[i] = rgb.r;
-    out[kStripCols + i] = rgb.g;
-    out[2 * kStripCols + i] = rgb.b;
+  if (is_graded(p)) {
+    for (int i = 0; i < kStripCols; ++i) {
+      put(exact_rgb(color, luma[i], blue[i], red[i]), i, out);
+    }
+    grade_row(p, out);
+    return;
   }
+  for (int i = 0; i < kStripCols; ++i) put(to_rgb(color, luma[i], blue[i], red[i]), i, out);
 }
 
 template <class T, int kRows, int kCols>
@@ -237,6 +254,7 @@ static void convert_rgb(const Params& p, i64 frame, int begin, int end, int col,
         chunk[kPairs + i] = samples[odd * plane.col];
       }
     }
+    if (is_graded(p)) grade_row(p, chunk - 3 * kStripCols);
   }
 }
 

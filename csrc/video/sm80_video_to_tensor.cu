@@ -58,7 +58,7 @@ __global__ void __launch_bounds__(kThreads, 2)
 cudaError_t launch(const Params& p, cudaStream_t stream) {
   const i64 blocks = smaller<i64>(tiling_of(p).total, 0x7fffffff);
   if (blocks == 0) return cudaSuccess;
-  with_loader(p.source, [&](auto loader) {
+  with_loader(p, [&](auto loader) {
     video_to_tensor_kernel<decltype(loader)>
         <<<static_cast<unsigned>(blocks), kThreads, 0, stream>>>(p);
   });

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from aimills_kernels.kernels.video import cuda
-from aimills_kernels.kernels.video.formats import FORMATS
 from aimills_kernels.kernels.video.problem import Arguments, loader_of, packed
 
 SOURCE = "video/sm80_video_to_tensor.cu"
@@ -70,7 +69,7 @@ def launch(outs: tuple[Tensor, ...], *args: Any) -> None:
         return
     device, struct = out.device.index, packed(outs, args)
     params = np.frombuffer(struct, dtype=[("params", np.uint8, (len(struct),))])
-    loader = loader_of(FORMATS[args[1]])
+    loader = loader_of(Arguments(*args))
     stream = torch._C._cuda_getCurrentRawStream(device)
     with cupy.cuda.Device(device), cupy.cuda.ExternalStream(stream, device):
         _kernel(device, loader)((_blocks(args),), (_THREADS,), (params,))

@@ -15,13 +15,14 @@ from aimills_kernels.kernels.video.formats import FORMATS, KR_KB, Format, scalin
 from aimills_kernels.kernels.video.layouts import LAYOUTS, Axis, Layout, layout_of
 from aimills_kernels.kernels.video.resize import vertical_first
 
-# Positions of filters are the values of the enum in csrc/video/params.h.
+# Positions of filters and of transfers are the values of the enums in csrc/video/params.h.
 OPTIONS = {
     "format": tuple(FORMATS),
     "color_space": tuple(KR_KB),
     "color_range": ("limited", "full"),
     "chroma_location": ("left", "center", "topleft"),
     "chroma_upsampling": ("linear", "nearest"),
+    "transfer": ("sdr", "pq", "hlg"),
     "interpolation": ("nearest", "area", "bilinear", "bicubic", "lanczos"),
     "resize_mode": ("torch", "pil", "pil13"),
     "layout": LAYOUTS,
@@ -30,17 +31,18 @@ DTYPES = {
     "bf16": torch.bfloat16, "f16": torch.float16, "f32": torch.float32, "u8": torch.uint8,
     "e4m3": torch.float8_e4m3fn,
 }  # fmt: skip
-# Of csrc/video/pixel.h: one for each of the first sources in params.h, one for the rest.
-LOADERS = ("Yuv420", "Yuv420Wide", "General")
+# Of csrc/video/pixel.h: one for each of the first sources in params.h, one for the rest, and one for
+# all where HDR or a jitter follows the matrix.
+LOADERS = ("Yuv420", "Yuv420Wide", "General", "Graded")
 _DTYPE_CODES = {
     torch.float32: 0, torch.float16: 1, torch.bfloat16: 2, torch.uint8: 3, torch.float8_e4m3fn: 4,
 }  # fmt: skip
 _STRIDES = struct.Struct("<3q")  # of frames, rows and columns of a component, in bytes
 _OUTPUT = struct.Struct("<3q")
 _STORE = struct.Struct("<3q 6i")
-_OPTIONS = struct.Struct("<6i 2i 5i 5i")
-_FLOATS = struct.Struct("<6f 9f 4x")
-_WHOLE = struct.Struct("<Q24s Q24s Q24s Q304s")
+_OPTIONS = struct.Struct("<6i 2i 5i 5i 2i")
+_FLOATS = struct.Struct("<6f 9f 12f 4x")
+_WHOLE = struct.Struct("<Q24s Q24s Q24s Q360s")
 
 
 class Arguments(NamedTuple):
@@ -52,6 +54,7 @@ class Arguments(NamedTuple):
     color_range: str
     chroma_location: str
     chroma_upsampling: str
+    transfer: str
     height: int
     width: int
     crop: list[int]
@@ -59,6 +62,7 @@ class Arguments(NamedTuple):
     pad_level: int
     flip: bool
     rotate: int
+    jitter: list[float]
     interpolation: str
     antialias: bool
     resize_mode: str  # `mode` in public; torch.compile keeps that name of an argument to itself
@@ -113,8 +117,10 @@ def _source(form: Format) -> int:
     return {(1, 1): 0, (0, 1): 2, (0, 0): 4}[form.halved] + (form.bits > 8)
 
 
-def loader_of(form: Format) -> str:
-    return LOADERS[min(_source(form), len(LOADERS) - 1)]
+def loader_of(a: Arguments) -> str:
+    if a.transfer != "sdr" or a.jitter:
+        return LOADERS[3]
+    return LOADERS[min(_source(a.form), 2)]
 
 
 def packed(outs: tuple[Tensor, ...], args: tuple) -> bytes:
@@ -159,11 +165,13 @@ def _without_addresses(a: Arguments) -> tuple:
         _OPTIONS.pack(
             height, width, *a.box, _source(form), form.shift, zero, *weights,
             OPTIONS["interpolation"].index(a.interpolation), a.antialias, _passes(a),
-            _DTYPE_CODES[a.dtype], a.pad_level,
+            _DTYPE_CODES[a.dtype], a.pad_level, OPTIONS["transfer"].index(a.transfer),
+            bool(a.jitter),
         ),
         _FLOATS.pack(
             *_color(form.bits, a.color_space, a.color_range),
             *_affine(a.mean, a.std, a.dtype == torch.uint8),
+            *([255 * v if i % 4 == 3 else v for i, v in enumerate(a.jitter)] or [0.0] * 12),
         ),
     )  # fmt: skip
     return tuple(components), tuple(strides), b"".join(rest)

@@ -12,8 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from aimills_kernels.kernels.video import nvrtc
-from aimills_kernels.kernels.video.formats import FORMATS
-from aimills_kernels.kernels.video.problem import LOADERS, loader_of, packed
+from aimills_kernels.kernels.video.problem import LOADERS, Arguments, loader_of, packed
 from tests.aot import TOOLS
 from tests.ptx import launch
 from tests.ptx.parse import Kernel, Module, parse
@@ -75,7 +74,7 @@ def video_to_tensor(outs: tuple[Tensor, ...], *args: Any) -> None:
     """The launch of kernels/video/nvrtc.py, with its own struct, grid and block."""
     if outs[0].numel() == 0:
         return
-    loader = loader_of(FORMATS[args[1]])
+    loader = loader_of(Arguments(*args))
     result = launch.run(
         video_kernel(loader), [packed(outs, args)], [nvrtc._blocks(args)], [nvrtc._THREADS],
         tensors=[*args[0], outs[0]], **OPTIONS,

@@ -25,6 +25,7 @@ def video_to_tensor(
     color_range: str = "limited",
     chroma_location: str = "left",
     chroma_upsampling: str = "linear",
+    transfer: str = "sdr",
     size: tuple[int, int] | None = None,
     crop: tuple[int, int, int, int] | None = None,
     pad: tuple[int, int, int, int] | None = None,
@@ -80,6 +81,10 @@ def video_to_tensor(
             "center" (between rows and columns) or "topleft" (on even rows and columns, the default
             of BT.2020); without meaning for "nearest", and along an axis that is not subsampled.
         chroma_upsampling: "linear", or "nearest" (each chroma sample repeated).
+        transfer: "sdr"; or for HDR "pq" or "hlg", by Recommendation ITU-R BT.2100, of BT.2020
+            primaries: mapped to SDR and BT.709 by method A of Report ITU-R BT.2446-1 from 1000 to
+            100 cd/m2 (brighter light is clipped) and the linear matrix of Report ITU-R BT.2407,
+            before the levels are rounded, so before the resize.
         size: (height, width) of the pictures after the rotation; by default what they have.
         crop: (top, left, height, width) of what is taken of the frame, before all else.
         pad: (top, left, bottom, right): rows and columns added around the pictures at the end.
@@ -122,10 +127,10 @@ def video_to_tensor(
     else:
         height, width = _two(size)
     args = (
-        list(planes), format, color_space, color_range, chroma_location, chroma_upsampling, height,
-        width, box, [] if pad is None else _whole_numbers("pad", pad, 4),
+        list(planes), format, color_space, color_range, chroma_location, chroma_upsampling,
+        transfer, height, width, box, [] if pad is None else _whole_numbers("pad", pad, 4),
         _whole_number("pad_level", pad_level), flip, _whole_number("rotate", rotate),
-        interpolation, antialias, mode, _three("mean", mean, 0.0), _three("std", std, 1.0), dtype,
+        [], interpolation, antialias, mode, _three("mean", mean, 0.0), _three("std", std, 1.0), dtype,
         layout, 0 if clip is None else _frames(clip),
         [] if patch is None else _whole_numbers("patch", patch, 3),
     )  # fmt: skip

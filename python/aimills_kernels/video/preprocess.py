@@ -27,7 +27,7 @@ from aimills_kernels.video.surfaces import planes_of
 
 Planes = Sequence[Tensor]  # as `video_to_tensor` takes them
 LAYOUTS = ("patches", "padded patches", "NTCHW", "NCHW")
-_COLOR = ("color_space", "color_range", "chroma_location", "chroma_upsampling")
+_COLOR = ("color_space", "color_range", "chroma_location", "chroma_upsampling", "transfer")
 # By Pillow's numbers; 5 is hamming, which the op lacks.
 _FILTERS = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "area"}
 
@@ -133,7 +133,8 @@ class VideoPreprocessor:
             fps: the rate of the frames, or a list with each clip's: frames are sampled from them.
                 By default the frames are taken as they are, as frames sampled before.
             format, rotate, flip: as `video_to_tensor` takes them.
-            color: color_space, color_range, chroma_location and chroma_upsampling, likewise.
+            color: color_space, color_range, chroma_location, chroma_upsampling and transfer,
+                likewise.
 
         Returns:
             What Transformers' processor returns, by the same names: `pixel_values_videos` and
