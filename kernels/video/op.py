@@ -148,7 +148,7 @@ def cost(case: Case) -> Cost:
 _COLOR_DOUBT = 1024 * EPS32
 # Of the way from HDR to SDR, likewise: in levels, and where it is steep in light and in the knee's
 # own units.
-_TONE_DOUBT, _TONE_NUDGE = 0.02, 1e-6
+_TONE_DOUBT, _TONE_NUDGE = 0.01, 6e-7
 
 
 def _level_size(args: tuple) -> Tensor:
