@@ -456,7 +456,8 @@ def test_hdr_that_does_not_say_its_matrix() -> None:
 
 
 def test_hdr_of_other_primaries() -> None:
-    data = encoded("libx265", count=1, tags={"colorspace": 9, "color_trc": 16, "color_primaries": 12})
+    tags = {"colorspace": 9, "color_trc": 16, "color_primaries": 12}
+    data = encoded("libx265", count=1, tags=tags)
     with pytest.raises(VideoError, match=r"is HDR \(PQ\) with the primaries Display P3"):
         decode_to_tensor(data, plain())
     assert taken(data, transfer="pq")["transfer"] == "pq"

@@ -1,5 +1,4 @@
-"""PQ and HLG to SDR: the standards' formulas in float64 by NumPy, what must hold of any such map, and
-the arithmetic in float32 that the kernels share."""
+"""PQ and HLG to SDR: the standards' formulas in float64 by NumPy, and what holds of any such map."""
 
 from __future__ import annotations
 
@@ -10,8 +9,6 @@ import torch
 from torch import Tensor
 
 import aimills_kernels as ak
-from aimills_kernels._op import Case
-from aimills_kernels.kernels.video.op import video_to_tensor as op
 from aimills_kernels.kernels.video.tone import sdr_levels
 
 np = pytest.importorskip("numpy")
@@ -146,5 +143,3 @@ def test_resize_follows_the_map() -> None:
     black, white = (int(v) for v in ak.video_to_tensor((rgb,), **options)[0, 0, 0])
     mixed = ak.video_to_tensor((rgb,), size=(1, 1), interpolation="area", **options)
     assert abs(int(mixed[0, 0, 0, 0]) - (black + white) / 2) <= 0.5
-
-

@@ -36,8 +36,7 @@ AIMILLS_HD float log_two(float x) {
       0.28858528f +
       t * (-0.23963657f +
            t * (0.20429616f + t * (-0.1906129f + t * (0.1878259f + t * -0.112973355f))));
-  const float p =
-      1.442695f + t * (-0.72134733f + t * (0.4808979f + t * (-0.36069643f + t * high)));
+  const float p = 1.442695f + t * (-0.72134733f + t * (0.4808979f + t * (-0.36069643f + t * high)));
   return static_cast<float>(whole) + t * p;
 }
 
@@ -51,9 +50,7 @@ AIMILLS_HD float within_one(float x) {
   return x < 1.0f ? x : 1.0f;
 }
 
-AIMILLS_HD float luma2020(const Rgb& x) {
-  return 0.2627f * x.r + 0.6780f * x.g + 0.0593f * x.b;
-}
+AIMILLS_HD float luma2020(const Rgb& x) { return 0.2627f * x.r + 0.6780f * x.g + 0.0593f * x.b; }
 
 // ---- display light over 1000 cd/m2, to the power of 1 / 2.4
 

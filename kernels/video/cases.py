@@ -283,7 +283,7 @@ ERRORS = (
         "HDR of BT.709", _with(transfer="pq"), "color_space must be bt2020 for transfer pq, got bt7"
     ),
     Invalid("jitter of three", _with(jitter=[1.0] * 3), "jitter must have 12 values, got 3"),
-    Invalid("infinite jitter", _with(jitter=[float("inf")] * 12), "jitter must be finite and below"),
+    Invalid("infinite jitter", _with(jitter=[float("inf")] * 12), "jitter must be finite"),
     Invalid("unknown filter", _with(interpolation="hamming"), "interpolation must be nearest, are"),
     Invalid("two means", _with(mean=[0.5, 0.5]), "mean must have 3 values"),
     Invalid("nan mean", _with(mean=[0.5, float("nan"), 0.5]), "mean must be finite"),

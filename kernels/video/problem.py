@@ -31,8 +31,8 @@ DTYPES = {
     "bf16": torch.bfloat16, "f16": torch.float16, "f32": torch.float32, "u8": torch.uint8,
     "e4m3": torch.float8_e4m3fn,
 }  # fmt: skip
-# Of csrc/video/pixel.h: one for each of the first sources in params.h, one for the rest, and one for
-# all where HDR or a jitter follows the matrix.
+# Of csrc/video/pixel.h: one for each of the first sources in params.h, one for the rest, and one
+# for all where HDR or a jitter follows the matrix.
 LOADERS = ("Yuv420", "Yuv420Wide", "General", "Graded")
 _DTYPE_CODES = {
     torch.float32: 0, torch.float16: 1, torch.bfloat16: 2, torch.uint8: 3, torch.float8_e4m3fn: 4,

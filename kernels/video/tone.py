@@ -3,8 +3,8 @@
 An HDR signal is display light of up to 1000 cd/m2 by Recommendation ITU-R BT.2100: PQ by its EOTF,
 clipped there; HLG by its inverse OETF and its OOTF with a gamma of 1.2. Method A of Report ITU-R
 BT.2446-1 maps it to SDR of 100 cd/m2 with a gamma of 2.4. From BT.2020 to BT.709 it goes in linear
-light by a matrix, clipped, as Report ITU-R BT.2407 has it in its clause 2; the matrix is that of the
-primaries and of D65, so that grey stays grey.
+light by the matrix and the clipping of Report ITU-R BT.2407; the matrix is that of the primaries
+and of D65, so that grey stays grey.
 """
 
 from __future__ import annotations

@@ -126,12 +126,12 @@ def video_to_tensor(
         height, width = _own_size(planes, format, box, rotate)
     else:
         height, width = _two(size)
-    args = (
+    args: tuple[Any, ...] = (
         list(planes), format, color_space, color_range, chroma_location, chroma_upsampling,
         transfer, height, width, box, [] if pad is None else _whole_numbers("pad", pad, 4),
         _whole_number("pad_level", pad_level), flip, _whole_number("rotate", rotate),
-        [], interpolation, antialias, mode, _three("mean", mean, 0.0), _three("std", std, 1.0), dtype,
-        layout, 0 if clip is None else _frames(clip),
+        [], interpolation, antialias, mode, _three("mean", mean, 0.0), _three("std", std, 1.0),
+        dtype, layout, 0 if clip is None else _frames(clip),
         [] if patch is None else _whole_numbers("patch", patch, 3),
     )  # fmt: skip
     return run("video_to_tensor", args, out)

@@ -89,7 +89,7 @@ def decode_to_tensor(
     Returns:
         The preprocessor's result and `video_metadata`, a dict: total_num_frames, fps, duration,
         width, height (as decoded), frames_indices, video_backend, frames_decoded, and the
-        format, color_space, color_range, chroma_location, transfer, rotate and flip that were taken.
+        format, color_space, color_range, chroma_location, transfer, rotate and flip taken.
 
     Raises:
         VideoError: the video is empty, truncated or damaged where it is needed, changes its size or
