@@ -240,7 +240,7 @@ def test_metadata(clip: bytes) -> None:
         "total_num_frames": 60, "fps": 10.0, "duration": 6.0, "width": 64, "height": 48,
         "frames_indices": [3], "video_backend": "pyav", "format": "i420", "flip": False,
         "color_space": "bt709",
-        "color_range": "limited", "chroma_location": "left", "rotate": 0,
+        "color_range": "limited", "chroma_location": "left", "transfer": "sdr", "rotate": 0,
     }  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""PQ and HLG to SDR: the standards' formulas in float64 by NumPy, and what holds of any such map."""
+"""PQ and HLG to SDR: the standards' formulas in float64 by NumPy, and what holds of any map."""
 
 from __future__ import annotations
 
