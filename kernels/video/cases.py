@@ -130,7 +130,7 @@ def lay_out(plane: Tensor, layout: str) -> Tensor:
 
 _TINY: dict[str, Any] = dict(F=1, H=12, W=20, h=5, w=7)
 # Something of each: a hue turned, colours paler, brighter and with more contrast.
-_JITTER = (0.95, 0.31, -0.06, 0.02, 0.07, 0.86, 0.27, 0.01, 0.21, -0.05, 1.04, -0.03)
+JITTER = (0.95, 0.31, -0.06, 0.02, 0.07, 0.86, 0.27, 0.01, 0.21, -0.05, 1.04, -0.03)
 _HD: dict[str, Any] = dict(F=16, H=1080, W=1920, cpu=dict(F=1), tags={"bench", "accept"})
 _QWEN: dict[str, Any] = dict(store="patches", patch=(2, 14, 2))
 
@@ -223,9 +223,9 @@ CASES = (
     ),
     Case("pq-pil", F=1, H=22, W=40, h=13, w=23, format="p010", space="bt2020", transfer="pq",
          mode="pil", dtype="u8"),
-    Case("jitter", F=2, H=30, W=50, h=11, w=23, jitter=_JITTER, dtype="f32"),
+    Case("jitter", F=2, H=30, W=50, h=11, w=23, jitter=JITTER, dtype="f32"),
     Case("jitter-hlg", F=1, H=22, W=40, h=13, w=23, format="p010", space="bt2020", transfer="hlg",
-         jitter=_JITTER, dtype="f32"),
+         jitter=JITTER, dtype="f32"),
     Case("crop", F=2, H=50, W=150, h=20, w=30, crop=(7, 71, 31, 67), dtype="f32"),
     Case("crop-pil", F=1, H=50, W=150, h=20, w=30, crop=(7, 71, 31, 67), mode="pil", dtype="f32"),
     Case("flip", F=1, H=30, W=50, h=11, w=23, flip=True, dtype="f32"),

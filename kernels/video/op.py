@@ -240,6 +240,7 @@ _SOURCES = (
     "csrc/video/pixel.h",
     "csrc/video/weights.h",
     "csrc/video/tile.h",
+    "csrc/video/kernel.h",
     "csrc/video/sm80_video_to_tensor.cu",
     "csrc/bindings/video.cpp",
     "kernels/video/formats.py",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import struct
 import warnings
 from functools import lru_cache
@@ -124,8 +125,13 @@ def loader_of(a: Arguments) -> str:
 
 
 def packed(outs: tuple[Tensor, ...], args: tuple) -> bytes:
-    """The `Params` struct of csrc/video/params.h. All but the addresses is kept from call to call:
-    to work it out takes ten times as long as to find it."""
+    """The `Params` struct of csrc/video/params.h."""
+    return packed_at(outs[0].data_ptr(), args)[0]
+
+
+def packed_at(address: int, args: tuple) -> tuple[bytes, int]:
+    """The struct for an output at this address, and how many bytes it has. All but the addresses is
+    kept from call to call: to work it out takes ten times as long as to find it."""
     planes = args[0]
     key = (
         *[tuple(a) if type(a) is list else a for a in args[1:]],
@@ -135,12 +141,13 @@ def packed(outs: tuple[Tensor, ...], args: tuple) -> bytes:
         if len(_KEPT) >= _KEPT_MOST:
             _KEPT.clear()
         found = _KEPT[key] = _without_addresses(Arguments(*args))
-    (y, u, v), (y_strides, u_strides, v_strides), rest = found
+    (y, u, v), (y_strides, u_strides, v_strides), rest, size = found
     starts = [t.data_ptr() for t in planes]
-    return _WHOLE.pack(
+    whole = _WHOLE.pack(
         starts[y[0]] + y[1], y_strides, starts[u[0]] + u[1], u_strides, starts[v[0]] + v[1],
-        v_strides, outs[0].data_ptr(), rest,
+        v_strides, address, rest,
     )  # fmt: skip
+    return whole, size
 
 
 _KEPT: dict[tuple, tuple] = {}
@@ -148,8 +155,8 @@ _KEPT_MOST = 256
 
 
 def _without_addresses(a: Arguments) -> tuple:
-    """(plane, offset in bytes) and the strides of each component, and what follows the output's
-    address."""
+    """(plane, offset in bytes) and the strides of each component, what follows the output's
+    address, and the bytes of the output."""
     form, place = a.form, a.placed
     frames, height, width = form.size(a.planes)
     zero, weights = _chroma(form.bits, form.halved, a.chroma_location, a.chroma_upsampling)
@@ -174,7 +181,8 @@ def _without_addresses(a: Arguments) -> tuple:
             *([255 * v if i % 4 == 3 else v for i, v in enumerate(a.jitter)] or [0.0] * 12),
         ),
     )  # fmt: skip
-    return tuple(components), tuple(strides), b"".join(rest)
+    size = math.prod(place.shape) * a.dtype.itemsize
+    return tuple(components), tuple(strides), b"".join(rest), size
 
 
 def _stores(a: Arguments, place: Layout) -> list[bytes]:

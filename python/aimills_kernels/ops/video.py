@@ -32,6 +32,7 @@ def video_to_tensor(
     pad_level: int = 0,
     flip: bool = False,
     rotate: int = 0,
+    jitter: Sequence[float] | None = None,
     interpolation: str = "bicubic",
     antialias: bool = True,
     mode: str = "torch",
@@ -91,6 +92,9 @@ def video_to_tensor(
         pad_level: their level, 0..255, in all three channels; normalised like any other.
         flip: mirror left and right, before the rotation.
         rotate: 0, 90, 180 or 270 degrees clockwise.
+        jitter: twelve numbers, rows of three factors and an offset: an affine change of RGB in
+            units of 0..1, between the colour matrix (and HDR's mapping) and the first rounding. The
+            two are as one matrix: nothing is clipped between them.
         interpolation: "bicubic" (a = -0.5), "bilinear", "lanczos" (three lobes), "area" (Pillow's
             BOX: the mean of the samples whose centres an output covers) or "nearest" (the sample
             at the output's centre: torch's "nearest-exact").
@@ -130,8 +134,8 @@ def video_to_tensor(
         list(planes), format, color_space, color_range, chroma_location, chroma_upsampling,
         transfer, height, width, box, [] if pad is None else _whole_numbers("pad", pad, 4),
         _whole_number("pad_level", pad_level), flip, _whole_number("rotate", rotate),
-        [], interpolation, antialias, mode, _three("mean", mean, 0.0), _three("std", std, 1.0),
-        dtype, layout, 0 if clip is None else _frames(clip),
+        _jitter(jitter), interpolation, antialias, mode, _three("mean", mean, 0.0),
+        _three("std", std, 1.0), dtype, layout, 0 if clip is None else _frames(clip),
         [] if patch is None else _whole_numbers("patch", patch, 3),
     )  # fmt: skip
     return run("video_to_tensor", args, out)
@@ -190,6 +194,15 @@ def _whole(side: Any) -> int:
         with contextlib.suppress(TypeError):
             return operator.index(side)
     return 0
+
+
+def _jitter(values: Sequence[float] | None) -> list[float]:
+    if values is None:
+        return []
+    with contextlib.suppress(TypeError, ValueError, OverflowError):
+        if len(values) == 12 and not isinstance(values, (str, bytes, Mapping, Set)):
+            return [float(v) for v in values]
+    raise ValueError(f"video_to_tensor: jitter must be twelve numbers, got {shown(values)}")
 
 
 def _three(name: str, values: Sequence[float] | None, default: float) -> list[float]:
