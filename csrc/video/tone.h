@@ -4,6 +4,12 @@
 
 #include "video/params.h"
 
+// Makes the compiler read parameters anew. Of a kernel whose parameters lie at a place that varies
+// it would keep more of them in registers than there are.
+#if !defined(AIMILLS_READ_ANEW)
+#define AIMILLS_READ_ANEW
+#endif
+
 namespace aimills::video {
 
 struct Rgb {
@@ -117,6 +123,7 @@ AIMILLS_HD bool is_graded(const Params& p) { return p.transfer != kSdr || p.jitt
 
 AIMILLS_HD Rgb graded(const Params& p, Rgb x) {
   if (p.transfer != kSdr) x = sdr_levels(x, p.transfer);
+  AIMILLS_READ_ANEW
   if (!p.jittered) return x;
   const float* m = p.jitter;
   return {m[0] * x.r + m[1] * x.g + m[2] * x.b + m[3], m[4] * x.r + m[5] * x.g + m[6] * x.b + m[7],
