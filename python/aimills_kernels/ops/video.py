@@ -15,6 +15,7 @@ from aimills_kernels.kernels.video.check import MAX_SIZE
 from aimills_kernels.kernels.video.formats import FORMATS
 from aimills_kernels.ops._flags import check_bools
 from aimills_kernels.ops._run import run
+from aimills_kernels.ops.augment import Augment
 
 
 def video_to_tensor(
@@ -42,6 +43,9 @@ def video_to_tensor(
     layout: str = "NCHW",
     clip: int | None = None,
     patch: tuple[int, int, int] | None = None,
+    augment: Augment | bool | None = None,
+    seed: int | None = None,
+    clip_ids: Sequence[int] | None = None,
     out: Tensor | None = None,
 ) -> Tensor:
     """Decoded frames to a normalised RGB tensor, in one pass: colour, crop, resize, flip, rotation,
@@ -108,6 +112,10 @@ def video_to_tensor(
         dtype: torch.bfloat16, float16, float32, float8_e4m3fn (saturating at 448), or uint8: the
             levels themselves, without mean and std.
         clip: frames of a clip, for layouts that have clips; by default all frames are one.
+        augment: an `aimills_kernels.video.Augment`, or True for its defaults: a random resized
+            crop, within what `crop` names, a flip and colours, the same for all frames of a clip.
+        seed: of what is drawn, with the clip's id: the same two draw the same.
+        clip_ids: a number for each clip; by default its place among the clips.
         out: written and returned in place of a new tensor.
 
     Returns:
@@ -130,6 +138,17 @@ def video_to_tensor(
         height, width = _own_size(planes, format, box, rotate)
     else:
         height, width = _two(size)
+    if augment is not None and augment is not False:
+        return _augmented(
+            planes, format, (height, width), clip, out, augment=augment, seed=seed,
+            clip_ids=clip_ids, color_space=color_space, color_range=color_range,
+            chroma_location=chroma_location, chroma_upsampling=chroma_upsampling,
+            transfer=transfer, crop=crop, pad=pad, pad_level=pad_level, flip=flip, rotate=rotate,
+            jitter=jitter, interpolation=interpolation, antialias=antialias, mode=mode, mean=mean,
+            std=std, dtype=dtype, layout=layout, patch=patch,
+        )  # fmt: skip
+    if seed is not None or clip_ids is not None:
+        raise ValueError("video_to_tensor: seed and clip_ids are for augment, got None")
     args: tuple[Any, ...] = (
         list(planes), format, color_space, color_range, chroma_location, chroma_upsampling,
         transfer, height, width, box, [] if pad is None else _whole_numbers("pad", pad, 4),
@@ -139,6 +158,28 @@ def video_to_tensor(
         [] if patch is None else _whole_numbers("patch", patch, 3),
     )  # fmt: skip
     return run("video_to_tensor", args, out)
+
+
+def _augmented(
+    planes: Sequence[Tensor], format: str, size: tuple[int, int], clip: int | None,
+    out: Tensor | None, **options: Any,
+) -> Tensor:  # fmt: skip
+    """By `video_to_tensor_ragged`, where clips differ."""
+    from aimills_kernels.ops.video_ragged import video_to_tensor_ragged
+
+    frames = len(planes[0]) if planes[0].dim() else 0
+    length = frames if clip is None else _frames(clip)
+    if frames % max(length, 1) or (clip is not None and options["layout"] in ("NCHW", "NHWC")):
+        raise ValueError(
+            f"video_to_tensor: clip must divide the {frames} frames and is for layouts of clips, "
+            f"got {clip} with {options['layout']}"
+        )
+    starts = range(0, frames, length) if frames else (0,)
+    clips = [[p[i : i + length] for p in planes] for i in starts]
+    for one, each in (("crop", "crops"), ("flip", "flips"), ("jitter", "jitters")):
+        value = options.pop(one)
+        options[each] = None if value is None else [value] * len(clips)
+    return video_to_tensor_ragged(clips, sizes=size, format=format, out=out, **options)
 
 
 def _own_size(planes: Sequence[Tensor], format: str, box: list[int], rotate: Any) -> list[int]:

@@ -13,6 +13,7 @@ from aimills_kernels.kernels.video.formats import FORMATS
 from aimills_kernels.ops import video
 from aimills_kernels.ops._flags import check_bools
 from aimills_kernels.ops._run import run
+from aimills_kernels.ops.augment import Augment, Geometry, drawn_for
 
 
 def video_to_tensor_ragged(
@@ -39,6 +40,9 @@ def video_to_tensor_ragged(
     dtype: torch.dtype = torch.bfloat16,
     layout: str = "NCHW",
     patch: tuple[int, int, int] | None = None,
+    augment: Augment | bool | None = None,
+    seed: int | None = None,
+    clip_ids: Sequence[int] | None = None,
     out: Tensor | None = None,
 ) -> Tensor:
     """`video_to_tensor` of clips of any sizes, lengths and strides, with one launch on a GPU for
@@ -62,6 +66,11 @@ def video_to_tensor_ragged(
         format, color_space, color_range, chroma_location, chroma_upsampling, transfer, pad,
             pad_level, rotate, interpolation, antialias, mode, mean, std, dtype, layout, patch: as
             `video_to_tensor` has them, for all clips.
+        augment: an `aimills_kernels.video.Augment`, or True for its defaults: a random resized
+            crop, within what `crops` names, a flip and colours for each clip, which is its
+            documentation. Drawn on the host; the launch is the same one.
+        seed: of what is drawn, with the clip's id: the same two draw the same.
+        clip_ids: a number for each clip; by default its place in the list.
         out: written and returned in place of a new tensor.
 
     Returns:
@@ -79,12 +88,19 @@ def video_to_tensor_ragged(
         check_bools("video_to_tensor_ragged", antialias=antialias)
     for flip in flips or ():
         check_bools("video_to_tensor_ragged", flips=flip)
-    args = (
+    crops_ = _each("crops", crops, count, _crop)
+    drawn = Geometry(crops_, list(flips or ()), _each("jitters", jitters, count, video._jitter))
+    if augment is not None and augment is not False:
+        boxes = [crops_[i : i + 4] for i in range(0, len(crops_), 4)] or _wholes(clips, format)
+        drawn = drawn_for(augment, seed, clip_ids, boxes, drawn)
+    elif seed is not None or clip_ids is not None:
+        raise ValueError("video_to_tensor_ragged: seed and clip_ids are for augment, got None")
+    args: tuple[Any, ...] = (
         planes, format, color_space, color_range, chroma_location, chroma_upsampling, transfer,
-        _sizes(sizes, count), _each("crops", crops, count, _crop),
+        _sizes(sizes, count), drawn.crops,
         [] if pad is None else video._whole_numbers("pad", pad, 4),
-        video._whole_number("pad_level", pad_level), list(flips or ()),
-        video._whole_number("rotate", rotate), _each("jitters", jitters, count, video._jitter),
+        video._whole_number("pad_level", pad_level), drawn.flips,
+        video._whole_number("rotate", rotate), drawn.jitters,
         interpolation, antialias, mode, video._three("mean", mean, 0.0),
         video._three("std", std, 1.0), dtype, layout,
         [] if patch is None else video._whole_numbers("patch", patch, 3),
@@ -106,6 +122,16 @@ def _planes(clips: Any, format: Any) -> list[Tensor]:
                 f"video_to_tensor_ragged: clips[{i}] must be its planes, tensors ({names})"
             )
     return [plane for planes in clips for plane in planes]
+
+
+def _wholes(clips: Sequence[Sequence[Tensor]], format: str) -> list[list[int]]:
+    """The whole frames, as boxes, where the planes fit the format."""
+    form, boxes = FORMATS.get(format), []
+    for planes in clips:
+        fits = form is not None and planes[0].dim() == form.dims(0).count(",") + 1
+        sides = form.size(planes)[1:] if fits and form is not None else (1, 1)
+        boxes.append([0, 0, *(max(side, 1) for side in sides)])
+    return boxes
 
 
 def _sizes(sizes: Any, count: int) -> list[int]:

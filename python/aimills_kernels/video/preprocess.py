@@ -13,6 +13,7 @@ from torch import Tensor
 from aimills_kernels._words import shown
 from aimills_kernels.kernels.video.formats import FORMATS, Format
 from aimills_kernels.ops.video import video_to_tensor
+from aimills_kernels.ops.video_ragged import video_to_tensor_ragged
 from aimills_kernels.video import configs, sizes
 from aimills_kernels.video.layout import (
     Patch,
@@ -157,7 +158,7 @@ class VideoPreprocessor:
         options = {**color, "format": format, "rotate": rotate, "flip": flip}
         if self.layout == "patches":
             return self._patches(parts, options)
-        return self._batch([self._frames(part, options) for part in parts])
+        return self._batch(self._frames(parts, options))
 
     def _part(self, planes: Planes, fps: float | None, form: Format, rotate: int) -> _Part:
         shape = planes[0].shape
@@ -175,11 +176,19 @@ class VideoPreprocessor:
             rows, cols = cols, rows
         return _Part(planes, count, *self.size.size(count, rows, cols))
 
-    def _run(self, part: _Part, options: Mapping[str, Any], **layout: Any) -> Tensor:
-        return video_to_tensor(
-            part.planes, size=(part.height, part.width), interpolation=self.interpolation,
-            mode=self.mode, mean=self._scale[0], std=self._scale[1], dtype=self.dtype,
-            **options, **layout,
+    def _run(self, parts: list[_Part], options: Mapping[str, Any], **layout: Any) -> Tensor:
+        """What comes of all clips, one behind the other, by one call."""
+        given: dict[str, Any] = {
+            "interpolation": self.interpolation, "mode": self.mode, "mean": self._scale[0],
+            "std": self._scale[1], "dtype": self.dtype, **options, **layout,
+        }  # fmt: skip
+        if len(parts) == 1:
+            (part,) = parts
+            return video_to_tensor(part.planes, size=(part.height, part.width), **given)
+        flip = given.pop("flip")
+        return video_to_tensor_ragged(
+            [part.planes for part in parts], sizes=[(p.height, p.width) for p in parts],
+            flips=[flip] * len(parts), **given,
         )  # fmt: skip
 
     @property
@@ -189,25 +198,22 @@ class VideoPreprocessor:
         return ((0.0,) * 3, (1.0,) * 3) if plain else (self.mean, self.std)
 
     def _patches(self, parts: list[_Part], options: Mapping[str, Any]) -> dict[str, Tensor]:
-        """Each clip is written where its tokens are."""
         assert self.patch is not None
         grids = [grid_of(part.frames, part.height, part.width, self.patch) for part in parts]
-        counts = [t * h * w for t, h, w in grids]
-        width = 3 * self.patch.temporal * self.patch.spatial**2
-        place = parts[0].planes[0].device
-        tokens = torch.empty(sum(counts), width, dtype=self.dtype, device=place)
-        for part, out in zip(parts, tokens.split(counts), strict=True):
-            self._run(part, options, layout="patches", patch=tuple(self.patch), out=out)
+        tokens = self._run(parts, options, layout="patches", patch=tuple(self.patch))
         return {self.output: tokens, "video_grid_thw": torch.tensor(grids)}
 
-    def _frames(self, part: _Part, options: Mapping[str, Any]) -> Tensor:
-        """[F, 3, H, W] of one clip."""
-        frames = self._run(part, options)
+    def _frames(self, parts: list[_Part], options: Mapping[str, Any]) -> list[Tensor]:
+        """[F, 3, H, W] of each clip: by one call where they are of one size."""
+        if len({(part.height, part.width) for part in parts}) == 1:
+            clips = list(self._run(parts, options).split([part.frames for part in parts]))
+        else:
+            clips = [self._run([part], options) for part in parts]
         if self.crop is None:
-            return frames
+            return clips
         mean, std = self._scale
         black = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)])
-        return center_crop(frames, *self.crop, black)
+        return [center_crop(frames, *self.crop, black) for frames in clips]
 
     def _batch(self, clips: list[Tensor]) -> dict[str, Tensor]:
         if self.layout == "padded patches":

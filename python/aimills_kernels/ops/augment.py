@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from aimills_kernels._words import shown
-from aimills_kernels.video._philox import two_uniforms
+from aimills_kernels.ops._philox import two_uniforms
 
 Matrix = tuple[tuple[float, ...], ...]  # three rows of four
 _LUMA = (0.299, 0.587, 0.114)  # of BT.601, as torchvision's greys
@@ -27,22 +28,22 @@ class Drawn(NamedTuple):
 
 @dataclass(frozen=True)
 class Augment:
-    """What is drawn for each clip, by Philox4x32-10 of (seed, clip id): no other clip, batch, device
-    or version of a library has a say.
+    """What is drawn for each clip, by Philox4x32-10 of (seed, clip id): no other clip, no batch, no
+    device and no version of a library has a say.
 
     Fields:
         scale, ratio: bounds on the crop's share of the frame's area and on its width over its
-            height, as torchvision's `RandomResizedCrop` takes them: the area is uniform, the ratio's
-            logarithm too; after ten crops that don't fit, the largest one in the middle with a
-            ratio within the bounds. scale=None: no crop.
+            height, as torchvision's `RandomResizedCrop` takes them: the area is uniform, and so is
+            the ratio's logarithm; after ten crops that don't fit, the largest one in the middle
+            with a ratio within the bounds. scale=None: no crop.
         flip: the probability of a mirrored clip.
         brightness, contrast, saturation: a factor from max(0, 1 - x) to 1 + x each, uniform, as
             torchvision's `ColorJitter` has it.
         hue: a turn from -x to x of a full one, uniform, at most 0.5.
 
-    The changes of colour are linear, so that they are folded into one matrix; they come in the order
-    of the fields and nothing is clipped between them. Brightness multiplies; contrast moves from or
-    to a grey of 0.5 (torchvision: the picture's own mean, which a single pass can't know);
+    The changes of colour are linear, so that they are folded into one matrix; they come in the
+    order of the fields and nothing is clipped between them. Brightness multiplies; contrast moves
+    from or to a grey of 0.5 (torchvision: the picture's own mean, which a single pass can't know),
     saturation from or to the pixel's own luma (BT.601); hue turns blue minus luma against red minus
     luma, in their proportions of analogue television, and keeps luma (torchvision: in HSV, which is
     not linear).
@@ -77,7 +78,9 @@ class Augment:
         """Of a clip of this size. `seed` and `clip_id` are whole numbers of 64 bits."""
         for name, value in (("seed", seed), ("clip_ids", clip_id)):
             if type(value) is not int or not -(2**63) <= value < 2**64:
-                raise ValueError(f"augment: {name} must be a whole number of 64 bits, got {shown(value)}")
+                raise ValueError(
+                    f"augment: {name} must be a whole number of 64 bits, got {shown(value)}"
+                )
         flip = two_uniforms(seed, clip_id, _FLIP)[0] < self.flip
         crop = (0, 0, height, width)
         if self.scale is not None:
@@ -115,6 +118,45 @@ class Augment:
         )
 
 
+class Geometry(NamedTuple):
+    """Of each clip of a batch what it is changed by; `jitters` may be empty."""
+
+    crops: list[int]
+    flips: list[bool]
+    jitters: list[float]
+
+
+def drawn_for(
+    augment: Any, seed: Any, clip_ids: Any, boxes: Sequence[Sequence[int]], given: Geometry
+) -> Geometry:
+    """What is drawn for each clip on top of what is given; `boxes` are the parts that crops are
+    drawn in."""
+    if augment is True:
+        augment = Augment()
+    if not isinstance(augment, Augment):
+        raise ValueError(f"augment must be an Augment, True or None, got {shown(augment)}")
+    if seed is None:
+        raise ValueError("augment needs a seed, and got None")
+    ids = range(len(boxes)) if clip_ids is None else clip_ids
+    if not isinstance(ids, (tuple, list, range)) or len(ids) != len(boxes):
+        raise ValueError(f"clip_ids must be a list of {len(boxes)}, one a clip, got {shown(ids)}")
+    crops, flips, jitters = [], [], []
+    for i, (clip_id, (top, left, height, width)) in enumerate(zip(ids, boxes, strict=True)):
+        drawn = augment.draw(seed, clip_id, height, width)
+        crops += [top + drawn.crop[0], left + drawn.crop[1], *drawn.crop[2:]]
+        flips.append(drawn.flip != (given.flips[i] if given.flips else False))
+        own = given.jitters[12 * i : 12 * i + 12]
+        if own and drawn.jitter:
+            jitters += [v for row in _then(_rows(own), _rows(drawn.jitter)) for v in row]
+        else:
+            jitters += own or drawn.jitter
+    return Geometry(crops, flips, jitters)
+
+
+def _rows(values: Sequence[float]) -> Matrix:
+    return tuple(tuple(values[i : i + 4]) for i in (0, 4, 8))
+
+
 def color_jitter(
     brightness: float = 1.0, contrast: float = 1.0, saturation: float = 1.0, hue: float = 0.0
 ) -> tuple[float, ...]:
@@ -128,7 +170,7 @@ def color_jitter(
 
 
 def _scaled(factor: float, offset: float = 0.0) -> Matrix:
-    return tuple(tuple(factor if i == j else 0.0 for j in range(3)) + (offset,) for i in range(3))
+    return tuple((*(factor if i == j else 0.0 for j in range(3)), offset) for i in range(3))
 
 
 def _chroma(gain: float, turn: float) -> Matrix:
