@@ -280,7 +280,7 @@ ERRORS = (
     Invalid("unknown upsampling", _with(chroma_upsampling="cubic"), "chroma_upsampling must be"),
     Invalid("unknown transfer", _with(transfer="bt1886"), "transfer must be sdr, pq or hlg, got"),
     Invalid(
-        "HDR of BT.709", _with(transfer="pq"), "color_space must be bt2020 for transfer pq, got bt7"
+        "HDR of BT.709", _with(transfer="pq"), "color_space must be bt2020 for transfer pq, got"
     ),
     Invalid("jitter of three", _with(jitter=[1.0] * 3), "jitter must have 12 values, got 3"),
     Invalid("infinite jitter", _with(jitter=[float("inf")] * 12), "jitter must be finite"),

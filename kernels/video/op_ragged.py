@@ -98,7 +98,8 @@ def _level_size(args: tuple) -> Tensor:
 
 
 def _between(args: tuple) -> tuple[Tensor, Tensor]:
-    ends = [one._between(clip) for clip in RaggedArguments(*args).each()]
+    clips = RaggedArguments(*args).each()
+    ends = [one._between(clip) for clip in clips if clip[0][0].numel()]
     low, high = zip(*ends, strict=True)
     return torch.cat(low), torch.cat(high)
 
@@ -134,7 +135,6 @@ def _with(**changes: Any) -> Callable[[dict[str, Any]], dict[str, Any]]:
 
 
 ERRORS = (
-    Invalid("no clip", _with(planes=[]), r"each clip of nv12 is 2 planes \(y, uv\)"),
     Invalid(
         "half a clip", lambda args: {**args, "planes": args["planes"][:3]}, "each clip of nv12 is 2"
     ),

@@ -50,7 +50,8 @@ def video_to_tensor_ragged(
     for it and a CUDA graph captures it.
 
     Shapes and dtypes:
-        clips   a list of the planes of each clip, which `video_to_tensor` describes; one format
+        clips   [clips]                        a list of the planes of each clip, all of one format;
+                                               `video_to_tensor` describes them
         out     [F, 3, h, w]                   layout "NCHW", the frames of all clips
         out     [F, h, w, 3]                   "NHWC"
         out     [clips, T, 3, h, w]            "NTCHW", clips of T frames each
@@ -115,11 +116,15 @@ def _planes(clips: Any, format: Any) -> list[Tensor]:
         )
     form = FORMATS.get(format) if isinstance(format, str) else None
     for i, planes in enumerate(clips):
-        tensors = isinstance(planes, (tuple, list)) and all(isinstance(p, Tensor) for p in planes)
-        if not tensors or (form is not None and len(planes) != len(form.planes)):
-            names = ", ".join(name for name, _ in form.planes) if form else "y, uv for nv12"
+        if not isinstance(planes, (tuple, list)) or not all(isinstance(p, Tensor) for p in planes):
             raise ValueError(
-                f"video_to_tensor_ragged: clips[{i}] must be its planes, tensors ({names})"
+                f"video_to_tensor_ragged: clips[{i}] must be a tuple of tensors, (y, uv) for nv12"
+            )
+        if form is not None and len(planes) != len(form.planes):
+            names = ", ".join(name for name, _ in form.planes)
+            raise ValueError(
+                f"video_to_tensor_ragged: clips[{i}]: {format} is {len(form.planes)} planes "
+                f"({names}), got {len(planes)}"
             )
     return [plane for planes in clips for plane in planes]
 
