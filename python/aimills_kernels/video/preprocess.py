@@ -29,6 +29,7 @@ from aimills_kernels.video.surfaces import planes_of
 Planes = Sequence[Tensor]  # as `video_to_tensor` takes them
 LAYOUTS = ("patches", "padded patches", "NTCHW", "NCHW")
 _COLOR = ("color_space", "color_range", "chroma_location", "chroma_upsampling", "transfer")
+_TRAINING = ("augment", "seed", "clip_ids")
 # By Pillow's numbers; 5 is hamming, which the op lacks.
 _FILTERS = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "area"}
 
@@ -124,7 +125,7 @@ class VideoPreprocessor:
         format: str = "nv12",
         rotate: int = 0,
         flip: bool = False,
-        **color: Any,
+        **options: Any,
     ) -> dict[str, Tensor]:
         """The model's input from the planes of a clip, or of several.
 
@@ -134,8 +135,9 @@ class VideoPreprocessor:
             fps: the rate of the frames, or a list with each clip's: frames are sampled from them.
                 By default the frames are taken as they are, as frames sampled before.
             format, rotate, flip: as `video_to_tensor` takes them.
-            color: color_space, color_range, chroma_location, chroma_upsampling and transfer,
-                likewise.
+            options: color_space, color_range, chroma_location, chroma_upsampling and transfer,
+                likewise; for training augment, seed and clip_ids, as `video_to_tensor_ragged` takes
+                them. The size is that of the whole frames.
 
         Returns:
             What Transformers' processor returns, by the same names: `pixel_values_videos` and
@@ -144,9 +146,10 @@ class VideoPreprocessor:
         """
         several = _clips(clips)
         rates = _rates(fps, len(several))
-        for name in color:
-            if name not in _COLOR:
-                raise ValueError(f"unknown option {name!r}; there are {', '.join(_COLOR)}")
+        for name in options:
+            if name not in _COLOR + _TRAINING:
+                there = ", ".join(_COLOR + _TRAINING)
+                raise ValueError(f"unknown option {name!r}; there are {there}")
         if format not in FORMATS:
             raise ValueError(f"format must be {' or '.join(FORMATS)}, got {shown(format)}")
         parts = []
@@ -155,7 +158,7 @@ class VideoPreprocessor:
                 parts.append(self._part(planes, rate, FORMATS[format], rotate))
             except ValueError as error:
                 raise ValueError(f"clips[{i}]: {error}" if len(several) > 1 else error) from error
-        options = {**color, "format": format, "rotate": rotate, "flip": flip}
+        options |= {"format": format, "rotate": rotate, "flip": flip}
         if self.layout == "patches":
             return self._patches(parts, options)
         return self._batch(self._frames(parts, options))
@@ -182,7 +185,7 @@ class VideoPreprocessor:
             "interpolation": self.interpolation, "mode": self.mode, "mean": self._scale[0],
             "std": self._scale[1], "dtype": self.dtype, **options, **layout,
         }  # fmt: skip
-        if len(parts) == 1:
+        if len(parts) == 1 and given.get("augment") is None:
             (part,) = parts
             return video_to_tensor(part.planes, size=(part.height, part.width), **given)
         flip = given.pop("flip")
@@ -205,7 +208,10 @@ class VideoPreprocessor:
 
     def _frames(self, parts: list[_Part], options: Mapping[str, Any]) -> list[Tensor]:
         """[F, 3, H, W] of each clip: by one call where they are of one size."""
-        if len({(part.height, part.width) for part in parts}) == 1:
+        together = len({(part.height, part.width) for part in parts}) == 1
+        if not together and options.get("augment") is not None:
+            raise ValueError(f"augment needs clips that get one size in the layout {self.layout}")
+        if together:
             clips = list(self._run(parts, options).split([part.frames for part in parts]))
         else:
             clips = [self._run([part], options) for part in parts]
