@@ -199,7 +199,7 @@ def test_frames_of_a_clip_are_changed_alike() -> None:
 
 def test_what_is_given_comes_first() -> None:
     clip = planes(2, 40, 64)
-    augment = Augment(brightness=0.5)
+    augment = Augment(brightness=0.5, flip=1.0)
     drawn = augment.draw(3, 0, 20, 30)
     got = ak.video_to_tensor(
         clip, size=(9, 9), crop=(10, 11, 20, 30), flip=True, jitter=color_jitter(contrast=0.5),
