@@ -181,13 +181,25 @@ AIMILLS_HD void put(const Rgb& x, int i, float* __restrict out) {
   out[2 * kStripCols + i] = x.b;
 }
 
+// Of one row, in place. `change` is known when this is compiled, so that the loop is one of
+// vectors.
+template <class F>
+AIMILLS_HD void change_row(float* __restrict out, const F& change) {
+  for (int i = 0; i < kStripCols; ++i) {
+    put(change(Rgb{out[i], out[kStripCols + i], out[2 * kStripCols + i]}), i, out);
+  }
+}
+
 // Exact levels of a row, in place, to whole ones.
 __attribute__((noinline)) static void grade_row(const Params& p, float* __restrict out) {
-  const Params own = p;  // a copy that `out` can't alias
-  for (int i = 0; i < kStripCols; ++i) {
-    const Rgb exact = {out[i], out[kStripCols + i], out[2 * kStripCols + i]};
-    put(rounded(graded(own, exact)), i, out);
+  if (p.transfer == kPq) change_row(out, [](const Rgb& x) { return sdr_levels(x, kPq); });
+  if (p.transfer == kHlg) change_row(out, [](const Rgb& x) { return sdr_levels(x, kHlg); });
+  if (p.jittered) {
+    float m[12];  // a copy that `out` can't alias
+    __builtin_memcpy(m, p.jitter, sizeof m);
+    change_row(out, [&](const Rgb& x) { return jittered(m, x); });
   }
+  change_row(out, [](const Rgb& x) { return rounded(x); });
 }
 
 // Columns leave in the order evens, odds: that is how pairs of codes split into vectors. The

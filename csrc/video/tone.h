@@ -121,13 +121,15 @@ AIMILLS_HD Rgb sdr_levels(const Rgb& x, int transfer) {
 
 AIMILLS_HD bool is_graded(const Params& p) { return p.transfer != kSdr || p.jittered != 0; }
 
+AIMILLS_HD Rgb jittered(const float* m, const Rgb& x) {
+  return {m[0] * x.r + m[1] * x.g + m[2] * x.b + m[3], m[4] * x.r + m[5] * x.g + m[6] * x.b + m[7],
+          m[8] * x.r + m[9] * x.g + m[10] * x.b + m[11]};
+}
+
 AIMILLS_HD Rgb graded(const Params& p, Rgb x) {
   if (p.transfer != kSdr) x = sdr_levels(x, p.transfer);
   AIMILLS_READ_ANEW
-  if (!p.jittered) return x;
-  const float* m = p.jitter;
-  return {m[0] * x.r + m[1] * x.g + m[2] * x.b + m[3], m[4] * x.r + m[5] * x.g + m[6] * x.b + m[7],
-          m[8] * x.r + m[9] * x.g + m[10] * x.b + m[11]};
+  return p.jittered ? jittered(p.jitter, x) : x;
 }
 
 }  // namespace aimills::video
