@@ -273,6 +273,29 @@ def video_cases(draw: st.DrawFn) -> Case:
     )  # fmt: skip
 
 
+@st.composite
+def ragged_cases(draw: st.DrawFn) -> Case:
+    sides = st.integers(1, 9) | st.integers(1, 90)
+    count = draw(st.integers(1, 4))
+    tokens = draw(st.booleans())
+    unit = draw(st.sampled_from([1, 2, 7]))
+    h, w = draw(st.integers(1, 9)), draw(st.integers(1, 9))
+    clips = tuple(
+        (draw(st.integers(0, 3)), draw(sides), draw(sides),
+         *((unit * draw(st.integers(1, 9)), unit * draw(st.integers(1, 9))) if tokens else (h, w)))
+        for _ in range(count)
+    )  # fmt: skip
+    layout: dict[str, object] = {"store": "patches", "patch": (2, unit, 1)} if tokens else {}
+    return Case(
+        "drawn", clips=clips, dtype=draw(_dtypes), **layout,
+        format=draw(st.sampled_from(["nv12", "p010", "i420", "yuv444p", "rgb24"])),
+        interpolation=draw(st.sampled_from(["nearest", "area", "bilinear", "bicubic"])),
+        mode=draw(st.sampled_from(["torch", "torch", "pil"])),
+        flips=tuple(draw(st.booleans()) for _ in range(count)),
+        rotate=draw(st.sampled_from([0, 90])),
+    )  # fmt: skip
+
+
 CASES = {
     "attention": attention_cases(),
     "attention_backward": backward_cases(attention_cases()),
@@ -293,6 +316,7 @@ CASES = {
     "rmsnorm_quantize_fp8": fused_cases(),
     "swiglu_quantize_fp8": fused_cases(),
     "video_to_tensor": video_cases(),
+    "video_to_tensor_ragged": ragged_cases(),
 }
 
 

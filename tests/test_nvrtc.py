@@ -25,11 +25,12 @@ def compiler():
     return nvrtc
 
 
-def compile_cubin(nvrtc, arch: str, loader: str) -> tuple[bytes, str]:
+def compile_cubin(
+    nvrtc, arch: str, loader: str, kernel: str = provider.KERNEL
+) -> tuple[bytes, str]:
     """The machine code and the assembler's report. The report is read and not the code, because
     NVRTC may be newer than any cuobjdump at hand."""
-    code = (provider.sources() / provider.SOURCE).read_text()
-    program = nvrtc.createProgram(code, "video.cu", [], [])
+    program = nvrtc.createProgram(provider.code(kernel), "video.cu", [], [])
     try:
         options = (*provider.options(loader), f"-arch=sm_{arch}", "--ptxas-options=-v")
         nvrtc.compileProgram(program, options)
@@ -42,16 +43,17 @@ def compile_cubin(nvrtc, arch: str, loader: str) -> tuple[bytes, str]:
 
 # Some seconds each: Hopper, which the pods have, and the first loader in `make test`.
 GRID = [
-    pytest.param(a, n, marks=() if (a, n) == ("90a", LOADERS[0]) else pytest.mark.full)
+    pytest.param(a, n, k, marks=() if (a, n) == ("90a", LOADERS[0]) else pytest.mark.full)
+    for k in provider.KERNELS
     for n in LOADERS
     for a in ARCHS
 ]
 
 
-@pytest.mark.parametrize(("arch", "loader"), GRID)
-def test_compiles_without_spills(compiler, arch, loader):
-    cubin, report = compile_cubin(compiler, arch, loader)
-    assert provider.KERNEL.encode() in cubin
+@pytest.mark.parametrize(("arch", "loader", "kernel"), GRID)
+def test_compiles_without_spills(compiler, arch, loader, kernel):
+    cubin, report = compile_cubin(compiler, arch, loader, kernel)
+    assert kernel.encode() in cubin
     found = re.findall(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+)", report)
     assert set(found) == {("0", "0", "0")}, report
     registers, shared = (int(n) for n in re.search(
@@ -63,7 +65,7 @@ def test_compiles_without_spills(compiler, arch, loader):
 
 def test_source_needs_no_standard_headers():
     csrc = provider.sources()
-    seen, todo = set(), [csrc / provider.SOURCE]
+    seen, todo = set(), [csrc / "video" / f"sm80_{k[:-7]}.cu" for k in provider.KERNELS]
     while todo:
         file = todo.pop()
         text = file.read_text().split("#if !defined(__CUDACC_RTC__)")[0]

@@ -306,8 +306,9 @@ def colour(launch: str, y: list, uv: list, location: str) -> list:
     planes = [torch.tensor([p], dtype=torch.uint8) for p in (y, uv)]
     out = torch.full((1, 3, len(y), len(y[0])), float("nan"))
     globals()[f"launch_{launch}"](
-        (out,), planes, "nv12", "bt709", "limited", location, "linear", len(y), len(y[0]), [], [],
-        0, False, 0, "bicubic", True, "torch", [0.0] * 3, [1.0] * 3, torch.float32, "NCHW", 0, [],
+        (out,), planes, "nv12", "bt709", "limited", location, "linear", "sdr", len(y), len(y[0]),
+        [], [], 0, False, 0, [], "bicubic", True, "torch", [0.0] * 3, [1.0] * 3, torch.float32,
+        "NCHW", 0, [],
     )  # fmt: skip
     return (out[0] * 255).round().int().tolist()
 

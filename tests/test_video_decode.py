@@ -240,7 +240,7 @@ def test_metadata(clip: bytes) -> None:
         "total_num_frames": 60, "fps": 10.0, "duration": 6.0, "width": 64, "height": 48,
         "frames_indices": [3], "video_backend": "pyav", "format": "i420", "flip": False,
         "color_space": "bt709",
-        "color_range": "limited", "chroma_location": "left", "rotate": 0,
+        "color_range": "limited", "chroma_location": "left", "transfer": "sdr", "rotate": 0,
     }  # fmt: skip
 
 
@@ -430,11 +430,37 @@ def test_hevc_10_bit_bt2020() -> None:
     assert torch.equal(got["pixel_values"][1:], by_hand["pixel_values"])
 
 
-def test_hdr() -> None:
-    for number, what in ((16, "PQ"), (18, "HLG")):
-        data = encoded("libx265", count=2, tags={"colorspace": 9, "color_trc": number})
-        with pytest.raises(VideoError, match=rf"is HDR \({what}\)"):
-            decode_to_tensor(data, plain())
+@pytest.mark.parametrize(("number", "transfer"), [(16, "pq"), (18, "hlg")])
+def test_hdr(number: int, transfer: str) -> None:
+    """HEVC of 10 bits through the whole chain; tests/test_video_hdr.py has the formula."""
+    tags = {**TAGGED, "colorspace": 9, "color_trc": number, "color_primaries": 9}
+    data = encoded("libx265", count=3, pixels="yuv420p10le", tags=tags)
+    got = decode_to_tensor(data, plain(), indices=[2])
+    meta = got["video_metadata"]
+    assert (meta["transfer"], meta["color_space"]) == (transfer, "bt2020")
+    with av.open(io.BytesIO(data)) as container:
+        frame = [p[None] for p in planes("read", list(container.decode(video=0))[2])]
+    options = {"format": "yuv420p10", "color_space": "bt2020"}
+    by_hand = plain()(frame, transfer=transfer, **options)["pixel_values"]
+    assert torch.equal(got["pixel_values"], by_hand)
+    as_it_is = decode_to_tensor(data, plain(), indices=[2], transfer="sdr")["pixel_values"]
+    assert torch.equal(as_it_is, plain()(frame, **options)["pixel_values"])
+    assert not torch.equal(as_it_is, by_hand)
+
+
+def test_hdr_that_does_not_say_its_matrix() -> None:
+    data = encoded("libx265", count=1, tags={"color_trc": 16})
+    with pytest.warns(UserWarning, match="bt2020 is taken, as for HDR usual"):
+        got = decode_to_tensor(data, plain())
+    assert got["video_metadata"]["color_space"] == "bt2020"
+
+
+def test_hdr_of_other_primaries() -> None:
+    tags = {"colorspace": 9, "color_trc": 16, "color_primaries": 12}
+    data = encoded("libx265", count=1, tags=tags)
+    with pytest.raises(VideoError, match=r"is HDR \(PQ\) with the primaries Display P3"):
+        decode_to_tensor(data, plain())
+    assert taken(data, transfer="pq")["transfer"] == "pq"
 
 
 def test_matrix_that_is_not_there() -> None:

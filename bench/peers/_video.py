@@ -33,6 +33,8 @@ def plain_nv12(args: tuple) -> Arguments:
     a = Arguments(*args)
     if a.format != "nv12" or a.resize_mode != "torch" or a.crop or a.pad or a.flip or a.rotate:
         raise NotImplementedError("it is compared on whole NV12 frames, resized as torch does")
+    if a.transfer != "sdr" or a.jitter:
+        raise NotImplementedError("it is compared on SDR without a jitter")
     if a.interpolation not in ("bilinear", "bicubic"):
         raise NotImplementedError("it is compared on bilinear and bicubic")
     return a

@@ -3,6 +3,7 @@
 #include <stdexcept>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "bindings.h"
 #include "video/cpu_video.h"
@@ -26,14 +27,36 @@ Params params_of(const py::bytes& packed) {
   return p;
 }
 
+std::vector<Params> clips_of(const py::bytes& packed) {
+  const std::string_view bytes = packed;
+  if (bytes.size() % sizeof(Params)) throw std::invalid_argument("VideoParams of another size");
+  std::vector<Params> clips(bytes.size() / sizeof(Params));
+  if (!clips.empty()) std::memcpy(clips.data(), bytes.data(), bytes.size());
+  return clips;
+}
+
+void run_ragged(const py::bytes& packed, int threads) {
+  const std::vector<Params> clips = clips_of(packed);
+  const py::gil_scoped_release released;
+  video::run_cpu_ragged(clips.data(), static_cast<i64>(clips.size()), threads);
+}
+
 #if defined(AIMILLS_WITH_CUDA)
-// The GIL stays: a launch takes microseconds.
-void launch_cuda(const Params& p, std::uintptr_t stream) {
-  const cudaError_t error =
-      video::launch(p, static_cast<cudaStream_t>(reinterpret_cast<void*>(stream)));
+void check(cudaError_t error) {
   if (error != cudaSuccess) {
     throw std::runtime_error(std::string("video_to_tensor: ") + cudaGetErrorString(error));
   }
+}
+
+// The GIL stays: a launch takes microseconds.
+void launch_cuda(const Params& p, std::uintptr_t stream) {
+  check(video::launch(p, static_cast<cudaStream_t>(reinterpret_cast<void*>(stream))));
+}
+
+void launch_cuda_ragged(const py::bytes& packed, std::uintptr_t stream) {
+  const std::vector<Params> clips = clips_of(packed);
+  check(video::launch_ragged(clips.data(), static_cast<i64>(clips.size()),
+                             static_cast<cudaStream_t>(reinterpret_cast<void*>(stream))));
 }
 #endif
 
@@ -43,9 +66,11 @@ void bind_video(py::module_& m) {
   py::class_<Params>(m, "VideoParams").def(py::init(&params_of), py::arg("packed"));
   m.def("video_to_tensor_cpu", &video::run_cpu, py::arg("params"), py::arg("threads"),
         py::arg("baseline") = false, py::call_guard<py::gil_scoped_release>());
+  m.def("video_to_tensor_ragged_cpu", &run_ragged, py::arg("clips"), py::arg("threads"));
   m.def("video_to_tensor_emulated", &video::emulate_cuda, py::arg("params"), py::arg("blocks"));
 #if defined(AIMILLS_WITH_CUDA)
   m.def("video_to_tensor_cuda", &launch_cuda, py::arg("params"), py::arg("stream"));
+  m.def("video_to_tensor_ragged_cuda", &launch_cuda_ragged, py::arg("clips"), py::arg("stream"));
 #endif
   m.def("video_cpu_isa", &video::cpu_isa);
 }

@@ -175,6 +175,33 @@ AIMILLS_HD u32 load_luma(const u16* p, int i) {
   return pair;
 }
 
+AIMILLS_HD void put(const Rgb& x, int i, float* __restrict out) {
+  out[i] = x.r;
+  out[kStripCols + i] = x.g;
+  out[2 * kStripCols + i] = x.b;
+}
+
+// Of one row, in place. `change` is known when this is compiled, so that the loop is one of
+// vectors.
+template <class F>
+AIMILLS_HD void change_row(float* __restrict out, const F& change) {
+  for (int i = 0; i < kStripCols; ++i) {
+    put(change(Rgb{out[i], out[kStripCols + i], out[2 * kStripCols + i]}), i, out);
+  }
+}
+
+// Exact levels of a row, in place, to whole ones.
+__attribute__((noinline)) static void grade_row(const Params& p, float* __restrict out) {
+  if (p.transfer == kPq) change_row(out, [](const Rgb& x) { return sdr_levels(x, kPq); });
+  if (p.transfer == kHlg) change_row(out, [](const Rgb& x) { return sdr_levels(x, kHlg); });
+  if (p.jittered) {
+    float m[12];  // a copy that `out` can't alias
+    __builtin_memcpy(m, p.jitter, sizeof m);
+    change_row(out, [&](const Rgb& x) { return jittered(m, x); });
+  }
+  change_row(out, [](const Rgb& x) { return rounded(x); });
+}
+
 // Columns leave in the order evens, odds: that is how pairs of codes split into vectors. The
 // transposition puts them back.
 template <class T, int kCols>
@@ -206,12 +233,14 @@ __attribute__((noinline)) static void convert_row(const BlendedRow<T, kCols>& in
     }
   }
   const Color color = p.color;  // a copy that `out` can't alias
-  for (int i = 0; i < kStripCols; ++i) {
-    const Rgb rgb = to_rgb(color, luma[i], blue[i], red[i]);
-    out[i] = rgb.r;
-    out[kStripCols + i] = rgb.g;
-    out[2 * kStripCols + i] = rgb.b;
+  if (is_graded(p)) {
+    for (int i = 0; i < kStripCols; ++i) {
+      put(exact_rgb(color, luma[i], blue[i], red[i]), i, out);
+    }
+    grade_row(p, out);
+    return;
   }
+  for (int i = 0; i < kStripCols; ++i) put(to_rgb(color, luma[i], blue[i], red[i]), i, out);
 }
 
 template <class T, int kRows, int kCols>
@@ -237,6 +266,7 @@ static void convert_rgb(const Params& p, i64 frame, int begin, int end, int col,
         chunk[kPairs + i] = samples[odd * plane.col];
       }
     }
+    if (is_graded(p)) grade_row(p, chunk - 3 * kStripCols);
   }
 }
 

@@ -138,4 +138,12 @@ void run_cpu(const Params& p, int threads, bool baseline) {
   pad(p);
 }
 
+void run_cpu_ragged(const Params* clips, i64 count, int threads) {
+  if (count < 2 * i64(threads)) {
+    for (i64 i = 0; i < count; ++i) run_cpu(clips[i], threads, false);
+    return;
+  }
+  share(std::max(threads, 1), count, [&](i64, i64 i) { run_cpu(clips[i], 1, false); });
+}
+
 }  // namespace aimills::video

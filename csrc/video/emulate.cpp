@@ -63,7 +63,7 @@ class Block {
 
 void emulate_cuda(const Params& p, i64 blocks) {
   Block block(p);
-  with_loader(p.source, [&](auto loader) {
+  with_loader(p, [&](auto loader) {
     for (i64 first = 0; first < blocks; ++first) {
       for (i64 tile = first; tile < block.tiles(); tile += blocks) {
         block.run<decltype(loader)>(tile);

@@ -10,6 +10,7 @@ AIMILLS_HD constexpr bool is_wide(int source) { return (source & 1) != 0; }
 
 enum Filter : int { kNearest, kArea, kBilinear, kBicubic, kLanczos };
 enum Passes : int { kFloat, kPilAcross, kPilDown };
+enum Transfer : int { kSdr, kPq, kHlg };
 
 // Samples of one component; strides are in bytes.
 struct Plane {
@@ -47,13 +48,15 @@ struct Params {
   // columns, right of odd ones.
   int even_row, odd_row, even_col, odd_col;
   int filter, antialias, passes, dtype, pad_level;
+  int transfer, jittered;
   Color color;
   // out = (level - mean) * scale with mean in levels. Two floats hold the mean, so that a level
   // close to it keeps all its digits.
   float mean_hi[3], mean_lo[3], scale[3];
+  float jitter[12];  // where `jittered`: rows of three factors and an offset, on levels
 };
 
-static_assert(sizeof(Params) == 408, "kernels/video/problem.py packs this layout");
+static_assert(sizeof(Params) == 464, "kernels/video/problem.py packs this layout");
 
 AIMILLS_HD float normalize(const Params& p, int channel, float level) {
   return (level - p.mean_hi[channel] - p.mean_lo[channel]) * p.scale[channel];

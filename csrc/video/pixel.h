@@ -2,7 +2,7 @@
 // RGB levels of source pixels: chroma upsampling and the colour matrix, shared by the CPU and the
 // GPU.
 
-#include "video/params.h"
+#include "video/tone.h"
 
 namespace aimills::video {
 
@@ -38,16 +38,30 @@ AIMILLS_HD float to_level(float x) {
   return round_half_even(x);
 }
 
-struct Rgb {
-  float r, g, b;
+// Levels before they are rounded. `u` and `v` in sixteenths of a code, centred on zero.
+AIMILLS_HD Rgb exact_rgb(const Color& c, float y, float u, float v) {
+  const float luma = y * c.y_scale + c.y_shift;
+  return {luma + c.r_v * v, luma + c.g_v * v + c.g_u * u, luma + c.b_u * u};
+}
+
+AIMILLS_HD Rgb rounded(const Rgb& x) { return {to_level(x.r), to_level(x.g), to_level(x.b)}; }
+
+AIMILLS_HD Rgb to_rgb(const Color& c, float y, float u, float v) {
+  return rounded(exact_rgb(c, y, u, v));
+}
+
+// What kernels are compiled with: nothing behind the matrix, or all that there may be.
+struct Plain {
+  AIMILLS_HD_MEMBER static Rgb levels(const Params&, const Rgb& x) { return rounded(x); }
+  AIMILLS_HD_MEMBER static Rgb whole(const Params&, const Rgb& x) { return x; }
 };
 
-// `u` and `v` in sixteenths of a code, centred on zero.
-AIMILLS_HD Rgb to_rgb(const Color& c, float y, float u, float v) {
-  const float luma = y * c.y_scale + c.y_shift;
-  return {to_level(luma + c.r_v * v), to_level(luma + c.g_v * v + c.g_u * u),
-          to_level(luma + c.b_u * u)};
-}
+struct Grading {
+  AIMILLS_HD_MEMBER static Rgb levels(const Params& p, const Rgb& x) {
+    return rounded(graded(p, x));
+  }
+  AIMILLS_HD_MEMBER static Rgb whole(const Params& p, const Rgb& x) { return levels(p, x); }
+};
 
 // ---- pixels in pairs, as the GPU loads them
 
@@ -80,7 +94,7 @@ struct Any {
   AIMILLS_HD_MEMBER static bool cols(const Params& p) { return p.source < kYuv444; }
 };
 
-template <class Kind>
+template <class Kind, class Finish = Plain>
 struct Yuv {
   struct Chroma {
     int u, v;
@@ -111,8 +125,8 @@ struct Yuv {
                                       int weight) {
     const int u = near.u * (4 - weight) + far.u * weight - p.chroma_zero;
     const int v = near.v * (4 - weight) + far.v * weight - p.chroma_zero;
-    return pack(
-        to_rgb(p.color, static_cast<float>(y), static_cast<float>(u), static_cast<float>(v)));
+    return pack(Finish::levels(p, exact_rgb(p.color, static_cast<float>(y), static_cast<float>(u),
+                                            static_cast<float>(v))));
   }
 
   // Pixels `col`, which is even, and `col` + 1 if there is one.
@@ -138,16 +152,17 @@ struct Yuv {
   }
 };
 
+template <class Finish>
 struct Rgb8 {
   AIMILLS_HD_MEMBER static void load_pair(const Params& p, i64 frame, int row, int col, u32* out) {
     for (int i = 0; i < 2 && col + i < p.width; ++i) {
-      u32 packed = 0;
+      float x[3];
       for (int c = 0; c < 3; ++c) {
         const Plane& plane = p.planes[c];
         const u8* samples = plane.data + frame * plane.frame + row * plane.row;
-        packed |= static_cast<u32>(samples[(col + i) * plane.col]) << (8 * c);
+        x[c] = static_cast<float>(samples[(col + i) * plane.col]);
       }
-      out[i] = packed;
+      out[i] = pack(Finish::whole(p, {x[0], x[1], x[2]}));
     }
   }
 };
@@ -156,23 +171,30 @@ struct Rgb8 {
 using Yuv420 = Yuv<Halved<u8>>;
 using Yuv420Wide = Yuv<Halved<u16>>;
 
-struct General {
+template <class Finish>
+struct AnyFormat {
   AIMILLS_HD_MEMBER static void load_pair(const Params& p, i64 frame, int row, int col, u32* out) {
     if (p.source == kRgb) {
-      Rgb8::load_pair(p, frame, row, col, out);
+      Rgb8<Finish>::load_pair(p, frame, row, col, out);
     } else {
-      Yuv<Any>::load_pair(p, frame, row, col, out);
+      Yuv<Any, Finish>::load_pair(p, frame, row, col, out);
     }
   }
 };
 
+using General = AnyFormat<Plain>;
+using Graded = AnyFormat<Grading>;
+
 #if !defined(__CUDACC_RTC__)
-// Calls `f` with the loader of `source`.
+// Calls `f` with the loader for `p`.
 template <class F>
-static inline auto with_loader(int source, const F& f) {
-  if (source == kYuv420) return f(Yuv420{});
-  if (source == kYuv420Wide) return f(Yuv420Wide{});
-  return f(General{});
+static inline auto with_loader(const Params& p, const F& f) {
+  if (!is_graded(p)) {
+    if (p.source == kYuv420) return f(Yuv420{});
+    if (p.source == kYuv420Wide) return f(Yuv420Wide{});
+    return f(General{});
+  }
+  return f(Graded{});
 }
 #endif
 

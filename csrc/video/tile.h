@@ -130,6 +130,7 @@ AIMILLS_HD void load_weights(const Params& p, const Tiling& t, const Place& at, 
                              int tid) {
   const Axis across = across_axis(p);
   for (int i = tid; i < t.taps * t.tile_cols; i += kThreads) {
+    AIMILLS_READ_ANEW
     const int c = i % t.tile_cols, tap = i / t.tile_cols;
     const Window window = s.columns[c];
     const int j = larger(window.begin, at.col) + tap;
@@ -142,6 +143,7 @@ AIMILLS_HD void load_phase(const Params& p, const Tiling& t, const Place& at, co
                            int tid) {
   const int pairs = t.chunk_cols / 2;
   for (int i = tid; i < at.rows * pairs; i += kThreads) {
+    AIMILLS_READ_ANEW
     const int row = i / pairs, col = 2 * (i % pairs);
     if (col < at.cols) {
       Loader::load_pair(p, at.frame, at.row + row, at.col + col,

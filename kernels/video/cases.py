@@ -53,6 +53,7 @@ def case_options(case: Case) -> Arguments:
         color_range=case.get("range", "limited"),
         chroma_location=case.get("location", "left"),
         chroma_upsampling=case.get("upsampling", "linear"),
+        transfer=case.get("transfer", "sdr"),
         height=case.h,
         width=case.w,
         crop=list(case.get("crop", ())),
@@ -60,6 +61,7 @@ def case_options(case: Case) -> Arguments:
         pad_level=case.get("pad_level", 0),
         flip=case.get("flip", False),
         rotate=case.get("rotate", 0),
+        jitter=list(case.get("jitter", ())),
         interpolation=case.get("interpolation", "bicubic"),
         antialias=case.get("antialias", True),
         resize_mode=case.get("mode", "torch"),
@@ -127,6 +129,8 @@ def lay_out(plane: Tensor, layout: str) -> Tensor:
 
 
 _TINY: dict[str, Any] = dict(F=1, H=12, W=20, h=5, w=7)
+# Something of each: a hue turned, colours paler, brighter and with more contrast.
+JITTER = (0.95, 0.31, -0.06, 0.02, 0.07, 0.86, 0.27, 0.01, 0.21, -0.05, 1.04, -0.03)
 _HD: dict[str, Any] = dict(F=16, H=1080, W=1920, cpu=dict(F=1), tags={"bench", "accept"})
 _QWEN: dict[str, Any] = dict(store="patches", patch=(2, 14, 2))
 
@@ -209,6 +213,19 @@ CASES = (
             ("pil13", "area", "rgb24"), ("pil", "nearest", "i420"),
         )
     ),
+    *(
+        Case(f"{transfer}-{form}", F=1, H=22, W=40, h=13, w=23, format=form, space="bt2020",
+             transfer=transfer, location="topleft", fill=fill, layout=layout, dtype="f32")
+        for transfer, form, fill, layout in (
+            ("pq", "p010", "noise", "pitched"), ("hlg", "yuv420p10", "noise", "tight"),
+            ("pq", "yuv444p10", "saturated", "tight"), ("hlg", "rgb24", "noise", "strided"),
+        )
+    ),
+    Case("pq-pil", F=1, H=22, W=40, h=13, w=23, format="p010", space="bt2020", transfer="pq",
+         mode="pil", dtype="u8"),
+    Case("jitter", F=2, H=30, W=50, h=11, w=23, jitter=JITTER, dtype="f32"),
+    Case("jitter-hlg", F=1, H=22, W=40, h=13, w=23, format="p010", space="bt2020", transfer="hlg",
+         jitter=JITTER, dtype="f32"),
     Case("crop", F=2, H=50, W=150, h=20, w=30, crop=(7, 71, 31, 67), dtype="f32"),
     Case("crop-pil", F=1, H=50, W=150, h=20, w=30, crop=(7, 71, 31, 67), mode="pil", dtype="f32"),
     Case("flip", F=1, H=30, W=50, h=11, w=23, flip=True, dtype="f32"),
@@ -261,6 +278,12 @@ ERRORS = (
         "unknown siting", _with(chroma_location="top"), "must be left, center or topleft, got"
     ),
     Invalid("unknown upsampling", _with(chroma_upsampling="cubic"), "chroma_upsampling must be"),
+    Invalid("unknown transfer", _with(transfer="bt1886"), "transfer must be sdr, pq or hlg, got"),
+    Invalid(
+        "HDR of BT.709", _with(transfer="pq"), "color_space must be bt2020 for transfer pq, got"
+    ),
+    Invalid("jitter of three", _with(jitter=[1.0] * 3), "jitter must have 12 values, got 3"),
+    Invalid("infinite jitter", _with(jitter=[float("inf")] * 12), "jitter must be finite"),
     Invalid("unknown filter", _with(interpolation="hamming"), "interpolation must be nearest, are"),
     Invalid("two means", _with(mean=[0.5, 0.5]), "mean must have 3 values"),
     Invalid("nan mean", _with(mean=[0.5, float("nan"), 0.5]), "mean must be finite"),

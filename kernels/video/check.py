@@ -22,6 +22,7 @@ def check(a: Arguments) -> None:
             raise error(f"{public} must be {', '.join(others)} or {last}, got {shown(value)}")
     _check_planes(a)
     _check_geometry(a)
+    _check_colour(a)
     _check_filter(a)
     _check_values(a)
     _check_layout(a)
@@ -76,6 +77,17 @@ def _check_geometry(a: Arguments) -> None:
         raise error(f"pad_level must be 0 to 255, got {a.pad_level}")
     if a.rotate not in (0, 90, 180, 270):
         raise error(f"rotate must be 0, 90, 180 or 270, got {a.rotate}")
+
+
+def _check_colour(a: Arguments) -> None:
+    if a.transfer != "sdr" and a.color_space != "bt2020" and not a.form.rgb:
+        raise error(
+            f"color_space must be bt2020 for transfer {a.transfer}, got {shown(a.color_space)}"
+        )
+    if a.jitter and len(a.jitter) != 12:
+        raise error(f"jitter must have 12 values, got {len(a.jitter)}")
+    if not all(math.isfinite(v) and abs(v) < 1e6 for v in a.jitter):
+        raise error(f"jitter must be finite and below 1e6, got {list(a.jitter)}")
 
 
 def _check_filter(a: Arguments) -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from aimills_kernels.kernels.video.problem import extension, extension_error, packed
+from aimills_kernels.kernels.video.ragged import packed_clips
 
 
 @cache
@@ -35,3 +36,9 @@ def launch(outs: tuple[Tensor, ...], *args: Any) -> None:
     params, run = _entry()
     stream = torch._C._cuda_getCurrentRawStream(outs[0].device.index)
     run(params(packed(outs, args)), stream)
+
+
+def launch_ragged(outs: tuple[Tensor, ...], *args: Any) -> None:
+    clips = b"".join(struct for struct, _ in packed_clips(outs, args))
+    stream = torch._C._cuda_getCurrentRawStream(outs[0].device.index)
+    extension().video_to_tensor_ragged_cuda(clips, stream)

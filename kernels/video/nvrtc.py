@@ -5,6 +5,8 @@ It serves a GPU for which the extension has no machine code, and an installation
 
 from __future__ import annotations
 
+import struct
+from collections.abc import Iterator
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
@@ -13,11 +15,13 @@ import torch
 from torch import Tensor
 
 from aimills_kernels.kernels.video import cuda
-from aimills_kernels.kernels.video.formats import FORMATS
 from aimills_kernels.kernels.video.problem import Arguments, loader_of, packed
+from aimills_kernels.kernels.video.ragged import packed_clips
 
-SOURCE = "video/sm80_video_to_tensor.cu"
-KERNEL = "video_to_tensor_kernel"
+KERNELS = ("video_to_tensor_kernel", "video_to_tensor_ragged_kernel")
+SOURCE, KERNEL = "video/sm80_video_to_tensor.cu", KERNELS[0]
+CLIPS = 64  # kClips in csrc/video/batch.h: as many as the parameters of a launch hold
+_BATCH = struct.Struct(f"<2i {CLIPS + 1}q")
 _THREADS = 256  # kThreads in csrc/video/tile.h
 _TILE_ROWS, _TILE_COLS = 16, 32
 
@@ -46,6 +50,10 @@ def sources() -> Path:
     raise FileNotFoundError(f"the kernel's source csrc/{SOURCE} is not in the package")
 
 
+def code(kernel: str) -> str:
+    return (sources() / f"video/sm80_{kernel.removesuffix('_kernel')}.cu").read_text()
+
+
 def options(loader: str) -> tuple[str, ...]:
     """Compiler options, without the architecture, for the kernel with one of its loaders."""
     folders = (f"-I{sources()}", f"-I{sources() / 'include'}")
@@ -53,27 +61,47 @@ def options(loader: str) -> tuple[str, ...]:
 
 
 @cache
-def _kernel(device: int, loader: str) -> Any:
+def _kernel(device: int, loader: str, name: str) -> Any:
     import cupy
 
     with cupy.cuda.Device(device):
-        module = cupy.RawModule(code=(sources() / SOURCE).read_text(), options=options(loader))
-        return module.get_function(KERNEL)
+        module = cupy.RawModule(code=code(name), options=options(loader))
+        return module.get_function(name)
 
 
 def launch(outs: tuple[Tensor, ...], *args: Any) -> None:
+    if outs[0].numel():
+        loader = loader_of(Arguments(*args))
+        _launch(outs[0].device.index, loader, KERNELS[0], packed(outs, args), _blocks(args))
+
+
+def launch_ragged(outs: tuple[Tensor, ...], *args: Any) -> None:
+    for loader, batch, blocks in batches(outs, args):
+        _launch(outs[0].device.index, loader, KERNELS[1], batch, blocks)
+
+
+def batches(outs: tuple[Tensor, ...], args: tuple) -> Iterator[tuple[str, bytes, int]]:
+    """The loader, the `Batch` struct and the grid of each launch."""
+    clips = packed_clips(outs, args)
+    for first in range(0, len(clips), CLIPS):
+        part = clips[first : first + CLIPS]
+        ends, table = [0], b"".join(params for params, _ in part)
+        for _, clip in part:
+            ends.append(ends[-1] + min(_blocks(clip), (2**31 - 1) // CLIPS))
+        size = len(part[0][0])
+        counts = ends + [ends[-1]] * (CLIPS + 1 - len(ends))
+        batch = _BATCH.pack(len(part), 0, *counts) + table.ljust(CLIPS * size, b"\0")
+        yield loader_of(Arguments(*part[0][1])), batch, ends[-1]
+
+
+def _launch(device: int, loader: str, kernel: str, packed_: bytes, blocks: int) -> None:
     import cupy
     import numpy as np
 
-    out = outs[0]
-    if out.numel() == 0:
-        return
-    device, struct = out.device.index, packed(outs, args)
-    params = np.frombuffer(struct, dtype=[("params", np.uint8, (len(struct),))])
-    loader = loader_of(FORMATS[args[1]])
+    params = np.frombuffer(packed_, dtype=[("params", np.uint8, (len(packed_),))])
     stream = torch._C._cuda_getCurrentRawStream(device)
     with cupy.cuda.Device(device), cupy.cuda.ExternalStream(stream, device):
-        _kernel(device, loader)((_blocks(args),), (_THREADS,), (params,))
+        _kernel(device, loader, kernel)((blocks,), (_THREADS,), (params,))
 
 
 def _blocks(args: tuple) -> int:

@@ -17,6 +17,7 @@ from aimills_kernels.kernels.video.formats import FORMATS
 from aimills_kernels.kernels.video.layouts import arrange
 from aimills_kernels.kernels.video.problem import Arguments, extension_error
 from aimills_kernels.kernels.video.resize import RADIUS, resize, resize_pil
+from aimills_kernels.kernels.video.tone import jittered, sdr_levels, spread_by
 
 DTYPE_E4M3 = torch.float8_e4m3fn
 _E4M3_LARGEST = torch.finfo(torch.float8_e4m3fn).max
@@ -29,6 +30,7 @@ def reference(
     color_range: str,
     chroma_location: str,
     chroma_upsampling: str,
+    transfer: str,
     height: int,
     width: int,
     crop: list[int],
@@ -36,6 +38,7 @@ def reference(
     pad_level: int,
     flip: bool,
     rotate: int,
+    jitter: list[float],
     interpolation: str,
     antialias: bool,
     resize_mode: str,
@@ -49,31 +52,39 @@ def reference(
     """In f32, for f64, u8 and e4m3 in f64, with levels rounded as torchvision does.
 
     planes  those of `format` (formats.py), any strides
-    1. RGB by ITU-R BT.601-7, BT.709-6 or BT.2020-2, rounded half to even to levels 0..255
+    1. RGB by ITU-R BT.601-7, BT.709-6 or BT.2020-2; of HDR, SDR by ITU-R BT.2446-1 (tone.py);
+       with a `jitter`, an affine change; rounded half to even to levels 0..255
     2. crop to (top, left, height, width), resize, rounded to levels again; in the modes "pil" and
        "pil13" as Pillow does it
     3. flip, rotate, pad with `pad_level`
     4. (level / 255 - mean) / std, rounded to `dtype` (u8: the level), laid out
     """
     a = Arguments(
-        planes, format, color_space, color_range, chroma_location, chroma_upsampling, height, width,
-        crop, pad, pad_level, flip, rotate, interpolation, antialias, resize_mode, mean, std, dtype,
-        layout, clip, patch,
+        planes, format, color_space, color_range, chroma_location, chroma_upsampling, transfer,
+        height, width, crop, pad, pad_level, flip, rotate, jitter, interpolation, antialias,
+        resize_mode, mean, std, dtype, layout, clip, patch,
     )  # fmt: skip
     narrow = dtype in (torch.float32, torch.float16, torch.bfloat16)
-    exact = _cropped(a, torch.float32 if narrow else torch.float64)
+    exact = _graded(a, _cropped(a, torch.float32 if narrow else torch.float64))
     out = _finished(a, _resized(a, exact.round().clamp(0, 255)))
     return (out.clamp(-_E4M3_LARGEST, _E4M3_LARGEST) if dtype == DTYPE_E4M3 else out).to(dtype)
 
 
 def _cropped(a: Arguments, wide: torch.dtype) -> Tensor:
-    """RGB levels before they are rounded, of the crop."""
+    """What the colour matrix makes of the crop, in levels."""
     top, left, height, width = a.box
     whole = exact_levels(
         a.planes, a.format, a.color_space, a.color_range, a.chroma_location, a.chroma_upsampling,
         wide,
     )  # fmt: skip
     return whole[:, :, top : top + height, left : left + width]
+
+
+def _graded(a: Arguments, levels: Tensor) -> Tensor:
+    """RGB levels before they are rounded."""
+    if a.transfer != "sdr":
+        levels = sdr_levels(levels, a.transfer)
+    return jittered(levels, a.jitter) if a.jitter else levels
 
 
 def _resized(a: Arguments, levels: Tensor) -> Tensor:
@@ -135,6 +146,9 @@ def cost(case: Case) -> Cost:
 # Of the colour matrix, in levels: twice what float32 was seen to lose, 5.1e-5, in the order of the
 # kernels, with FMA and without, and in that of the reference.
 _COLOR_DOUBT = 1024 * EPS32
+# Of the way from HDR to SDR, likewise: in levels, and where it is steep in light and in the knee's
+# own units.
+_TONE_DOUBT, _TONE_NUDGE = 0.01, 6e-7
 
 
 def _level_size(args: tuple) -> Tensor:
@@ -151,13 +165,28 @@ def _between(args: tuple) -> tuple[Tensor, Tensor]:
     Where the exact value lies near a tie, each of the two roundings to levels may fall either way.
     """
     a = Arguments(*args)
-    rgb = _cropped(a, torch.float64)
-    doubt = 0.0 if a.form.rgb else _COLOR_DOUBT
-    low, high = ((rgb + d).round().clamp(0, 255) for d in (-doubt, doubt))
+    rgb, doubt = _graded_between(a, _cropped(a, torch.float64))
+    low, high = (end.round().clamp(0, 255) for end in (rgb - doubt, rgb + doubt))
     ends = [_finished(a, levels.clamp(0, 255)) for levels in _filtered_between(a, low, high)]
     if a.dtype == DTYPE_E4M3:
         ends = [end.clamp(-_E4M3_LARGEST, _E4M3_LARGEST) for end in ends]
     return torch.minimum(*ends), torch.maximum(*ends)
+
+
+def _graded_between(a: Arguments, matrixed: Tensor) -> tuple[Tensor, Tensor]:
+    """RGB levels before they are rounded, and how far arithmetic in float32 may be off."""
+    rgb, doubt = matrixed, torch.zeros_like(matrixed)
+    if not a.form.rgb:
+        doubt += _COLOR_DOUBT
+    if a.transfer != "sdr":
+        rgb = sdr_levels(matrixed, a.transfer)
+        doubt += _TONE_DOUBT
+        for nudge in (-_TONE_NUDGE, _TONE_NUDGE):
+            other = sdr_levels(matrixed, a.transfer, nudge)
+            doubt = torch.maximum(doubt, (other - rgb).abs() + _TONE_DOUBT)
+    if a.jitter:
+        rgb, doubt = jittered(rgb, a.jitter), spread_by(doubt, a.jitter) + _COLOR_DOUBT
+    return rgb, doubt
 
 
 def _filtered_between(a: Arguments, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
@@ -207,9 +236,11 @@ _SOURCES = (
     "csrc/include/aimills/hd.h",
     "csrc/include/aimills/convert.h",
     "csrc/video/params.h",
+    "csrc/video/tone.h",
     "csrc/video/pixel.h",
     "csrc/video/weights.h",
     "csrc/video/tile.h",
+    "csrc/video/kernel.h",
     "csrc/video/sm80_video_to_tensor.cu",
     "csrc/bindings/video.cpp",
     "kernels/video/formats.py",

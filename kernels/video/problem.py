@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import struct
 import warnings
 from functools import lru_cache
@@ -15,13 +16,14 @@ from aimills_kernels.kernels.video.formats import FORMATS, KR_KB, Format, scalin
 from aimills_kernels.kernels.video.layouts import LAYOUTS, Axis, Layout, layout_of
 from aimills_kernels.kernels.video.resize import vertical_first
 
-# Positions of filters are the values of the enum in csrc/video/params.h.
+# Positions of filters and of transfers are the values of the enums in csrc/video/params.h.
 OPTIONS = {
     "format": tuple(FORMATS),
     "color_space": tuple(KR_KB),
     "color_range": ("limited", "full"),
     "chroma_location": ("left", "center", "topleft"),
     "chroma_upsampling": ("linear", "nearest"),
+    "transfer": ("sdr", "pq", "hlg"),
     "interpolation": ("nearest", "area", "bilinear", "bicubic", "lanczos"),
     "resize_mode": ("torch", "pil", "pil13"),
     "layout": LAYOUTS,
@@ -30,17 +32,18 @@ DTYPES = {
     "bf16": torch.bfloat16, "f16": torch.float16, "f32": torch.float32, "u8": torch.uint8,
     "e4m3": torch.float8_e4m3fn,
 }  # fmt: skip
-# Of csrc/video/pixel.h: one for each of the first sources in params.h, one for the rest.
-LOADERS = ("Yuv420", "Yuv420Wide", "General")
+# Of csrc/video/pixel.h: one for each of the first sources in params.h, one for the rest, and one
+# for all where HDR or a jitter follows the matrix.
+LOADERS = ("Yuv420", "Yuv420Wide", "General", "Graded")
 _DTYPE_CODES = {
     torch.float32: 0, torch.float16: 1, torch.bfloat16: 2, torch.uint8: 3, torch.float8_e4m3fn: 4,
 }  # fmt: skip
 _STRIDES = struct.Struct("<3q")  # of frames, rows and columns of a component, in bytes
 _OUTPUT = struct.Struct("<3q")
 _STORE = struct.Struct("<3q 6i")
-_OPTIONS = struct.Struct("<6i 2i 5i 5i")
-_FLOATS = struct.Struct("<6f 9f 4x")
-_WHOLE = struct.Struct("<Q24s Q24s Q24s Q304s")
+_OPTIONS = struct.Struct("<6i 2i 5i 5i 2i")
+_FLOATS = struct.Struct("<6f 9f 12f 4x")
+_WHOLE = struct.Struct("<Q24s Q24s Q24s Q360s")
 
 
 class Arguments(NamedTuple):
@@ -52,6 +55,7 @@ class Arguments(NamedTuple):
     color_range: str
     chroma_location: str
     chroma_upsampling: str
+    transfer: str
     height: int
     width: int
     crop: list[int]
@@ -59,6 +63,7 @@ class Arguments(NamedTuple):
     pad_level: int
     flip: bool
     rotate: int
+    jitter: list[float]
     interpolation: str
     antialias: bool
     resize_mode: str  # `mode` in public; torch.compile keeps that name of an argument to itself
@@ -113,13 +118,20 @@ def _source(form: Format) -> int:
     return {(1, 1): 0, (0, 1): 2, (0, 0): 4}[form.halved] + (form.bits > 8)
 
 
-def loader_of(form: Format) -> str:
-    return LOADERS[min(_source(form), len(LOADERS) - 1)]
+def loader_of(a: Arguments) -> str:
+    if a.transfer != "sdr" or a.jitter:
+        return LOADERS[3]
+    return LOADERS[min(_source(a.form), 2)]
 
 
 def packed(outs: tuple[Tensor, ...], args: tuple) -> bytes:
-    """The `Params` struct of csrc/video/params.h. All but the addresses is kept from call to call:
-    to work it out takes ten times as long as to find it."""
+    """The `Params` struct of csrc/video/params.h."""
+    return packed_at(outs[0].data_ptr(), args)[0]
+
+
+def packed_at(address: int, args: tuple) -> tuple[bytes, int]:
+    """The struct for an output at this address, and how many bytes it has. All but the addresses is
+    kept from call to call: to work it out takes ten times as long as to find it."""
     planes = args[0]
     key = (
         *[tuple(a) if type(a) is list else a for a in args[1:]],
@@ -129,12 +141,13 @@ def packed(outs: tuple[Tensor, ...], args: tuple) -> bytes:
         if len(_KEPT) >= _KEPT_MOST:
             _KEPT.clear()
         found = _KEPT[key] = _without_addresses(Arguments(*args))
-    (y, u, v), (y_strides, u_strides, v_strides), rest = found
+    (y, u, v), (y_strides, u_strides, v_strides), rest, size = found
     starts = [t.data_ptr() for t in planes]
-    return _WHOLE.pack(
+    whole = _WHOLE.pack(
         starts[y[0]] + y[1], y_strides, starts[u[0]] + u[1], u_strides, starts[v[0]] + v[1],
-        v_strides, outs[0].data_ptr(), rest,
+        v_strides, address, rest,
     )  # fmt: skip
+    return whole, size
 
 
 _KEPT: dict[tuple, tuple] = {}
@@ -142,8 +155,8 @@ _KEPT_MOST = 256
 
 
 def _without_addresses(a: Arguments) -> tuple:
-    """(plane, offset in bytes) and the strides of each component, and what follows the output's
-    address."""
+    """(plane, offset in bytes) and the strides of each component, what follows the output's
+    address, and the bytes of the output."""
     form, place = a.form, a.placed
     frames, height, width = form.size(a.planes)
     zero, weights = _chroma(form.bits, form.halved, a.chroma_location, a.chroma_upsampling)
@@ -159,14 +172,17 @@ def _without_addresses(a: Arguments) -> tuple:
         _OPTIONS.pack(
             height, width, *a.box, _source(form), form.shift, zero, *weights,
             OPTIONS["interpolation"].index(a.interpolation), a.antialias, _passes(a),
-            _DTYPE_CODES[a.dtype], a.pad_level,
+            _DTYPE_CODES[a.dtype], a.pad_level, OPTIONS["transfer"].index(a.transfer),
+            bool(a.jitter),
         ),
         _FLOATS.pack(
             *_color(form.bits, a.color_space, a.color_range),
             *_affine(a.mean, a.std, a.dtype == torch.uint8),
+            *([255 * v if i % 4 == 3 else v for i, v in enumerate(a.jitter)] or [0.0] * 12),
         ),
     )  # fmt: skip
-    return tuple(components), tuple(strides), b"".join(rest)
+    size = math.prod(place.shape) * a.dtype.itemsize
+    return tuple(components), tuple(strides), b"".join(rest), size
 
 
 def _stores(a: Arguments, place: Layout) -> list[bytes]:

@@ -40,6 +40,7 @@ __all__ = [
     "use_provider",
     "validate",
     "video_to_tensor",
+    "video_to_tensor_ragged",
 ]
 
 _HOMES = {
@@ -65,6 +66,7 @@ _HOMES = {
     "rmsnorm_quantize_fp8": "aimills_kernels.ops.fused",
     "swiglu_quantize_fp8": "aimills_kernels.ops.fused",
     "video_to_tensor": "aimills_kernels.ops.video",
+    "video_to_tensor_ragged": "aimills_kernels.ops.video_ragged",
     "AimillsConfig": "aimills_kernels.integrations.quantizer",  # not in __all__: needs transformers
     "register_sdpa": "aimills_kernels.integrations.sdpa",
     "register_transformers": "aimills_kernels.integrations.transformers",
@@ -97,6 +99,7 @@ if TYPE_CHECKING:
         merge_attention_states,
     )
     from aimills_kernels.ops.video import video_to_tensor
+    from aimills_kernels.ops.video_ragged import video_to_tensor_ragged
     from aimills_kernels.packed import PackedWeight
     from aimills_kernels.packed_experts import PackedExperts
 

@@ -48,6 +48,7 @@ from aimills_kernels.kernels.matmul.op_quantize_int8 import quantize_int8
 from aimills_kernels.kernels.matmul.op_w4 import matmul_w4
 from aimills_kernels.kernels.matmul.op_w8 import matmul_w8
 from aimills_kernels.kernels.video.op import video_to_tensor
+from aimills_kernels.kernels.video.op_ragged import video_to_tensor_ragged
 
 OPS: tuple[Op, ...] = (
     attention,
@@ -69,6 +70,7 @@ OPS: tuple[Op, ...] = (
     swiglu_quantize_fp8,
     matmul_quantize_fp8,
     video_to_tensor,
+    video_to_tensor_ragged,
 )
 
 

@@ -12,8 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from aimills_kernels.kernels.video import nvrtc
-from aimills_kernels.kernels.video.formats import FORMATS
-from aimills_kernels.kernels.video.problem import LOADERS, loader_of, packed
+from aimills_kernels.kernels.video.problem import LOADERS, Arguments, loader_of, packed
 from tests.aot import TOOLS
 from tests.ptx import launch
 from tests.ptx.parse import Kernel, Module, parse
@@ -57,29 +56,40 @@ def assembled(text: str) -> bytes:
 
 
 @cache
-def _video_ptx(loader: str) -> str:
-    return ptx((nvrtc.sources() / nvrtc.SOURCE).read_text(), *nvrtc.options(loader))
+def _video_ptx(loader: str, name: str) -> str:
+    return ptx(nvrtc.code(name), *nvrtc.options(loader))
 
 
 @cache
-def video_kernel(loader: str = LOADERS[0]) -> Kernel:
-    return parse(_video_ptx(loader)).kernel(nvrtc.KERNEL)
+def video_kernel(loader: str = LOADERS[0], name: str = nvrtc.KERNEL) -> Kernel:
+    return parse(_video_ptx(loader, name)).kernel(name)
 
 
 @cache
-def video_cubin(loader: str = LOADERS[0]) -> bytes:
-    return assembled(_video_ptx(loader))
+def video_cubin(loader: str = LOADERS[0], name: str = nvrtc.KERNEL) -> bytes:
+    return assembled(_video_ptx(loader, name))
 
 
 def video_to_tensor(outs: tuple[Tensor, ...], *args: Any) -> None:
     """The launch of kernels/video/nvrtc.py, with its own struct, grid and block."""
-    if outs[0].numel() == 0:
-        return
-    loader = loader_of(FORMATS[args[1]])
+    if outs[0].numel():
+        loader = loader_of(Arguments(*args))
+        _run(loader, nvrtc.KERNELS[0], packed(outs, args), nvrtc._blocks(args), outs, args)
+
+
+def video_to_tensor_ragged(outs: tuple[Tensor, ...], *args: Any) -> None:
+    for loader, batch, blocks in nvrtc.batches(outs, args):
+        _run(loader, nvrtc.KERNELS[1], batch, blocks, outs, args)
+
+
+def _run(
+    loader: str, name: str, struct: bytes, blocks: int, outs: tuple[Tensor, ...], args: tuple
+) -> None:
+    tensors = [t for t in (*args[0], outs[0]) if t.numel()]
     result = launch.run(
-        video_kernel(loader), [packed(outs, args)], [nvrtc._blocks(args)], [nvrtc._THREADS],
-        tensors=[*args[0], outs[0]], **OPTIONS,
+        video_kernel(loader, name), [struct], [blocks], [nvrtc._THREADS], tensors=tensors,
+        **OPTIONS,
     )  # fmt: skip
     if result.counters is not None:  # somebody wants to know what it costs
-        result.cubin = video_cubin(loader)
+        result.cubin = video_cubin(loader, name)
     RESULTS.append(result)

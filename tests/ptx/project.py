@@ -25,7 +25,8 @@ def on_executor(op: Op, provider: Provider) -> tuple[Op, Provider]:
     """The op with one provider, which takes CPU tensors and runs them here."""
     here = replace(provider, devices=("cpu",))
     if not provider.interpret:  # whatever was built here
-        here = replace(here, target="tests.ptx.cuda:video_to_tensor", rejects=video.kernel_rejects)
+        target = f"tests.ptx.cuda:{op.name}"
+        here = replace(here, target=target, rejects=video.kernel_rejects)
     return replace(op, providers=(here,)), here
 
 

@@ -34,6 +34,7 @@ def arguments(made: argparse.ArgumentParser) -> None:
         ("color-space", "bt601, bt709, bt2020"),
         ("color-range", "limited, full"),
         ("chroma-location", "left, center, topleft"),
+        ("transfer", "sdr, pq, hlg"),
     ):
         made.add_argument(
             f"--{option}", metavar="NAME", help=f"{values}; what the stream says by default"
@@ -64,7 +65,7 @@ def run(options: Namespace) -> int:
             Path(options.file), model, num_frames=options.num_frames, fps=options.fps,
             device=_choose.devices(options.device)[0], color_space=options.color_space,
             color_range=options.color_range, chroma_location=options.chroma_location,
-            progress=step,
+            transfer=options.transfer, progress=step,
         )  # fmt: skip
     for warning in said:
         _ui.say(f"note: {warning.message}", "yellow")
@@ -100,11 +101,12 @@ def _tell(file: str, model: Any, batch: dict[str, Any], meta: dict[str, Any]) ->
     from aimills_kernels.cli import _ui
 
     rate = f" at {meta['fps']:.6g} a second" if meta["fps"] else ""
+    hdr = "" if meta["transfer"] == "sdr" else f" {meta['transfer'].upper()} mapped to SDR"
     turned = f", turned by {meta['rotate']} degrees" if meta["rotate"] else ""
     turned += ", mirrored" if meta["flip"] else ""
     _ui.say(
         f"{file}: {meta['total_num_frames']} frames{rate}, {meta['width']} x {meta['height']}, "
-        f"{meta['format']}, {meta['color_space']} {meta['color_range']}, chroma at "
+        f"{meta['format']}, {meta['color_space']} {meta['color_range']}{hdr}, chroma at "
         f"{meta['chroma_location']}{turned}"
     )
     _ui.say(repr(model))

@@ -24,6 +24,7 @@ from aimills_kernels import _dispatch
 from aimills_kernels._op import Op, map_tensors
 from aimills_kernels._registry import OPS
 from aimills_kernels.harness.timing import Timing, summarise
+from aimills_kernels.kernels.video.ragged import public_arguments
 from aimills_kernels.packed import PackedWeight
 from aimills_kernels.packed_experts import PackedExperts
 
@@ -173,10 +174,12 @@ def public_call(op: Op, args: tuple) -> Callable[[], Any] | None:
     function = getattr(aimills_kernels, op.name)
     named = dict(zip(op.params, args, strict=True))
     parameters = inspect.signature(function).parameters
+    if "clips" in parameters:
+        named = public_arguments(named)
     if "size" in parameters:
         named["size"] = (named.pop("height"), named.pop("width"))
         named["mode"] = named.pop("resize_mode")
-        named |= {p: named[p] or None for p in ("crop", "pad", "clip", "patch")}
+        named |= {p: named[p] or None for p in ("crop", "pad", "clip", "patch", "jitter")}
     if "window" in parameters:
         named["window"] = (named.pop("window_left"), named.pop("window_right"))
     if "packed" in parameters:

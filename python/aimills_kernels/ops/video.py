@@ -15,6 +15,7 @@ from aimills_kernels.kernels.video.check import MAX_SIZE
 from aimills_kernels.kernels.video.formats import FORMATS
 from aimills_kernels.ops._flags import check_bools
 from aimills_kernels.ops._run import run
+from aimills_kernels.ops.augment import Augment
 
 
 def video_to_tensor(
@@ -25,12 +26,14 @@ def video_to_tensor(
     color_range: str = "limited",
     chroma_location: str = "left",
     chroma_upsampling: str = "linear",
+    transfer: str = "sdr",
     size: tuple[int, int] | None = None,
     crop: tuple[int, int, int, int] | None = None,
     pad: tuple[int, int, int, int] | None = None,
     pad_level: int = 0,
     flip: bool = False,
     rotate: int = 0,
+    jitter: Sequence[float] | None = None,
     interpolation: str = "bicubic",
     antialias: bool = True,
     mode: str = "torch",
@@ -40,6 +43,9 @@ def video_to_tensor(
     layout: str = "NCHW",
     clip: int | None = None,
     patch: tuple[int, int, int] | None = None,
+    augment: Augment | bool | None = None,
+    seed: int | None = None,
+    clip_ids: Sequence[int] | None = None,
     out: Tensor | None = None,
 ) -> Tensor:
     """Decoded frames to a normalised RGB tensor, in one pass: colour, crop, resize, flip, rotation,
@@ -80,12 +86,19 @@ def video_to_tensor(
             "center" (between rows and columns) or "topleft" (on even rows and columns, the default
             of BT.2020); without meaning for "nearest", and along an axis that is not subsampled.
         chroma_upsampling: "linear", or "nearest" (each chroma sample repeated).
+        transfer: "sdr"; or for HDR "pq" or "hlg", by Recommendation ITU-R BT.2100, of BT.2020
+            primaries: mapped to SDR and BT.709 by method A of Report ITU-R BT.2446-1 from 1000 to
+            100 cd/m2 (brighter light is clipped) and the linear matrix of Report ITU-R BT.2407,
+            before the levels are rounded, so before the resize.
         size: (height, width) of the pictures after the rotation; by default what they have.
         crop: (top, left, height, width) of what is taken of the frame, before all else.
         pad: (top, left, bottom, right): rows and columns added around the pictures at the end.
         pad_level: their level, 0..255, in all three channels; normalised like any other.
         flip: mirror left and right, before the rotation.
         rotate: 0, 90, 180 or 270 degrees clockwise.
+        jitter: twelve numbers, rows of three factors and an offset: an affine change of RGB in
+            units of 0..1, between the colour matrix (and HDR's mapping) and the first rounding. The
+            two are as one matrix: nothing is clipped between them.
         interpolation: "bicubic" (a = -0.5), "bilinear", "lanczos" (three lobes), "area" (Pillow's
             BOX: the mean of the samples whose centres an output covers) or "nearest" (the sample
             at the output's centre: torch's "nearest-exact").
@@ -99,6 +112,10 @@ def video_to_tensor(
         dtype: torch.bfloat16, float16, float32, float8_e4m3fn (saturating at 448), or uint8: the
             levels themselves, without mean and std.
         clip: frames of a clip, for layouts that have clips; by default all frames are one.
+        augment: an `aimills_kernels.video.Augment`, or True for its defaults: a random resized
+            crop, within what `crop` names, a flip and colours, the same for all frames of a clip.
+        seed: of what is drawn, with the clip's id: the same two draw the same.
+        clip_ids: a number for each clip; by default its place among the clips.
         out: written and returned in place of a new tensor.
 
     Returns:
@@ -121,15 +138,48 @@ def video_to_tensor(
         height, width = _own_size(planes, format, box, rotate)
     else:
         height, width = _two(size)
-    args = (
-        list(planes), format, color_space, color_range, chroma_location, chroma_upsampling, height,
-        width, box, [] if pad is None else _whole_numbers("pad", pad, 4),
+    if augment is not None and augment is not False:
+        return _augmented(
+            planes, format, (height, width), clip, out, augment=augment, seed=seed,
+            clip_ids=clip_ids, color_space=color_space, color_range=color_range,
+            chroma_location=chroma_location, chroma_upsampling=chroma_upsampling,
+            transfer=transfer, crop=crop, pad=pad, pad_level=pad_level, flip=flip, rotate=rotate,
+            jitter=jitter, interpolation=interpolation, antialias=antialias, mode=mode, mean=mean,
+            std=std, dtype=dtype, layout=layout, patch=patch,
+        )  # fmt: skip
+    if seed is not None or clip_ids is not None:
+        raise ValueError("video_to_tensor: seed and clip_ids are for augment, got None")
+    args: tuple[Any, ...] = (
+        list(planes), format, color_space, color_range, chroma_location, chroma_upsampling,
+        transfer, height, width, box, [] if pad is None else _whole_numbers("pad", pad, 4),
         _whole_number("pad_level", pad_level), flip, _whole_number("rotate", rotate),
-        interpolation, antialias, mode, _three("mean", mean, 0.0), _three("std", std, 1.0), dtype,
-        layout, 0 if clip is None else _frames(clip),
+        _jitter(jitter), interpolation, antialias, mode, _three("mean", mean, 0.0),
+        _three("std", std, 1.0), dtype, layout, 0 if clip is None else _frames(clip),
         [] if patch is None else _whole_numbers("patch", patch, 3),
     )  # fmt: skip
     return run("video_to_tensor", args, out)
+
+
+def _augmented(
+    planes: Sequence[Tensor], format: str, size: tuple[int, int], clip: int | None,
+    out: Tensor | None, **options: Any,
+) -> Tensor:  # fmt: skip
+    """By `video_to_tensor_ragged`, where clips differ."""
+    from aimills_kernels.ops.video_ragged import video_to_tensor_ragged
+
+    frames = len(planes[0]) if planes[0].dim() else 0
+    length = frames if clip is None else _frames(clip)
+    if frames % max(length, 1) or (clip is not None and options["layout"] in ("NCHW", "NHWC")):
+        raise ValueError(
+            f"video_to_tensor: clip must divide the {frames} frames and is for layouts of clips, "
+            f"got {clip} with {options['layout']}"
+        )
+    starts = range(0, frames, length) if frames else (0,)
+    clips = [[p[i : i + length] for p in planes] for i in starts]
+    for one, each in (("crop", "crops"), ("flip", "flips"), ("jitter", "jitters")):
+        value = options.pop(one)
+        options[each] = None if value is None else [value] * len(clips)
+    return video_to_tensor_ragged(clips, sizes=size, format=format, out=out, **options)
 
 
 def _own_size(planes: Sequence[Tensor], format: str, box: list[int], rotate: Any) -> list[int]:
@@ -185,6 +235,15 @@ def _whole(side: Any) -> int:
         with contextlib.suppress(TypeError):
             return operator.index(side)
     return 0
+
+
+def _jitter(values: Sequence[float] | None) -> list[float]:
+    if values is None:
+        return []
+    with contextlib.suppress(TypeError, ValueError, OverflowError):
+        if len(values) == 12 and not isinstance(values, (str, bytes, Mapping, Set)):
+            return [float(v) for v in values]
+    raise ValueError(f"video_to_tensor: jitter must be twelve numbers, got {shown(values)}")
 
 
 def _three(name: str, values: Sequence[float] | None, default: float) -> list[float]:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from aimills_kernels.ops.augment import Augment, color_jitter
 from aimills_kernels.video.decode import decode_to_tensor
 from aimills_kernels.video.preprocess import VideoPreprocessor
 from aimills_kernels.video.sampling import Sampling, sample_frames
@@ -13,11 +14,13 @@ from aimills_kernels.video.surfaces import as_array, as_planes
 from aimills_kernels.video.tags import VideoError
 
 __all__ = [
+    "Augment",
     "Sampling",
     "VideoError",
     "VideoPreprocessor",
     "as_array",
     "as_planes",
+    "color_jitter",
     "decode_to_tensor",
     "sample_frames",
     "smart_resize",

@@ -61,6 +61,7 @@ def decode_to_tensor(
     color_space: str | None = None,
     color_range: str | None = None,
     chroma_location: str | None = None,
+    transfer: str | None = None,
     rotate: int | None = None,
     flip: bool | None = None,
     progress: Progress | None = None,
@@ -78,16 +79,17 @@ def decode_to_tensor(
             preprocessor says.
         indices: the frames to take, in ascending order, in place of sampling.
         device: where the planes are taken and the input is made.
-        color_space, color_range, chroma_location, rotate, flip: as `video_to_tensor` and
+        color_space, color_range, chroma_location, transfer, rotate, flip: as `video_to_tensor` and
             `VideoPreprocessor` take them, in place of what the stream says. Where neither says it:
-            limited range and chroma at "left", as the codecs' standards have it; BT.709 from 1280
-            columns or 577 lines on, else BT.601, with a warning, since that is a guess.
+            limited range and chroma at "left", as the codecs' standards have it; SDR; BT.2020 for
+            HDR, else BT.709 from 1280 columns or 577 lines on, else BT.601, with a warning, since
+            that is a guess.
         progress: called with (what is done, how far, of how many).
 
     Returns:
         The preprocessor's result and `video_metadata`, a dict: total_num_frames, fps, duration,
         width, height (as decoded), frames_indices, video_backend, frames_decoded, and the
-        format, color_space, color_range, chroma_location, rotate and flip that were taken.
+        format, color_space, color_range, chroma_location, transfer, rotate and flip taken.
 
     Raises:
         VideoError: the video is empty, truncated or damaged where it is needed, changes its size or
@@ -103,7 +105,7 @@ def decode_to_tensor(
     choose = _choice(preprocessor.sampling, num_frames, fps, indices)
     given = {
         "color_space": color_space, "color_range": color_range,
-        "chroma_location": chroma_location, "rotate": rotate, "flip": flip,
+        "chroma_location": chroma_location, "transfer": transfer, "rotate": rotate, "flip": flip,
     }  # fmt: skip
     name, data = io.open_source(source)
     try:
@@ -155,16 +157,19 @@ def _choice(
 def _options(name: str, tags: Tags, width: int, height: int) -> dict[str, Any]:
     space = tags.color_space
     if space is None:
-        space = guessed_space(width, height)
+        hdr = tags.transfer != "sdr"
+        usual = "HDR" if hdr else f"its size of {width} x {height}"
+        space = guessed_space(width, height, tags.transfer)
         warnings.warn(
-            f"{name} doesn't say its colour matrix; {space} is taken, as for its size of {width} x "
-            f"{height} usual; color_space= says which it is",
+            f"{name} doesn't say its colour matrix; {space} is taken, as for {usual} usual; "
+            "color_space= says which it is",
             stacklevel=3,
         )
     return {
         "color_space": space,
         "color_range": tags.color_range or "limited",
         "chroma_location": tags.chroma_location or "left",
+        "transfer": tags.transfer,
         "rotate": tags.rotate,
         "flip": tags.flip,
     }

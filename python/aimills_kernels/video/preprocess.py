@@ -13,6 +13,7 @@ from torch import Tensor
 from aimills_kernels._words import shown
 from aimills_kernels.kernels.video.formats import FORMATS, Format
 from aimills_kernels.ops.video import video_to_tensor
+from aimills_kernels.ops.video_ragged import video_to_tensor_ragged
 from aimills_kernels.video import configs, sizes
 from aimills_kernels.video.layout import (
     Patch,
@@ -27,7 +28,8 @@ from aimills_kernels.video.surfaces import planes_of
 
 Planes = Sequence[Tensor]  # as `video_to_tensor` takes them
 LAYOUTS = ("patches", "padded patches", "NTCHW", "NCHW")
-_COLOR = ("color_space", "color_range", "chroma_location", "chroma_upsampling")
+_COLOR = ("color_space", "color_range", "chroma_location", "chroma_upsampling", "transfer")
+_TRAINING = ("augment", "seed", "clip_ids")
 # By Pillow's numbers; 5 is hamming, which the op lacks.
 _FILTERS = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "area"}
 
@@ -123,7 +125,7 @@ class VideoPreprocessor:
         format: str = "nv12",
         rotate: int = 0,
         flip: bool = False,
-        **color: Any,
+        **options: Any,
     ) -> dict[str, Tensor]:
         """The model's input from the planes of a clip, or of several.
 
@@ -133,7 +135,9 @@ class VideoPreprocessor:
             fps: the rate of the frames, or a list with each clip's: frames are sampled from them.
                 By default the frames are taken as they are, as frames sampled before.
             format, rotate, flip: as `video_to_tensor` takes them.
-            color: color_space, color_range, chroma_location and chroma_upsampling, likewise.
+            options: color_space, color_range, chroma_location, chroma_upsampling and transfer,
+                likewise; for training augment, seed and clip_ids, as `video_to_tensor_ragged` takes
+                them. The size is that of the whole frames.
 
         Returns:
             What Transformers' processor returns, by the same names: `pixel_values_videos` and
@@ -142,9 +146,10 @@ class VideoPreprocessor:
         """
         several = _clips(clips)
         rates = _rates(fps, len(several))
-        for name in color:
-            if name not in _COLOR:
-                raise ValueError(f"unknown option {name!r}; there are {', '.join(_COLOR)}")
+        for name in options:
+            if name not in _COLOR + _TRAINING:
+                there = ", ".join(_COLOR + _TRAINING)
+                raise ValueError(f"unknown option {name!r}; there are {there}")
         if format not in FORMATS:
             raise ValueError(f"format must be {' or '.join(FORMATS)}, got {shown(format)}")
         parts = []
@@ -153,10 +158,10 @@ class VideoPreprocessor:
                 parts.append(self._part(planes, rate, FORMATS[format], rotate))
             except ValueError as error:
                 raise ValueError(f"clips[{i}]: {error}" if len(several) > 1 else error) from error
-        options = {**color, "format": format, "rotate": rotate, "flip": flip}
+        options |= {"format": format, "rotate": rotate, "flip": flip}
         if self.layout == "patches":
             return self._patches(parts, options)
-        return self._batch([self._frames(part, options) for part in parts])
+        return self._batch(self._frames(parts, options))
 
     def _part(self, planes: Planes, fps: float | None, form: Format, rotate: int) -> _Part:
         shape = planes[0].shape
@@ -174,11 +179,19 @@ class VideoPreprocessor:
             rows, cols = cols, rows
         return _Part(planes, count, *self.size.size(count, rows, cols))
 
-    def _run(self, part: _Part, options: Mapping[str, Any], **layout: Any) -> Tensor:
-        return video_to_tensor(
-            part.planes, size=(part.height, part.width), interpolation=self.interpolation,
-            mode=self.mode, mean=self._scale[0], std=self._scale[1], dtype=self.dtype,
-            **options, **layout,
+    def _run(self, parts: list[_Part], options: Mapping[str, Any], **layout: Any) -> Tensor:
+        """What comes of all clips, one behind the other, by one call."""
+        given: dict[str, Any] = {
+            "interpolation": self.interpolation, "mode": self.mode, "mean": self._scale[0],
+            "std": self._scale[1], "dtype": self.dtype, **options, **layout,
+        }  # fmt: skip
+        if len(parts) == 1 and given.get("augment") is None:
+            (part,) = parts
+            return video_to_tensor(part.planes, size=(part.height, part.width), **given)
+        flip = given.pop("flip")
+        return video_to_tensor_ragged(
+            [part.planes for part in parts], sizes=[(p.height, p.width) for p in parts],
+            flips=[flip] * len(parts), **given,
         )  # fmt: skip
 
     @property
@@ -188,25 +201,25 @@ class VideoPreprocessor:
         return ((0.0,) * 3, (1.0,) * 3) if plain else (self.mean, self.std)
 
     def _patches(self, parts: list[_Part], options: Mapping[str, Any]) -> dict[str, Tensor]:
-        """Each clip is written where its tokens are."""
         assert self.patch is not None
         grids = [grid_of(part.frames, part.height, part.width, self.patch) for part in parts]
-        counts = [t * h * w for t, h, w in grids]
-        width = 3 * self.patch.temporal * self.patch.spatial**2
-        place = parts[0].planes[0].device
-        tokens = torch.empty(sum(counts), width, dtype=self.dtype, device=place)
-        for part, out in zip(parts, tokens.split(counts), strict=True):
-            self._run(part, options, layout="patches", patch=tuple(self.patch), out=out)
+        tokens = self._run(parts, options, layout="patches", patch=tuple(self.patch))
         return {self.output: tokens, "video_grid_thw": torch.tensor(grids)}
 
-    def _frames(self, part: _Part, options: Mapping[str, Any]) -> Tensor:
-        """[F, 3, H, W] of one clip."""
-        frames = self._run(part, options)
+    def _frames(self, parts: list[_Part], options: Mapping[str, Any]) -> list[Tensor]:
+        """[F, 3, H, W] of each clip: by one call where they are of one size."""
+        together = len({(part.height, part.width) for part in parts}) == 1
+        if not together and options.get("augment") is not None:
+            raise ValueError(f"augment needs clips that get one size in the layout {self.layout}")
+        if together:
+            clips = list(self._run(parts, options).split([part.frames for part in parts]))
+        else:
+            clips = [self._run([part], options) for part in parts]
         if self.crop is None:
-            return frames
+            return clips
         mean, std = self._scale
         black = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)])
-        return center_crop(frames, *self.crop, black)
+        return [center_crop(frames, *self.crop, black) for frames in clips]
 
     def _batch(self, clips: list[Tensor]) -> dict[str, Tensor]:
         if self.layout == "padded patches":

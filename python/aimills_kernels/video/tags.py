@@ -1,10 +1,12 @@
-"""What a stream says of its pictures: matrix, range, chroma location, rotation.
+"""What a stream says of its pictures: matrix, range, chroma location, transfer, rotation.
 
 | the stream says nothing of | taken is | for |
 |---|---|---|
-| matrix | BT.709 from 1280 columns or 577 lines on, else BT.601 | what mpv does; a guess |
+| matrix, HDR | BT.2020 | BT.2100 has PQ and HLG with no other; a guess |
+| matrix, else | BT.709 from 1280 columns or 577 lines on, else BT.601 | what mpv does; a guess |
 | range | limited | what H.264, HEVC and AV1 say that it means |
 | chroma location | left | what H.264 and HEVC say that it means |
+| transfer | SDR | what video was before there was another |
 """
 
 from __future__ import annotations
@@ -20,7 +22,8 @@ _NOT_SAID = (2, 3)
 _NAMES = {0: "RGB", 4: "FCC", 7: "SMPTE 240M", 8: "YCgCo", 10: "BT.2020 constant",
           14: "ICtCp"}  # fmt: skip
 _RANGES = {1: "limited", 2: "full"}  # FFmpeg's AVColorRange
-_HDR = {16: "PQ", 18: "HLG"}  # ITU-T H.273, table 3
+_HDR = {16: "pq", 18: "hlg"}  # ITU-T H.273, table 3
+_PRIMARIES = {1: "BT.709", 9: "BT.2020", 11: "DCI-P3", 12: "Display P3"}  # table 2
 TICK = Fraction(1, 25)
 
 
@@ -35,11 +38,14 @@ class Tags:
     color_space: str | None
     color_range: str | None
     chroma_location: str | None
+    transfer: str
     rotate: int
     flip: bool
 
 
-def guessed_space(width: int, height: int) -> str:
+def guessed_space(width: int, height: int, transfer: str = "sdr") -> str:
+    if transfer != "sdr":
+        return "bt2020"
     return "bt709" if width >= 1280 or height > 576 else "bt601"
 
 
@@ -65,18 +71,28 @@ def levels(frame: Any) -> str | None:
 
 def tags_of(name: str, frame: Any, given: dict[str, Any]) -> Tags:
     """Of a decoded frame. What is `given` by the caller isn't asked of the stream."""
-    if given.get("transfer") is None and int(frame.color_trc) in _HDR:
-        raise VideoError(
-            f"{name} is HDR ({_HDR[int(frame.color_trc)]}), which would have to be tone-mapped"
-        )
     turn = _turn(name, frame) if None in (given["rotate"], given["flip"]) else (0, False)
     return Tags(
         color_space=given["color_space"] or matrix(name, frame),
         color_range=given["color_range"] or levels(frame),
         chroma_location=given["chroma_location"] or _chroma_location(name, frame),
+        transfer=given["transfer"] or _transfer(name, frame),
         rotate=turn[0] if given["rotate"] is None else given["rotate"],
         flip=turn[1] if given["flip"] is None else given["flip"],
     )
+
+
+def _transfer(name: str, frame: Any) -> str:
+    if (transfer := _HDR.get(int(frame.color_trc))) is None:
+        return "sdr"
+    primaries = int(frame.color_primaries)
+    if primaries not in (9, *_NOT_SAID):
+        what = _PRIMARIES.get(primaries, f"number {primaries}")
+        raise VideoError(
+            f"{name} is HDR ({transfer.upper()}) with the primaries {what}, and there is BT.2020; "
+            "transfer= says what to take all the same"
+        )
+    return transfer
 
 
 def _chroma_location(name: str, frame: Any) -> str | None:
