@@ -35,7 +35,7 @@ def in_range(planes: list[Tensor], format: str, range_: str) -> list[Tensor]:
 @pytest.mark.parametrize("format", SWSCALE)
 def test_colour_agrees_with_swscale(format, chroma, range_, space):
     """The reference and the CPU's kernel are within one level of FFmpeg's accurate paths, on noise.
-    Of odd sizes swscale stretches the chroma, and of fewer than four chroma rows it takes others."""
+    Of odd sizes swscale stretches the chroma; of fewer than four chroma rows it takes others."""
     pytest.importorskip("av")
     for height, width in ((32, 48), (34, 150)):
         check_colour(format, chroma, range_, space, height, width)
