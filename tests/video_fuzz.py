@@ -50,14 +50,18 @@ def build(folder: Path, source: Path = ROOT) -> Path:
 
 
 def draw(seed: int) -> Case:
-    """With a mode, and now and then of one row or one column."""
+    """With a mode; often of few rows or columns, or of about as many as a whole number of the chunks
+    and strips that the CPU's code works on."""
     rng = random.Random(seed)
     case = random_case(rng)
     dims = dict(case.dims)
     if dims["antialias"]:
         dims["mode"] = rng.choice(["torch", *OPTIONS["resize_mode"]])
-    if not dims["crop"] and rng.random() < 0.2:
-        dims[rng.choice("HW")] = rng.randint(1, 3)
+    for side, step in (("H", 24), ("W", 64)):
+        if not dims["crop"] and rng.random() < 0.5:
+            dims[side] = rng.choice(
+                [rng.randint(1, 3), step * rng.randint(1, 4) + rng.randint(-2, 2)]
+            )
     return Case(f"seed {seed}", **dims)
 
 
