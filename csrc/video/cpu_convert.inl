@@ -1,4 +1,5 @@
-// Source rows to RGB levels on the CPU, included by cpu_band.inl.
+#pragma once
+// Source rows to RGB levels on the CPU, included once by each source file of an instruction set.
 //
 // NV12 and its like, in which U and V of a sample are neighbouring bytes, have their chroma blended
 // as vectors of pairs; every other layout goes through loops over samples at any stride.
@@ -10,7 +11,6 @@ namespace aimills::video {
 namespace {
 
 typedef u16 v16h __attribute__((vector_size(32), aligned(1), may_alias));
-typedef u32 v8w __attribute__((vector_size(32), aligned(1), may_alias));
 
 constexpr int kPairs = kStripCols / 2;
 
@@ -136,9 +136,14 @@ __attribute__((noinline)) static void blend_chunk(const Params& p, i64 frame, in
   for (int row = begin; row < end; ++row, ++out, luma += y.row) {
     const ChromaTaps taps = chroma_row_taps(p, row, kRows == 1);
     const u8 *near = uv + taps.near * u.row, *far = uv + taps.far * u.row;
-    // One cache line of each row: no hardware prefetcher follows, so fetch for the next chunk.
+    // One cache line of each row, or two: no hardware prefetcher follows, so fetch for the next
+    // chunk.
     __builtin_prefetch(luma + kChunkRows * y.row);
     __builtin_prefetch(far + first * u.col + (kChunkRows >> kRows) * u.row);
+    if constexpr (sizeof(T) == 2) {
+      __builtin_prefetch(luma + kChunkRows * y.row + 64);
+      __builtin_prefetch(far + first * u.col + (kChunkRows >> kRows) * u.row + 64);
+    }
     if (inside && in_place) {
       out->luma = reinterpret_cast<const T*>(luma);
     } else {
@@ -158,6 +163,8 @@ __attribute__((noinline)) static void blend_chunk(const Params& p, i64 frame, in
         continue;
       }
     }
+    __builtin_prefetch(v.data + frame * v.frame + taps.far * v.row + first * v.col +
+                       (kChunkRows >> kRows) * v.row);
     blend_plane<T>(u, frame, first, cols, taps, p.shift, out->u);
     blend_plane<T>(v, frame, first, cols, taps, p.shift, out->v);
   }
