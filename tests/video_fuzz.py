@@ -50,8 +50,8 @@ def build(folder: Path, source: Path = ROOT) -> Path:
 
 
 def draw(seed: int) -> Case:
-    """With a mode; often of few rows or columns, or of about as many as a whole number of the chunks
-    and strips that the CPU's code works on."""
+    """With a mode; often of few rows or columns, or of about a whole number of the chunks and
+    strips that the CPU's code works on."""
     rng = random.Random(seed)
     case = random_case(rng)
     dims = dict(case.dims)
