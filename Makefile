@@ -29,7 +29,7 @@ help:
 	@echo 'make test       all tests but the long ones'
 	@echo 'make test-full  the long tests, which make test leaves out'
 	@echo 'make bench      time against peers'
-	@echo 'make tables     write the tables and pictures of committed records into kernels/*/README.md'
+	@echo 'make tables     write the tables and pictures of kernels/*/README.md: records, errors of video'
 	@echo 'make lint       ruff, clang-format, mypy, codespell'
 	@echo 'make lock       write the resources of the compiled Triton kernels anew, for review'
 	@echo 'make gpu OUT=d  build, validate and benchmark on this GPU node, records in folder d'
@@ -61,6 +61,7 @@ bench: setup
 
 tables: setup
 	@.venv/bin/aimills-kernels bench report --update kernels/*/README.md $(ARGS)
+	@$(PY) -m tools.video_errors --update
 
 lint: setup
 	.venv/bin/ruff check .

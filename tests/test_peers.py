@@ -182,7 +182,7 @@ def test_what_pytorch_does_not_take_in_groups_is_said() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["opencv+torch", "torch float", "pillow", "torchvision", "kornia_rs"]
+    "name", ["opencv+torch", "torch float", "pillow", "swscale", "torchvision", "kornia_rs"]
 )
 def test_video_peers_give_the_picture(name: str) -> None:
     """Another matrix moves levels by a few per cent and not the picture."""

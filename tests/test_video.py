@@ -241,50 +241,6 @@ def test_whole_op_agrees_with_pillow(size, interpolation):
     assert float((got - want).abs().max()) <= 1
 
 
-@pytest.mark.parametrize("space", ["bt601", "bt709"])
-@pytest.mark.parametrize("range_", ["limited", "full"])
-@pytest.mark.parametrize("chroma", ["nearest", "left", "center"])
-def test_colour_agrees_with_swscale(space, range_, chroma):
-    """Within one level of FFmpeg's accurate paths, on noise."""
-    case = Case("c", F=1, H=64, W=96, h=64, w=96, space=space, range=range_,
-                location="left" if chroma == "nearest" else chroma,
-                upsampling="nearest" if chroma == "nearest" else "linear")  # fmt: skip
-    args = op.make_inputs(case, "cpu", 0)
-    y, uv = args[0]
-    if range_ == "limited":
-        y, uv = (16 + y.int() * 219 // 255).byte(), (16 + uv.int() * 224 // 255).byte()
-        args = ([y, uv], *args[1:])
-    method = "neighbor" if chroma == "nearest" else "bilinear+full_chroma_inp"
-    want = swscale(
-        y[0], uv[0],
-        f"flags={method}+accurate_rnd+full_chroma_int:in_color_matrix={space}:out_range=pc"
-        f":in_range={'tv' if range_ == 'limited' else 'pc'}"
-        f":in_h_chr_pos={0 if chroma == 'left' else 128}:in_v_chr_pos=128",
-    )  # fmt: skip
-    assert float((float_levels(args)[0] - want).abs().max()) <= 1
-
-
-def swscale(y: Tensor, uv: Tensor, options: str) -> Tensor:
-    """[3, H, W] u8 as FFmpeg makes it from NV12."""
-    av = pytest.importorskip("av")
-    height, width = y.shape
-    frame, graph = av.VideoFrame(width, height, "nv12"), av.filter.Graph()
-    for plane, source in zip(frame.planes, (y, uv.flatten(1)), strict=True):
-        rows = torch.zeros(plane.height, plane.line_size, dtype=torch.uint8)
-        rows[:, : source.shape[1]] = source
-        plane.update(rows.numpy().tobytes())
-    graph.link_nodes(
-        graph.add_buffer(width=width, height=height, format="nv12", time_base=Fraction(1, 25)),
-        graph.add("scale", options), graph.add("format", "gbrp"), graph.add("buffersink"),
-    ).configure()  # fmt: skip
-    graph.push(frame)
-    rgb = graph.pull()
-    return torch.stack([
-        torch.frombuffer(bytearray(p), dtype=torch.uint8).view(p.height, p.line_size)[:, :width]
-        for p in (rgb.planes[2], rgb.planes[0], rgb.planes[1])
-    ])  # fmt: skip
-
-
 # ---- the siting of chroma, by its definition
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 import aimills_kernels as ak
 from aimills_kernels.kernels.video.resize import resize, vertical_first
+from tools.video_oracles import pillow_across_first, pillow_resize
 
 SIZES = [(35, 40, 12, 16), (17, 31, 40, 55), (20, 21, 33, 8), (9, 9, 1, 1), (1, 1, 4, 5)]
 FILTERS = ["nearest", "area", "bilinear", "bicubic", "lanczos"]
@@ -62,17 +63,8 @@ def geometries(count: int, seed: int) -> list[tuple[int, int, int, int]]:
     return found
 
 
-def pillow(rgb: Tensor, height: int, width: int, interpolation: str) -> Tensor:
-    """By the installed Pillow, [height, width, 3]."""
-    from PIL import Image
-
-    name = "BOX" if interpolation == "area" else interpolation.upper()
-    picture = Image.fromarray(rgb.numpy()).resize((width, height), Image.Resampling[name])
-    return torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8).view(height, width, 3)
-
-
 def ours(rgb: Tensor, height: int, width: int, interpolation: str, mode: str) -> Tensor:
-    options: dict[str, Any] = {"format": "rgb24", "dtype": torch.uint8, "layout": "NHWC"}
+    options: dict[str, Any] = {"format": "rgbp", "dtype": torch.uint8}
     return ak.video_to_tensor(
         (rgb.unsqueeze(0),), size=(height, width), interpolation=interpolation, mode=mode, **options
     )[0]
@@ -85,9 +77,9 @@ def check_pillow(interpolation: str, count: int, seed: int) -> None:
     pytest.importorskip("numpy")
     new = int(pil.__version__.partition(".")[0]) >= 13
     for H, W, h, w in geometries(count, seed):
-        rgb = torch.randint(0, 256, (H, W, 3), dtype=torch.uint8)
-        across_first = pillow(pillow(rgb, H, w, interpolation), h, w, interpolation)
-        down_first = pillow(pillow(rgb, h, W, interpolation), h, w, interpolation)
+        rgb = torch.randint(0, 256, (3, H, W), dtype=torch.uint8)
+        across_first = pillow_across_first(rgb, (h, w), interpolation)
+        down_first = pillow_resize(pillow_resize(rgb, (h, W), interpolation), (h, w), interpolation)
         turned = vertical_first("pil13", (H, W), (h, w))
         for provider in ("cpu", "reference"):
             with ak.use_provider("video_to_tensor", provider):
@@ -96,7 +88,7 @@ def check_pillow(interpolation: str, count: int, seed: int) -> None:
             assert torch.equal(found["pil"], across_first), where
             assert torch.equal(found["pil13"], down_first if turned else across_first), where
             whole = found["pil13" if new else "pil"]
-            assert torch.equal(whole, pillow(rgb, h, w, interpolation)), where
+            assert torch.equal(whole, pillow_resize(rgb, (h, w), interpolation)), where
 
 
 @pytest.mark.parametrize("interpolation", FILTERS)
@@ -114,8 +106,9 @@ def test_bits_are_those_of_pillow_on_many_sizes(interpolation):
 def test_pillow_of_large_ratios(interpolation):
     """A window of thousands of samples; 32 bits hold the sums as Pillow's do."""
     pytest.importorskip("PIL")
-    rgb = torch.full((4000, 3, 3), 255, dtype=torch.uint8)
-    assert torch.equal(ours(rgb, 2, 3, interpolation, "pil"), pillow(rgb, 2, 3, interpolation))
+    rgb = torch.full((3, 4000, 3), 255, dtype=torch.uint8)
+    want = pillow_resize(rgb, (2, 3), interpolation)
+    assert torch.equal(ours(rgb, 2, 3, interpolation, "pil"), want)
 
 
 @pytest.mark.parametrize(

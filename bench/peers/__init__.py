@@ -11,6 +11,7 @@ from . import (
     kornia_rs,
     opencv,
     pillow,
+    pyav,
     pytorch,
     torchao,
     torchvision,
@@ -35,6 +36,7 @@ ADAPTERS = (
     opencv.ADAPTER,
     pytorch.FLOAT_VIDEO,
     pillow.ADAPTER,
+    pyav.ADAPTER,
     torchvision.ADAPTER,
     kornia_rs.ADAPTER,
 )

@@ -40,8 +40,25 @@ using BandFn = void (*)(const Params&, const AxisTable& across, const AxisTable&
 // the even columns before the odd ones; columns past the edge repeat the last one.
 using ConvertFn = void (*)(const Params&, i64 frame, int begin, int end, int col, float* chunk);
 
-void convert_baseline(const Params&, i64 frame, int begin, int end, int col, float* chunk);
-void convert_avx2(const Params&, i64 frame, int begin, int end, int col, float* chunk);
+constexpr int kPilBits = 22;  // of a weight's fraction
+
+// Of each output: its window of samples, and where its weights start; they end in zeros.
+struct PilWindows {
+  const int *begin, *end;
+  const i64* first;
+  const int* weights;
+};
+
+// What Pillow's modes are made of, all in integers.
+struct PilCode {
+  ConvertFn convert;
+  void (*join)(const float* levels, u8* out);  // one channel of a strip, in order
+  // Eight bytes past the last window may be read.
+  void (*dot)(const u8* samples, const PilWindows&, int count, u8* out);
+  void (*add)(const u8* samples, int weight, int count, int* sums);
+};
+
+extern const PilCode pil_baseline, pil_avx2;
 
 void band_baseline(const Params&, const AxisTable&, const AxisTable&, const Band&, const Scratch&);
 void band_avx2(const Params&, const AxisTable&, const AxisTable&, const Band&, const Scratch&);

@@ -181,11 +181,12 @@ AIMILLS_HD void store_group(const Params& p, int channel, const v8f* level, i64 
 }
 
 // Outputs [x, x + count) of eight rows (`rows` of them exist), `columns` starting at source column
-// `first`; `at` and `down` are the places of the frame and of its rows.
+// `first`; `at` and `down` are the places of the frame, which is stored `copies` times, and of its
+// rows.
 __attribute__((noinline)) static void filter_columns(const Params& p, const AxisTable& across,
                                                      const float* columns, i64 capacity, int first,
-                                                     const i64* down, i64 at, int rows, int x,
-                                                     int count) {
+                                                     const i64* down, i64 at, int copies, int rows,
+                                                     int x, int count) {
   v8f level[3][8];
   const i64 plane = capacity * 8;
   for (int k = 0; k < 8; ++k) {
@@ -213,7 +214,10 @@ __attribute__((noinline)) static void filter_columns(const Params& p, const Axis
   }
   for (int c = 0; c < 3; ++c) {
     transpose8(level[c]);
-    store_group(p, c, level[c], at + c * p.channel, down, across.place + x, rows, count);
+    for (int copy = 0; copy < copies; ++copy) {
+      store_group(p, c, level[c], at + copy * p.time.pixel + c * p.channel, down, across.place + x,
+                  rows, count);
+    }
   }
 }
 
@@ -266,10 +270,8 @@ static void run_band(const Params& p, const AxisTable& across, const AxisTable& 
       transpose_group(s.strip + i64(g) * 3 * kStripCols, columns, capacity, col - first);
       for (int at = x; at < x_end; at += 8) {
         const int count = smaller(x_end - at, 8);
-        for (int copy = 0; copy < copies; ++copy) {
-          filter_columns(p, across, columns, capacity, first, places, frame + copy * p.time.pixel,
-                         group_rows, at, count);
-        }
+        filter_columns(p, across, columns, capacity, first, places, frame, copies, group_rows, at,
+                       count);
       }
       keep_columns(columns, capacity, keep - first, ready - keep);
     }

@@ -1,4 +1,5 @@
 #include "video/cpu_band.inl"
+#include "video/cpu_pil.inl"
 
 namespace aimills::video {
 
@@ -7,8 +8,6 @@ void band_baseline(const Params& p, const AxisTable& across, const AxisTable& do
   run_band(p, across, down, band, scratch);
 }
 
-void convert_baseline(const Params& p, i64 frame, int begin, int end, int col, float* chunk) {
-  convert_of(p)(p, frame, begin, end, col, chunk);
-}
+const PilCode pil_baseline = {convert_strip, join_levels, dot_levels, add_levels};
 
 }  // namespace aimills::video

@@ -1,4 +1,5 @@
-// Source rows to RGB levels on the CPU, included by cpu_band.inl.
+#pragma once
+// Source rows to RGB levels on the CPU, included once by each source file of an instruction set.
 //
 // NV12 and its like, in which U and V of a sample are neighbouring bytes, have their chroma blended
 // as vectors of pairs; every other layout goes through loops over samples at any stride.
@@ -135,9 +136,14 @@ __attribute__((noinline)) static void blend_chunk(const Params& p, i64 frame, in
   for (int row = begin; row < end; ++row, ++out, luma += y.row) {
     const ChromaTaps taps = chroma_row_taps(p, row, kRows == 1);
     const u8 *near = uv + taps.near * u.row, *far = uv + taps.far * u.row;
-    // One cache line of each row: no hardware prefetcher follows, so fetch for the next chunk.
+    // One cache line of each row, or two: no hardware prefetcher follows, so fetch for the next
+    // chunk.
     __builtin_prefetch(luma + kChunkRows * y.row);
     __builtin_prefetch(far + first * u.col + (kChunkRows >> kRows) * u.row);
+    if constexpr (sizeof(T) == 2) {
+      __builtin_prefetch(luma + kChunkRows * y.row + 64);
+      __builtin_prefetch(far + first * u.col + (kChunkRows >> kRows) * u.row + 64);
+    }
     if (inside && in_place) {
       out->luma = reinterpret_cast<const T*>(luma);
     } else {
@@ -157,6 +163,8 @@ __attribute__((noinline)) static void blend_chunk(const Params& p, i64 frame, in
         continue;
       }
     }
+    __builtin_prefetch(v.data + frame * v.frame + taps.far * v.row + first * v.col +
+                       (kChunkRows >> kRows) * v.row);
     blend_plane<T>(u, frame, first, cols, taps, p.shift, out->u);
     blend_plane<T>(v, frame, first, cols, taps, p.shift, out->v);
   }
@@ -254,16 +262,54 @@ static void convert_yuv(const Params& p, i64 frame, int begin, int end, int col,
   }
 }
 
+// The 64 levels of one channel from neighbouring bytes, evens before odds.
+AIMILLS_HD void split_levels(const u8* levels, float* __restrict out) {
+  for (int i = 0; i < kPairs; ++i) {
+    const u32 pair = load_luma(levels, i);
+    out[i] = static_cast<float>(pair & 255u);
+    out[kPairs + i] = static_cast<float>(pair >> 8);
+  }
+}
+
+// 64 pixels of three bytes into three rows.
+__attribute__((noinline)) static void split_pixels(const u8* pixels, u8* __restrict out) {
+  for (int i = 0; i < kStripCols; ++i) {
+    out[i] = pixels[3 * i];
+    out[kStripCols + i] = pixels[3 * i + 1];
+    out[2 * kStripCols + i] = pixels[3 * i + 2];
+  }
+}
+
 static void convert_rgb(const Params& p, i64 frame, int begin, int end, int col, float* chunk) {
+  const bool inside = col + kStripCols <= p.width;
+  const Plane &red = p.planes[0], &green = p.planes[1], &blue = p.planes[2];
+  const u8* pixel = red.data < blue.data ? red.data : blue.data;
+  const bool alike = red.col == 3 && green.col == 3 && blue.col == 3 && red.row == green.row &&
+                     red.row == blue.row && red.frame == green.frame && red.frame == blue.frame;
+  const bool interleaved = inside && alike && green.data - pixel == 1 &&
+                           (red.data - pixel == 2 || blue.data - pixel == 2);
   for (int row = begin; row < end; ++row) {
+    u8 levels[3 * kStripCols];
+    if (interleaved) {
+      const u8* at = pixel + frame * red.frame + row * red.row + 3 * i64(col);
+      __builtin_prefetch(at + kChunkRows * red.row);
+      __builtin_prefetch(at + kChunkRows * red.row + 64);
+      __builtin_prefetch(at + kChunkRows * red.row + 128);
+      split_pixels(at, levels);
+    }
     for (int c = 0; c < 3; ++c, chunk += kStripCols) {
       const Plane& plane = p.planes[c];
       const u8* samples = plane.data + frame * plane.frame + row * plane.row;
-      for (int i = 0; i < kPairs; ++i) {
-        const int even = smaller(col + 2 * i, p.width - 1);
-        const int odd = smaller(col + 2 * i + 1, p.width - 1);
-        chunk[i] = samples[even * plane.col];
-        chunk[kPairs + i] = samples[odd * plane.col];
+      if (interleaved) {
+        split_levels(levels + (plane.data - pixel) * kStripCols, chunk);
+      } else if (inside && plane.col == 1) {
+        __builtin_prefetch(samples + col + kChunkRows * plane.row);
+        split_levels(samples + col, chunk);
+      } else {
+        for (int i = 0; i < kStripCols; ++i) {
+          const int at = smaller(col + i, p.width - 1);
+          chunk[i / 2 + (i & 1) * kPairs] = samples[at * plane.col];
+        }
       }
     }
     if (is_graded(p)) grade_row(p, chunk - 3 * kStripCols);

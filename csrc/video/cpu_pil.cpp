@@ -11,7 +11,8 @@
 namespace aimills::video {
 namespace {
 
-constexpr int kBits = 22;
+constexpr int kBits = kPilBits;
+constexpr int kSlack = 8;  // bytes that are read past the end of a line
 constexpr int kBandRows = 32;
 
 double sinc_of(double x) {
@@ -45,6 +46,7 @@ struct PilTable {
         begin.push_back(static_cast<int>(std::min<i64>(static_cast<i64>(at), axis.in - 1)));
         end.push_back(begin.back() + 1);
         weights.push_back(1 << kBits);
+        pad();
       } else {
         fill(axis, i, scale);
       }
@@ -69,9 +71,14 @@ struct PilTable {
       if (total != 0.0) w /= total;
       weights.push_back(static_cast<int>((w < 0.0 ? -0.5 : 0.5) + w * (1 << kBits)));
     }
+    pad();
     begin.push_back(from);
     end.push_back(to);
   }
+
+  void pad() { weights.resize((weights.size() + kSlack - 1) / kSlack * kSlack); }
+
+  PilWindows view() const { return {begin.data(), end.data(), first.data(), weights.data()}; }
 };
 
 u8 to_u8(int sum) { return static_cast<u8>(std::clamp(sum >> kBits, 0, 255)); }
@@ -79,15 +86,15 @@ u8 to_u8(int sum) { return static_cast<u8>(std::clamp(sum >> kBits, 0, 255)); }
 // One band of output rows of one frame.
 class Worker {
  public:
-  Worker(const Params& p, const PilTable& down, const PilTable& across, ConvertFn convert)
+  Worker(const Params& p, const PilTable& down, const PilTable& across, const PilCode& code)
       : p_(p),
         down_(down),
         across_(across),
-        convert_(convert),
+        code_(code),
         chunk_(size_t(kChunkRows) * 3 * kStripCols),
-        source_(size_t(kChunkRows) * 3 * p.crop_width),
+        source_(size_t(kChunkRows) * 3 * p.crop_width + kSlack),
         sums_(std::max(p.crop_width, p.across.count)),
-        line_(3 * sums_.size()),
+        line_(3 * sums_.size() + kSlack),
         out_(3 * size_t(p.across.count)) {}
 
   void run(i64 frame, int row_begin, int row_end) {
@@ -118,12 +125,16 @@ class Worker {
   // Source rows [begin, end) of the crop as u8 [row][3][crop_width].
   void load(i64 frame, int begin, int end) {
     for (int col = p_.left & ~1; col < p_.left + p_.crop_width; col += kStripCols) {
-      convert_(p_, frame, begin, end, col, chunk_.data());
+      code_.convert(p_, frame, begin, end, col, chunk_.data());
       const int from = std::max(p_.left - col, 0);
       const int to = std::min(p_.left + p_.crop_width - col, kStripCols);
       for (int line = 0; line < 3 * (end - begin); ++line) {
         const float* levels = chunk_.data() + line * kStripCols;
         u8* out = source_.data() + i64(line) * p_.crop_width + (col - p_.left);
+        if (from == 0 && to == kStripCols) {
+          code_.join(levels, out);
+          continue;
+        }
         for (int i = from; i < to; ++i) {
           out[i] = static_cast<u8>(levels[i / 2 + (i & 1) * (kStripCols / 2)]);
         }
@@ -135,13 +146,7 @@ class Worker {
   void filter_across(const u8* from, u8* to) {
     const int outs = p_.across.count;
     for (int c = 0; c < 3; ++c, from += p_.crop_width, to += outs) {
-      for (int i = 0; i < outs; ++i) {
-        const int* weights = across_.weights.data() + across_.first[i];
-        const u8* samples = from + (across_.begin[i] - p_.left);
-        int sum = 1 << (kBits - 1);
-        for (int t = 0; t < across_.end[i] - across_.begin[i]; ++t) sum += samples[t] * weights[t];
-        to[i] = to_u8(sum);
-      }
+      code_.dot(from - p_.left, across_.view(), outs, to);
     }
   }
 
@@ -151,9 +156,7 @@ class Worker {
     const int* weights = down_.weights.data() + down_.first[row];
     for (int j = down_.begin[row]; j < down_.end[row]; ++j, ++weights) {
       const u8* samples = middle_.data() + (size_t(j - begin) * 3 + channel) * cols;
-      const int weight = *weights;
-      int* sums = sums_.data();
-      for (int i = 0; i < cols; ++i) sums[i] += samples[i] * weight;
+      code_.add(samples, *weights, cols, sums_.data());
     }
     for (int i = 0; i < cols; ++i) line_[size_t(channel) * cols + i] = to_u8(sums_[i]);
   }
@@ -173,7 +176,7 @@ class Worker {
 
   const Params& p_;
   const PilTable &down_, &across_;
-  ConvertFn convert_;
+  PilCode code_;
   std::vector<float> chunk_;
   std::vector<u8> source_;
   std::vector<int> sums_;
@@ -182,11 +185,11 @@ class Worker {
 
 }  // namespace
 
-void run_pil(const Params& p, int threads, ConvertFn convert) {
+void run_pil(const Params& p, int threads, const PilCode& code) {
   const PilTable down(down_axis(p), p.down), across(across_axis(p), p.across);
   const i64 bands = ceil_div(p.down.count, kBandRows), items = p.frames * bands;
   const i64 count = threads_for(p, items, threads);
-  std::vector<Worker> workers(count, Worker(p, down, across, convert));
+  std::vector<Worker> workers(count, Worker(p, down, across, code));
   share(count, items, [&](i64 thread, i64 item) {
     const int begin = static_cast<int>(item % bands) * kBandRows;
     workers[thread].run(item / bands, begin, std::min(begin + kBandRows, p.down.count));

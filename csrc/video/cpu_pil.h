@@ -5,6 +5,6 @@
 namespace aimills::video {
 
 // The modes "pil" and "pil13": bit for bit Pillow's resize of 8-bit pictures.
-void run_pil(const Params& params, int threads, ConvertFn convert);
+void run_pil(const Params& params, int threads, const PilCode& code);
 
 }  // namespace aimills::video

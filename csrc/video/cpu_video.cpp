@@ -95,14 +95,14 @@ bool has_avx2() {
 
 struct Code {
   BandFn band;
-  ConvertFn convert;
+  PilCode pil;
 };
 
 Code code_of_machine() {
 #if defined(AIMILLS_X86)
-  if (has_avx2()) return {band_avx2, convert_avx2};
+  if (has_avx2()) return {band_avx2, pil_avx2};
 #endif
-  return {band_baseline, convert_baseline};
+  return {band_baseline, pil_baseline};
 }
 
 void run_float(const Params& p, int threads, BandFn band_fn) {
@@ -129,11 +129,11 @@ const char* cpu_isa() { return has_avx2() ? "avx2" : "baseline"; }
 
 void run_cpu(const Params& p, int threads, bool baseline) {
   if (p.frames == 0) return;
-  const Code code = baseline ? Code{band_baseline, convert_baseline} : code_of_machine();
+  const Code code = baseline ? Code{band_baseline, pil_baseline} : code_of_machine();
   if (p.passes == kFloat) {
     run_float(p, threads, code.band);
   } else {
-    run_pil(p, threads, code.convert);
+    run_pil(p, threads, code.pil);
   }
   pad(p);
 }

@@ -1,0 +1,58 @@
+"""No read or write beside a plane, whatever the geometry: under AddressSanitizer, on the CPU's code
+and on the CUDA kernel's on the host."""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aimills_kernels._op import Case
+
+pytest.importorskip("aimills_kernels._C")
+pytest.importorskip("pybind11")
+if not (shutil.which("g++") or shutil.which("c++")):
+    pytest.skip("no C++ compiler", allow_module_level=True)
+
+from tests import video_fuzz
+
+pytestmark = pytest.mark.full
+
+
+@pytest.fixture(scope="module")
+def program() -> Path:
+    return video_fuzz.build(video_fuzz.ROOT / "build" / "fuzz")
+
+
+def test_random_geometries(program: Path, seed: int) -> None:
+    for first in (0, seed):
+        wrong = video_fuzz.run(program, 400, first)
+        assert wrong is None, wrong
+
+
+@pytest.mark.parametrize(
+    ("format", "index"),
+    [*itertools.product(("nv12", "p010"), (0, 1, 7)), *itertools.product(("yuv422p",), (1, 2)),
+     ("rgb24", 0)],
+)  # fmt: skip
+def test_a_buffer_that_is_a_byte_too_short_is_found(
+    program: Path, format: str, index: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first planes, the output: each one's last byte is used, and none behind it."""
+    case = Case("short", F=2, H=37, W=150, h=20, w=70, format=format)
+    monkeypatch.setattr(video_fuzz, "draw", lambda seed: case)
+    assert video_fuzz.run(program, 1, 0) is None
+    pack = video_fuzz._MORE
+
+    class Short:
+        @staticmethod
+        def pack(*values: int) -> bytes:
+            return pack.pack(*(v - (i == index) for i, v in enumerate(values)))
+
+    monkeypatch.setattr(video_fuzz, "_MORE", Short)
+    said: Any = video_fuzz.run(program, 1, 0)
+    assert said is not None
+    assert "heap-buffer-overflow" in said
