@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 HIGHER, LOWER, NEITHER = "higher", "lower", "neither"
+PROFILES = ("gate", "quick", "full", "burn-in")  # each measures what those before it measure
 
 
 @dataclass(frozen=True)
