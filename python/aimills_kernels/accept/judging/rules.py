@@ -33,9 +33,8 @@ def judge(pod: Pod, views: list[View], criteria: Criteria) -> Iterator[Finding]:
             entries = _counting(rule, view, pod, sizes)
             if entries or _due(rule, view, pod, sizes):
                 yield _one(rule, view, entries)
-    peaks = specs.peaks(criteria.spec)
-    for view in judged:
-        yield from _impossible(view, peaks)
+    for view in views:
+        yield from _impossible(view, specs.peaks(view.rank.sku))
 
 
 def _due(rule: Rule, view: View, pod: Pod, sizes: Counter[str]) -> bool:

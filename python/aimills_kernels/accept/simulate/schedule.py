@@ -1,0 +1,78 @@
+"""What each profile runs, and how long a pod of some nodes takes for it."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from aimills_kernels.accept.metrics import METRICS, PROFILES
+
+
+@dataclass(frozen=True)
+class Step:
+    """A stage. `metrics`: names, or the part before the dot; `together`: all ranks wait for it."""
+
+    name: str
+    title: str
+    seconds: Mapping[str, float]
+    metrics: tuple[str, ...] = ()
+    together: bool = False
+
+    def measures(self) -> list[str]:
+        return [m for m in METRICS if m in self.metrics or m.partition(".")[0] in self.metrics]
+
+
+def _seconds(*each: float) -> dict[str, float]:
+    return {profile: s for profile, s in zip(PROFILES, each, strict=True) if s}
+
+
+STEPS = (
+    Step("inventory", "Inventory", _seconds(1, 1, 1, 1),
+         ("gpu", "node", "clock", "power.limit", "mig", "ecc.enabled")),
+    Step("health", "Health", _seconds(1, 1, 1, 1),
+         ("ecc.uncorrected", "ecc.uncorrected_ever", "ecc.corrected", "remap", "xid", "pcie",
+          "nvlink", "power.idle")),
+    Step("memory", "Memory", _seconds(6, 20, 120, 300),
+         ("memory.copy", "memory.read", "memory.write", "memory.wrong")),
+    Step("compute", "Compute", _seconds(6, 24, 120, 300), ("gemm",)),
+    Step("correctness", "Kernels", _seconds(12, 60, 300, 600)),
+    Step("interconnect", "Interconnect", _seconds(8, 30, 120, 300), ("link", "collective"),
+         together=True),
+    Step("sdc", "Silent data corruption", _seconds(6, 24, 120, 600), ("sdc",)),
+    Step("burn", "Burn-in", _seconds(0, 60, 600, 14400),
+         ("burn", "throttle", "energy", "memory.copy_hot")),
+    Step("workloads", "Real workloads", _seconds(0, 40, 180, 600), ("work",)),
+)  # fmt: skip
+
+_JITTER = 0.02  # of a stage's time, from rank to rank
+# Setting up a communicator: an exchange of addresses through one rank, then a tree of connections.
+_SETUP_S, _SETUP_A_RANK_S, _SETUP_A_LEVEL_S = 1.0, 0.002, 0.15
+_COLLECTIVES, _SIZES, _STEP_S = 4, 12, 12e-6
+
+
+def steps(profile: str) -> list[Step]:
+    return [step for step in STEPS if profile in step.seconds]
+
+
+def collective_seconds(ranks: int) -> float:
+    """What the collectives of all ranks take beyond their share of the stage: the set-up, and the
+    latency of rings that grow with the ranks; the bytes of a rank stay the same."""
+    if ranks == 1:
+        return 0.0
+    setup = _SETUP_S + _SETUP_A_RANK_S * ranks + _SETUP_A_LEVEL_S * math.log2(ranks)
+    repeats = 20
+    return setup + _COLLECTIVES * _SIZES * repeats * 2 * (ranks - 1) * _STEP_S
+
+
+def expected_seconds(profile: str, gpus: int, nodes: int, seed: int = 0) -> float:
+    """Of a pod: ranks work side by side, and wait for the slowest where they work together."""
+    rng, ranks = random.Random(f"{seed}/{profile}/{gpus}/{nodes}"), gpus * nodes
+    now = [0.0] * ranks
+    for step in steps(profile):
+        took = [step.seconds[profile] * (1 + abs(rng.gauss(0, _JITTER))) for _ in range(ranks)]
+        now = [t + s for t, s in zip(now, took, strict=True)]
+        if step.together:
+            now = [max(now) + collective_seconds(ranks)] * ranks
+    return max(now)
