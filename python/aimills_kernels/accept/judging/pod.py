@@ -101,9 +101,6 @@ def _of_one(view: View, digests: dict[str, dict[str, str]]) -> Iterator[Finding]
         if known != digest:
             text = f"{view.where}: {name} gave other bits when it was made again"
             yield Finding("sdc.repeat", FAIL, view.where, text, None, digest, known, None, _BITS)
-        if nans := (entry.get("detail") or {}).get("nans"):
-            text = f"{view.where}: {name} holds {nans} values that are no finite numbers"
-            yield Finding("sdc.finite", FAIL, view.where, text, None, nans, 0, "1", _BITS)
 
 
 def _compared(name: str, found: dict[str, str], all_: list[str]) -> Iterator[Finding]:

@@ -21,6 +21,9 @@ _EVENTS = {  # what an event says by itself; others only tell the story
     "hang": FAIL,
     "timeout": FAIL,
     "missing": FAIL,
+    "sdc": FAIL,
+    "link": FAIL,
+    "stopped": UNKNOWN,
     "telemetry": UNKNOWN,
     "resumed": WARN,
 }

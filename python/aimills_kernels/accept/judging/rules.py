@@ -43,23 +43,29 @@ def _due(rule: Rule, view: View, pod: Pod, sizes: Counter[str]) -> bool:
     place = PROFILES.index(profile) if profile in PROFILES else len(PROFILES)
     if place < PROFILES.index(rule.since):
         return False
-    if rule.metric.startswith("collective.") and len(sizes) > 1:
+    together = rule.metric.startswith("collective.")
+    if together and _is_rate(rule) and len(sizes) > 1:
         return False
-    return rule.applies_to(sizes[view.rank.node])
+    return rule.applies_to(pod.world if together else sizes[view.rank.node])
+
+
+def _is_rate(rule: Rule) -> bool:
+    """What depends on how many work together; a wrong element is wrong with any number."""
+    return rule.unit == "B/s"
 
 
 def _counting(rule: Rule, view: View, pod: Pod, sizes: Counter[str]) -> list[Entry]:
     """The measures that the rule speaks of: those with so many GPUs, within one node."""
     entries = view.measures.get(rule.metric, [])
-    if rule.gpus is None:
+    if rule.gpus is None or not _is_rate(rule):
         return entries
     together = rule.metric.startswith("collective.")
     found = []
     for entry in entries:
         detail = entry.get("detail") or {}
-        gpus = int(detail.get("gpus", pod.world if together else sizes[view.rank.node]))
-        nodes = int(detail.get("nodes", len(sizes) if together and gpus == pod.world else 1))
-        if nodes == 1 and rule.applies_to(gpus):
+        ranks = int(detail.get("ranks", pod.world if together else sizes[view.rank.node]))
+        within = not together or len(sizes) == 1 or ranks < pod.world
+        if within and rule.applies_to(ranks):
             found.append(entry)
     return found
 
@@ -149,7 +155,7 @@ def _impossible(view: View, peaks: dict[str, float]) -> Iterator[Finding]:
             if not is_number(value):
                 text = f"{view.where}: {known.title} is {value!r}, which is no finite number"
                 yield Finding("physics.finite", FAIL, view.where, text, metric, value)
-            elif value <= 0:
+            elif value <= 0 and known.unit != "1":
                 text = f"{view.where}: {known.title} is {value:g}: no work was done"
                 yield Finding("physics.work", FAIL, view.where, text, metric, value, 0, known.unit)
             elif peak and value > _OVER * peak:

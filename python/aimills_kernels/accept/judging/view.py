@@ -35,13 +35,15 @@ class View:
     def value(self, metric: str, entries: list[Entry] | None = None) -> Any:
         """The value that counts; None where there is none. The worst of several: who measures
         again until it fits, has not passed. Of several sizes (`bytes`) the best, since small ones
-        are slow by nature."""
+        are slow by nature; counts of work add up."""
         entries = self.measures.get(metric, []) if entries is None else entries
         if not entries:
             return None
         better, values = METRICS[metric].better, [e["value"] for e in entries]
         if not all(is_number(v) for v in values):
             return next(v for v in values if not is_number(v))
+        if better == HIGHER and METRICS[metric].unit == "1":
+            return sum(values)
         if better == HIGHER:
             sizes: dict[Any, Any] = {}
             for entry in entries:

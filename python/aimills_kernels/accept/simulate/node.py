@@ -13,7 +13,7 @@ from typing import Any
 
 from aimills_kernels._version import __version__
 from aimills_kernels.accept import evidence, journal
-from aimills_kernels.accept.criteria import load
+from aimills_kernels.accept.criteria import Criteria, load
 from aimills_kernels.accept.evidence import FOLDER, Pod, Rank
 from aimills_kernels.accept.metrics import HIGHER, METRICS, THROTTLES
 from aimills_kernels.accept.simulate.faults import Conditions, conditions
@@ -27,6 +27,9 @@ _SAMPLES = 24
 _CHECKS = ("attention plain", "attention_varlen ragged", "matmul_fp8 square", "video_to_tensor hd")
 _CHECKSUMS = ("attention", "matmul_fp8", "gemm bf16")
 _TIME_OUT_S = 60.0
+_TO_THE_HOST = ("link.h2d", "link.d2h", "link.wrong")
+_FABRIC = 340e9  # bus bandwidth over nodes with a network card for each GPU
+_NANS = 17
 _DRIVER, _VBIOS = "580.95.05", "96.00.AF.00.01"
 
 
@@ -43,6 +46,7 @@ class _Device:
     profile: str
     bad: Conditions
     seed: int
+    criteria: Criteria
     entries: list[Entry] = field(default_factory=list)
     clock: float = 0.0
     jump: float = 0.0
@@ -69,18 +73,23 @@ class _Device:
             "clock": round(self.clock, 6), "kind": kind, **data,
         })  # fmt: skip
 
+    @property
+    def alone(self) -> bool:
+        return len(self.present) < 2
+
     # ---- what a device says
 
     def begin(self) -> None:
-        criteria = load(self.pod.model.criteria)
         uuid = hashlib.sha256(f"{self.pod.name}/{self.rank}".encode()).hexdigest()
         self.write(
             "begin", run=f"simulated-{self.pod.name}-{self.seed}", node=f"node-{self.node}",
             rank=self.present.index(self.rank), world=len(self.present), local_rank=self.local,
             device=self.name, uuid=f"SIM-{uuid[:32]}", sku=self.pod.model.sku,
             profile=self.profile, simulated=True, version=__version__,
-            criteria={"name": criteria.name, "digest": criteria.digest},
-            environment={"simulated": True}, resumed=False,
+            criteria={"name": self.criteria.name, "version": self.criteria.version,
+                      "digest": self.criteria.digest},
+            environment={"simulated": True}, resumed=False, seed=self.seed, exclude=[],
+            ops=sorted({name.split()[0] for name in _CHECKS}),
         )  # fmt: skip
 
     def stage(self, step: Step) -> bool:
@@ -131,9 +140,9 @@ class _Device:
     # ---- values
 
     def metric(self, stage: str, metric: str) -> None:
-        if metric == "collective.all_reduce" and self.pod.nodes > 1:
-            self.measure(stage, metric, 0.8 * 45e9 * self.gpus, len(self.present), self.pod.nodes)
         value = self.bad.values.get((self.rank, metric), self.healthy(metric))
+        if metric == "gemm.wrong" and self.rank in self.bad.nans:
+            value = _NANS
         if value is None:
             if (self.rank, metric) in self.bad.values:
                 self.write("not_run", stage=stage, name=metric, what=METRICS[metric].title,
@@ -143,24 +152,24 @@ class _Device:
         self.measure(stage, metric, value * self.bad.factors.get((self.rank, metric), 1)
                      if METRICS[metric].better == HIGHER else value)  # fmt: skip
 
-    def measure(
-        self, stage: str, metric: str, value: Any, gpus: int | None = None, nodes: int = 1
-    ) -> None:
+    def measure(self, stage: str, metric: str, value: Any) -> None:
         detail: dict[str, Any] = {}
         if metric.startswith("collective."):
-            detail = {"detail": {"gpus": gpus or self.gpus, "nodes": nodes, "bytes": 8 << 30}}
+            detail = {"detail": {"ranks": len(self.present), "bytes": 8 << 30}}
         self.write("measure", stage=stage, metric=metric, value=value,
                    unit=METRICS[metric].unit, **detail)  # fmt: skip
 
     def healthy(self, metric: str) -> Any:
         """What a device without a fault measures; None where it has no such thing."""
         model, kind = self.pod.model, metric.partition(".")[0]
-        if metric in ("sdc.repeats", "sdc.differing", "memory.wrong"):
+        if kind in ("link", "collective") and self.alone and metric not in _TO_THE_HOST:
+            return None
+        if metric == "sdc.repeats" or metric == "sdc.differing" or metric.endswith(".wrong"):
             return 64 if metric == "sdc.repeats" else 0
         if model.cpu:
             return self.scattered(kind, model.values[metric]) if metric in model.values else None
-        if kind in ("link", "collective") and self.gpus < 2 and metric[5:] not in ("h2d", "d2h"):
-            return None
+        if kind == "collective" and self.pod.nodes > 1:
+            return self.scattered("link", _FABRIC, own=False)
         if metric == "collective.all_reduce":
             near = min(model.all_reduce, key=lambda n: abs(n - self.gpus))
             return self.scattered("link", model.all_reduce[near], own=False)
@@ -209,7 +218,7 @@ class _Device:
                 "check", stage="correctness", op=op, case=case, dims={}, scaled={},
                 provider="triton", own=True, device=self.name, seed=self.seed,
                 status="wrong" if nan else "right", used=None if nan else 0.4, outputs={},
-                failures=["out: 17 values are NaN where the reference has numbers"] if nan else [],
+                failures=[f"out: {_NANS} values are NaN"] if nan else [],
                 skipped=None,
             )  # fmt: skip
 
@@ -217,9 +226,8 @@ class _Device:
         for place, name in enumerate(_CHECKSUMS):
             odd = place == 0 and (self.rank in self.bad.flipped or self.rank in self.bad.nans)
             text = f"{self.pod.model.sku}/{name}/{self.rank if odd else ''}"
-            nans = {"nans": 17} if odd and self.rank in self.bad.nans else {}
             digest = hashlib.sha256(text.encode()).hexdigest()
-            self.write("checksum", stage="sdc", name=name, digest=digest, detail=nans)
+            self.write("checksum", stage="sdc", name=name, digest=digest, detail={})
 
     def samples(self, step: Step, seconds: float) -> None:
         value = self.pod.model.values
@@ -241,14 +249,20 @@ class _Device:
 
 
 def entries_of(
-    pod: Layout, *, fault: str | None = None, seed: int = 0, profile: str = "quick"
+    pod: Layout,
+    *,
+    fault: str | None = None,
+    seed: int = 0,
+    profile: str = "quick",
+    criteria: Criteria | None = None,
 ) -> Iterator[tuple[int, list[Entry], bool]]:
     """(rank, entries, torn) of every rank that leaves a journal."""
+    criteria = criteria or load(pod.model.criteria)
     bad = conditions(fault, pod, random.Random(f"{seed}/{fault}/{pod.name}"), profile)
     for rank in range(pod.world):
         if rank in bad.gone or rank in bad.absent:
             continue
-        device = _Device(pod, rank, profile, bad, seed)
+        device = _Device(pod, rank, profile, bad, seed, criteria)
         device.begin()
         try:
             if all(device.stage(step) for step in steps_of(pod, profile)):

@@ -25,25 +25,25 @@ class Step:
 
 
 def _seconds(*each: float) -> dict[str, float]:
-    return {profile: s for profile, s in zip(PROFILES, each, strict=True) if s}
+    return dict(zip(PROFILES, each, strict=True))
 
 
 STEPS = (
     Step("inventory", "Inventory", _seconds(1, 1, 1, 1),
          ("gpu", "node", "clock", "power.limit", "mig", "ecc.enabled")),
-    Step("health", "Health", _seconds(1, 1, 1, 1),
+    Step("health", "Health", _seconds(2, 2, 4, 4),
          ("ecc.uncorrected", "ecc.uncorrected_ever", "ecc.corrected", "remap", "xid", "pcie",
           "nvlink", "power.idle")),
-    Step("memory", "Memory", _seconds(6, 20, 120, 300),
+    Step("memory", "Memory", _seconds(5, 20, 120, 900),
          ("memory.copy", "memory.read", "memory.write", "memory.wrong")),
-    Step("compute", "Compute", _seconds(6, 24, 120, 300), ("gemm",)),
-    Step("correctness", "Kernels", _seconds(12, 60, 300, 600)),
-    Step("interconnect", "Interconnect", _seconds(8, 30, 120, 300), ("link", "collective"),
+    Step("compute", "Compute", _seconds(7, 30, 120, 600), ("gemm",)),
+    Step("interconnect", "Interconnect", _seconds(8, 30, 120, 600), ("link", "collective"),
          together=True),
-    Step("sdc", "Silent data corruption", _seconds(6, 24, 120, 600), ("sdc",)),
-    Step("burn", "Burn-in", _seconds(0, 60, 600, 14400),
+    Step("correctness", "Correctness", _seconds(8, 60, 240, 240)),
+    Step("burn", "Sustained load", _seconds(12, 62, 600, 14400),
          ("burn", "throttle", "energy", "memory.copy_hot")),
-    Step("workloads", "Real workloads", _seconds(0, 40, 180, 600), ("work",)),
+    Step("sdc", "Silent errors", _seconds(5, 20, 120, 900), ("sdc",)),
+    Step("workloads", "Real workloads", _seconds(5, 20, 120, 600), ("work",)),
 )  # fmt: skip
 
 _JITTER = 0.02  # of a stage's time, from rank to rank
