@@ -10,9 +10,15 @@ from typing import Any
 from aimills_kernels.accept.evidence import Pod
 from aimills_kernels.accept.findings import FAIL, PASS, UNKNOWN, WARN, Finding
 from aimills_kernels.accept.judging.view import Entry, View, is_number
+from aimills_kernels.accept.metrics import THROTTLES
+from aimills_kernels.accept.units import show
+from aimills_kernels.harness.reasons import REASONS
 
 _JUMP_S = 1.0  # wall clock against monotonic clock; NTP slews less than the share
 _SLEW = 0.001
+# Share of the samples beyond what the counter of time says: one of them is wrong.
+_DISAGREE = 0.1
+_HARD = [name for name in THROTTLES if name not in ("sw_power_cap", "sync_boost")]
 _SHARED = ("run", "world", "profile", "simulated")
 _MOST = 12  # wrong checks of one device that are named
 _EVENTS = {  # what an event says by itself; others only tell the story
@@ -42,6 +48,7 @@ def judge(pod: Pod, views: list[View]) -> Iterator[Finding]:
         yield from _events(view)
         yield from _clock(view)
         yield from _counters(view)
+        yield from _reasons(view)
 
 
 # ---- all ranks of one run
@@ -207,3 +214,18 @@ def _counters(view: View) -> Iterator[Finding]:
             yield Finding("counter.energy", UNKNOWN, view.where, text, None, energy, before)
             return
         before = energy if is_number(energy) else before
+
+
+def _reasons(view: View) -> Iterator[Finding]:
+    """The samples of the burn bear out what the counters of time say, bit by bit."""
+    samples = [e.get("values") or {} for e in view.of("sample") if e.get("stage") == "burn"]
+    masks = [int(s["reasons"]) for s in samples if is_number(s.get("reasons"))]
+    for name in _HARD if masks else ():
+        metric = f"throttle.{name}"
+        told, seen = view.value(metric), sum(bool(m & REASONS[name]) for m in masks) / len(masks)
+        if is_number(told) and seen > told + _DISAGREE:
+            text = (
+                f"{view.where}: {show(seen, '1', share=True)} of the burn's samples have {name}, "
+                f"and its counter says {show(told, '1', share=True)} of the time"
+            )
+            yield Finding("counter.reasons", UNKNOWN, view.where, text, metric, seen, told, "1")

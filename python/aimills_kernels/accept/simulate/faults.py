@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from aimills_kernels.accept.findings import ACCEPTED, INCOMPLETE, REJECTED
-from aimills_kernels.accept.metrics import HIGHER, METRICS
+from aimills_kernels.accept.metrics import HIGHER, METRICS, THROTTLES
 from aimills_kernels.accept.simulate.models import Layout
 from aimills_kernels.accept.simulate.schedule import steps
+from aimills_kernels.harness.reasons import REASONS
 
 _SLOWED = [m for m, known in METRICS.items() if known.better == HIGHER and
            m.partition(".")[0] in ("memory", "gemm", "burn", "energy", "work")]  # fmt: skip
@@ -24,7 +25,7 @@ class Conditions:
 
     factors   of rates, by (rank, metric)
     values    instead of what a healthy device has; None: the counter can't be read
-    reasons   bits of the clocks event reasons in every sample
+    reasons   the clocks event reasons while the rank is slowed
     gone      ranks without a journal; absent: GPUs that their node does not have
     cut       a rank whose process ends in the middle of this stage; torn: in the middle of a line
     hung      stages that the other ranks wait for in vain
@@ -72,13 +73,15 @@ def _power_cap(c: Conditions, pod: Layout, rng: random.Random, profile: str) -> 
         c.values[rank, "throttle.sw_power_cap"] = round(rng.uniform(0.97, 1.0), 4)
 
 
-def _throttled(mask: int, *metrics: str) -> Callable[..., None]:
+def _throttled(mask: int) -> Callable[..., None]:
     """One GPU, slowed so little that only the reasons tell it."""
+    metrics = [name for name in THROTTLES if mask & REASONS[name]]
 
     def inject(c: Conditions, pod: Layout, rng: random.Random, profile: str) -> None:
         rank = rng.randrange(pod.world)
         c.reasons[rank] = mask
-        c.values |= {(rank, f"throttle.{m}"): round(rng.uniform(0.3, 1.0), 4) for m in metrics}
+        share = round(rng.uniform(0.3, 1.0), 4)
+        c.values |= {(rank, f"throttle.{m}"): share for m in metrics}
         c.factors |= {(rank, m): 0.97 for m in _BURN_ONLY}
 
     return inject
@@ -158,9 +161,9 @@ FAULTS: dict[str, Fault] = {
     "throttle-0x4": Fault("the power limit holds all the time, as it should in a burn", _power_cap,
                           ACCEPTED),
     "throttle-0x48": Fault("one GPU is slowed by its hardware for heat: two bits at once",
-                           _throttled(0x48, "hw_slowdown", "hw_thermal_slowdown"), stage="burn"),
+                           _throttled(0x48), stage="burn"),
     "throttle-0x80": Fault("a power brake holds one GPU",
-                           _throttled(0x80, "hw_power_brake_slowdown"), stage="burn"),
+                           _throttled(0x80), stage="burn"),
     "ecc": Fault("one GPU has uncorrected memory errors and a pending row remap", _ecc),
     "bit-flip": Fault("one GPU computes a wrong bit", _bit_flip, gpu=False),
     "nan": Fault("one GPU computes NaN", _nan, gpu=False),

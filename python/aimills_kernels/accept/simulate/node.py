@@ -231,7 +231,9 @@ class _Device:
 
     def samples(self, step: Step, seconds: float) -> None:
         value = self.pod.model.values
-        mask = self.bad.reasons.get(self.rank, 0x4)
+        mask, shares = self.bad.reasons.get(self.rank, 0x4), self.bad.values
+        slowed = max((x for (rank, m), x in shares.items()
+                      if rank == self.rank and m.startswith("throttle.") and x), default=0.62)  # fmt: skip
         energy = 1e6 * (1 + self.rank)
         for place in range(_SAMPLES):
             self.clock += seconds / _SAMPLES
@@ -240,7 +242,8 @@ class _Device:
             warm = 1 - 0.5 ** (1 + place / 3)
             self.write("sample", stage=step.name, values={
                 "sm_mhz": round(value["burn.clock"] / 1e6 * (1 + self.rng.gauss(0, 0.004))),
-                "memory_mhz": 2619, "power_w": round(power, 1), "reasons": mask,
+                "memory_mhz": 2619, "power_w": round(power, 1), 
+                "reasons": mask if place < slowed * _SAMPLES else 0,
                 "temperature_c": round(30 + warm * (value["burn.temperature"] - 30), 1),
                 "memory_temperature_c": round(
                     32 + warm * (value["burn.temperature_memory"] - 32), 1),
