@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 from aimills_kernels.accept import units
@@ -111,7 +112,7 @@ class Criteria:
     outliers: tuple[Outliers, ...]
     unknown: Mapping[str, str]
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """Of all that it says, however the file was written."""
         said = json.dumps(asdict(self), sort_keys=True, separators=(",", ":"), allow_nan=False)

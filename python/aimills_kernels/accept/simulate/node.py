@@ -30,6 +30,7 @@ _TIME_OUT_S = 60.0
 _TO_THE_HOST = ("link.h2d", "link.d2h", "link.wrong")
 _FABRIC = 340e9  # bus bandwidth over nodes with a network card for each GPU
 _NANS = 17
+_CAPPED = 0.62  # of a healthy GPU's burn at the power limit
 _DRIVER, _VBIOS = "580.95.05", "96.00.AF.00.01"
 
 
@@ -130,7 +131,7 @@ class _Device:
             self.clock += seconds
         if part < 1:
             return
-        for metric in step.measures():
+        for metric in step.measures:
             self.metric(step.name, metric)
         if step.name == "correctness":
             self.checks()
@@ -180,7 +181,7 @@ class _Device:
         fixed = {
             "gpu.name": model.sku, "gpu.driver": _DRIVER, "gpu.vbios": _VBIOS,
             "node.gpus": self.gpus, "node.cores": 112, "node.memory": 2 << 40,
-            "mig.enabled": 0, "ecc.enabled": 1, "throttle.sw_power_cap": 0.62,
+            "mig.enabled": 0, "ecc.enabled": 1, "throttle.sw_power_cap": _CAPPED,
             **{f"throttle.{name}": 0.0 for name in THROTTLES if name != "sw_power_cap"},
             **{key.replace("__", "."): x for key, x in model.expect.items()},
         }  # fmt: skip
@@ -232,8 +233,8 @@ class _Device:
     def samples(self, step: Step, seconds: float) -> None:
         value = self.pod.model.values
         mask, shares = self.bad.reasons.get(self.rank, 0x4), self.bad.values
-        slowed = max((x for (rank, m), x in shares.items()
-                      if rank == self.rank and m.startswith("throttle.") and x), default=0.62)  # fmt: skip
+        told = [x for (rank, m), x in shares.items() if rank == self.rank and "throttle" in m]
+        slowed = max(told, default=_CAPPED)
         energy = 1e6 * (1 + self.rank)
         for place in range(_SAMPLES):
             self.clock += seconds / _SAMPLES

@@ -6,6 +6,7 @@ import math
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 from aimills_kernels.accept.metrics import METRICS, PROFILES
 
@@ -20,6 +21,7 @@ class Step:
     metrics: tuple[str, ...] = ()
     together: bool = False
 
+    @cached_property
     def measures(self) -> list[str]:
         return [m for m in METRICS if m in self.metrics or m.partition(".")[0] in self.metrics]
 
