@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import fields
 
 from aimills_kernels.accept.criteria.model import Criteria, Outliers, Rule
+from aimills_kernels.accept.metrics import PROFILES
 
 
 def diff(a: Criteria, b: Criteria) -> list[tuple[str, str, str]]:
@@ -35,7 +36,8 @@ def rule(rule: Rule) -> str:
     if rule.gpus:
         low, high = rule.gpus
         parts.append(f"with {low}{'' if high == low else ' or more'} GPUs")
-    parts.append(f"since {rule.since}")
+    if rule.since != PROFILES[0]:
+        parts.append(f"since {rule.since}")
     if rule.severity != "fail":
         parts.append("a warning only")
     return "; ".join([*parts, rule.source])

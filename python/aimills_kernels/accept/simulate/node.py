@@ -290,9 +290,9 @@ def simulate(pod: Layout, **options: Any) -> Pod:
 
 def write(pod: Layout, folder: Path, **options: Any) -> list[Path]:
     """The journals in `folder`, each with its chain of hashes. FileExistsError where one is."""
-    (folder / FOLDER).mkdir(parents=True, exist_ok=True)
     made = []
     for _, entries, torn in entries_of(pod, **options):
+        (folder / FOLDER).mkdir(parents=True, exist_ok=True)
         begin = entries[0]
         path = folder / FOLDER / f"{begin['node']}-{begin['rank']}.jsonl"
         before, lines = journal.FIRST, []
