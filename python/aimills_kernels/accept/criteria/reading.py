@@ -6,6 +6,7 @@ import difflib
 import tomllib
 from collections import Counter
 from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,13 @@ def names() -> list[str]:
 
 def load(name: str | Path) -> Criteria:
     """Criteria by the name of those that the package brings, or by the path of a file."""
-    return _built(_found(name))
+    path = _found(name)
+    return _shipped(path) if path.parent == FOLDER else _built(path)
+
+
+@cache
+def _shipped(path: Path) -> Criteria:
+    return _built(path)
 
 
 def choose(pod: Pod) -> Criteria:

@@ -24,7 +24,10 @@ Entry = dict[str, Any]
 
 _BEGIN = datetime(2026, 1, 5, 8, tzinfo=UTC)
 _SAMPLES = 24
-_CHECKS = ("attention plain", "attention_varlen ragged", "matmul_fp8 square", "video_to_tensor hd")
+_CHECKS = {
+    "correctness": ("attention plain", "attention_varlen ragged", "matmul_fp8 square"),
+    "video": ("video_to_tensor clip",),
+}
 _CHECKSUMS = ("attention", "matmul_fp8", "gemm bf16")
 _TIME_OUT_S = 60.0
 _TO_THE_HOST = ("link.h2d", "link.d2h", "link.wrong")
@@ -90,7 +93,7 @@ class _Device:
             criteria={"name": self.criteria.name, "version": self.criteria.version,
                       "digest": self.criteria.digest},
             environment={"simulated": True}, resumed=False, seed=self.seed, exclude=[],
-            ops=sorted({name.split()[0] for name in _CHECKS}),
+            ops=sorted(name.split()[0] for names in _CHECKS.values() for name in names),
         )  # fmt: skip
 
     def stage(self, step: Step) -> bool:
@@ -133,8 +136,7 @@ class _Device:
             return
         for metric in step.measures:
             self.metric(step.name, metric)
-        if step.name == "correctness":
-            self.checks()
+        self.checks(step.name)
         if step.name == "sdc":
             self.checksums()
 
@@ -211,16 +213,15 @@ class _Device:
         share = self.own[kind] if own else 1.0
         return float(f"{value * share * (1 + self.rng.gauss(0, NOISE[kind])):.6g}")
 
-    def checks(self) -> None:
-        for place, name in enumerate(_CHECKS):
+    def checks(self, stage: str) -> None:
+        for place, name in enumerate(_CHECKS.get(stage, ())):
             op, case = name.split()
-            nan = self.rank in self.bad.nans and place == 0
+            nan = stage == "correctness" and self.rank in self.bad.nans and place == 0
             self.write(
-                "check", stage="correctness", op=op, case=case, dims={}, scaled={},
+                "check", stage=stage, op=op, case=case, dims={}, scaled={},
                 provider="triton", own=True, device=self.name, seed=self.seed,
                 status="wrong" if nan else "right", used=None if nan else 0.4, outputs={},
-                failures=[f"out: {_NANS} values are NaN"] if nan else [],
-                skipped=None,
+                failures=[f"out: {_NANS} values are NaN"] if nan else [], skipped=None,
             )  # fmt: skip
 
     def checksums(self) -> None:
