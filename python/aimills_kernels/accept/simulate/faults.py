@@ -136,7 +136,7 @@ def _hang(c: Conditions, pod: Layout, rng: random.Random, profile: str) -> None:
 def _crash(c: Conditions, pod: Layout, rng: random.Random, profile: str) -> None:
     """A whole node, in the middle of a line of its journals."""
     node = rng.randrange(pod.nodes)
-    alone = [s.name for s in steps(profile) if not s.together]
+    alone = [s.name for s in steps(profile, pod.model.cpu) if not s.together]
     after = [n for n in alone if n in ("burn", "workloads", "sdc")]
     stage = rng.choice(after or alone)
     for rank in range(node * pod.gpus, (node + 1) * pod.gpus):
@@ -145,7 +145,7 @@ def _crash(c: Conditions, pod: Layout, rng: random.Random, profile: str) -> None
 
 
 def _clock_jump(c: Conditions, pod: Layout, rng: random.Random, profile: str) -> None:
-    stage = rng.choice([s.name for s in steps(profile)][1:])
+    stage = rng.choice([s.name for s in steps(profile, pod.model.cpu)][1:])
     by = rng.choice([-1, 1]) * rng.choice([2.5, 60.0, 3600.0, 86400.0])
     c.jumps[rng.randrange(pod.nodes)] = (stage, by)
 

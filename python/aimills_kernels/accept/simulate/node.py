@@ -270,18 +270,12 @@ def entries_of(
         device = _Device(pod, rank, profile, bad, seed, criteria)
         device.begin()
         try:
-            if all(device.stage(step) for step in steps_of(pod, profile)):
+            if all(device.stage(step) for step in steps(profile, pod.model.cpu)):
                 device.write("end", state="done", reason=None)
         except _Cut:
             yield rank, device.entries, bad.torn
         else:
             yield rank, device.entries, False
-
-
-def steps_of(pod: Layout, profile: str) -> list[Step]:
-    """A CPU has no health, no links and no burn."""
-    left_out = {"health", "interconnect", "burn"} if pod.model.cpu else set()
-    return [step for step in steps(profile) if step.name not in left_out]
 
 
 def simulate(pod: Layout, **options: Any) -> Pod:

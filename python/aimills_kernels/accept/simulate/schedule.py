@@ -57,8 +57,10 @@ _SETUP_S, _SETUP_A_RANK_S, _SETUP_A_LEVEL_S = 1.0, 0.002, 0.15
 _COLLECTIVES, _SIZES, _STEP_S = 4, 12, 12e-6
 
 
-def steps(profile: str) -> list[Step]:
-    return [step for step in STEPS if profile in step.seconds]
+def steps(profile: str, cpu: bool = False) -> list[Step]:
+    """A CPU has no health, no links and no burn."""
+    left_out = {"health", "interconnect", "burn"} if cpu else set()
+    return [s for s in STEPS if profile in s.seconds and s.name not in left_out]
 
 
 def collective_seconds(ranks: int) -> float:
