@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from aimills_kernels.accept import units
 from aimills_kernels.accept.criteria import CriteriaError, choose, diff, load, names
 from aimills_kernels.accept.criteria.lint import lint
 from aimills_kernels.accept.evidence import Rank, pod
+from aimills_kernels.accept.simulate import FAULTS
 from aimills_kernels.cli import main
 
 HEAD = """schema = 1
@@ -193,3 +195,39 @@ def test_a_digest_is_of_what_is_said() -> None:
     found = load("h200")
     assert dataclasses.replace(found).digest == found.digest
     assert dataclasses.replace(found, version="2").digest != found.digest
+
+
+# ---- the page
+
+
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "acceptance" / "criteria.md"
+
+
+def test_the_example_of_the_page_is_sound(tmp_path: Path) -> None:
+    (text,) = re.findall(r"^```toml\n(.*?)^```", PAGE.read_text(), re.M | re.S)
+    path = tmp_path / "ours.toml"
+    path.write_text(text)
+    found = load(path)
+    assert lint(found) == []
+    rules = {r.id: r for r in found.rules}
+    assert rules["inventory.gpus"].limit == 8
+    assert "health.xid" not in rules
+    assert rules["memory.copy.floor"].absolute(rules["memory.copy.floor"].limit) < 4e12
+
+
+def test_the_page_names_all_criteria_and_faults() -> None:
+    page = PAGE.read_text()
+    assert all(f"| `{name}` |" in page for name in names())
+    words = {0: "accepted", 1: "rejected", 2: "incomplete"}
+    for name, fault in FAULTS.items():
+        row = next(line for line in page.splitlines() if line.startswith(f"| `{name}` |"))
+        assert row.endswith(f"| {words[fault.code]} |")
+
+
+def test_the_page_has_the_expected_times(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["accept", "--simulate", "h200x8", "--times"]) == 0
+    lines = [" ".join(line.split()) for line in PAGE.read_text().splitlines()]
+    shown = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    rows = [line for line in shown if line.startswith(("gate", "quick", "full", "burn-in"))]
+    assert len(rows) == 4
+    assert set(rows) <= set(lines)
