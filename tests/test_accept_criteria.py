@@ -106,7 +106,7 @@ def test_a_file_changes_what_it_extends(tmp_path: Path) -> None:
         (('"memory.copy"\nf', '"memory.copi"\nf'), "'memory.copi' is no metric"),
         (('source = "own"\n', ""), "source: is missing"),
         (('source = "own"\n', 'source = "else"\n'), "not one of [sources]"),
-        (("floor", "flor"), "flor: unknown key"),
+        (("floor", "least"), "least: unknown key"),
         (('version = "1"', "version = 1"), "version: 1 should be a text"),
         (('version = "1"\n', ""), "version: is missing"),
         (("schema = 1", "schema = 2"), "schema: 2 should be 1"),
