@@ -94,7 +94,8 @@ def test_every_command_names_a_function_that_exists() -> None:
 
     actions = [a for a in build_parser()._actions if a.choices]
     assert {*actions[0].choices} == {
-        "env", "ops", "explain", "validate", "bench", "accept", "gpu", "precompile", "video",
+        "env", "ops", "explain", "validate", "bench", "accept", "criteria", "gpu", "precompile",
+        "video",
         *(f"bench {verb}" for verb in BENCH_VERBS),
     }  # fmt: skip
     for made in actions[0].choices.values():

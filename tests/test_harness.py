@@ -229,7 +229,8 @@ def test_an_arithmetic_without_a_ceiling_gives_no_share() -> None:
 @pytest.mark.parametrize(
     ("name", "f16"),
     [("NVIDIA H200", 989.4), ("NVIDIA H100 PCIe", 756.5), ("NVIDIA H100 80GB HBM3", 989.4),
-     ("NVIDIA B200", 2250.0), ("NVIDIA L40S", 362.05), ("NVIDIA A100-SXM4-80GB", 312.0)],
+     ("NVIDIA B200", 2250.0), ("NVIDIA GB200", 2500.0), ("NVIDIA L40S", 362.05),
+     ("NVIDIA A100-SXM4-80GB", 312.0)],
 )  # fmt: skip
 def test_known_gpus(name: str, f16: float) -> None:
     found = ceilings.spec(name)
@@ -238,12 +239,7 @@ def test_known_gpus(name: str, f16: float) -> None:
 
 
 def test_unknown_gpus_have_no_specification() -> None:
-    for name in (
-        None,
-        "NVIDIA GeForce RTX 4090",
-        "NVIDIA H100 80GB HBM3 MIG 1g.10gb",
-        "NVIDIA GB200",
-    ):
+    for name in (None, "NVIDIA GeForce RTX 4090", "NVIDIA H100 80GB HBM3 MIG 1g.10gb"):
         assert ceilings.spec(name) is None
 
 

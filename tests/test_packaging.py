@@ -74,6 +74,13 @@ def in_wheel(installed):
 # ---- content
 
 
+def test_wheel_ships_criteria(wheel):
+    folder = ROOT / "python" / "aimills_kernels" / "accept" / "criteria"
+    files = {f"aimills_kernels/accept/criteria/{p.name}" for p in folder.glob("*.toml")}
+    assert len(files) > 8
+    assert files <= set(zipfile.ZipFile(wheel).namelist())
+
+
 def test_wheel_ships_kernels_and_sources(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
     for folder, suffixes in (("kernels", {".py"}), ("csrc", {".h", ".inl", ".cpp", ".cu", ".cuh"})):

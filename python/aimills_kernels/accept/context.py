@@ -10,10 +10,10 @@ from typing import Any, Protocol
 import torch
 
 from aimills_kernels.accept.journal import Journal
-from aimills_kernels.accept.metrics import METRICS
+from aimills_kernels.accept.metrics import METRICS, PROFILES
 from aimills_kernels.accept.session import Progress, silent
 
-PROFILES = ("gate", "quick", "full", "burn-in")
+__all__ = ["PROFILES", "Context", "Group", "StageSpec"]
 
 
 class Group(Protocol):

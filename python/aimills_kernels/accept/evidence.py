@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ class Rank:
     entries: tuple[dict[str, Any], ...]
     path: Path | None = None
 
-    @property
+    @cached_property
     def begin(self) -> dict[str, Any]:
         """The last one: a resumed run begins again."""
         return next((e for e in reversed(self.entries) if e["kind"] == "begin"), {})

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 HIGHER, LOWER, NEITHER = "higher", "lower", "neither"
+PROFILES = ("gate", "quick", "full", "burn-in")  # each measures what those before it measure
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,13 @@ METRICS: dict[str, Metric] = {
             collective__reduce_scatter="reduce-scatter, bus bandwidth",
             collective__all_to_all="all-to-all, bus bandwidth",
         ),
-        *_metrics("1", LOWER, memory__wrong="bytes of a pattern read back wrong"),
+        *_metrics(
+            "1", LOWER,
+            memory__wrong="bytes of a pattern read back wrong",
+            gemm__wrong="elements of a matmul further off than roundings explain",
+            link__wrong="elements that arrived wrong over a link",
+            collective__wrong="elements of a collective's result that are wrong",
+        ),
         *_metrics(
             "FLOP/s", HIGHER,
             gemm__f32="f32 matmul", gemm__tf32="tf32 matmul", gemm__f16="f16 matmul",
@@ -96,6 +103,8 @@ METRICS: dict[str, Metric] = {
             **{f"throttle__{name}": f"share of the burn with {name}" for name in THROTTLES},
         ),
         *_metrics("FLOP/J", HIGHER, energy__gemm="matmul per joule in the burn"),
+        *_metrics("FLOP/s", NEITHER, sweep__rate="matmul at a lower power limit"),
+        *_metrics("FLOP/J", NEITHER, sweep__energy="matmul per joule at a lower power limit"),
         *_metrics(
             "1", LOWER,
             sdc__differing="repeats that differ in a bit from the first",

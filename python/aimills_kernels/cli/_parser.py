@@ -52,6 +52,7 @@ def build_parser() -> argparse.ArgumentParser:
         importlib.import_module(f"aimills_kernels.cli.bench_{verb}").arguments(made)
     _precompile(commands)
     _accept(commands)
+    _criteria(commands)
     _gpu(commands)
     _video(commands)
     return parser
@@ -211,6 +212,13 @@ def _accept(commands: Any) -> None:
         "--timeout", type=seconds, metavar="SECONDS",
         help=f"{_TIMEOUT} (default {TIMEOUT_S:g} on a GPU, none on a CPU)",
     )  # fmt: skip
+    importlib.import_module("aimills_kernels.cli.accept_simulate").arguments(made)
+
+
+def _criteria(commands: Any) -> None:
+    text = "what a pod must reach: show, compare and check criteria files"
+    made = _command(commands, "criteria", "criteria:run", text)
+    importlib.import_module("aimills_kernels.cli.criteria").arguments(made)
 
 
 def _gpu(commands: Any) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from aimills_kernels.harness import specs
 from aimills_kernels.harness.env import first_line
 from aimills_kernels.harness.timing import Timer, timer_for
 
@@ -25,22 +26,6 @@ _GPU_GEMM = 8192
 _CPU_GEMM = {"f32": 1024, "f16": 256}  # bf16 without its instructions was 100 times slower than f32
 _CPU_PART_S = 0.35  # for each ceiling, so that a CPU's take under 2 s
 _GPU_PART_S = 0.4  # long enough for clocks to fall to what the power limit allows
-
-# Dense peaks without sparsity, TFLOP/s (int8: TOP/s), and memory GB/s, from NVIDIA's data sheets of
-# H100 (2023), H200 (2024), A100 (2021), L40S (2023) and HGX B200 (2025), which print most tensor
-# rates with sparsity, twice these. By the driver's name; the first that is contained wins.
-_SPECS: tuple[tuple[str, dict[str, float]], ...] = (
-    ("H100 PCIe", {"f32": 51.2, "f16": 756.5, "fp8": 1513.0, "int8": 1513.0, "copy": 2039.0}),
-    ("H100 NVL", {"f32": 60.0, "f16": 835.5, "fp8": 1671.0, "int8": 1671.0, "copy": 3938.0}),
-    ("H100 80GB HBM3", {"f32": 66.9, "f16": 989.4, "fp8": 1978.9, "int8": 1978.9, "copy": 3352.0}),
-    ("H200 NVL", {"f32": 60.0, "f16": 835.5, "fp8": 1671.0, "int8": 1671.0, "copy": 4800.0}),
-    ("H200", {"f32": 66.9, "f16": 989.4, "fp8": 1978.9, "int8": 1978.9, "copy": 4800.0}),
-    ("A100-SXM4-80GB", {"f32": 19.5, "f16": 312.0, "int8": 624.0, "copy": 2039.0}),
-    ("A100 80GB PCIe", {"f32": 19.5, "f16": 312.0, "int8": 624.0, "copy": 1935.0}),
-    ("A100", {"f32": 19.5, "f16": 312.0, "int8": 624.0, "copy": 1555.0}),
-    ("L40S", {"f32": 91.6, "f16": 362.05, "fp8": 733.0, "int8": 733.0, "copy": 864.0}),
-    ("B200", {"f32": 80.0, "f16": 2250.0, "fp8": 4500.0, "int8": 4500.0, "copy": 8000.0}),
-)
 
 
 def measure(device: str | torch.device) -> dict[str, Any]:
@@ -66,11 +51,11 @@ def measure(device: str | torch.device) -> dict[str, Any]:
 
 def spec(name: str | None) -> dict[str, float] | None:
     """The maker's figures for a GPU, in the keys of `measure`; None for one that isn't known."""
-    for part, peaks in _SPECS:
-        if name and part in name and "MIG" not in name and "GB200" not in name:
-            rates = {f"gemm_{u}_tflops": peaks[u] for u in UNITS if u in peaks}
-            return {"copy_gbps": peaks["copy"], **rates}
-    return None
+    peaks = specs.of(name)
+    if peaks is None:
+        return None
+    rates = {f"gemm_{u}_tflops": peaks[u] for u in UNITS if u in peaks}
+    return {"copy_gbps": peaks["copy"], **rates}
 
 
 def peak_tflops(ceilings: dict[str, Any] | None, unit: str) -> float | None:

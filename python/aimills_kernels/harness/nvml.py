@@ -16,22 +16,8 @@ from typing import Any, Protocol
 import torch
 
 from aimills_kernels.harness.env import first_line
+from aimills_kernels.harness.reasons import REASONS
 
-# Clocks event reasons (NVML's older name: throttle reasons). They are bits of one mask and come in
-# company, so each is looked at on its own.
-REASONS = {
-    "gpu_idle": 0x1,
-    "applications_clocks_setting": 0x2,
-    "sw_power_cap": 0x4,
-    "hw_slowdown": 0x8,
-    "sync_boost": 0x10,
-    "sw_thermal_slowdown": 0x20,
-    "hw_thermal_slowdown": 0x40,
-    "hw_power_brake_slowdown": 0x80,
-    "display_clock_setting": 0x100,
-    "board_limit": 0x200,
-    "reliability": 0x400,
-}
 # A sample with one of the others is not slow for it: a user's setting, or nothing to do.
 _HARMLESS = {"gpu_idle", "applications_clocks_setting", "display_clock_setting"}
 _LOW = 0.75  # of the largest SM clock; a clock below it is flagged

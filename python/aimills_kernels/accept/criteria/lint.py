@@ -1,0 +1,54 @@
+"""A criteria file against physics: an error of units shows here and not in an accepted pod."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from aimills_kernels.accept import units
+from aimills_kernels.accept.criteria.model import CEILING, FLOOR, Criteria, Rule
+from aimills_kernels.accept.metrics import METRICS
+from aimills_kernels.harness import specs
+
+LEAST = 0.3  # of the peak: a floor below it would pass a device that is broken
+
+
+def lint(criteria: Criteria) -> list[str]:
+    """What is wrong, one sentence each; empty for a good file."""
+    peaks = specs.peaks(criteria.spec)
+    found = [said for rule in criteria.rules for said in _of(rule, peaks)]
+    if criteria.type == "gpu" and criteria.devices and not peaks:
+        found.append(f"spec: no physical peaks are known of {criteria.spec!r}, so none was checked")
+    return [f"{criteria.name}: {said}" for said in found]
+
+
+def _of(rule: Rule, peaks: dict[str, float]) -> Iterator[str]:
+    peak = peaks.get(rule.metric)
+    figures = {"warn": rule.warn, rule.test: rule.limit} if rule.test in (FLOOR, CEILING) else {}
+    for key, limit in figures.items():
+        if limit is None:
+            continue
+        if isinstance(rule.of, str):
+            if not 0 < limit <= 2:
+                yield f"rules.{rule.id}.{key}: {limit:g} is no share of {rule.of}"
+            continue
+        value = rule.absolute(limit)
+        if rule.of is not None and not 0 < limit <= 1:
+            yield f"rules.{rule.id}.{key}: {limit:g} is no share of its reference"
+        if value < 0:
+            yield f"rules.{rule.id}.{key}: {rule.shown(value)} is below 0"
+        elif peak and key != CEILING:
+            yield from _against(rule, key, value, peak)
+        elif METRICS[rule.metric].unit == "degC" and not 20 <= value <= 150:
+            yield f"rules.{rule.id}.{key}: {rule.shown(value)} is no temperature of a working GPU"
+    if isinstance(rule.of, float) and peak and not LEAST * peak <= rule.of <= peak:
+        yield from _against(rule, "of", rule.of, peak)
+
+
+def _against(rule: Rule, key: str, value: float, peak: float) -> Iterator[str]:
+    at = f"rules.{rule.id}.{key}: {rule.shown(value)} is"
+    of = f"the physical peak of {rule.shown(peak)}"
+    share = units.show(value / peak, "1", share=True)
+    if value > peak:
+        yield f"{at} beyond {of}"
+    elif value < LEAST * peak:
+        yield f"{at} {share} of {of}; a floor is {LEAST:.0%} of it at the least"

@@ -1,0 +1,231 @@
+"""Did every process do its work, to the end, and say so?"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Any
+
+from aimills_kernels.accept.evidence import Pod
+from aimills_kernels.accept.findings import FAIL, PASS, UNKNOWN, WARN, Finding
+from aimills_kernels.accept.judging.view import Entry, View, is_number
+from aimills_kernels.accept.metrics import THROTTLES
+from aimills_kernels.accept.units import show
+from aimills_kernels.harness.reasons import REASONS
+
+_JUMP_S = 1.0  # wall clock against monotonic clock; NTP slews less than the share
+_SLEW = 0.001
+# Share of the samples beyond what the counter of time says: one of them is wrong.
+_DISAGREE = 0.1
+_HARD = [name for name in THROTTLES if name not in ("sw_power_cap", "sync_boost")]
+_SHARED = ("run", "world", "profile", "simulated")
+_MOST = 12  # wrong checks of one device that are named
+_EVENTS = {  # what an event says by itself; others only tell the story
+    "xid": FAIL,
+    "crash": FAIL,
+    "hang": FAIL,
+    "timeout": FAIL,
+    "missing": FAIL,
+    "sdc": FAIL,
+    "link": FAIL,
+    "stopped": UNKNOWN,
+    "telemetry": UNKNOWN,
+    "resumed": WARN,
+}
+
+
+def judge(pod: Pod, views: list[View]) -> Iterator[Finding]:
+    if not views:
+        yield Finding("pod.empty", UNKNOWN, "pod", "the pod has no journal: nothing was measured")
+    yield from _complete(pod, views)
+    yield from _one_run(views)
+    for view in views:
+        yield from _ended(view)
+        yield from _stages(view)
+        yield from _checks(view)
+        yield from _gaps(view)
+        yield from _events(view)
+        yield from _clock(view)
+        yield from _counters(view)
+        yield from _reasons(view)
+
+
+# ---- all ranks of one run
+
+
+def _complete(pod: Pod, views: list[View]) -> Iterator[Finding]:
+    for rank in pod.missing:
+        text = f"rank {rank} of {pod.world}{_beside(rank, views)} left no journal"
+        yield Finding("rank.missing", FAIL, _node_of(rank, views) or "pod", text)
+    counts = Counter(v.rank.rank for v in views)
+    for rank, count in counts.items():
+        if count > 1:
+            text = f"{count} journals say that they are of rank {rank}"
+            yield Finding("rank.twice", FAIL, "pod", text)
+    for view in views:
+        here = sum(v.rank.node == view.rank.node for v in views)
+        gpus = view.value("node.gpus")
+        if view.rank.device.startswith("cuda") and is_number(gpus) and gpus > here:
+            text = f"{view.where}: the node has {gpus} GPUs, of which {here} were tested"
+            yield Finding("pod.coverage", WARN, view.where, text, "node.gpus", here, gpus, "1")
+
+
+def _node_of(rank: int, views: list[View]) -> str | None:
+    """The node whose ranks lie on both sides, or next to it."""
+    near = sorted(views, key=lambda v: abs(v.rank.rank - rank))
+    return near[0].rank.node if near else None
+
+
+def _beside(rank: int, views: list[View]) -> str:
+    nodes = {v.rank.node for v in views if abs(v.rank.rank - rank) == 1}
+    return f" (beside it ran {' and '.join(sorted(nodes))})" if nodes else ""
+
+
+def _one_run(views: list[View]) -> Iterator[Finding]:
+    for key in _SHARED:
+        values = Counter(str(v.rank.begin.get(key)) for v in views)
+        if len(values) > 1:
+            said = ", ".join(f"{value} ({count})" for value, count in values.most_common())
+            text = f"the journals are not of one run: they disagree about {key}: {said}"
+            yield Finding(f"run.{key}", FAIL, "pod", text)
+
+
+# ---- one rank
+
+
+def _ended(view: View) -> Iterator[Finding]:
+    begins = view.of("begin")
+    if not begins:
+        text = f"{view.rank.path or 'a journal'}: nobody says whose it is"
+        yield Finding("rank.begin", FAIL, view.where, text)
+    if len(begins) > 1 or view.rank.begin.get("resumed"):
+        text = f"{view.where}: the run was interrupted and resumed; what came before stays here"
+        yield Finding("rank.resumed", WARN, view.where, text)
+    if view.rank.ended == "done":
+        yield Finding("rank.end", PASS, view.where, f"{view.where}: the run came to its end")
+    elif view.rank.ended is None:
+        last = next((s for s, e in view.rank.stages().items() if e["status"] == "cut"), None)
+        during = f" during {last}" if last else ""
+        text = f"{view.where}: the process died{during} and left no word"
+        yield Finding("rank.died", FAIL, view.where, text)
+    else:
+        reason = next((e.get("reason") for e in reversed(view.of("end"))), None)
+        text = f"{view.where}: the run was stopped before its end: {reason or 'no reason given'}"
+        yield Finding("rank.stopped", UNKNOWN, view.where, text)
+
+
+def _stages(view: View) -> Iterator[Finding]:
+    stages = view.rank.stages()
+    if not any(e["status"] == "passed" for e in stages.values()):
+        text = f"{view.where}: no stage passed"
+        yield Finding("stage.any", UNKNOWN, view.where, text)
+    for name, entry in stages.items():
+        status, rule = entry["status"], f"stage.{name}"
+        title = entry.get("title") or name
+        if status == "wrong":
+            said = entry.get("failure") or entry.get("summary") or "its results are wrong"
+            yield Finding(rule, FAIL, view.where, f"{view.where}: {title}: {said}")
+        elif status == "cut":
+            text = f"{view.where}: {title} began and never ended"
+            yield Finding(rule, FAIL, view.where, text)
+        elif status == "excluded":
+            text = f"{view.where}: {title} was left out by name"
+            yield Finding(rule, WARN, view.where, text)
+        elif status != "passed":
+            said = entry.get("failure") or entry.get("summary") or status
+            yield Finding(rule, UNKNOWN, view.where, f"{view.where}: {title} {status}: {said}")
+
+
+def _checks(view: View) -> Iterator[Finding]:
+    rows = view.of("check")
+    right = sum(r["status"] == "right" for r in rows)
+    wrong = [r for r in rows if r["status"] == "wrong"]
+    for row in wrong[:_MOST]:
+        said = "; ".join(map(str, row.get("failures") or [])) or "the result is wrong"
+        text = f"{view.where}: {row.get('op')} {row.get('case')} {row.get('provider')}: {said}"
+        yield Finding("check.wrong", FAIL, view.where, text)
+    if len(wrong) > _MOST:
+        text = f"{view.where}: {len(wrong) - _MOST} more checks are wrong"
+        yield Finding("check.wrong", FAIL, view.where, text, None, len(wrong), 0, "1")
+    if not right and not wrong:
+        text = f"{view.where}: no check of a kernel's results ran"
+        yield Finding("check.any", UNKNOWN, view.where, text, None, 0, 1, "1")
+    elif not wrong:
+        text = f"{view.where}: {right} checks of kernels' results are right"
+        yield Finding("check.right", PASS, view.where, text, None, right, 1, "1")
+    for entry in view.of("bench"):
+        for row in entry["record"].get("rows", []):
+            if row.get("failure"):
+                what = f"{row.get('op')} {row.get('case')} {row.get('provider')}, timed"
+                text = f"{view.where}: {what}: {row['failure']}"
+                yield Finding("bench.wrong", FAIL, view.where, text)
+
+
+def _gaps(view: View) -> Iterator[Finding]:
+    for entry in view.of("not_run"):
+        if entry.get("gap", True):
+            text = f"{view.where}: {entry.get('what')} not run: {entry.get('reason')}"
+            yield Finding(f"gap.{entry.get('stage', 'run')}", UNKNOWN, view.where, text)
+
+
+def _events(view: View) -> Iterator[Finding]:
+    for entry in view.of("event"):
+        if status := _EVENTS.get(entry["name"]):
+            text = f"{view.where}: {entry.get('text')}"
+            yield Finding(f"event.{entry['name']}", status, view.where, text)
+
+
+def _clock(view: View) -> Iterator[Finding]:
+    """The wall clock against the one that nobody sets, since the process began."""
+    first: tuple[float, float] | None = None
+    for entry in view.rank.entries:
+        if "time" not in entry or "clock" not in entry:
+            continue
+        now = (datetime.fromisoformat(entry["time"]).timestamp(), float(entry["clock"]))
+        if first is None or entry["kind"] == "begin":
+            first = now
+            continue
+        ran, passed = now[1] - first[1], now[0] - first[0]
+        if ran < 0 or abs(passed - ran) > _JUMP_S + _SLEW * abs(ran):
+            yield _jumped(view, entry, passed - ran)
+            return
+
+
+def _jumped(view: View, entry: Entry, by: float) -> Finding:
+    text = (
+        f"{view.where}: the clock jumped by {by:+.1f} s before entry {entry.get('n', '?')}; times "
+        "in this evidence can't be trusted: set the clock and run again"
+    )
+    return Finding("clock.jump", UNKNOWN, view.where, text, None, by, _JUMP_S, "s")
+
+
+def _counters(view: View) -> Iterator[Finding]:
+    """A counter that only grows, and does not, was lost."""
+    before: Any = None
+    for entry in view.rank.entries:
+        if entry["kind"] == "begin":
+            before = None
+        if entry["kind"] != "sample":
+            continue
+        energy = (entry.get("values") or {}).get("energy_mj")
+        if is_number(before) and is_number(energy) and energy < before:
+            text = f"{view.where}: the energy counter went from {before} back to {energy} mJ"
+            yield Finding("counter.energy", UNKNOWN, view.where, text, None, energy, before)
+            return
+        before = energy if is_number(energy) else before
+
+
+def _reasons(view: View) -> Iterator[Finding]:
+    """The samples of the burn bear out what the counters of time say, bit by bit."""
+    samples = [e.get("values") or {} for e in view.of("sample") if e.get("stage") == "burn"]
+    masks = [int(s["reasons"]) for s in samples if is_number(s.get("reasons"))]
+    for name in _HARD if masks else ():
+        metric = f"throttle.{name}"
+        told, seen = view.value(metric), sum(bool(m & REASONS[name]) for m in masks) / len(masks)
+        if is_number(told) and seen > told + _DISAGREE:
+            text = (
+                f"{view.where}: {show(seen, '1', share=True)} of the burn's samples have {name}, "
+                f"and its counter says {show(told, '1', share=True)} of the time"
+            )
+            yield Finding("counter.reasons", UNKNOWN, view.where, text, metric, seen, told, "1")

@@ -1,0 +1,121 @@
+"""`accept --simulate`: a pod that isn't there, through the same judge and report."""
+
+from __future__ import annotations
+
+import argparse
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+from typing import Any
+
+from aimills_kernels.cli import _ui
+from aimills_kernels.cli._errors import UsageError
+
+_RUN = "aimills_kernels.cli.accept_simulate:run"
+_NODES = (1, 8, 64, 512)
+_SHOWN = 12  # reasons in the terminal; the report has all
+_WORDS = {0: "accepted", 1: "rejected", 2: "incomplete"}
+_DEFAULT = "quick"  # profile
+
+
+class _Simulate(argparse.Action):
+    """Takes the run over from `accept`, which needs torch and a device."""
+
+    def __call__(self, parser: Any, namespace: Any, value: Any, option: Any = None) -> None:
+        setattr(namespace, self.dest, value if self.nargs != 0 else True)
+        namespace.run = _RUN
+
+
+def arguments(parser: ArgumentParser) -> None:
+    made = parser.add_argument_group("a simulated pod, for training and for tests")
+    made.add_argument(
+        "--simulate", action=_Simulate, metavar="POD",
+        help="in place of this machine: h200x8, h200x8*4 (nodes), b200x8, l40sx4, cpu, ...",
+    )  # fmt: skip
+    made.add_argument("--fault", action=_Simulate, metavar="NAME", help="that the pod has")
+    made.add_argument(
+        "--nodes", action=_Simulate, type=_count, metavar="N", help="as many nodes of that kind"
+    )
+    made.add_argument(
+        "--times", action=_Simulate, nargs=0, default=False,
+        help="print how long each profile takes on 1, 8, 64 and 512 nodes, and stop",
+    )  # fmt: skip
+
+
+def _count(text: str) -> int:
+    if text.isascii() and text.isdigit() and 0 < int(text) < 10_000:
+        return int(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is not a number of nodes")
+
+
+def run(options: Namespace) -> int:
+    from aimills_kernels.accept.criteria import load
+    from aimills_kernels.accept.simulate import layout, write
+
+    if options.simulate is None:
+        raise UsageError("--fault, --nodes and --times go with --simulate POD")
+    pod = layout(options.simulate, options.nodes)
+    if options.times:
+        _times(pod)
+        return 0
+    folder = Path(options.out)
+    if (folder / "journal").exists() or (folder / "report.json").exists():
+        raise UsageError(f"--out: {folder} holds a run already; name another folder")
+    named = getattr(options, "criteria", None)
+    write(
+        pod, folder, fault=options.fault, seed=options.seed,
+        profile=getattr(options, "profile", None) or _DEFAULT,
+        criteria=load(named) if named else None,
+    )  # fmt: skip
+    code, findings = _merged(folder, named)
+    _tell(pod.name, options, code, findings)
+    _ui.say(f"evidence and report: {folder}")
+    return code
+
+
+def _merged(folder: Path, named: str | None) -> tuple[int, Any]:
+    """As a real run ends."""
+    try:
+        from aimills_kernels.accept.judged import merge
+    except ImportError:  # where the part that writes the report is not there
+        from aimills_kernels.accept import evidence
+        from aimills_kernels.accept.criteria import choose, load
+        from aimills_kernels.accept.findings import code_of
+        from aimills_kernels.accept.judge import judge
+
+        pod = evidence.read(folder)
+        findings = judge(pod, load(named) if named else choose(pod))
+        return code_of(findings), findings
+    done = merge(folder, named)
+    return done.code, done.findings
+
+
+def _tell(name: str, options: Namespace, code: int, findings: Any) -> None:
+    bad = [f for f in findings if f.status in ("fail", "unknown")]
+    for finding in bad[:_SHOWN]:
+        _ui.say(f"  {finding.status}: {finding.text}", "red" if code == 1 else "yellow")
+    if len(bad) > _SHOWN:
+        _ui.say(f"  and {len(bad) - _SHOWN} more, in the report")
+    fault = f" with {options.fault}" if options.fault else ""
+    said = f"{_WORDS[code]} (simulated {name}{fault}, seed {options.seed}; no pod was tested)"
+    _ui.say(said, _ui.style_of(_WORDS[code]))
+
+
+def _times(pod: Any) -> None:
+    from aimills_kernels.accept.metrics import PROFILES
+    from aimills_kernels.accept.simulate.schedule import expected_seconds
+
+    rows = [
+        [profile, *(_clock(expected_seconds(profile, pod.gpus, nodes)) for nodes in _NODES)]
+        for profile in PROFILES
+    ]
+    title = f"expected time, {pod.gpus} devices a node, by simulation"
+    heads = [f">{n} node{'s' * (n > 1)}" for n in _NODES]
+    _ui.table(title, ["profile", *heads], rows)
+
+
+def _clock(seconds: float) -> str:
+    whole = round(seconds)
+    if whole < 120:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    return f"{minutes} min {rest} s" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"

@@ -1,0 +1,233 @@
+"""Criteria files: read strictly, held against physics, each figure with its source."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from aimills_kernels.accept import units
+from aimills_kernels.accept.criteria import CriteriaError, choose, diff, load, names
+from aimills_kernels.accept.criteria.lint import lint
+from aimills_kernels.accept.evidence import Rank, pod
+from aimills_kernels.accept.simulate import FAULTS
+from aimills_kernels.cli import main
+
+HEAD = """schema = 1
+name = "mine"
+version = "1"
+title = "Mine"
+extends = "h200"
+[sources]
+own = "measured by us"
+"""
+RULE = '[rules."memory.copy.floor"]\nmetric = "memory.copy"\nfloor = "4.0 TB/s"\nsource = "own"\n'
+
+
+def mine(tmp_path: Path, text: str = RULE) -> Path:
+    path = tmp_path / "mine.toml"
+    path.write_text(HEAD + text)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("text", "value", "unit"),
+    [("4.0 TB/s", 4e12, "B/s"), ("5 %", 0.05, "1"), ("80 GiB", 80 * 2**30, "B"),
+     ("700 W", 700.0, "W"), ("95 degC", 95.0, "degC"), ("1.98GHz", 1.98e9, "Hz")],
+)  # fmt: skip
+def test_quantities_are_read(text: str, value: float, unit: str) -> None:
+    got, base = units.parse(text)
+    assert got == pytest.approx(value)
+    assert base == unit
+
+
+@pytest.mark.parametrize("text", ["4.0", "TB/s", "4 XB/s", "1e999 W", "nan W", ""])
+def test_what_is_no_quantity_is_an_error(text: str) -> None:
+    with pytest.raises(ValueError, match=r"unit|number|finite"):
+        units.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "shown"),
+    [(3.92e12, "B/s", "3.92 TB/s"), (2.5e15, "FLOP/s", "2.50 PFLOP/s"), (83.0, "degC", "83 °C"),
+     (0, "1", "0"), (696.5, "W", "696 W"), (1.02e12, "FLOP/J", "1.02 TFLOP/J")],
+)  # fmt: skip
+def test_quantities_are_shown_as_people_write_them(value: float, unit: str, shown: str) -> None:
+    assert units.show(value, unit) == shown
+
+
+@pytest.mark.parametrize("name", names())
+def test_shipped_criteria_are_sound(name: str) -> None:
+    found = load(name)
+    assert lint(found) == []
+    assert found.name == name
+    assert all(rule.source for rule in found.rules)
+    assert not any("/work" in rule.source for rule in found.rules)
+
+
+def test_collectives_have_a_row_for_each_number_of_gpus() -> None:
+    of = {r.id: r for r in load("h200").rules} | {f"b-{r.id}": r for r in load("b200").rules}
+    assert of["collective.all-reduce.4"].of == 363e9
+    assert of["collective.all-reduce.8"].of == pytest.approx(473e9, rel=1e-3)
+    assert of["collective.all-gather.8"].of == 361e9
+    assert of["b-collective.all-reduce.8"].of == 838e9
+    assert of["b-collective.all-reduce.4"].of == 673e9
+    assert of["collective.all-reduce.4"].gpus == (4, 4)
+
+
+def test_a_file_changes_what_it_extends(tmp_path: Path) -> None:
+    path = mine(tmp_path, 'without = ["health.xid"]\n' + RULE)
+    path.write_text(path.read_text().replace('[sources]', "#").replace('own = "m', '#').replace(
+        RULE, '[sources]\nown = "measured by us"\n' + RULE))  # fmt: skip
+    found = load(path)
+    rules = {r.id: r for r in found.rules}
+    assert rules["memory.copy.floor"].limit == 4e12
+    assert rules["memory.copy.floor"].source == "measured by us"
+    assert "health.xid" not in rules
+    assert "health.ecc" in rules
+    assert found.digest != load("h200").digest
+    assert {key for key, _, _ in diff.diff(load("h200"), found)} == {
+        "name", "version", "title", "rules.memory.copy.floor", "rules.health.xid",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (('"4.0 TB/s"', '"4.0 GB"'), "rules.memory.copy.floor.floor: '4.0 GB' is not in B/s"),
+        (('"4.0 TB/s"', "4.0"), "has no unit"),
+        (('"4.0 TB/s"', '{ value = 4.0, unit = "XW" }'), "unknown unit 'XW'"),
+        (('"4.0 TB/s"', "true"), "should be a number with its unit"),
+        (("metric", "metrik"), "metrik: unknown key"),
+        (('"memory.copy"\nf', '"memory.copi"\nf'), "'memory.copi' is no metric"),
+        (('source = "own"\n', ""), "source: is missing"),
+        (('source = "own"\n', 'source = "else"\n'), "not one of [sources]"),
+        (("floor", "least"), "least: unknown key"),
+        (('version = "1"', "version = 1"), "version: 1 should be a text"),
+        (('version = "1"\n', ""), "version: is missing"),
+        (("schema = 1", "schema = 2"), "schema: 2 should be 1"),
+        (('extends = "h200"', 'extends = "h20"'), "unknown criteria 'h20'"),
+        (('extends = "h200"', 'extends = "mine.toml"'), "extends itself"),
+        (("[sources]", "[sources"), "is no TOML"),
+        (('source = "own"', 'source = "own"\ngpus = 0'), "gpus: 0"),
+        (('source = "own"', 'source = "own"\nsince = "later"'), "'later' should be one of gate"),
+        (('source = "own"', 'source = "own"\nceiling = "5 TB/s"'), "needs one of floor"),
+        (('source = "own"', 'source = "own"\nwarn = "3 TB/s"'), "warns only after"),
+    ],
+)
+def test_bad_files_are_named_with_their_key(
+    tmp_path: Path, change: tuple[str, str], said: str
+) -> None:
+    path = mine(tmp_path)
+    before = path.read_text()
+    assert change[0] in before
+    path.write_text(before.replace(*change))
+    with pytest.raises(CriteriaError) as caught:
+        load(path)
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value).rstrip()
+    assert "toml" in str(caught.value) or "criteria" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("floor", "said"),
+    [("4.9 TB/s", "beyond the physical peak of 4.80 TB/s"), ("4.0 GB/s", "30%"),
+     ("1.0 TB/s", "30%"), ("4000 TB/s", "beyond")],
+)  # fmt: skip
+def test_figures_beyond_physics_are_found(tmp_path: Path, floor: str, said: str) -> None:
+    """A factor of 1000 between MB/s and GB/s made one shipped threshold of a peer a no-op."""
+    path = mine(tmp_path, RULE.replace("4.0 TB/s", floor))
+    found = lint(load(path))
+    assert len(found) == 1
+    assert said in found[0]
+    assert "memory.copy.floor" in found[0]
+    assert main(["criteria", "lint", str(path)]) == 1
+
+
+def test_a_reference_beyond_physics_is_found(tmp_path: Path) -> None:
+    path = mine(tmp_path, RULE.replace('"4.0 TB/s"', '"90 %"\nof = "6 TB/s"'))
+    assert any(".of" in said for said in lint(load(path)))
+
+
+def test_devices_are_known_by_the_name_of_the_driver() -> None:
+    def chosen(sku: str, device: str = "cuda:0") -> str:
+        entry = {"kind": "begin", "sku": sku, "device": device, "rank": 0, "node": "n"}
+        return choose(pod([Rank((entry,))])).name
+
+    assert chosen("NVIDIA H100 80GB HBM3") == "h100-sxm"
+    assert chosen("NVIDIA H200") == "h200"
+    assert chosen("NVIDIA B200") == "b200"
+    assert chosen("NVIDIA GB200") == "gb200"
+    assert chosen("NVIDIA A100-SXM4-80GB") == "a100-sxm-80"
+    assert chosen("NVIDIA L40S") == "l40s"
+    assert chosen("Some CPU", "cpu") == "cpu"
+    assert chosen("NVIDIA H100 PCIe") == "unknown-gpu"
+    assert chosen("NVIDIA H100 80GB HBM3 MIG 1g.10gb") == "unknown-gpu"
+
+
+def test_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["criteria", "show"]) == 0
+    assert "h100-sxm" in capsys.readouterr().out
+    assert main(["criteria", "show", "gb200"]) == 0
+    assert "no public figure" in capsys.readouterr().out
+    assert main(["criteria", "diff", "h200", "h200"]) == 0
+    assert main(["criteria", "diff", "h200"]) == 3
+    assert main(["criteria", "show", "h300"]) == 3
+    assert "did you mean h200?" in capsys.readouterr().err
+    assert main(["criteria", "lint"]) == 0
+
+
+def test_no_torch_is_needed() -> None:
+    code = (
+        "import sys, aimills_kernels.cli.criteria, aimills_kernels.cli.accept_simulate\n"
+        "import aimills_kernels.accept.judge, aimills_kernels.accept.simulate\n"
+        "import aimills_kernels.accept.criteria.lint\n"
+        "assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_a_digest_is_of_what_is_said() -> None:
+    found = load("h200")
+    assert dataclasses.replace(found).digest == found.digest
+    assert dataclasses.replace(found, version="2").digest != found.digest
+
+
+# ---- the page
+
+
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "acceptance" / "criteria.md"
+
+
+def test_the_example_of_the_page_is_sound(tmp_path: Path) -> None:
+    (text,) = re.findall(r"^```toml\n(.*?)^```", PAGE.read_text(), re.M | re.S)
+    path = tmp_path / "ours.toml"
+    path.write_text(text)
+    found = load(path)
+    assert lint(found) == []
+    rules = {r.id: r for r in found.rules}
+    assert rules["inventory.gpus"].limit == 8
+    assert "health.xid" not in rules
+    assert rules["memory.copy.floor"].absolute(rules["memory.copy.floor"].limit) < 4e12
+
+
+def test_the_page_names_all_criteria_and_faults() -> None:
+    page = PAGE.read_text()
+    assert all(f"| `{name}` |" in page for name in names())
+    words = {0: "accepted", 1: "rejected", 2: "incomplete"}
+    for name, fault in FAULTS.items():
+        row = next(line for line in page.splitlines() if line.startswith(f"| `{name}` |"))
+        assert row.endswith(f"| {words[fault.code]} |")
+
+
+def test_the_page_has_the_expected_times(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["accept", "--simulate", "h200x8", "--times"]) == 0
+    lines = [" ".join(line.split()) for line in PAGE.read_text().splitlines()]
+    shown = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    rows = [line for line in shown if line.startswith(("gate", "quick", "full", "burn-in"))]
+    assert len(rows) == 4
+    assert set(rows) <= set(lines)

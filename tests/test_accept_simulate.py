@@ -1,0 +1,157 @@
+"""Simulated pods: real journals, healthy ones accepted, and each fault found."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from aimills_kernels.accept import evidence, journal
+from aimills_kernels.accept.criteria import choose, load
+from aimills_kernels.accept.findings import ACCEPTED, code_of
+from aimills_kernels.accept.judge import judge
+from aimills_kernels.accept.simulate import FAULTS, MODELS, layout, simulate, write
+from aimills_kernels.accept.simulate.schedule import collective_seconds, expected_seconds
+from aimills_kernels.cli import main
+
+NAMES = {
+    "slow-gpu", "all-slow", "throttle-0x4", "throttle-0x48", "throttle-0x80", "ecc", "bit-flip",
+    "nan", "hot-hbm", "missing-gpu", "dead-rank", "hang", "crash", "clock-jump", "lost-counter",
+}  # fmt: skip
+PODS = ("h200x4", "h100x8", "b200x4", "a100x8", "gb200x4", "l40sx4", "h200x2*3")
+MANY = 200
+
+
+def code(name: str, fault: str | None, seed: int, profile: str = "quick") -> int:
+    pod = layout(name)
+    made = simulate(pod, fault=fault, seed=seed, profile=profile)
+    return code_of(judge(made, load(pod.model.criteria)))
+
+
+def test_every_fault_has_its_name() -> None:
+    assert set(FAULTS) == NAMES
+
+
+@pytest.mark.parametrize("name", [*PODS, "cpu"])
+@pytest.mark.parametrize("profile", ["gate", "burn-in"])
+def test_healthy_pods_are_accepted(name: str, profile: str) -> None:
+    assert code(name, None, 1, profile) == ACCEPTED
+
+
+@pytest.mark.parametrize("fault", sorted(FAULTS))
+def test_each_fault_is_found(fault: str) -> None:
+    for seed, name in enumerate(("h200x4", "l40sx4", "h200x2*3")):
+        assert code(name, fault, seed) == FAULTS[fault].code, (name, seed)
+
+
+@pytest.mark.parametrize("fault", ["bit-flip", "nan", "crash", "clock-jump", "lost-counter"])
+def test_faults_of_a_cpu(fault: str) -> None:
+    for seed in range(5):
+        assert code("cpu", fault, seed) == FAULTS[fault].code
+
+
+@pytest.mark.full
+def test_false_rejects_of_many_healthy_pods() -> None:
+    rejected = [s for s in range(MANY) if code("h200x8", None, s) != ACCEPTED]
+    assert len(rejected) < 0.01 * MANY, rejected
+    rejected = [s for s in range(MANY) if code(PODS[s % len(PODS)], None, s) != ACCEPTED]
+    assert len(rejected) < 0.01 * MANY, rejected
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("fault", sorted(FAULTS))
+def test_every_fault_is_found_in_many_pods(fault: str) -> None:
+    wrong = [s for s in range(MANY) if code(PODS[s % len(PODS)], fault, s) != FAULTS[fault].code]
+    assert wrong == []
+
+
+def test_journals_are_real_and_say_that_they_are_simulated(tmp_path: Path) -> None:
+    pod = layout("h200x2*2")
+    paths = write(pod, tmp_path, seed=3)
+    assert [p.name for p in paths] == [
+        "node-0-0.jsonl", "node-0-1.jsonl", "node-1-2.jsonl", "node-1-3.jsonl",
+    ]  # fmt: skip
+    for path in paths:
+        begin = journal.read(path)[0]
+        assert begin["kind"] == "begin"
+        assert begin["simulated"] is True
+    read = evidence.read(tmp_path)
+    assert all(rank.simulated for rank in read.ranks)
+    without = [[{k: v for k, v in e.items() if k != "prev"} for e in r.entries]
+               for r in read.ranks]  # fmt: skip
+    assert without == [list(r.entries) for r in simulate(pod, seed=3).ranks]
+    with pytest.raises(FileExistsError):
+        write(pod, tmp_path, seed=4)
+
+
+def test_a_changed_byte_of_a_simulated_journal_is_found(tmp_path: Path) -> None:
+    (path,) = write(layout("cpu"), tmp_path)
+    path.write_text(path.read_text().replace('"sdc.differing"', '"sdc.differinG"', 1))
+    with pytest.raises(journal.Damaged):
+        evidence.read(tmp_path)
+
+
+def test_a_crash_leaves_a_torn_line(tmp_path: Path) -> None:
+    paths = write(layout("h200x1"), tmp_path, fault="crash")
+    assert not paths[0].read_text().endswith("\n")
+    assert evidence.read(tmp_path).ranks[0].ended is None
+
+
+def test_a_seed_makes_the_same_pod_again() -> None:
+    pod = layout("h200x2")
+    assert simulate(pod, seed=5) == simulate(pod, seed=5)
+    assert simulate(pod, seed=5) != simulate(pod, seed=6)
+
+
+@pytest.mark.parametrize("name", sorted(MODELS))
+def test_models_have_criteria_that_know_them(name: str) -> None:
+    made = simulate(layout(name if name == "cpu" else f"{name}x1"))
+    assert choose(made).name == MODELS[name].criteria
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--simulate", "h20x8"], "did you mean h200?"),
+        (["--simulate", "h200x9"], "at most 8 GPUs"),
+        (["--simulate", "cpux2"], "a CPU is one device"),
+        (["--simulate", "h200x8*2", "--nodes", "3"], "already says"),
+        (["--simulate", "h200x8", "--nodes", "0"], "is not a number of nodes"),
+        (["--simulate", "h200x8", "--fault", "none"], "there is no fault"),
+        (["--simulate", "cpu", "--fault", "ecc"], "a CPU can't have ecc"),
+        (["--simulate", "h200x1", "--fault", "hang"], "needs 2 devices"),
+        (["--fault", "ecc"], "go with --simulate"),
+    ],
+)
+def test_wrong_words_are_answered(
+    words: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert main(["accept", *words, "--out", str(out)]) == 3
+    assert said in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["accept", "--simulate", "h200x2", "--out"]
+    assert main([*words, str(tmp_path / "a")]) == 0
+    assert "no pod was tested" in capsys.readouterr().out
+    assert main([*words, str(tmp_path / "b"), "--fault", "ecc", "--seed", "7"]) == 1
+    assert "uncorrected memory errors" in capsys.readouterr().out
+    assert main([*words, str(tmp_path / "c"), "--fault", "lost-counter"]) == 2
+    before = (tmp_path / "a" / "journal" / "node-0-0.jsonl").read_bytes()
+    assert main([*words, str(tmp_path / "a")]) == 3
+    assert "holds a run already" in capsys.readouterr().err
+    assert (tmp_path / "a" / "journal" / "node-0-0.jsonl").read_bytes() == before
+    entry = json.loads(before.splitlines()[0])
+    assert entry["criteria"]["digest"] == load("h200").digest
+
+
+def test_expected_times_grow_with_collectives_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    assert expected_seconds("gate", 8, 1) < 60
+    assert expected_seconds("full", 8, 1) < 30 * 60
+    alone = [expected_seconds("full", 8, n) - collective_seconds(8 * n) for n in (1, 64)]
+    assert alone[1] < 1.05 * alone[0]
+    assert main(["accept", "--simulate", "h200x8", "--times"]) == 0
+    assert "512 nodes" in capsys.readouterr().out
