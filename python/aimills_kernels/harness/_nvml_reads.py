@@ -1,11 +1,12 @@
 """What NVML says of a GPU beyond its clocks: identity, health, links, time spent slowed down.
 
-A name that the library lacks is found missing when it is asked for, as a counter that the GPU lacks.
+A name that the library lacks is missing when it is asked for, as a counter that the GPU lacks is.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 Reads = dict[str, Callable[[], Any]]
@@ -33,10 +34,7 @@ def further(library: Any, handle: Any) -> Reads:
         **_identity(library, handle),
         **_health(library, handle),
         **_links(library, handle),
-        **{
-            f"throttle_s.{name}": lambda n=name: _throttled_s(library, handle, n)
-            for name in _THROTTLE_FIELDS
-        },
+        **{f"throttle_s.{n}": partial(_throttled_s, library, handle, n) for n in _THROTTLE_FIELDS},
         "memory_temperature_c": lambda: _field(library, handle, "NVML_FI_DEV_MEMORY_TEMP"),
     }
 

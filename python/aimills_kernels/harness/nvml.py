@@ -133,12 +133,12 @@ class Nvml:
 
 
 class NoCounters:
-    """Stands in where there is no NVML; `why` is a clause."""
+    """Stands in where there is no NVML, or whatever the counters are `of`; `why` is a clause."""
 
     source = "none"
 
-    def __init__(self, why: str):
-        self.missing = [f"nvml: {why}"]
+    def __init__(self, why: str, of: str = "nvml"):
+        self.missing = [f"{of}: {why}"]
 
     def read(self, name: str) -> float | None:
         return None
