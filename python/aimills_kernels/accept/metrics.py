@@ -77,7 +77,13 @@ METRICS: dict[str, Metric] = {
             collective__reduce_scatter="reduce-scatter, bus bandwidth",
             collective__all_to_all="all-to-all, bus bandwidth",
         ),
-        *_metrics("1", LOWER, memory__wrong="bytes of a pattern read back wrong"),
+        *_metrics(
+            "1", LOWER,
+            memory__wrong="bytes of a pattern read back wrong",
+            gemm__wrong="elements of a matmul further off than roundings explain",
+            link__wrong="elements that arrived wrong over a link",
+            collective__wrong="elements of a collective's result that are wrong",
+        ),
         *_metrics(
             "FLOP/s", HIGHER,
             gemm__f32="f32 matmul", gemm__tf32="tf32 matmul", gemm__f16="f16 matmul",
