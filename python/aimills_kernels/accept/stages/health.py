@@ -39,7 +39,7 @@ def run(ctx: Context) -> str:
         for metric in (*_COUNTERS, "pcie.generation", "pcie.width", "xid.count", "power.idle"):
             ctx.not_run(metric, metric, "the device under test is a CPU", gap=False)
         return "a CPU has no such counters"
-    idle = idle_watts(counters(ctx))
+    idle = idle_watts(counters(ctx).counters)
     if idle is None:
         ctx.not_run("power.idle", "power at idle", counters(ctx).why("energy_mj"), gap=False)
     else:
