@@ -102,6 +102,8 @@ METRICS: dict[str, Metric] = {
             **{f"throttle__{name}": f"share of the burn with {name}" for name in THROTTLES},
         ),
         *_metrics("FLOP/J", HIGHER, energy__gemm="matmul per joule in the burn"),
+        *_metrics("FLOP/s", NEITHER, sweep__rate="matmul at a lower power limit"),
+        *_metrics("FLOP/J", NEITHER, sweep__energy="matmul per joule at a lower power limit"),
         *_metrics(
             "1", LOWER,
             sdc__differing="repeats that differ in a bit from the first",

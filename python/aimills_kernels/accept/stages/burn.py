@@ -6,7 +6,6 @@ import statistics
 import time
 from collections.abc import Callable
 
-import torch
 from torch import Tensor
 
 from aimills_kernels.accept.context import Context
