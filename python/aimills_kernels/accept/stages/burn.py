@@ -20,7 +20,7 @@ from aimills_kernels.accept.stages._tools import (
     stopped,
 )
 from aimills_kernels.accept.stages.memory import buffers, copy_rate
-from aimills_kernels.accept.telemetry import Window
+from aimills_kernels.accept.telemetry import CPU_SAMPLE, Window
 from aimills_kernels.harness import gemm
 from aimills_kernels.harness.energy import WINDOW_S
 from aimills_kernels.harness.timing import Timer, timer_for
@@ -28,6 +28,7 @@ from aimills_kernels.harness.timing import Timer, timer_for
 _GPU_N, _CPU_N = 8192, 512
 _BATCH_S = 0.1  # of calls between two looks at the clock
 _COMPARE_S = 10.0  # between two looks at the product's bits
+_LEAST_S = 0.1  # between two samples
 _MOST_TOLD = 10  # differences, one by one
 _HOT_SHARE, _HOT_MOST_S = 0.1, 5.0  # for the bandwidth at the end
 
@@ -40,7 +41,7 @@ def run(ctx: Context) -> str:
     n = option(ctx, "n", _GPU_N if is_gpu(ctx) else _CPU_N)
     call = gemm.call(kind, *gemm.operands(kind, n, ctx.device, ctx.seed))
     seconds = ctx.seconds - hot
-    every = max(min(1.0, seconds / 20), seconds / 3600)
+    every = max(min(1.0, seconds / 20), seconds / 3600, _LEAST_S)
     with (
         gemm.precision(kind),
         counters(ctx).sampling(ctx.journal, ctx.stage, every) as window,
@@ -101,7 +102,7 @@ def _telemetry(ctx: Context, window: Window) -> None:
         if values := window.values(name):
             ctx.measure(metric, percentile(values, 0.95), samples=len(values), most=max(values))
         else:
-            ctx.not_run(metric, metric, counters(ctx).why(name), gap=False)
+            ctx.not_run(metric, metric, _why(ctx, name), gap=False)
     for metric, name, factor in (
         ("burn.clock", "sm_mhz", 1e6),
         ("burn.power", "power_w", 1.0),
@@ -112,9 +113,14 @@ def _telemetry(ctx: Context, window: Window) -> None:
                 p50=percentile(values, 0.5), p95=percentile(values, 0.95),
             )  # fmt: skip
         else:
-            ctx.not_run(metric, metric, counters(ctx).why(name), gap=False)
+            ctx.not_run(metric, metric, _why(ctx, name), gap=False)
     if window.xids is not None:
         ctx.measure("xid.count", len(window.xids), source="events of NVML during the burn")
+
+
+def _why(ctx: Context, name: str) -> str:
+    asked = is_gpu(ctx) or name in CPU_SAMPLE
+    return counters(ctx).why(name) if asked else "the device under test is a CPU"
 
 
 def _throttles(ctx: Context, window: Window) -> None:
@@ -123,8 +129,7 @@ def _throttles(ctx: Context, window: Window) -> None:
         if found is not None:
             ctx.measure(f"throttle.{name}", found[0], source=found[1])
             continue
-        why = counters(ctx).why("reasons") if is_gpu(ctx) else "the device under test is a CPU"
-        ctx.not_run(f"throttle.{name}", f"throttle.{name}", why, gap=False)
+        ctx.not_run(f"throttle.{name}", f"throttle.{name}", _why(ctx, "reasons"), gap=False)
 
 
 def _energy(ctx: Context, flops: float, window: Window) -> None:

@@ -8,14 +8,14 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
 
 from aimills_kernels.accept.context import Context, Group
 from aimills_kernels.accept.stages import _collectives
-from aimills_kernels.accept.stages._tools import is_gpu, option, reason, stopped, synchronize
+from aimills_kernels.accept.stages._tools import is_gpu, option, reason, synchronize
 from aimills_kernels.harness.ceilings import sustained_us
 from aimills_kernels.harness.timing import timer_for
 
@@ -89,9 +89,8 @@ def _copies(ctx: Context) -> None:
     device = torch.empty_like(host, device=ctx.device)
     timer = timer_for(ctx.device)
     for metric, target, source in (("link.h2d", device, host), ("link.d2h", back, device)):
-        samples = sorted(
-            sustained_us(timer, lambda t=target, s=source: t.copy_(s, non_blocking=True), _TURN_S)
-        )
+        copy = partial(target.copy_, source, non_blocking=True)
+        samples = sorted(sustained_us(timer, copy, _TURN_S))
         ctx.measure(metric, size / samples[len(samples) // 2] * 1e6, bytes=size, pinned=True)
     wrong = int((back != host).sum())
     _wrong(ctx, "host to device and back", wrong, size)

@@ -37,14 +37,10 @@ class CannotRestore(RuntimeError):
 
 def run(ctx: Context) -> str:
     device = counters(ctx).counters
-    why = None
-    if not is_gpu(ctx) and not option(ctx, "any_device", False):
-        why = "the device under test is a CPU"
-    elif not isinstance(device, Nvml):
-        why = counters(ctx).why("power_limit_w")
-    if why is not None or not isinstance(device, Nvml):
-        ctx.not_run(_NAME, "power-cap sweep", why or "", gap=False)
-        return "not run"
+    if not isinstance(device, Nvml):
+        why = counters(ctx).why("power_limit_w") if is_gpu(ctx) else "the device is a CPU"
+        ctx.not_run(_NAME, "power-cap sweep", why, gap=False)
+        return f"not run: {why}"
     restore_left(ctx, device)
     found = device.read("power_limit_w")
     if found is None:
@@ -176,9 +172,13 @@ def _put_back(ctx: Context, device: Nvml, watts: float, path: Path) -> None:
     path.unlink(missing_ok=True)
 
 
+class _Terminated(BaseException):
+    """SIGTERM came. No stage takes it for an error."""
+
+
 @contextlib.contextmanager
 def _terminating() -> Iterator[None]:
-    """SIGTERM ends the block by an exception, then does what it would have done without."""
+    """SIGTERM ends the block, and then does what it would have done without."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -186,12 +186,15 @@ def _terminating() -> Iterator[None]:
 
     def end(*_: Any) -> None:
         nonlocal came
-        came = True
-        raise SystemExit(128 + signal.SIGTERM)
+        if not came:
+            came = True
+            raise _Terminated
 
     before = signal.signal(signal.SIGTERM, end)
     try:
         yield
+    except _Terminated:
+        pass
     finally:
         signal.signal(signal.SIGTERM, before)
         if came:

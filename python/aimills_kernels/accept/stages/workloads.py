@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +25,7 @@ from aimills_kernels.harness.energy import WINDOW_S
 _HEAD = 64
 _WARM_UP = 2  # calls
 _PAGE = 16
+_MOMENTUM, _RATE = 0.9, 1e-4
 
 
 def run(ctx: Context) -> str:
@@ -90,31 +92,31 @@ class Block(nn.Module):
 
 
 def training(ctx: Context) -> tuple[Callable[[], None], int]:
-    """One step forward, back and of the optimizer, in bf16 on a GPU and f32 on a CPU."""
+    """One step forward, back and of the optimizer, in bf16 on a GPU and f32 on a CPU. The optimizer
+    is SGD with momentum: torch.optim takes 10 s to import."""
     gpu = is_gpu(ctx)
-    width, layers = (
-        option(ctx, "width", 2048 if gpu else 64),
-        option(ctx, "layers", 4 if gpu else 2),
-    )
-    batch, length = (
-        option(ctx, "batch", 4 if gpu else 2),
-        option(ctx, "length", 2048 if gpu else 64),
-    )
+    width = option(ctx, "width", 2048 if gpu else 64)
+    layers = option(ctx, "layers", 4 if gpu else 2)
+    batch = option(ctx, "batch", 4 if gpu else 2)
+    length = option(ctx, "length", 2048 if gpu else 64)
     words = 32000 if gpu else 256
     torch.manual_seed(ctx.seed)
     model = nn.Sequential(
         nn.Embedding(words, width), *[Block(width) for _ in range(layers)],
         nn.Linear(width, words, bias=False),
     ).to(ctx.device, torch.bfloat16 if gpu else torch.float32)  # fmt: skip
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+    weights = list(model.parameters())
+    momenta = [torch.zeros_like(w) for w in weights]
     tokens = torch.randint(words, (batch, length + 1), device=ctx.device)
 
     def step() -> None:
         scores = model(tokens[:, :-1]).float()
         loss = F.cross_entropy(scores.flatten(0, 1), tokens[:, 1:].flatten())
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
+        gradients = torch.autograd.grad(loss, weights)
+        with torch.no_grad():
+            for weight, momentum, gradient in zip(weights, momenta, gradients, strict=True):
+                momentum.mul_(_MOMENTUM).add_(gradient)
+                weight.sub_(momentum, alpha=_RATE)
         if not bool(torch.isfinite(loss.detach())):
             raise RuntimeError("the loss of the training step is not finite")
 
@@ -124,40 +126,58 @@ def training(ctx: Context) -> tuple[Callable[[], None], int]:
 # ---- decoding
 
 
+class Layer:
+    """A layer of a decoder: projections, its paged cache, attention over what is cached, and a
+    feed-forward part."""
+
+    def __init__(self, batch: int, pages: int, heads: int, groups: int, width: int, **place: Any):
+        self.heads = (heads, groups, groups)
+        self.width, size = width, heads * width
+        cached = (batch * pages, _PAGE, groups, width)
+        self.k_cache, self.v_cache = (torch.randn(cached, **place) for _ in range(2))
+        shapes = ((sum(self.heads) * width, size), (size, size), (4 * size, size), (size, 4 * size))
+        self.qkv, self.out, self.up, self.down = (
+            torch.randn(shape, **place) * shape[1] ** -0.5 for shape in shapes
+        )
+
+    def __call__(self, x: Tensor, table: Tensor, before: Tensor, after: Tensor) -> Tensor:
+        mixed = F.linear(F.rms_norm(x, x.shape[-1:]), self.qkv)
+        heads = mixed.view(x.shape[0], 1, sum(self.heads), self.width)
+        q, k, v = heads.split(self.heads, dim=2)
+        aimills_kernels.kv_append(k, v, self.k_cache, self.v_cache, table, before)
+        seen = aimills_kernels.attention_paged(q, self.k_cache, self.v_cache, table, after)
+        x = x + F.linear(seen.reshape(x.shape), self.out)
+        return x + F.linear(F.gelu(F.linear(F.rms_norm(x, x.shape[-1:]), self.up)), self.down)
+
+
 def decoding(ctx: Context) -> tuple[Callable[[], None], int]:
-    """One token for each sequence: a layer's projections, its new keys into the paged cache, its
-    attention over all that is cached; the caches begin half full and begin again when full."""
+    """One token for each sequence through all layers. The caches begin half full, and once they are
+    full they begin again."""
     gpu = is_gpu(ctx)
-    batch, length = (
-        option(ctx, "sequences", 64 if gpu else 2),
-        option(ctx, "keys", 4096 if gpu else 128),
-    )
+    batch = option(ctx, "sequences", 64 if gpu else 2)
+    length = option(ctx, "keys", 4096 if gpu else 128)
+    layers = option(ctx, "layers", 4 if gpu else 2)
     heads, groups, width = (32, 8, 128) if gpu else (4, 2, 32)
     dtype = torch.bfloat16 if gpu else torch.float32
     pages = -(-length // _PAGE)
-    place = {"device": ctx.device, "dtype": dtype}
     torch.manual_seed(ctx.seed)
-    k_cache, v_cache = (torch.randn(batch * pages, _PAGE, groups, width, **place) for _ in range(2))
-    order = torch.randperm(batch * pages, device=ctx.device, dtype=torch.int32)
+    stack = [
+        Layer(batch, pages, heads, groups, width, device=ctx.device, dtype=dtype)
+        for _ in range(layers)
+    ]
+    order = torch.randperm(batch * pages, device=ctx.device).to(torch.int32)
     table = order.view(batch, pages)
-    used = torch.full((batch,), length // 2, device=ctx.device, dtype=torch.int32)
-    rows = (heads + 2 * groups) * width
-    qkv, out = (
-        torch.randn(rows, heads * width, **place),
-        torch.randn(heads * width, heads * width, **place),
-    )
-    x = torch.randn(batch, heads * width, **place)
-    scale = (heads * width) ** -0.5
+    before = torch.full((batch,), length // 2, device=ctx.device, dtype=torch.int32)
+    x = torch.randn(batch, heads * width, device=ctx.device, dtype=dtype)
 
     def step() -> None:
         nonlocal x
-        mixed = (F.linear(x, qkv) * scale).view(batch, 1, heads + 2 * groups, width)
-        q, k, v = mixed.split((heads, groups, groups), dim=2)
-        aimills_kernels.kv_append(k, v, k_cache, v_cache, table, used)
-        used.add_(1)
-        seen = aimills_kernels.attention_paged(q, k_cache, v_cache, table, used, causal=True)
-        x = F.rms_norm(F.linear(seen.reshape(batch, -1), out), (heads * width,))
-        used.copy_(torch.where(used >= length, length // 2, used))
+        after = before + 1
+        with torch.no_grad():
+            for layer in stack:
+                x = layer(x, table, before, after)
+            x = F.rms_norm(x, x.shape[-1:])
+        before.copy_(torch.where(after >= length, length // 2, after))
 
     return step, batch
 
