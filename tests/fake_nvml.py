@@ -135,8 +135,9 @@ def _answers(counter: str) -> Callable[..., Any]:
 
 for _function, _counter in {
     "nvmlDeviceGetName": "name", "nvmlSystemGetDriverVersion": "driver",
-    "nvmlDeviceGetVbiosVersion": "vbios", "nvmlDeviceGetUUID": "uuid", "nvmlDeviceGetPciInfo": "pci",
-    "nvmlDeviceGetCount": "count", "nvmlDeviceGetMemoryInfo": "memory_info",
+    "nvmlDeviceGetVbiosVersion": "vbios", "nvmlDeviceGetUUID": "uuid",
+    "nvmlDeviceGetPciInfo": "pci", "nvmlDeviceGetCount": "count",
+    "nvmlDeviceGetMemoryInfo": "memory_info",
     "nvmlDeviceGetPowerManagementLimit": "limit",
     "nvmlDeviceGetPowerManagementLimitConstraints": "limits", "nvmlDeviceGetMigMode": "mig",
     "nvmlDeviceGetCurrentEccMode": "ecc_mode", "nvmlDeviceGetTotalEccErrors": "ecc",

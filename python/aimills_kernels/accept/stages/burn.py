@@ -48,7 +48,8 @@ def run(ctx: Context) -> str:
     ):
         rates = _sustain(ctx, timer, call, 2.0 * n**3, seconds)
     # At once, while the memory is as warm as the load made it.
-    ctx.measure("memory.copy_hot", copy_rate(ctx, timer, source, target, hot))
+    at_the_end = 0.0 if stopped(ctx) else hot
+    ctx.measure("memory.copy_hot", copy_rate(ctx, timer, source, target, at_the_end))
     if stopped(ctx):
         text = f"the burn was stopped after {window.seconds:.1f} of {seconds:.1f} s"
         ctx.event("stopped", text)

@@ -100,12 +100,16 @@ def walking_zero(place: Tensor, seed: int) -> Tensor:
 
 
 def random(place: Tensor, seed: int) -> Tensor:
-    """Bits of splitmix64 of the place (Steele et al., OOPSLA 2014), with arithmetic shifts: the
-    same on every device."""
-    x = (place + seed) * _MIX[0]
-    x = (x ^ (x >> 30)) * _MIX[1]
-    x = (x ^ (x >> 27)) * _MIX[2]
-    return x ^ (x >> 31)
+    """Numbers of splitmix64 (Steele et al., OOPSLA 2014): `place` of the sequence of `seed`."""
+    x = seed + place * _MIX[0]
+    x = (x ^ _shifted(x, 30)) * _MIX[1]
+    x = (x ^ _shifted(x, 27)) * _MIX[2]
+    return x ^ _shifted(x, 31)
+
+
+def _shifted(x: Tensor, by: int) -> Tensor:
+    """To the right, as if without a sign."""
+    return (x >> by) & ((1 << (64 - by)) - 1)
 
 
 PATTERNS: dict[str, Pattern] = {
