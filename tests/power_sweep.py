@@ -36,11 +36,10 @@ class KeptGpu(Gpu):
 
 
 def sweep(folder: Path, name: str, gpu: KeptGpu, **more: Any) -> Written:
-    written = Written(
+    return Written(
         folder / name, "power-sweep", telemetry=Telemetry(nvml.Nvml(gpu, "gpu"), GPU_SAMPLE),
         options=OPTIONS | {"power_state": folder / "state"} | more,
     )  # fmt: skip
-    return written
 
 
 def main() -> None:
