@@ -139,7 +139,8 @@ class Telemetry:
         """Samples into the journal from a thread while the block runs, one at its begin and one at
         its end. What goes wrong in the thread is an event; where even that could not be written,
         the block's end raises it."""
-        window, stop, lost = Window(), threading.Event(), []
+        window, stop = Window(), threading.Event()
+        lost: list[BaseException] = []
 
         def work() -> None:
             try:
@@ -148,11 +149,11 @@ class Telemetry:
                     if stop.wait(every_s):
                         break
                 self._look(journal, stage, window)
-            except Exception as error:
+            except BaseException as error:  # a journal that can't be written may be no Exception
                 text = f"the telemetry ended: {type(error).__name__}: {first_line(error)}"
                 try:
                     journal.append("event", stage=stage, name="telemetry", text=text, detail={})
-                except Exception as worse:
+                except BaseException as worse:
                     lost.append(worse)
 
         window.first, window.began = self._cumulative(), _now()
