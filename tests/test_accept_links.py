@@ -28,7 +28,7 @@ def test_every_pair_comes_once_and_nobody_twice_in_a_round(n: int) -> None:
 
 
 def test_bus_bandwidth_as_nccl_tests_counts_it() -> None:
-    """Eight ranks: all-reduce moves every byte 7/8 of a time to and fro."""
+    """Eight ranks: all-reduce moves every byte 7/8 of a time there and back."""
     assert _collectives.factor("all_reduce", 8) == 1.75
     for name in ("all_gather", "reduce_scatter", "all_to_all"):
         assert _collectives.factor(name, 8) == 0.875
