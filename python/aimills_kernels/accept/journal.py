@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import threading
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -44,6 +45,7 @@ class Journal:
 
     def __init__(self, path: Path, *, new: bool = True):
         self.path = path
+        self._turn = threading.Lock()  # telemetry is written by a thread of its own
         path.parent.mkdir(parents=True, exist_ok=True)
         known = [] if new else read(path, torn=True)
         self._count = len(known)
@@ -58,6 +60,10 @@ class Journal:
         """Write one entry, with its place, the hash before it and the time. OSError: the disk."""
         if kind not in KINDS:
             raise ValueError(f"a journal has no entries of kind {kind!r}")
+        with self._turn:
+            return self._append(kind, data)
+
+    def _append(self, kind: str, data: dict[str, Any]) -> dict[str, Any]:
         entry = {
             "n": self._count,
             "prev": self.head,

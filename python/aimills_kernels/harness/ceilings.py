@@ -6,16 +6,14 @@ no honest time can cross.
 
 from __future__ import annotations
 
-import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from aimills_kernels.harness import specs
+from aimills_kernels.harness import gemm, specs
 from aimills_kernels.harness.env import first_line
 from aimills_kernels.harness.timing import Timer, timer_for
 
@@ -75,7 +73,7 @@ def serving_unit(ceilings: dict[str, Any] | None, unit: str) -> str | None:
     return max(known, key=lambda u: known[u], default=None)
 
 
-def _sustained_us(timer: Timer, call: Callable[[], Any], seconds: float) -> list[float]:
+def sustained_us(timer: Timer, call: Callable[[], Any], seconds: float) -> list[float]:
     """Samples of one call each, after one untimed, for about `seconds`; three at the least.
     RuntimeError where the clock stood still or went backwards."""
     call()
@@ -97,7 +95,7 @@ def _copy_gbps(place: torch.device, timer: Timer) -> float:
         size, seconds = min(_GPU_COPY_BYTES, free // 8), _GPU_PART_S / 4
     source = torch.ones(size // 4, dtype=torch.float32, device=place)
     target = torch.empty_like(source)
-    best = min(_sustained_us(timer, lambda: target.copy_(source), seconds))
+    best = min(sustained_us(timer, lambda: target.copy_(source), seconds))
     return 2 * source.numel() * 4 / best / 1e3
 
 
@@ -108,37 +106,9 @@ def _gemm_tflops(unit: str, place: torch.device, timer: Timer) -> float:
     n = _GPU_GEMM if gpu else _CPU_GEMM.get(unit, 0)
     if n == 0:
         raise ValueError("not measured on a CPU")
-    with _full_f32():
-        call = _gemm(unit, n, place)
-        samples = _sustained_us(timer, call, _GPU_PART_S if gpu else _CPU_PART_S)
+    kind = "bf16" if unit == "f16" else unit
+    with gemm.precision(kind):
+        call = gemm.call(kind, *gemm.operands(kind, n, place))
+        samples = sustained_us(timer, call, _GPU_PART_S if gpu else _CPU_PART_S)
     late = samples[len(samples) // 2 :]
     return 2 * n**3 / (sum(late) / len(late) if gpu else min(samples)) / 1e6
-
-
-def _gemm(unit: str, n: int, place: torch.device) -> Callable[[], Tensor]:
-    generator = torch.Generator(device=place).manual_seed(0)
-    a, b = (torch.randn(n, n, generator=generator, device=place) for _ in range(2))
-    if unit == "f32":
-        return lambda: a @ b
-    if unit == "f16":
-        x, y = a.bfloat16(), b.bfloat16()
-        return lambda: x @ y
-    if unit == "fp8":
-        x, y = (t.to(torch.float8_e4m3fn) for t in (a, b))
-        one = torch.ones((), device=place)
-        return lambda: torch._scaled_mm(
-            x, y.t(), scale_a=one, scale_b=one, out_dtype=torch.bfloat16, use_fast_accum=True
-        )
-    x, y = ((40 * t).round().clamp(-127, 127).to(torch.int8) for t in (a, b))
-    return lambda: torch._int_mm(x, y.t())
-
-
-@contextlib.contextmanager
-def _full_f32() -> Iterator[None]:
-    """Without TF32, which would not be the arithmetic that `f32` names."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)

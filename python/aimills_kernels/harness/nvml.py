@@ -10,11 +10,12 @@ import math
 import statistics
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, Protocol
 
 import torch
 
+from aimills_kernels.harness._nvml_reads import Reads, further
 from aimills_kernels.harness.env import first_line
 from aimills_kernels.harness.reasons import REASONS
 
@@ -22,6 +23,7 @@ from aimills_kernels.harness.reasons import REASONS
 _HARMLESS = {"gpu_idle", "applications_clocks_setting", "display_clock_setting"}
 _LOW = 0.75  # of the largest SM clock; a clock below it is flagged
 _SLOW_EVERY_S = 0.1  # NVML averages power for longer than that, and temperatures move slower
+_MOST_XIDS = 1000  # that one call takes from the driver
 _SM, _MEMORY, _GPU_TEMPERATURE = 1, 2, 0  # NVML_CLOCK_SM, NVML_CLOCK_MEM, NVML_TEMPERATURE_GPU
 
 _now = time.monotonic
@@ -42,18 +44,23 @@ class Counters(Protocol):
 
     def read(self, name: str) -> float | None: ...
 
+    def text(self, name: str) -> str | None: ...
+
 
 class Nvml:
-    """The counters of one GPU, each by a name of ours."""
+    """The counters of one GPU, each by a name of ours; further ones in `_nvml_reads`."""
 
     source = "nvml"
 
     def __init__(self, library: Any, handle: Any):
+        self._library, self._handle = library, handle
+        self._xid_events: Any = None
         self.missing: list[str] = []
         self._absent: set[str] = set()
         reasons = getattr(library, "nvmlDeviceGetCurrentClocksEventReasons", None)
         reasons = reasons or library.nvmlDeviceGetCurrentClocksThrottleReasons
-        self._reads: dict[str, Callable[[], float]] = {
+        self._reads: Reads = {
+            **further(library, handle),
             "sm_mhz": lambda: library.nvmlDeviceGetClockInfo(handle, _SM),
             "memory_mhz": lambda: library.nvmlDeviceGetClockInfo(handle, _MEMORY),
             "max_sm_mhz": lambda: library.nvmlDeviceGetMaxClockInfo(handle, _SM),
@@ -64,6 +71,13 @@ class Nvml:
         }
 
     def read(self, name: str) -> float | None:
+        return self._get(name)
+
+    def text(self, name: str) -> str | None:
+        found = self._get(name)
+        return found.decode() if isinstance(found, bytes) else found
+
+    def _get(self, name: str) -> Any:
         if name in self._absent:
             return None
         try:
@@ -73,16 +87,49 @@ class Nvml:
             self.missing.append(f"{name}: {first_line(error)}")
             return None
 
+    def watch_xids(self) -> None:
+        """From now on the driver keeps XIDs for `new_xids`; where it can't, `missing` says so."""
+        try:
+            events = self._library.nvmlEventSetCreate()
+            kind = self._library.nvmlEventTypeXidCriticalError
+            self._library.nvmlDeviceRegisterEvents(self._handle, kind, events)
+            self._xid_events = events
+        except Exception as error:
+            self._absent.add("xid")
+            self.missing.append(f"xid: {first_line(error)}")
+
+    def new_xids(self) -> list[int] | None:
+        """XIDs since the last call; None where they can't be had."""
+        if self._xid_events is None:
+            return None
+        found: list[int] = []
+        try:
+            while len(found) < _MOST_XIDS:
+                event = self._library.nvmlEventSetWait_v2(self._xid_events, 0)
+                found.append(int(event.eventData))
+        except Exception as error:
+            if not isinstance(error, getattr(self._library, "NVMLError_Timeout", ())):
+                self._xid_events = None
+                self.missing.append(f"xid: {first_line(error)}")
+        return found
+
+    def set_power_limit(self, watts: float) -> None:
+        """Raises NVML's error, for want of permission as a rule."""
+        self._library.nvmlDeviceSetPowerManagementLimit(self._handle, round(1e3 * watts))
+
 
 class NoCounters:
-    """Stands in where there is no NVML; `why` is a clause."""
+    """Stands in where there is no NVML, or whatever the counters are `of`; `why` is a clause."""
 
     source = "none"
 
-    def __init__(self, why: str):
-        self.missing = [f"nvml: {why}"]
+    def __init__(self, why: str, of: str = "nvml"):
+        self.missing = [f"{of}: {why}"]
 
     def read(self, name: str) -> float | None:
+        return None
+
+    def text(self, name: str) -> str | None:
         return None
 
 

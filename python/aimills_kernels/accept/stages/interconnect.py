@@ -1,0 +1,175 @@
+"""Links: host to device and back, each pair of a node's devices, collectives of all ranks.
+
+What arrives is held against what was sent, element by element.
+"""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable
+from functools import partial
+
+import torch
+import torch.distributed as dist
+
+from aimills_kernels.accept.context import Context, Group
+from aimills_kernels.accept.stages import _collectives
+from aimills_kernels.accept.stages._tools import is_gpu, option, reason, synchronize
+from aimills_kernels.harness.ceilings import sustained_us
+from aimills_kernels.harness.timing import timer_for
+
+_HOST_BYTES = 256 << 20
+_PAIR_BYTES, _CPU_PAIR_BYTES = 256 << 20, 1 << 20
+_PAIR_CALLS = 10
+_TURN_S = 0.2  # of copying each way, in each device's turn
+_ALONE = "this rank is alone, and it takes two"
+
+
+def run(ctx: Context) -> str:
+    neighbours = _neighbours(ctx)
+    _host(ctx, neighbours)
+    if ctx.group is None or ctx.group.world < 2:
+        ctx.not_run("link.p2p", "device to device", _ALONE, gap=False)
+        for name in _collectives.COLLECTIVES:
+            ctx.not_run(f"collective.{name}", f"{name}, timed", _ALONE, gap=False)
+        return "one rank: no pairs and no collectives"
+    pairs = _pairs(ctx, ctx.group, neighbours)
+    done = _collectives.run(ctx, ctx.group)
+    return f"{pairs} of this device's pairs, {done} collectives over {ctx.group.world} ranks"
+
+
+def _neighbours(ctx: Context) -> list[int]:
+    """The ranks of this node, this one too."""
+    if ctx.group is None:
+        return [0]
+    nodes: list[str | None] = [None] * ctx.group.world
+    dist.all_gather_object(nodes, platform.node(), group=ctx.group.control)
+    return [rank for rank, node in enumerate(nodes) if node == platform.node()]
+
+
+# ---- host and device
+
+
+def _host(ctx: Context, neighbours: list[int]) -> None:
+    """In turns, since the devices of a node share what leads to the host's memory."""
+    mine = neighbours.index(ctx.group.rank) if ctx.group else 0
+    for turn in range(_most(ctx, len(neighbours))):
+        if ctx.group is not None:
+            dist.barrier(group=ctx.group.control)
+        if turn == mine:
+            _host_turn(ctx)
+
+
+def _most(ctx: Context, count: int) -> int:
+    """The largest of all ranks, so that each makes as many turns."""
+    if ctx.group is None:
+        return count
+    counts = torch.tensor([count])
+    dist.all_reduce(counts, dist.ReduceOp.MAX, group=ctx.group.control)
+    return int(counts)
+
+
+def _host_turn(ctx: Context) -> None:
+    if not is_gpu(ctx):
+        why = "a CPU has no link between its memory and itself that could be timed"
+        ctx.not_run("link.h2d", "host to device", why, gap=False)
+        ctx.not_run("link.d2h", "device to host", why, gap=False)
+        return
+    try:
+        _copies(ctx)
+    except (RuntimeError, MemoryError) as error:
+        ctx.not_run("link.h2d", "host to device and back", reason(error))
+
+
+def _copies(ctx: Context) -> None:
+    size = option(ctx, "host_bytes", _HOST_BYTES)
+    host = torch.randint(256, (size,), dtype=torch.uint8).pin_memory()
+    back = torch.empty_like(host).pin_memory()
+    device = torch.empty_like(host, device=ctx.device)
+    timer = timer_for(ctx.device)
+    for metric, target, source in (("link.h2d", device, host), ("link.d2h", back, device)):
+        copy = partial(target.copy_, source, non_blocking=True)
+        samples = sorted(sustained_us(timer, copy, _TURN_S))
+        ctx.measure(metric, size / samples[len(samples) // 2] * 1e6, bytes=size, pinned=True)
+    wrong = int((back != host).sum())
+    _wrong(ctx, "host to device and back", wrong, size)
+
+
+def _wrong(ctx: Context, what: str, wrong: int, elements: int) -> None:
+    ctx.measure("link.wrong", wrong, what=what, elements=elements)
+    if wrong:
+        ctx.event("link", f"{what}: {wrong} of {elements} elements arrived wrong", what=what)
+
+
+# ---- pairs of a node
+
+
+def rounds(members: list[int]) -> list[list[tuple[int, int]]]:
+    """Every pair once, in rounds in which each is in one pair at most (the circle method)."""
+    ring: list[int | None] = [*members, *([None] if len(members) % 2 else [])]
+    found = []
+    for _ in range(len(ring) - 1):
+        half = len(ring) // 2
+        pairs = zip(ring[:half], reversed(ring[half:]), strict=True)
+        found.append([(a, b) for a, b in pairs if a is not None and b is not None])
+        ring = [ring[0], ring[-1], *ring[1:-1]]
+    return found
+
+
+def _pairs(ctx: Context, group: Group, neighbours: list[int]) -> int:
+    """Each pair, one way and then the other; pairs without a common device at the same time. Its
+    rate is stated by the device that receives, the slowest as the metric."""
+    if _most(ctx, len(neighbours)) < 2:
+        ctx.not_run("link.p2p", "device to device", "its node has no other device", gap=False)
+        return 0
+    _collectives.warm_up(ctx, group)  # of all ranks, before some of them talk
+    size = option(ctx, "pair_bytes", _PAIR_BYTES if is_gpu(ctx) else _CPU_PAIR_BYTES)
+    rates: dict[int, float] = {}
+    wrong = 0
+    for pairs in rounds(neighbours):
+        for a, b in pairs:
+            if group.rank not in (a, b):
+                continue
+            peer = b if group.rank == a else a
+            for sender in (a, b):
+                seconds, bad = _send(ctx, group, sender, peer, size)
+                if sender != group.rank:
+                    rates[peer] = size / seconds
+                    wrong += bad
+    if not rates:
+        ctx.not_run("link.p2p", "device to device", "its node has no other device", gap=False)
+        return 0
+    slowest = min(rates, key=lambda peer: rates[peer])
+    ctx.measure(
+        "link.p2p", rates[slowest], peer=slowest, bytes=size,
+        rates={str(peer): rate for peer, rate in sorted(rates.items())},
+    )  # fmt: skip
+    _wrong(ctx, "device to device", wrong, len(rates) * size)
+    return len(rates)
+
+
+def _send(ctx: Context, group: Group, sender: int, peer: int, size: int) -> tuple[float, int]:
+    """Seconds a message, and how many of its bytes are not as sent."""
+    sends = sender == group.rank
+    generator = torch.Generator().manual_seed(ctx.seed + sender)
+    pattern = torch.randint(256, (size,), generator=generator, dtype=torch.uint8).to(ctx.device)
+    held = pattern if sends else torch.zeros_like(pattern)
+
+    def once() -> None:
+        work = dist.P2POp(dist.isend if sends else dist.irecv, held, peer, group=group.data)
+        for pending in dist.batch_isend_irecv([work]):
+            pending.wait()
+
+    seconds = _timed(ctx, once, _PAIR_CALLS)
+    return seconds, 0 if sends else int((held != pattern).sum())
+
+
+def _timed(ctx: Context, call: Callable[[], None], calls: int) -> float:
+    call()
+    synchronize(ctx.device)
+    begin = time.perf_counter()
+    for _ in range(calls):
+        call()
+    synchronize(ctx.device)
+    return (time.perf_counter() - begin) / calls
