@@ -28,7 +28,7 @@ class Outcome:
 
 def criteria_for(begin: dict[str, Any], named: str | None) -> Any:
     """Those named by the user, or those of the device that a begin entry tells of."""
-    return load(named) if named else choose(evidence.pod([Rank((begin,))]))
+    return load(named) if named else choose(evidence.pod([Rank(({"kind": "begin", **begin},))]))
 
 
 def told(criteria: Any) -> dict[str, Any]:

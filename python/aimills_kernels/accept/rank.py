@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 import threading
 import time
@@ -186,12 +185,8 @@ def _stage(
         together.group if spec.together else None, _telemetry(device), session.progress,
         {"session": session, "stop": stop.event, "hung": hung},
     )  # fmt: skip
-    work = together.guarded(spec) if spec.together and launch_is_shared(together) else None
+    work = together.guarded(spec) if spec.together and together.launch.world > 1 else None
     return stage_run.run(spec, ctx, journal, work)
-
-
-def launch_is_shared(together: Together) -> bool:
-    return together.launch.world > 1
 
 
 def _excluded(spec: StageSpec, journal: RankJournal) -> Stage:
@@ -209,10 +204,3 @@ def _telemetry(device: torch.device) -> Any:
     except ImportError:
         return None
     return telemetry_of(device)
-
-
-def leave_now(code: int) -> None:
-    """Taking a communicator apart can hang for ever."""
-    with contextlib.suppress(OSError):
-        os.sys.stdout.flush()  # type: ignore[attr-defined]
-    os._exit(code)
