@@ -5,15 +5,13 @@ A store knows who came and who did not, also after a communicator has broken.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import time
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Any
 
 DEAD = "dead"  # key under which the parent names ranks whose process has ended
-_LOOK_S = 0.25
+_LOOK_S = 0.05
 
 
 @dataclass(frozen=True)
@@ -44,13 +42,12 @@ class Meeting:
             self.store.set(f"{name}/all", "1")
         end = time.monotonic() + (self.wait_s if wait_s is None else wait_s)
         while not self._has(f"{name}/all"):
-            missing = self._without(f"{name}/came")
-            if missing <= self._dead() or time.monotonic() > end:
+            dead = self._dead()
+            if (dead and self._without(f"{name}/came") <= dead) or time.monotonic() > end:
                 break
-            with contextlib.suppress(RuntimeError):  # the time-out of this look
-                self.store.wait([f"{name}/all"], timedelta(seconds=_LOOK_S))
-        came = self._without(f"{name}/came")
-        return Met(tuple(sorted(came)), tuple(r for r in range(self.world)
+            time.sleep(_LOOK_S)
+        missing = self._without(f"{name}/came")
+        return Met(tuple(sorted(missing)), tuple(r for r in range(self.world)
                                               if self._has(f"{name}/failed/{r}")))  # fmt: skip
 
     def say(self, key: str, value: Any) -> None:
