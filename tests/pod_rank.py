@@ -17,7 +17,7 @@ import torch.distributed as dist
 
 from aimills_kernels.accept import run, session
 from aimills_kernels.accept.context import Context, StageSpec
-from aimills_kernels.cli import main
+from aimills_kernels.cli import accept, main
 
 
 def _faulty(ctx: Context) -> None:
@@ -56,6 +56,8 @@ run.STAGES = run.EVERY = (
     StageSpec("sum", "Sum of all ranks", _sum, {"quick": 5}, together=True),
     StageSpec("last", "Last", _alone, {"quick": 5}),
 )
+
+accept.PROGRAM = (sys.executable, "-m", "tests.pod_rank")
 
 if __name__ == "__main__":
     sys.exit(main())

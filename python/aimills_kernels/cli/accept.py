@@ -23,6 +23,7 @@ from aimills_kernels.cli._errors import INCOMPLETE, UsageError
 from aimills_kernels.cli._outcome import tell
 from aimills_kernels.harness._patience import TIMEOUT_S
 
+PROGRAM = (sys.executable, "-m", "aimills_kernels")  # of a rank that is started here
 _CPU_BUDGET_S = 60.0
 _GPU_BUDGET_S = 120.0
 
@@ -39,7 +40,7 @@ def run(options: Namespace) -> int:
         evidence_folder.refuse_used(plan.folder, launch.run if launch else None)
     try:
         if world:
-            program = [sys.executable, "-m", "aimills_kernels", *options.words]
+            program = [*PROGRAM, *options.words]
             return tell(running.accept_by_ranks(plan, program, world), plan.folder)
         first = launch is None or launch.rank == 0
         outcome = running.accept(
@@ -74,8 +75,7 @@ def _mine(
     if launch is None or devices[0].type == "cpu":
         return devices[0], None
     if options.device.startswith("cuda:") and launch.world > 1:
-        if launch.contract != "parent" or launch.world != 1:
-            raise UsageError("--device cuda:<index> is for one rank; leave it out in a pod")
+        raise UsageError("--device cuda:<index> is for one rank; leave it out in a pod")
     if len(devices) == 1:  # the launcher lets each rank see its own
         return devices[0], None
     if launch.local_rank < len(devices):
