@@ -22,8 +22,16 @@ import aimills_kernels
 from aimills_kernels import _dispatch, _records, _registry
 from aimills_kernels._op import Case, Op, Provider
 from aimills_kernels._validate import NO_MEMORY, validate_each
-from aimills_kernels.accept import correctness, library, page, rank, real_input, run, shapes
-from aimills_kernels.accept import stage_run, verdict
+from aimills_kernels.accept import (
+    correctness,
+    library,
+    page,
+    rank,
+    real_input,
+    run,
+    stage_run,
+    verdict,
+)
 from aimills_kernels.accept import session as session_module
 from aimills_kernels.accept.context import Context, StageSpec
 from aimills_kernels.accept.evidence_folder import RankJournal

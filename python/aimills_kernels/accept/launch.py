@@ -11,6 +11,7 @@ import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+WAIT_S = 300.0  # that ranks wait for each other, before one counts as missing
 PARENT = "parent"
 RUN = "AIMILLS_ACCEPT_RUN"  # set by our own parent: the name of the run
 _PORT = 29500
@@ -43,7 +44,7 @@ def alone(environ: Mapping[str, str], run: str) -> Launch:
 def find(environ: Mapping[str, str]) -> Launch | None:
     """By the environment; None where no launcher is at work."""
     for contract, names in _CONTRACTS.items():
-        rank, world, local_rank, local_world, sign = names
+        rank, world, local_rank, _, sign = names
         if all(environ.get(name) for name in (rank, world, local_rank, sign)):
             found = _launch(environ, contract, names)
             # One task of Slurm's or MPI's on a node of many GPUs: this process starts the others.

@@ -18,12 +18,10 @@ from aimills_kernels.accept import evidence_folder, judged, preflight, stage_run
 from aimills_kernels.accept.context import Context, StageSpec
 from aimills_kernels.accept.evidence_folder import RankJournal
 from aimills_kernels.accept.journal import read
-from aimills_kernels.accept.launch import Launch
+from aimills_kernels.accept.launch import WAIT_S, Launch
 from aimills_kernels.accept.session import EXCLUDED, Progress, Session, Settings, Stage, silent
 from aimills_kernels.accept.stage_run import Stopped
 from aimills_kernels.accept.together import Together
-
-WAIT_S = 300.0
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,10 @@ class Stopped(BaseException):
 
 
 def run(
-    spec: StageSpec, ctx: Context, journal: RankJournal, work: Callable[[Context], str] | None = None
+    spec: StageSpec,
+    ctx: Context,
+    journal: RankJournal,
+    work: Callable[[Context], str] | None = None,
 ) -> Stage:
     """An exception makes the stage failed, with its sentence; the others go on."""
     stage = Stage(spec.name, spec.title)

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from aimills_kernels._version import __version__
+from aimills_kernels.accept.launch import WAIT_S
 from aimills_kernels.cli._errors import UsageError
 from aimills_kernels.harness._patience import TIMEOUT_S
 
 PROFILES = ("gate", "quick", "full", "burn-in")
-WAIT_S = 300.0
 DEVICE = "auto (every GPU, else the CPU), cpu, cuda or cuda:<index>"
 _TIMEOUT = "end a check or a sample that takes longer"
 _EXITS = "exit codes: 0 all is well, 1 something wrong, 2 what could have run did not, 3 wrong use"

@@ -11,7 +11,7 @@ from aimills_kernels.cli._errors import UsageError
 
 def arguments(made: argparse.ArgumentParser) -> None:
     made.add_argument("folder", metavar="FOLDER", help="holds journal/*.jsonl of every rank")
-    made.add_argument("--criteria", metavar="NAME|FILE", help="judge by these; by default the run's")
+    made.add_argument("--criteria", metavar="NAME|FILE", help="judge by these, not the run's")
 
 
 def run(options: Namespace) -> int:
