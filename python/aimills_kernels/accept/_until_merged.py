@@ -72,7 +72,7 @@ def rendered(pod: Pod, findings: list[Finding], criteria: Any = None) -> dict[st
     )  # fmt: skip
     session = Session(settings)  # type: ignore[arg-type]
     session.environment = first["environment"]
-    told = {}
+    told: dict[str, int] = {}
     for rank in pod.ranks:
         session.checks += [_data(e) for e in rank.of("check")]
         session.benches += [e["record"] for e in rank.of("bench")]

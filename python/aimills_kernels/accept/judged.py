@@ -14,9 +14,15 @@ from aimills_kernels.accept.findings import FAIL, UNKNOWN, Finding, code_of
 try:
     from aimills_kernels.accept.criteria import choose, load
     from aimills_kernels.accept.judge import judge
-    from aimills_kernels.accept.report import rendered, write
+    from aimills_kernels.accept.report import rendered, write  # type: ignore
 except ImportError:  # the one place that stands in for parts that are not merged yet
-    from aimills_kernels.accept._until_merged import choose, judge, load, rendered, write
+    from aimills_kernels.accept._until_merged import (  # type: ignore
+        choose,
+        judge,
+        load,
+        rendered,
+        write,
+    )
 
 
 @dataclass(frozen=True)
@@ -49,7 +55,7 @@ def merge(folder: Path, named: str | None = None) -> Outcome:
 
 def _of_the_run(pod: Pod) -> Any:
     """Criteria of a file are not chosen by the device."""
-    paths = {r.begin.get("criteria_file") for r in pod.ranks} - {None}
+    paths = {str(r.begin["criteria_file"]) for r in pod.ranks if r.begin.get("criteria_file")}
     for path in sorted(p for p in paths if Path(p).is_file()):
         return load(path)
     return choose(pod)
@@ -72,7 +78,8 @@ def _twice(pod: Pod) -> list[Finding]:
 def _other_criteria(pod: Pod, criteria: Any) -> list[Finding]:
     """The criteria that the run began with, and these, must be the same."""
     now = told(criteria).get("digest")
-    then = {(r.begin.get("criteria") or {}).get("digest") for r in pod.ranks} - {None}
+    said = (r.begin.get("criteria") or {} for r in pod.ranks)
+    then = {str(criteria["digest"]) for criteria in said if criteria.get("digest")}
     if now is None or then <= {now}:
         return []
     text = (
