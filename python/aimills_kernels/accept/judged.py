@@ -49,7 +49,7 @@ def merge(folder: Path, named: str | None = None) -> Outcome:
     criteria = load(named) if named else _of_the_run(pod)
     findings = [*judge(pod, criteria), *_twice(pod), *_other_criteria(pod, criteria)]
     files = rendered(pod, findings, criteria)
-    write(files, folder)
+    write(files, folder)  # type: ignore
     return Outcome(code_of(findings), json.loads(files["report.json"]), tuple(findings))
 
 
