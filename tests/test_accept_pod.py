@@ -365,14 +365,14 @@ def test_a_rank_killed_under_torchrun_leaves_a_report(tmp_path: Path) -> None:
 
 @pytest.mark.full
 def test_a_hung_rank_is_named_and_nobody_waits_for_ever(tmp_path: Path) -> None:
-    code, report = _pod(tmp_path, "--ranks", "2", "--wait", "8", fault="hang:1:sum")
+    code, report = _pod(tmp_path, "--ranks", "2", "--wait", "20", fault="hang:1:sum")
     assert code == report["exit_code"] == 1
     assert "rank 1 (node " in _reasons(report)
 
 
 @pytest.mark.full
 def test_a_collective_that_fails_is_searched_in_pairs(tmp_path: Path) -> None:
-    code, report = _pod(tmp_path, "--ranks", "3", "--wait", "15", fault="break:1:sum")
+    code, report = _pod(tmp_path, "--ranks", "3", "--wait", "20", fault="break:1:sum")
     assert code == report["exit_code"] == 1
     assert "Sum of all ranks failed or was slow on rank" in _reasons(report)
 

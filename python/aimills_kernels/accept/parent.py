@@ -21,6 +21,7 @@ from aimills_kernels.accept.rank import Stop
 from aimills_kernels.accept.stage_run import Stopped
 
 _LOOK_S = 0.1
+_START_S = 120.0  # until the first word: a cold disk, and PyTorch to be read from it
 _END_S = 20.0  # after a request to end
 _SILENT = 2.0  # times the wait of ranks for each other, that a journal may stand still
 
@@ -73,9 +74,9 @@ def _path(folder: Path, rank: int, world: int, run_name: str) -> Path:
 
 def _silent(path: Path, begun: float) -> float:
     """Seconds since the last word of a rank, or since it was started."""
-    last = begun
+    last = begun + _START_S
     with contextlib.suppress(OSError):
-        last = max(begun, path.stat().st_mtime)
+        last = max(begun, path.stat().st_mtime)  # an old one is that of a run gone on with
     return time.time() - last
 
 
