@@ -23,7 +23,7 @@ from aimills_kernels.accept.stage_run import Stopped
 _LOOK_S = 0.1
 _START_S = 120.0  # until the first word: a cold disk, and PyTorch to be read from it
 _END_S = 20.0  # after a request to end
-_SILENT = 2.0  # times the wait of ranks for each other, that a journal may stand still
+_SILENT = 4.0  # times the wait of ranks for each other, that a journal may stand still
 
 
 def run(

@@ -81,7 +81,8 @@ class Together:
         assert self.meeting is not None
         begin = time.monotonic()
         try:
-            met = self.meeting.meet(name, ok=ok)
+            # A rank that failed at once waits for those whose collective ends by its time-out.
+            met = self.meeting.meet(name, ok=ok, wait_s=2 * self.wait_s)
             if met.missing:
                 self._miss(met, spec.title, begin)
             elif met.failed:
@@ -101,7 +102,14 @@ class Together:
         from aimills_kernels.accept import pairs
 
         assert self.meeting is not None
-        talk = pairs.talk_over(self.group, self.device, _PAIR_S)
+        over = pairs.talk_over(self.group, self.device, _PAIR_S)
+
+        def talk(peer: int) -> float | None:
+            """Each word keeps this rank from being taken for a hung one."""
+            self.journal.append("event", stage=spec.name, name="pair", text=self._name(peer),
+                                detail={})  # fmt: skip
+            return over(peer)
+
         found = pairs.measured(self.meeting, talk, f"{spec.name}/pairs", 3 * _PAIR_S)
         said = pairs.blame(found).text(self._name)
         text = f"{spec.title} failed or was slow on {self._names(met.failed)}; in pairs: {said}"
