@@ -47,7 +47,10 @@ setup:
 	  exit 1; }
 	@$(PYTHON) tools/setup_env.py
 
+# A run is never written over: the one before is set aside, unless it is to be gone on with.
 accept: setup
+	@case " $(ARGS) " in *" --resume "*) ;; *) [ ! -e reports/accept ] || \
+	  mv reports/accept "reports/accept-$$(date -r reports/accept +%Y-%m-%dT%H%M%S)";; esac
 	@.venv/bin/aimills-kernels accept --out reports/accept $(ARGS)
 
 test: setup

@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -21,8 +22,19 @@ import aimills_kernels
 from aimills_kernels import _dispatch, _records, _registry
 from aimills_kernels._op import Case, Op, Provider
 from aimills_kernels._validate import NO_MEMORY, validate_each
-from aimills_kernels.accept import correctness, page, real_input, run, shapes, verdict
+from aimills_kernels.accept import (
+    correctness,
+    library,
+    page,
+    rank,
+    real_input,
+    run,
+    stage_run,
+    verdict,
+)
 from aimills_kernels.accept import session as session_module
+from aimills_kernels.accept.context import Context, StageSpec
+from aimills_kernels.accept.evidence_folder import RankJournal
 from aimills_kernels.accept.picture import moving_picture, to_420
 from aimills_kernels.accept.session import NotRun, Session, Settings
 from aimills_kernels.cli import main
@@ -93,7 +105,7 @@ def test_accepted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     said = capsys.readouterr().out
     assert "accepted (CPU, not pod hardware)" in said
     assert "not checked: " in said
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["report.html", "report.json"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["journal", "report.html", "report.json"]
 
 
 @pytest.mark.parametrize("fault", faults.FAULTS)
@@ -212,6 +224,23 @@ def _session(*ops: Op, exclude: frozenset[str] = frozenset()) -> Session:
     return Session(Settings((CPU,), ops, exclude))
 
 
+def staged(session: Session, name: str) -> session_module.Stage:
+    """Run one stage of the library as a rank does, its journal in a folder that goes."""
+    spec = next(s for s in library.STAGES if s.name == name)
+    return _run_stage(session, spec)
+
+
+def _run_stage(
+    session: Session, spec: StageSpec, hung: Callable[[str], None] = lambda text: None
+) -> session_module.Stage:
+    with tempfile.TemporaryDirectory() as folder:
+        session.journal = journal = RankJournal(Path(folder) / "rank.jsonl")
+        options = {"session": session, "hung": hung}
+        ctx = Context(CPU, journal, spec.name, "quick", 1.0, options=options)
+        session.stages.append(stage_run.run(spec, ctx, journal))
+    return session.stages[-1]
+
+
 def _with(provider: Provider) -> Op:
     op = few(_registry.get_op("attention"), "tiny", "plain")
     return dataclasses.replace(op, providers=(provider, *op.providers))
@@ -223,19 +252,19 @@ OWN = Provider("ours", "nowhere:launch", devices=("cpu",))
 def test_kernel_whose_package_is_missing_is_a_gap() -> None:
     op = _with(dataclasses.replace(OWN, needs=("no_such_package",)))
     session = _session(op)
-    session.stage("correctness", "Correctness", correctness.run)
+    staged(session, "correctness")
     (gap,) = session.gaps
     assert (gap.name, gap.count) == ("no_such_package", 2)
     assert session.stages[0].status == "not run"
     assert verdict.conclude(session).code == 2
     session = _session(op, exclude=frozenset({"no_such_package"}))
-    session.stage("correctness", "Correctness", correctness.run)
+    staged(session, "correctness")
     assert [g.what for g in session.gaps] == []
 
 
 def test_op_of_which_no_kernel_of_ours_ran_is_a_gap() -> None:
     session = _session(_with(dataclasses.replace(OWN, rejects=lambda p: "it was not built")))
-    session.stage("correctness", "Correctness", correctness.run)
+    staged(session, "correctness")
     (gap,) = session.gaps
     assert gap.name == "attention"
     assert gap.reason == "ours: it was not built"
@@ -250,7 +279,7 @@ def test_out_of_memory_is_not_run_and_a_gap(monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr(correctness, "validate_each", hungry)
     session = _session(_registry.get_op("attention"))
-    session.stage("correctness", "Correctness", correctness.run)
+    staged(session, "correctness")
     assert [g.name for g in session.gaps] == ["attention/reference"]
     assert verdict.wrong_results(session) == []
 
@@ -290,7 +319,7 @@ def test_report_is_written_whole_or_not_at_all(
     code = main(["accept", "--device", "cpu", "--out", str(tmp_path), "--exclude", "video-decode"])
     assert code == 2
     assert "No space left on device" in capsys.readouterr().err
-    assert list(tmp_path.iterdir()) == []
+    assert [p.name for p in tmp_path.iterdir()] == ["journal"]
 
 
 def test_a_page_that_cannot_be_drawn_leaves_no_report(
@@ -301,16 +330,18 @@ def test_a_page_that_cannot_be_drawn_leaves_no_report(
 
     monkeypatch.setattr(page, "render", broken)
     assert main(["accept", "--device", "cpu", "--out", str(tmp_path)]) == 2
-    assert list(tmp_path.iterdir()) == []
+    assert [p.name for p in tmp_path.iterdir()] == ["journal"]
 
 
 def test_seed_and_progress_reach_the_checks(tmp_path: Path) -> None:
     told: list[str] = []
     settings = Settings((CPU,), (few(_registry.get_op("attention"), "tiny"),),
                         frozenset({"video-decode", "bench"}), seed=41)  # fmt: skip
-    _, data = run.accept(settings, tmp_path, told=lambda stage: told.append(stage.name))
-    assert told == ["environment", "correctness", "video", "shapes", "bench"]
-    assert {c["seed"] for c in data["validations"]} == {41}
+    plan = rank.Plan(settings, tmp_path, library.STAGES)
+    outcome = run.accept(plan, told=lambda stage: told.append(stage.name))
+    assert outcome is not None
+    assert told == ["correctness", "video", "shapes", "bench"]
+    assert {c["seed"] for c in outcome.report["validations"]} == {41}
 
 
 # ---- shapes
@@ -334,7 +365,7 @@ def test_shapes_are_called_through_the_public_function(
     monkeypatch.setattr(_registry, "OPS", (op,))
     cases = [few(op, case.name) for case in (op.cases[0], op.cases[4])]
     session = _session(*cases)
-    session.stage("shapes", "Shapes of real models", shapes.run)
+    staged(session, "shapes")
     assert [c["failures"] for c in session.checks if c["failures"]] == []
     assert len(called) == len(session.checks) >= 2
     assert {c["status"] for c in session.checks} == {"right"}
@@ -345,7 +376,7 @@ def test_scaled_shapes_are_counted_and_told() -> None:
     tiny = op.case("tiny")
     case = Case("real", tags={"accept"}, cpu={"M": 3}, **tiny.dims)
     session = _session(dataclasses.replace(op, cases=(case,)))
-    session.stage("shapes", "Shapes of real models", shapes.run)
+    staged(session, "shapes")
     (stage,) = session.stages
     assert stage.status == "passed"
     assert "scaled down" in stage.summary
@@ -493,7 +524,7 @@ def test_swscale_check_sees_a_wrong_colour(
     monkeypatch.setattr(video_io, "decode", mistaken)
     monkeypatch.setattr(video_io, "rgb24", _rgb24_of_tags)
     session = _session(*_registry.OPS)
-    session.stage("video", "A decoded video", real_input.run)
+    staged(session, "video")
     assert session.stages[0].status == "wrong"
     assert any("FFmpeg's swscale" in f for c in session.checks for f in c["failures"])
 
@@ -515,7 +546,7 @@ def test_swscale_check_sees_misplaced_chroma(
     misplaced = functools.partial(aimills_kernels.video_to_tensor, **wrong)
     monkeypatch.setattr(aimills_kernels, "video_to_tensor", misplaced)
     session = _session(*_registry.OPS)
-    session.stage("video", "A decoded video", real_input.run)
+    staged(session, "video")
     assert session.stages[0].status == "wrong"
     failures = [f for c in session.checks for f in c["failures"]]
     assert failures
@@ -531,7 +562,7 @@ def test_main_job_catches_a_wrong_kernel(fault: str, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(_dispatch, "raw_launch", lambda provider: faulty)
     _dispatch._plans.clear()
     session = _session(*_registry.OPS)
-    session.stage("video", "A decoded video", real_input.run)
+    staged(session, "video")
     _dispatch._plans.clear()
     assert session.stages[0].status == "wrong"
 
@@ -546,22 +577,25 @@ def _hangs(session: Session, seconds: float) -> str:
     return "not reached"
 
 
-def test_a_stage_that_hangs_fails_and_the_others_go_on(tmp_path: Path) -> None:
+def _spec(name: str, work: Callable[[Session], str]) -> StageSpec:
+    return StageSpec(name, name, library._of_session(work, here=name == "shapes"), {"quick": 1})
+
+
+def test_a_stage_that_hangs_fails_and_the_others_go_on() -> None:
     session = Session(Settings(devices=(CPU,), ops=(), timeout_s=0.1))
     for name, status in (("shapes", "failed"), ("bench", "passed")):
-        with run._patience(session, name, name, tmp_path):
-            made = session.stage(name, name, functools.partial(_hangs, seconds=0.3))
+        made = _run_stage(session, _spec(name, functools.partial(_hangs, seconds=0.3)))
         assert made.status == status
     assert session.stages[0].failure == "TimeoutError: no answer after 0.1 s"
-    assert not list(tmp_path.iterdir())
 
 
 def test_a_hang_that_cannot_be_interrupted_leaves_a_report(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ended, over = threading.Event(), threading.Event()
 
     def end(code: int) -> None:
+        report.update(json.loads((tmp_path / "report.json").read_text()))
         ended.set()
         over.wait(30.0)
 
@@ -569,24 +603,23 @@ def test_a_hang_that_cannot_be_interrupted_leaves_a_report(
         with session.progress("shapes", 1) as step:
             step("the shape that hangs")
             signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGALRM])
-            assert ended.wait(30.0)
+            try:
+                assert ended.wait(30.0)
+            finally:
+                over.set()
         return ""
 
+    report: dict[str, Any] = {}
     monkeypatch.setattr(os, "_exit", end)
-    session = Session(Settings(devices=(CPU,), ops=(), timeout_s=0.1))
+    settings = Settings(devices=(CPU,), ops=(), timeout_s=0.1)
     try:
-        with run._patience(session, "shapes", "Shapes", tmp_path):
-            session.stage("shapes", "Shapes", deaf)
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            signal.signal(signal.SIGALRM, signal.SIG_IGN)  # the one that is pending
-            over.set()
+        run.accept(rank.Plan(settings, tmp_path, (_spec("shapes", deaf),)))
     finally:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGALRM])
-    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["verdict"] == "rejected"
     (stage,) = report["stages"]
     assert stage["status"] == "failed"
     assert stage["failure"].startswith("the shape that hangs: no answer after 0.2 s")
-    assert "report.html" in capsys.readouterr().err
 
 
 @pytest.mark.full  # a process that loads PyTorch, twice

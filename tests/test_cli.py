@@ -20,7 +20,7 @@ from aimills_kernels._op import Op
 from aimills_kernels._validate import NO_MEMORY, Validation
 from aimills_kernels.cli import _choose, _ui, look, main
 from aimills_kernels.cli import validate as validate_command
-from aimills_kernels.cli._parser import BENCH_VERBS, build_parser
+from aimills_kernels.cli._parser import ACCEPT_VERBS, BENCH_VERBS, build_parser
 from aimills_kernels.harness import bench
 from aimills_kernels.harness.record import SCHEMA, blank
 from tests import faults
@@ -97,6 +97,7 @@ def test_every_command_names_a_function_that_exists() -> None:
         "env", "ops", "explain", "validate", "bench", "accept", "criteria", "gpu", "precompile",
         "video",
         *(f"bench {verb}" for verb in BENCH_VERBS),
+        *(f"accept {verb}" for verb in ACCEPT_VERBS),
     }  # fmt: skip
     for made in actions[0].choices.values():
         module, _, function = made.get_default("run").partition(":")
@@ -296,13 +297,19 @@ def test_ctrl_c_leaves_nothing_half_written(tmp_path: Path) -> None:
     ) as process:  # fmt: skip
         assert process.stdout is not None
         assert process.stderr is not None
-        assert process.stdout.readline().startswith("Environment")
-        time.sleep(0.5)
+        while not any(out.glob("journal/*.jsonl")) or '"begin"' not in _text_in(out):
+            assert process.poll() is None
+            time.sleep(0.1)
         process.send_signal(signal.SIGINT)
         said = process.stderr.read()
     assert process.returncode == 130
     assert said == "aimills-kernels: interrupted; nothing was left half-written\n"
-    assert list(out.iterdir()) == []
+    assert json.loads(_text_in(out).splitlines()[-1])["reason"] == "SIGINT"
+    assert json.loads((out / "report.json").read_text())["verdict"] == "incomplete"
+
+
+def _text_in(out: Path) -> str:
+    return next(out.glob("journal/*.jsonl")).read_text()
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,6 @@ def check_calls(
     served, names = _contenders(session, op, args, device)
     for name in names:
         row = _blank(session, op, case, name, device, stage)
-        session.checks.append(row)
         forced = (
             _dispatch.use_provider(op.name, name) if name != served else contextlib.nullcontext()
         )
@@ -59,6 +58,7 @@ def check_calls(
         except Exception as error:
             row["failures"].append(sentence(error))
         row["status"] = "not run" if row["skipped"] else "wrong" if row["failures"] else "right"
+        session.check(row)
 
 
 def _contenders(

@@ -39,7 +39,7 @@ def run(session: Session) -> str:
             due = [p for p in op.all_providers if _is_due(session, op, case, p, device)]
             for result in _results(session, op, case, due, device):
                 provider = op.provider(result.provider)
-                session.checks.append(_check.row(op, case.on(device.type), provider, result))
+                session.check(_check.row(op, case.on(device.type), provider, result))
     for device in settings.devices:
         for op in settings.ops:
             _note_what_did_not_run(session, op, device, session.checks[first:])

@@ -1,95 +1,108 @@
-"""The stages in order, then the verdict and the report."""
+"""The run: launch contract, ranks, journals, findings, report."""
 
 from __future__ import annotations
 
-import contextlib
-import sys
-from collections.abc import Callable, Iterator
+import os
+import time
+import uuid
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
-from aimills_kernels.accept import correctness, page, real_input, report, shapes, speed
-from aimills_kernels.accept.session import FAILED, Progress, Session, Settings, Stage, silent
-from aimills_kernels.accept.verdict import Verdict, conclude
-from aimills_kernels.harness._patience import patience
+import torch
 
-_CALLED_HERE = ("video", "shapes")  # the other stages have a process of their own for it
-STAGES: tuple[tuple[str, str, Callable[[Session], str]], ...] = (
-    ("correctness", "Correctness", correctness.run),
-    ("video", "A decoded video", real_input.run),
-    ("shapes", "Shapes of real models", shapes.run),
-    ("bench", "Times against peers", speed.run),
-)
+from aimills_kernels.accept import evidence_folder, judged, library, parent, rank
+from aimills_kernels.accept import launch as launching
+from aimills_kernels.accept.context import StageSpec
+from aimills_kernels.accept.judged import Outcome
+from aimills_kernels.accept.launch import Launch
+from aimills_kernels.accept.rank import Plan, Stop
+from aimills_kernels.accept.session import Progress, Stage, silent
+from aimills_kernels.accept.stage_run import Stopped
+
+try:
+    from aimills_kernels.accept.stages import POWER_SWEEP, STAGES as _MEASURES  # noqa: I001
+
+    _ON_REQUEST: tuple[StageSpec, ...] = (POWER_SWEEP,)
+except ImportError:  # until the stages of the hardware are merged
+    _MEASURES, _ON_REQUEST = (), ()
+
+STAGES: tuple[StageSpec, ...] = (*_MEASURES, *library.STAGES)
+EVERY: tuple[StageSpec, ...] = (*STAGES, *_ON_REQUEST)
+_LOOK_S = 0.2
+_LAST_WORDS_S = 5.0  # of other ranks, where all were asked to end
+
+
+def chosen(profile: str, names: Sequence[str] | None = None) -> tuple[StageSpec, ...]:
+    """The stages of a profile, or those named, in their order."""
+    if names is None:
+        return tuple(s for s in STAGES if s.seconds.get(profile))
+    return tuple(s for s in EVERY if s.name in names)
 
 
 def accept(
-    settings: Settings,
-    folder: Path,
+    plan: Plan,
+    launch: Launch | None = None,
+    device: torch.device | None = None,
     *,
+    problem: str | None = None,
     progress: Progress = silent,
     told: Callable[[Stage], None] = lambda stage: None,
-) -> tuple[Verdict, dict[str, Any]]:
-    """Run every stage, write report.json and report.html to `folder`, return the verdict.
+) -> Outcome | None:
+    """This process as a rank. The report is made by rank 0, where no parent makes it; None on the
+    other ranks. KeyboardInterrupt after Ctrl-C, with what there is written."""
+    launch = launch or launching.alone(os.environ, new_run())
+    stop = Stop()
 
-    `told` is called after each stage.
-    """
-    session = Session(settings, progress)
-    try:
-        for name, title, work in (("environment", "Environment", _environment), *STAGES):
-            with _patience(session, name, title, folder):
-                told(session.stage(name, title, work))
-    finally:
-        session.close()
-    return _report(session, folder)
+    def leave() -> None:
+        if launch.rank == 0 and launch.contract != launching.PARENT:
+            judged.merge(plan.folder, plan.criteria)
 
-
-def _report(session: Session, folder: Path) -> tuple[Verdict, dict[str, Any]]:
-    verdict = conclude(session)
-    data = report.build(session, verdict)
-    report.write(data, page.render(data, session.pictures), folder)
-    return verdict, data
-
-
-@contextlib.contextmanager
-def _patience(session: Session, name: str, title: str, folder: Path) -> Iterator[None]:
-    """An end for what this process calls itself. Where it can't go on after that, the report is
-    written with what there is."""
-
-    def say(text: str) -> None:
-        session.stages.append(Stage(name, title, FAILED, failure=text))
-        _report(session, folder)
-        print(f"{title}: {text}; report: {folder / 'report.html'}", file=sys.stderr)
-
-    limit = session.settings.timeout_s if name in _CALLED_HERE else None
-    before = session.progress
-    with patience(limit, say) as at:
-
-        @contextlib.contextmanager
-        def progress(text: str, total: int | None = None) -> Iterator[Callable[..., None]]:
-            with before(text, total) as step:
-
-                def both(label: str, *more: Any) -> None:
-                    at(label)
-                    step(label, *more)
-
-                yield both
-
-        session.progress = progress
+    with stop.listening():
+        rank.run(plan, launch, device or plan.settings.devices[0], stop, problem=problem,
+                 progress=progress, told=told, leave=leave)  # fmt: skip
+        if launch.contract == launching.PARENT or launch.rank:
+            return None
         try:
-            yield
-        finally:
-            session.progress = before
+            _wait(plan, launch.world, _LAST_WORDS_S if stop.event.is_set() else plan.wait_s)
+        except Stopped:
+            _wait(plan, launch.world, _LAST_WORDS_S)
+    outcome = judged.merge(plan.folder, plan.criteria)
+    _interrupted(stop)
+    return outcome
 
 
-def _environment(session: Session) -> str:
-    from aimills_kernels.harness.env import stamp
+def accept_by_ranks(plan: Plan, program: Sequence[str], world: int) -> Outcome:
+    """This process as the parent of `world` ranks, each of which runs `program`."""
+    stop = Stop()
+    with stop.listening():
+        parent.run(program, world, new_run(), plan.folder, stop, plan.wait_s)
+    outcome = judged.merge(plan.folder, plan.criteria)
+    _interrupted(stop)
+    return outcome
 
-    session.environment = stamp()
-    gpus = session.environment.get("gpus") or []
-    named = [f"{g.get('name')}" for g in gpus] or [str(_cpu(session.environment))]
-    return ", ".join(f"{named.count(n)} x {n}" for n in dict.fromkeys(named))
+
+def new_run() -> str:
+    return f"parent {uuid.uuid4()}"
 
 
-def _cpu(environment: dict[str, Any]) -> str:
-    cpu = environment.get("cpu") or {}
-    return f"{cpu.get('model') or 'a CPU of unknown model'}, {cpu.get('threads')} threads"
+def _interrupted(stop: Stop) -> None:
+    if stop.name == "SIGINT":
+        raise KeyboardInterrupt
+
+
+def _wait(plan: Plan, world: int, wait_s: float) -> None:
+    """Until the journals of all ranks have an end, or the others say nothing any more."""
+    begun = time.time()
+    while world > 1:
+        open_ = [p for p in evidence_folder.journals(plan.folder) if not evidence_folder.ended(p)]
+        known = len(evidence_folder.journals(plan.folder))
+        if not open_ and known >= world:
+            return
+        last = max([begun, *(_changed(p) for p in open_)])
+        if time.time() - last > wait_s:
+            return
+        time.sleep(_LOOK_S)
+
+
+def _changed(path: Path) -> float:
+    return path.stat().st_mtime

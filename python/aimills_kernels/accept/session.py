@@ -1,12 +1,9 @@
-"""One acceptance run: its settings, what the stages found, and what did not run."""
+"""What the stages of the library's own ops share: settings, what was found, what did not run."""
 
 from __future__ import annotations
 
 import contextlib
-import os
-import sys
-import time
-import traceback
+import json
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
@@ -16,6 +13,7 @@ from typing import Any
 import torch
 
 from aimills_kernels._op import Op, Provider
+from aimills_kernels.accept.journal import Journal
 from aimills_kernels.harness._worker import Worker
 
 PASSED, WRONG, FAILED, NOT_RUN, EXCLUDED = "passed", "wrong", "failed", "not run", "excluded"
@@ -88,10 +86,11 @@ class Stage:
 
 @dataclass
 class Session:
-    """What a run has found so far. The verdict follows from nothing else."""
+    """What one rank's stages have found so far. It is in the journal first."""
 
     settings: Settings
     progress: Progress = silent
+    journal: Journal | None = None
     stages: list[Stage] = field(default_factory=list)
     checks: list[dict[str, Any]] = field(default_factory=list)
     not_run: list[NotRun] = field(default_factory=list)
@@ -113,25 +112,17 @@ class Session:
         for worker in self._workers.values():
             worker.close()
 
-    def stage(self, name: str, title: str, work: Callable[[Session], str]) -> Stage:
-        """Run one stage. An exception makes it failed, with its sentence; the others go on."""
-        stage = Stage(name, title)
-        begin, checked, gaps = time.monotonic(), len(self.checks), len(self.gaps)
-        try:
-            stage.summary = work(self)
-            if any(c["status"] == "wrong" for c in self.checks[checked:]):
-                stage.status = WRONG
-            elif len(self.gaps) > gaps:
-                stage.status = NOT_RUN
-        except Excluded:
-            stage.status, stage.summary = EXCLUDED, "excluded by name"
-        except Exception as error:
-            stage.status, stage.failure = FAILED, sentence(error)
-            if os.environ.get("AIMILLS_DEBUG") == "1":
-                traceback.print_exc(file=sys.stderr)
-        stage.seconds = time.monotonic() - begin
-        self.stages.append(stage)
-        return stage
+    def check(self, row: dict[str, Any]) -> None:
+        self.checks.append(row)
+        self._write("check", row)
+
+    def bench(self, record: dict[str, Any]) -> None:
+        self.benches.append(record)
+        self._write("bench", {"record": record})
+
+    def _write(self, kind: str, data: dict[str, Any]) -> None:
+        if self.journal is not None:
+            self.journal.append(kind, **json.loads(json.dumps(data, default=str)))
 
     @property
     def gaps(self) -> list[NotRun]:

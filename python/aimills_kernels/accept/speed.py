@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from aimills_kernels._op import Op
-from aimills_kernels.accept.session import BENCH, Excluded, NotRun, Session, Settings
+from aimills_kernels.accept.session import BENCH, NotRun, Session, Settings
 from aimills_kernels.harness._rows import ENOUGH
 
 TAG = "accept"  # of the cases that are timed
@@ -17,9 +17,6 @@ TAG = "accept"  # of the cases that are timed
 
 def run(session: Session) -> str:
     settings = session.settings
-    if BENCH in settings.exclude:
-        session.exclude(BENCH)
-        raise Excluded
     for device in settings.devices:
         ops = sorted(
             (_without_excluded(op, settings) for op in settings.ops if not settings.leaves_out(op)),
@@ -32,7 +29,8 @@ def run(session: Session) -> str:
         found["rows"] = [r for r in found["rows"] if r["op"] not in {op.name for op in late}]
         share, ceilings = settings.budget_s / len(ops), found["ceilings"]
         again = [_bench(session, [op], device, share, ceilings) for op in late]
-        session.benches += [found, *again]
+        for record in (found, *again):
+            session.bench(record)
         _note(session, ops, [r for record in (found, *again) for r in record["rows"]], str(device))
     timed = sum(r["median_us"] is not None for b in session.benches for r in b["rows"])
     return f"{timed} times taken"

@@ -67,7 +67,9 @@ def _guarded(argv: Sequence[str] | None) -> int:
 
 def _command(argv: Sequence[str] | None) -> int:
     try:
-        options = build_parser().parse_args(joined(sys.argv[1:] if argv is None else argv))
+        words = joined(sys.argv[1:] if argv is None else argv)
+        options = build_parser().parse_args(words)
+        options.words = words  # for a command that starts itself again
     except SystemExit:  # --help and --version
         return OK
     module, _, function = options.run.partition(":")

@@ -9,9 +9,11 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from aimills_kernels._version import __version__
+from aimills_kernels.accept.launch import WAIT_S
 from aimills_kernels.cli._errors import UsageError
 from aimills_kernels.harness._patience import TIMEOUT_S
 
+PROFILES = ("gate", "quick", "full", "burn-in")
 DEVICE = "auto (every GPU, else the CPU), cpu, cuda or cuda:<index>"
 _TIMEOUT = "end a check or a sample that takes longer"
 _EXITS = "exit codes: 0 all is well, 1 something wrong, 2 what could have run did not, 3 wrong use"
@@ -33,6 +35,15 @@ class _Parser(argparse.ArgumentParser):
         raise UsageError(f"{message} (see `{self.prog} --help`)")
 
 
+# The same of `accept`.
+ACCEPT_VERBS: dict[str, str] = {
+    "merge": "make the report anew from the journals in a folder, on any machine",
+}
+# Modules here whose `arguments(parser)` add options to `accept` itself.
+ACCEPT_PARTS: tuple[str, ...] = ()
+_VERBS = {"bench": BENCH_VERBS, "accept": ACCEPT_VERBS}
+
+
 def build_parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="aimills-kernels",
@@ -47,11 +58,10 @@ def build_parser() -> argparse.ArgumentParser:
     _explain(commands)
     _validate(commands)
     _bench(commands)
-    for verb, text in BENCH_VERBS.items():
-        made = _command(commands, f"bench {verb}", f"bench_{verb}:run", text)
-        importlib.import_module(f"aimills_kernels.cli.bench_{verb}").arguments(made)
+    _verbs(commands, "bench")
     _precompile(commands)
     _accept(commands)
+    _verbs(commands, "accept")
     _criteria(commands)
     _gpu(commands)
     _video(commands)
@@ -61,9 +71,15 @@ def build_parser() -> argparse.ArgumentParser:
 def joined(argv: Sequence[str]) -> list[str]:
     """`bench compare ...` is a command of its own, beside `bench <op> ...`."""
     first, rest = list(argv[:2]), list(argv[2:])
-    if len(first) == 2 and first[0] == "bench" and first[1] in BENCH_VERBS:
+    if len(first) == 2 and first[1] in _VERBS.get(first[0], {}):
         first = [" ".join(first)]
     return first + rest
+
+
+def _verbs(commands: Any, first: str) -> None:
+    for verb, text in _VERBS[first].items():
+        made = _command(commands, f"{first} {verb}", f"{first}_{verb}:run", text)
+        importlib.import_module(f"aimills_kernels.cli.{first}_{verb}").arguments(made)
 
 
 def _command(commands: Any, name: str, run: str, text: str, **more: Any) -> argparse.ArgumentParser:
@@ -187,17 +203,23 @@ def _accept(commands: Any) -> None:
         commands,
         "accept",
         "accept:run",
-        "check this machine and write report.json and report.html",
-        epilog="exit codes: 0 accepted, 1 rejected, 2 incomplete, 3 wrong use",
+        "check this machine or pod and write its evidence and report",
+        epilog="exit codes: 0 accepted, 1 rejected, 2 incomplete, 3 wrong use. Started by torchrun,"
+        " srun or mpirun it is one rank of a pod; by itself it starts one for each GPU.",
     )
     made.add_argument("--device", type=device, default="auto", help=DEVICE)
     made.add_argument("--out", metavar="DIR", default="reports/accept", help="default %(default)s")
+    made.add_argument(
+        "--profile", choices=PROFILES, default="quick",
+        help="gate: under a minute, quick (default): minutes, full: half an hour, burn-in: hours",
+    )  # fmt: skip
+    made.add_argument("--stages", type=names, metavar="NAME,...", help="only these stages")
     made.add_argument(
         "--exclude",
         type=names,
         metavar="NAME,...",
         default=(),
-        help="leave out: video-decode, bench, an op, <op>/<case>, <op>/<provider>, a package",
+        help="leave out: a stage, video-decode, an op, <op>/<case>, <op>/<provider>, a package",
     )
     made.add_argument("--no-bench", action="store_true", help="the same as --exclude bench")
     made.add_argument("--video", metavar="FILE", help="use this clip, not one that is made here")
@@ -212,7 +234,25 @@ def _accept(commands: Any) -> None:
         "--timeout", type=seconds, metavar="SECONDS",
         help=f"{_TIMEOUT} (default {TIMEOUT_S:g} on a GPU, none on a CPU)",
     )  # fmt: skip
-    importlib.import_module("aimills_kernels.cli.accept_simulate").arguments(made)
+    pod = made.add_argument_group("a pod")
+    pod.add_argument(
+        "--resume", action="store_true", help="go on with the run in --out after a crash"
+    )
+    pod.add_argument(
+        "--expect-gpus", type=_count, metavar="N", help="fail a node that has not N GPUs"
+    )
+    pod.add_argument(
+        "--criteria", metavar="NAME|FILE", help="what to judge by; those of the device by default"
+    )
+    pod.add_argument(
+        "--wait", type=seconds, metavar="SECONDS", default=WAIT_S,
+        help="that ranks wait for each other before one counts as missing (default %(default)g)",
+    )  # fmt: skip
+    pod.add_argument(
+        "--ranks", type=_count, metavar="N", help="with --device cpu: so many ranks, as a rehearsal"
+    )
+    for part in ACCEPT_PARTS:
+        importlib.import_module(f"aimills_kernels.cli.{part}").arguments(made)
 
 
 def _criteria(commands: Any) -> None:

@@ -1,55 +1,122 @@
-"""`accept`: is this machine right? Writes report.json and report.html."""
+"""`accept`: is this machine or pod right? Writes journals, then the report."""
 
 from __future__ import annotations
 
+import os
+import sys
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
+
 from aimills_kernels._op import Op
-from aimills_kernels.accept.run import accept
-from aimills_kernels.accept.session import BENCH, Settings, Stage, names_to_exclude
+from aimills_kernels._words import near
+from aimills_kernels.accept import evidence_folder, judged
+from aimills_kernels.accept import run as running
+from aimills_kernels.accept.evidence_folder import Unwritable
+from aimills_kernels.accept.launch import Launch, find
+from aimills_kernels.accept.rank import Plan
+from aimills_kernels.accept.session import BENCH, Settings, Stage, names_to_exclude, silent
 from aimills_kernels.cli import _choose, _ui
-from aimills_kernels.cli._errors import UsageError
+from aimills_kernels.cli._errors import INCOMPLETE, UsageError
+from aimills_kernels.cli._outcome import tell
 from aimills_kernels.harness._patience import TIMEOUT_S
 
+PROGRAM = (sys.executable, "-m", "aimills_kernels")  # of a rank that is started here
 _CPU_BUDGET_S = 60.0
 _GPU_BUDGET_S = 120.0
-_SHOWN = 12  # reasons in the terminal; the report has all
 
 
 def run(options: Namespace) -> int:
-    ops = _choose.ops()
+    launch = find(os.environ)
     devices = _choose.devices(options.device)
-    budget = options.budget or (_CPU_BUDGET_S if devices[0].type == "cpu" else _GPU_BUDGET_S)
+    world = _ranks_to_start(options, launch, devices)
+    mine, problem = _mine(options, launch, devices)
+    plan = _plan(options, mine)
+    if options.resume and launch is None and not evidence_folder.journals(plan.folder):
+        raise UsageError(f"--resume: there is no journal in {plan.folder}")
+    if not options.resume:
+        evidence_folder.refuse_used(plan.folder, launch.run if launch else None)
+    try:
+        if world:
+            program = [*PROGRAM, *options.words]
+            return tell(running.accept_by_ranks(plan, program, world), plan.folder)
+        first = launch is None or launch.rank == 0
+        outcome = running.accept(
+            plan, launch, mine, problem=problem, progress=_ui.progress if first else silent,
+            told=_tell if first else lambda stage: None,
+        )  # fmt: skip
+        code = tell(outcome, plan.folder) if outcome else 0
+    except Unwritable as error:
+        print(f"aimills-kernels: {error}", file=sys.stderr)
+        code = INCOMPLETE
+    if launch is not None and launch.world > 1:
+        sys.stdout.flush()
+        os._exit(code)  # a communicator that is taken apart can hang for ever
+    return code
+
+
+def _ranks_to_start(
+    options: Namespace, launch: Launch | None, devices: Sequence[torch.device]
+) -> int:
+    """How many processes this one is to start: none on a CPU, which it is a rank of itself."""
+    if options.ranks and devices[0].type != "cpu":
+        raise UsageError("--ranks is for --device cpu; on GPUs there is a rank for each")
+    if launch is not None:
+        return 0
+    return len(devices) if devices[0].type == "cuda" else options.ranks or 0
+
+
+def _mine(
+    options: Namespace, launch: Launch | None, devices: Sequence[torch.device]
+) -> tuple[torch.device, str | None]:
+    """The device of this rank, and what is wrong where there is none."""
+    if launch is None or devices[0].type == "cpu":
+        return devices[0], None
+    if options.device.startswith("cuda:") and launch.world > 1:
+        raise UsageError("--device cuda:<index> is for one rank; leave it out in a pod")
+    if len(devices) == 1:  # the launcher lets each rank see its own
+        return devices[0], None
+    if launch.local_rank < len(devices):
+        return devices[launch.local_rank], None
+    return torch.device("cuda", launch.local_rank), (
+        f"node {launch.node} has {len(devices)} GPUs, and rank {launch.rank} is its number "
+        f"{launch.local_rank + 1}"
+    )
+
+
+def _plan(options: Namespace, device: torch.device) -> Plan:
+    ops = _choose.ops()
+    if options.criteria:
+        judged.load(options.criteria)
     settings = Settings(
-        devices=devices,
+        devices=(device,),
         ops=ops,
         exclude=_excluded(options, ops),
         seed=options.seed,
-        budget_s=budget,
+        budget_s=options.budget or (_CPU_BUDGET_S if device.type == "cpu" else _GPU_BUDGET_S),
         video=_video(options.video),
-        timeout_s=options.timeout or (None if devices[0].type == "cpu" else TIMEOUT_S),
+        timeout_s=options.timeout or (None if device.type == "cpu" else TIMEOUT_S),
         energy=options.energy,
     )
-    folder = _choose.directory(options.out)
-    verdict, data = accept(settings, folder, progress=_ui.progress, told=_tell)
-    _ui.say()
-    for reason in verdict.reasons[:_SHOWN]:
-        _ui.say(f"  {reason}", "red" if verdict.code == 1 else "yellow")
-    if len(verdict.reasons) > _SHOWN:
-        _ui.say(f"  and {len(verdict.reasons) - _SHOWN} more, in the report")
-    if names := sorted({n["name"] for n in data["not_run"] if n["gap"]}):
-        _ui.say(f"  to go on without: --exclude {','.join(names)}")
-    _ui.say(f"not checked: {'; '.join(verdict.not_checked)}", "dim")
-    _ui.say(verdict.headline, _ui.style_of(verdict.word))
-    _ui.say(f"report: {folder / 'report.html'} and report.json, {data['seconds']:.0f} s")
-    return verdict.code
+    _known_stages(options.stages)
+    return Plan(
+        settings, _choose.directory(options.out), running.chosen(options.profile, options.stages),
+        options.profile, options.resume, options.wait, options.expect_gpus, options.criteria,
+    )  # fmt: skip
+
+
+def _known_stages(names: Sequence[str] | None) -> None:
+    known = [s.name for s in running.EVERY]
+    for name in names or ():
+        if name not in known:
+            raise UsageError(f"--stages: unknown {name!r}; {near(name, known)}")
 
 
 def _excluded(options: Namespace, ops: Sequence[Op]) -> frozenset[str]:
     names = {*options.exclude, *([BENCH] if options.no_bench else [])}
-    known = names_to_exclude(ops)
+    known = list(dict.fromkeys([*names_to_exclude(ops), *(s.name for s in running.EVERY)]))
     for name in sorted(names):
         if name not in known:
             short = ", ".join(n for n in known if "/" not in n)

@@ -1,0 +1,129 @@
+"""The output folder: one run's evidence, never a second one's. Needs no torch."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from aimills_kernels.accept.evidence import FOLDER
+from aimills_kernels.accept.journal import FIRST, Journal, digest, encoded, read
+from aimills_kernels.accept.launch import Launch
+
+REPORT = "report.json"
+
+
+class Used(ValueError):
+    """The folder holds a run already."""
+
+
+class Unwritable(BaseException):
+    """The journal can't be written, so that nothing that follows would be evidence. No `Exception`:
+    a stage must not take it for a failure of its own."""
+
+
+class RankJournal(Journal):
+    """A journal that a signal or a full disk in the middle of an entry leaves whole."""
+
+    def __init__(self, path: Path, *, new: bool = True):
+        self._mine = threading.RLock()
+        self.wrong = self.gaps = 0  # checks and gaps that were written
+        try:
+            super().__init__(path, new=new)
+        except OSError as error:
+            raise Unwritable(_sentence(path, error)) from error
+
+    def append(self, kind: str, **data: Any) -> dict[str, Any]:
+        with self._mine:
+            try:
+                entry = super().append(kind, **data)
+            except OSError as error:
+                self._mend()
+                raise Unwritable(_sentence(self.path, error)) from error
+            except BaseException:
+                self._mend()
+                raise
+            self.wrong += kind == "check" and data.get("status") == "wrong"
+            self.gaps += kind == "not_run" and bool(data.get("gap"))
+            return entry
+
+    def _mend(self) -> None:
+        """Go on after the last whole entry that is on the disk."""
+        with contextlib.suppress(OSError):
+            known = read(self.path, torn=True)
+            os.truncate(self.path, sum(len(encoded(e).encode()) + 1 for e in known))
+            self._count = len(known)
+            self.head = digest(encoded(known[-1])) if known else FIRST
+
+
+def _sentence(path: Path, error: OSError) -> str:
+    return (
+        f"the journal {path} can't be written ({error.strerror or error}); what it and the "
+        "journals of other ranks hold is kept"
+    )
+
+
+def path_of(folder: Path, launch: Launch) -> Path:
+    return folder / FOLDER / f"{launch.node}-{launch.rank}.jsonl"
+
+
+def journals(folder: Path) -> list[Path]:
+    return sorted((folder / FOLDER).glob("*.jsonl"))
+
+
+def refuse_used(folder: Path, run: str | None) -> None:
+    """`Used` where it holds a report, or a journal of a run other than `run`."""
+    taken: Path | None = folder / REPORT if (folder / REPORT).exists() else None
+    for path in journals(folder):
+        if run is None or _run_of(path) not in (None, run):
+            taken = path
+    if taken is not None:
+        raise Used(
+            f"{folder} holds a run already ({taken.relative_to(folder)}): name another folder with "
+            "--out, or go on with that run by --resume"
+        )
+
+
+def _run_of(path: Path) -> str | None:
+    """None of one that is being begun."""
+    with path.open("rb") as file:
+        line = file.readline()
+    with contextlib.suppress(ValueError):
+        return str(json.loads(line).get("run"))
+    return None if not line.endswith(b"\n") else ""
+
+
+def opened(folder: Path, launch: Launch, resume: bool) -> RankJournal:
+    """This rank's journal, new or gone on with."""
+    path = path_of(folder, launch)
+    if resume and path.exists():
+        return RankJournal(path, new=False)
+    try:
+        return RankJournal(path)
+    except Unwritable as error:
+        if isinstance(error.__cause__, FileExistsError):
+            raise Used(
+                f"{path} exists already: two processes say that they are rank {launch.rank} of "
+                f"{launch.node}"
+            ) from None
+        raise
+
+
+def ended(path: Path) -> bool:
+    """Whether the last entry is an end, at the price of one look at the file's tail."""
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - 4096))
+            tail = file.read()
+        return tail.endswith(b"\n") and json.loads(tail.splitlines()[-1])["kind"] == "end"
+    return False
+
+
+def done_stages(entries: Iterator[dict[str, Any]]) -> frozenset[str]:
+    """Stages that came to their end; one that a stop cut short has not."""
+    last = {e["name"]: e for e in entries if e["kind"] == "stage"}
+    return frozenset(n for n, e in last.items() if e["state"] == "end" and not e.get("stopped"))

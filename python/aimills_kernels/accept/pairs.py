@@ -1,0 +1,115 @@
+"""Which link or device is bad, after a collective failed or was slow: all ranks talk in pairs."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from statistics import median
+
+import torch
+import torch.distributed as dist
+
+from aimills_kernels.accept.context import Group
+from aimills_kernels.accept.meeting import Meeting
+
+Pair = tuple[int, int]
+SLOW = 3.0  # times the median of all pairs
+MOST_ROUNDS = 15  # each round costs a wait where a link is dead
+_BYTES = 1 << 20
+_TIMES = 4
+
+
+def schedule(world: int, most: int = MOST_ROUNDS) -> list[list[Pair]]:
+    """Rounds of pairs: in a round each rank is in one pair at most, and in `world` - 1 rounds
+    everyone meets everyone. The circle method."""
+    ring: list[int | None] = [*range(world), *([None] if world % 2 else [])]
+    rounds = []
+    for _ in range(min(most, len(ring) - 1)):
+        half = len(ring) // 2
+        sides = zip(ring[:half], reversed(ring[half:]), strict=True)
+        rounds.append([(min(a, b), max(a, b)) for a, b in sides
+                       if a is not None and b is not None])  # fmt: skip
+        ring = [ring[0], ring[-1], *ring[1:-1]]
+    return rounds
+
+
+@dataclass(frozen=True)
+class Blame:
+    """ranks: bad with most of their partners; links: bad pairs of ranks that are otherwise well."""
+
+    ranks: tuple[int, ...]
+    links: tuple[Pair, ...]
+
+    def text(self, name: Callable[[int], str]) -> str:
+        said = [f"{name(r)} is bad with most of its partners" for r in self.ranks]
+        said += [f"the link between {name(a)} and {name(b)} is bad" for a, b in self.links]
+        return "; ".join(said) or "every pair is well by itself"
+
+
+def blame(times: Mapping[Pair, float | None], slow: float = SLOW) -> Blame:
+    """From each pair's seconds, None where it failed."""
+    well = [t for t in times.values() if t is not None]
+    limit = slow * median(well) if well else 0.0
+    bad = {pair for pair, t in times.items() if t is None or t > limit}
+    met = Counter(r for pair in times for r in pair)
+    ranks: list[int] = []
+    while True:
+        left = Counter(r for pair in bad if not set(pair) & set(ranks) for r in pair)
+        worst = max(left, key=lambda r: (left[r] / met[r], -r), default=None)
+        # Of one partner alone nobody can tell which of the two it is.
+        if worst is None or left[worst] < 2 or 2 * left[worst] <= met[worst]:
+            break
+        ranks.append(worst)
+    links = sorted(pair for pair in bad if not set(pair) & set(ranks))
+    return Blame(tuple(ranks), tuple(links))
+
+
+def measured(
+    meeting: Meeting,
+    talk: Callable[[int], float | None],
+    name: str,
+    wait_s: float,
+) -> dict[Pair, float | None]:
+    """All pairs' seconds, on each rank the same but for who did not say. `talk(peer)` gives this
+    rank's seconds with a peer, or None; it has an end of its own within `wait_s`."""
+    rounds = schedule(meeting.world)
+    for number, pairs in enumerate(rounds):
+        mine = next((p for p in pairs if meeting.rank in p), None)
+        if mine is not None:
+            peer = mine[0] + mine[1] - meeting.rank
+            meeting.say(f"{name}/{mine[0]}-{mine[1]}", talk(peer))
+        meeting.meet(f"{name}/round {number}", wait_s=wait_s)
+    found: dict[Pair, float | None] = {}
+    for pair in (p for pairs in rounds for p in pairs):
+        said = meeting.heard(f"{name}/{pair[0]}-{pair[1]}")
+        times = [said.get(rank) for rank in pair]
+        known = [t for t in times if t is not None]
+        found[pair] = max(known) if len(known) == 2 else None
+    return found
+
+
+def talk_over(group: Group, device: torch.device, wait_s: float) -> Callable[[int], float | None]:
+    """Back and forth in a communicator of the two alone: that of all may be broken."""
+    backend = "nccl" if device.type == "cuda" else "gloo"
+
+    def talk(peer: int) -> float | None:
+        with contextlib.suppress(RuntimeError):
+            two = dist.new_group(
+                sorted((group.rank, peer)), timeout=timedelta(seconds=wait_s), backend=backend,
+                use_local_synchronization=True,
+            )  # fmt: skip
+            held = torch.zeros(_BYTES, dtype=torch.uint8, device=device)
+            dist.all_reduce(held, group=two)
+            begin = time.perf_counter()
+            for _ in range(_TIMES):
+                dist.all_reduce(held, group=two)
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            return time.perf_counter() - begin
+        return None
+
+    return talk

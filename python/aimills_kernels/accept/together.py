@@ -1,0 +1,135 @@
+"""What this rank does with the others: it meets them, joins them, and tells who is missed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from aimills_kernels.accept.context import Context, StageSpec
+from aimills_kernels.accept.evidence_folder import RankJournal
+from aimills_kernels.accept.launch import Launch
+
+if TYPE_CHECKING:
+    from aimills_kernels.accept.meeting import Meeting, Met
+
+_PAIR_S = 10.0
+_PATIENCE = 2.0  # times the seconds of its profile, then a stage of all ranks is slow
+
+
+class Together:
+    """Of one run. `lost` says why stages of all ranks can't run any more."""
+
+    def __init__(self, launch: Launch, device: torch.device, journal: RankJournal, wait_s: float):
+        self.launch, self.device, self.journal, self.wait_s = launch, device, journal, wait_s
+        self.meeting: Meeting | None = None
+        self.group: Any = None
+        self.lost: str | None = None
+        self._done_by_all: frozenset[str] = frozenset()
+        self._nodes: dict[int, str] = {}
+
+    def start(self, done: frozenset[str]) -> None:
+        """Meet all ranks and join them. `done` are the stages that this one has behind it."""
+        if self.launch.world == 1:
+            return
+        from aimills_kernels.accept import group
+
+        begin = time.monotonic()
+        try:
+            self.meeting = group.reach(self.launch, self.wait_s)
+            self.meeting.say("node", self.launch.node)
+            self.meeting.say("done", sorted(done))
+            met = self.meeting.meet("start")
+            self._nodes = self.meeting.heard("node")
+            said = self.meeting.heard("done").values()
+            self._done_by_all = frozenset.intersection(*map(frozenset, said))
+            if met.missing:
+                self._miss(met, "the start", begin)
+            else:
+                self.group = group.join(self.meeting, self.launch, self.device)
+        except RuntimeError as error:
+            self._lose("timeout", f"the ranks could not be joined: {_first_line(error)}")
+
+    def is_done(self, spec: StageSpec, done: frozenset[str]) -> bool:
+        return spec.name in (self._done_by_all if spec.together and self.meeting else done)
+
+    def guarded(self, spec: StageSpec) -> Callable[[Context], str]:
+        """The stage's work between two meetings of all ranks."""
+
+        def work(ctx: Context) -> str:
+            if self.lost is None:
+                self._met(f"{spec.name}/begin", spec)
+            if self.lost is not None:
+                ctx.not_run(spec.name, spec.title, self.lost)
+                return f"not run: {self.lost}"
+            begin, failure, summary = time.monotonic(), None, ""
+            try:
+                summary = spec.work(ctx)
+            except Exception as error:
+                failure = error
+            slow = time.monotonic() - begin > _PATIENCE * ctx.seconds + _PAIR_S
+            self._met(f"{spec.name}/end", spec, ok=failure is None and not slow)
+            if failure is not None:
+                raise failure
+            return summary
+
+        return work
+
+    def _met(self, name: str, spec: StageSpec, *, ok: bool = True) -> None:
+        assert self.meeting is not None
+        begin = time.monotonic()
+        try:
+            # A rank that failed at once waits for those whose collective ends by its time-out.
+            met = self.meeting.meet(name, ok=ok, wait_s=2 * self.wait_s)
+            if met.missing:
+                self._miss(met, spec.title, begin)
+            elif met.failed:
+                self._search(met, spec)
+        except RuntimeError as error:
+            self._lose("timeout", f"{spec.title}: the ranks can't meet: {_first_line(error)}")
+
+    def _miss(self, met: Met, where: str, begin: float) -> None:
+        """Told by the first of those that came."""
+        waited = time.monotonic() - begin
+        text = f"{self._names(met.missing)}: no report; not at {where} after {waited:.0f} s"
+        first = next(r for r in range(self.launch.world) if r not in met.missing)
+        self._lose("missing" if self.launch.rank == first else "alone", text)
+
+    def _search(self, met: Met, spec: StageSpec) -> None:
+        """Everyone came, and some failed or were slow: which link or device is it?"""
+        from aimills_kernels.accept import pairs
+
+        assert self.meeting is not None
+        over = pairs.talk_over(self.group, self.device, _PAIR_S)
+
+        def talk(peer: int) -> float | None:
+            """Each word keeps this rank from being taken for a hung one."""
+            self.journal.append("event", stage=spec.name, name="pair", text=self._name(peer),
+                                detail={})  # fmt: skip
+            return over(peer)
+
+        found = pairs.measured(self.meeting, talk, f"{spec.name}/pairs", 3 * _PAIR_S)
+        said = pairs.blame(found).text(self._name)
+        text = f"{spec.title} failed or was slow on {self._names(met.failed)}; in pairs: {said}"
+        detail = {f"{a}-{b}": t for (a, b), t in found.items()}
+        self._lose("timeout" if self.launch.rank == 0 else "alone", text, detail)
+
+    def _lose(self, name: str, text: str, detail: dict[str, Any] | None = None) -> None:
+        self.lost = text
+        self.journal.append("event", stage="", name=name, text=text, detail=detail or {})
+
+    def _names(self, ranks: Iterable[int]) -> str:
+        return ", ".join(map(self._name, ranks))
+
+    def _name(self, rank: int) -> str:
+        """With its node: its own word, or that of a rank beside it."""
+        width = self.launch.local_world
+        beside = (n for r, n in sorted(self._nodes.items()) if r // width == rank // width)
+        node = self._nodes.get(rank) or next(beside, f"unknown, number {rank // width}")
+        return f"rank {rank} (node {node})"
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

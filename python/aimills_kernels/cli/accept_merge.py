@@ -1,0 +1,26 @@
+"""`accept merge`: the report of a run from its journals alone. Needs no torch."""
+
+from __future__ import annotations
+
+import argparse
+from argparse import Namespace
+from pathlib import Path
+
+from aimills_kernels.cli._errors import UsageError
+
+
+def arguments(made: argparse.ArgumentParser) -> None:
+    made.add_argument("folder", metavar="FOLDER", help="holds journal/*.jsonl of every rank")
+    made.add_argument("--criteria", metavar="NAME|FILE", help="judge by these, not the run's")
+
+
+def run(options: Namespace) -> int:
+    from aimills_kernels.accept import judged
+    from aimills_kernels.cli._outcome import tell
+
+    folder = Path(options.folder)
+    try:
+        outcome = judged.merge(folder, options.criteria)
+    except FileNotFoundError as error:
+        raise UsageError(str(error)) from None
+    return tell(outcome, folder)

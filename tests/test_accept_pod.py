@@ -1,0 +1,401 @@
+"""The pod: who is launched as what, who waits for whom, and what a crash leaves behind."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from aimills_kernels.accept import evidence_folder, judged, launch, pairs, preflight, rank, run
+from aimills_kernels.accept.context import Context, StageSpec
+from aimills_kernels.accept.evidence_folder import RankJournal, Unwritable, Used
+from aimills_kernels.accept.journal import read
+from aimills_kernels.accept.meeting import DEAD, Meeting
+from aimills_kernels.accept.session import Settings
+from aimills_kernels.cli import main
+from aimills_kernels.cli._parser import build_parser, joined
+
+CPU = torch.device("cpu")
+ROOT = Path(__file__).resolve().parents[1]
+EXAMPLES = ROOT / "docs" / "acceptance" / "examples"
+
+# ---- launch contracts
+
+_TORCHRUN = {"RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2",
+             "MASTER_ADDR": "a", "MASTER_PORT": "9", "TORCHELASTIC_RUN_ID": "x"}  # fmt: skip
+_SLURM = {"SLURM_PROCID": "3", "SLURM_NTASKS": "8", "SLURM_LOCALID": "1", "SLURM_STEP_ID": "0",
+          "SLURM_STEP_TASKS_PER_NODE": "2(x4)", "SLURM_STEP_NODELIST": "gpu[07-09,12]",
+          "SLURM_JOB_ID": "41"}  # fmt: skip
+_MPI = {"OMPI_COMM_WORLD_RANK": "3", "OMPI_COMM_WORLD_SIZE": "8", "OMPI_COMM_WORLD_LOCAL_RANK": "1",
+        "OMPI_COMM_WORLD_LOCAL_SIZE": "2", "MASTER_ADDR": "a"}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("environ", "contract", "place"),
+    [
+        (_TORCHRUN, "torchrun", ("a", 9)),
+        (_SLURM, "slurm", ("gpu07", 20041)),
+        (_MPI, "openmpi", ("a", 29500)),
+        ({**_SLURM, **_TORCHRUN}, "torchrun", ("a", 9)),
+        ({**_MPI, **_SLURM}, "slurm", ("a", 20041)),
+        ({**_TORCHRUN, launch.RUN: "r"}, "parent", ("a", 9)),
+    ],
+)
+def test_the_first_contract_that_holds(
+    environ: dict[str, str], contract: str, place: tuple[str, int]
+) -> None:
+    found = launch.find(environ)
+    assert found is not None
+    assert (found.contract, found.rank, found.world) == (contract, 3, 8)
+    assert (found.local_rank, found.local_world) == (1, 2)
+    assert (found.address, found.port) == place
+
+
+@pytest.mark.parametrize(
+    "environ",
+    [
+        {},
+        {k: v for k, v in _SLURM.items() if k != "SLURM_STEP_ID"},  # a batch script
+        {**_SLURM, "SLURM_NTASKS": "1", "SLURM_PROCID": "0", "SLURM_LOCALID": "0",
+         "SLURM_STEP_TASKS_PER_NODE": "1"},
+    ],
+)  # fmt: skip
+def test_no_launcher(environ: dict[str, str]) -> None:
+    assert launch.find(environ) is None
+
+
+@pytest.mark.parametrize(
+    ("environ", "says"),
+    [
+        ({**_TORCHRUN, "RANK": "8"}, "rank 8 of 8"),
+        ({**_TORCHRUN, "WORLD_SIZE": "many"}, "WORLD_SIZE is 'many'"),
+        ({k: v for k, v in _MPI.items() if k != "MASTER_ADDR"}, "MASTER_ADDR names no host"),
+    ],
+)
+def test_a_launcher_that_is_wrong(environ: dict[str, str], says: str) -> None:
+    with pytest.raises(launch.LaunchError, match=says):
+        launch.find(environ)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "first"), [("n1", "n1"), ("n[1-3],m", "n1"), ("a,b", "a"), ("r[01]-g,x", "r01-g")]
+)
+def test_first_host(nodes: str, first: str) -> None:
+    assert launch.first_host(nodes) == first
+
+
+# ---- meetings
+
+
+def _meetings(world: int, wait_s: float) -> list[Meeting]:
+    store = dist.HashStore()
+    return [Meeting(store, r, world, wait_s) for r in range(world)]
+
+
+def test_a_meeting_names_who_is_missing_and_who_failed() -> None:
+    meetings, met = _meetings(3, 0.2), {}
+
+    def come(which: int) -> None:
+        met[which] = meetings[which].meet("x", ok=which != 1)
+
+    threads = [threading.Thread(target=come, args=(r,)) for r in (0, 1)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert {(m.missing, m.failed) for m in met.values()} == {((2,), (1,))}
+
+
+def test_a_dead_rank_is_not_waited_for() -> None:
+    meeting = _meetings(2, 600.0)[0]
+    meeting.store.set(DEAD, "[1]")
+    assert meeting.meet("x").missing == (1,)
+
+
+# ---- pairs
+
+
+@pytest.mark.parametrize("world", [2, 3, 4, 7, 8])
+def test_everyone_meets_everyone_once(world: int) -> None:
+    rounds = pairs.schedule(world)
+    met = [p for found in rounds for p in found]
+    assert sorted(met) == [(a, b) for a in range(world) for b in range(a + 1, world)]
+    for found in rounds:
+        assert len({r for p in found for r in p}) == 2 * len(found)
+
+
+def test_rounds_are_bounded_in_a_large_pod() -> None:
+    rounds = pairs.schedule(4096)
+    assert len(rounds) == pairs.MOST_ROUNDS
+    assert all(len(found) == 2048 for found in rounds)
+
+
+def _times(world: int, bad: dict[tuple[int, int], float | None]) -> dict[Any, float | None]:
+    return {p: bad.get(p, 1.0) for found in pairs.schedule(world) for p in found}
+
+
+@pytest.mark.parametrize(
+    ("bad", "ranks", "links"),
+    [
+        ({}, (), ()),
+        ({(0, 2): 9.0}, (), ((0, 2),)),
+        ({(1, 3): None}, (), ((1, 3),)),
+        ({(0, 2): None, (1, 2): None, (2, 3): 9.0}, (2,), ()),
+    ],
+)
+def test_blame(bad: dict[Any, float | None], ranks: tuple, links: tuple) -> None:
+    assert pairs.blame(_times(4, bad)) == pairs.Blame(ranks, links)
+
+
+def test_a_bad_link_is_found_by_all_ranks() -> None:
+    meetings, found = _meetings(4, 20.0), {}
+
+    def talk(me: int, peer: int) -> float | None:
+        return None if {me, peer} == {1, 2} else 1.0
+
+    def work(me: int) -> None:
+        found[me] = pairs.measured(meetings[me], lambda peer: talk(me, peer), "p", 20.0)
+
+    threads = [threading.Thread(target=work, args=(r,)) for r in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert {pairs.blame(times).links for times in found.values()} == {((1, 2),)}
+    assert len(found) == 4
+
+
+# ---- one rank
+
+
+def _right(ctx: Context) -> str:
+    ctx.options["session"].check(
+        {"stage": ctx.stage, "op": "none", "case": "none", "dims": {}, "scaled": {}, "own": True,
+         "provider": "none", "device": "cpu", "seed": 0, "status": "right", "used": 0.1,
+         "outputs": {}, "failures": [], "skipped": None}
+    )  # fmt: skip
+    return "looked at"
+
+
+def _plan(folder: Path, *works: Any, **more: Any) -> rank.Plan:
+    specs = [StageSpec(f"s{i}", f"Stage {i}", w, {"quick": 1.0}) for i, w in enumerate(works)]
+    return rank.Plan(Settings((CPU,), ()), folder, tuple(specs), **more)
+
+
+def _entries(folder: Path) -> list[dict[str, Any]]:
+    (path,) = evidence_folder.journals(folder)
+    return read(path)
+
+
+def test_sigterm_leaves_evidence_and_a_report_and_resume_goes_on(tmp_path: Path) -> None:
+    def killed(ctx: Context) -> str:
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise AssertionError("the signal came late")
+
+    outcome = run.accept(_plan(tmp_path, _right, killed, _right))
+    assert outcome is not None
+    assert outcome.code == 2
+    assert "SIGTERM" in " ".join(outcome.report["reasons"])
+    last = _entries(tmp_path)[-1]
+    assert (last["kind"], last["state"], last["reason"]) == ("end", "stopped", "SIGTERM")
+
+    ran: list[str] = []
+    plan = _plan(tmp_path, *[lambda ctx: ran.append(ctx.stage) or _right(ctx)] * 3, resume=True)
+    outcome = run.accept(plan)
+    assert outcome is not None
+    assert ran == ["s1", "s2"]
+    assert outcome.code == 0
+    (event,) = [e for e in _entries(tmp_path) if e["kind"] == "event" and e["name"] == "resumed"]
+    assert "stopped" in event["text"]
+    assert [e["resumed"] for e in _entries(tmp_path) if e["kind"] == "begin"] == [False, True]
+
+
+def test_a_second_run_on_a_folder_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run.accept(_plan(tmp_path, _right))
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    assert main(["accept", "--device", "cpu", "--out", str(tmp_path)]) == 3
+    assert "holds a run already" in capsys.readouterr().err
+    assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
+    with pytest.raises(Used):
+        evidence_folder.refuse_used(tmp_path, "another run")
+
+
+def test_resume_of_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["accept", "--device", "cpu", "--resume", "--out", str(tmp_path)]) == 3
+    assert "there is no journal in" in capsys.readouterr().err
+
+
+def test_a_full_disk_is_said_and_the_journal_stays_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, left = os.write, [40]
+
+    def full(file: int, data: bytes) -> int:
+        if not left[0]:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        part, left[0] = data[: left[0]], 0
+        return write(file, part)
+
+    def work(ctx: Context) -> str:
+        monkeypatch.setattr(os, "write", full)
+        ctx.event("x", "does not fit")
+        return ""
+
+    with pytest.raises(Unwritable, match="No space left on device"):
+        run.accept(_plan(tmp_path, _right, work))
+    assert _entries(tmp_path)[-1]["kind"] == "stage"
+    monkeypatch.undo()
+    assert judged.merge(tmp_path).code != 0
+
+
+def test_a_full_disk_ends_the_command_with_2(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(file: int, data: bytes) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "write", full)
+    out = tmp_path / "out"
+    assert main(["accept", "--device", "cpu", "--stages", "shapes", "--out", str(out)]) == 2
+    assert "can't be written (No space left on device)" in capsys.readouterr().err
+
+
+def test_a_signal_in_an_entry_leaves_the_chain_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = RankJournal(tmp_path / "j.jsonl")
+
+    def interrupted(file: int) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            journal.append("event", name="x", text="")
+    journal.append("end", state="stopped", reason="")
+    assert [e["kind"] for e in read(journal.path)] == ["event", "end"]
+
+
+def test_a_node_of_7_gpus_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preflight, "gpus_here", lambda: 7)
+    monkeypatch.setenv("NODE_NAME", "node-3")
+    outcome = run.accept(_plan(tmp_path, _right, expect_gpus=8))
+    assert outcome is not None
+    assert outcome.code == 1
+    assert "node node-3 has 7 GPUs, 8 were expected" in " ".join(outcome.report["reasons"])
+    assert not any(e["kind"] == "stage" for e in _entries(tmp_path))
+
+
+def test_a_stage_left_out_by_name(tmp_path: Path) -> None:
+    plan = _plan(tmp_path, _right, _right)
+    settings = Settings((CPU,), (), frozenset({"s1"}))
+    run.accept(rank.Plan(settings, tmp_path, plan.stages))
+    states = {e["name"]: e["status"] for e in _entries(tmp_path) if e.get("state") == "end"
+              and e["kind"] == "stage"}  # fmt: skip
+    assert states == {"s0": "passed", "s1": "excluded"}
+
+
+def test_merge_of_no_journal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["accept", "merge", str(tmp_path)]) == 3
+    assert "there is no journal" in capsys.readouterr().err
+
+
+# ---- real processes
+
+
+def _pod(out: Path, *words: str, fault: str = "", torchrun: int = 0) -> tuple[int, dict[str, Any]]:
+    start = [sys.executable, "-m"]
+    if torchrun:
+        start += ["torch.distributed.run", "--standalone", f"--nproc-per-node={torchrun}", "-m"]
+    command = [*start, "tests.pod_rank", "accept", "--device", "cpu", "--out", str(out), *words]
+    environ = {**os.environ, "OMP_NUM_THREADS": "1", "AIMILLS_TEST_FAULT": fault or "none:0:none"}
+    done = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True,
+                          timeout=240, check=False)  # fmt: skip
+    assert (out / "report.json").exists(), done.stderr
+    return done.returncode, json.loads((out / "report.json").read_text())
+
+
+def _reasons(report: dict[str, Any]) -> str:
+    return "\n".join(report["reasons"])
+
+
+def test_two_ranks_by_torchrun(tmp_path: Path) -> None:
+    code, report = _pod(tmp_path, torchrun=2)
+    assert (code, report["exit_code"]) == (0, 0)
+    journals = [read(p) for p in evidence_folder.journals(tmp_path)]
+    assert [j[0]["launch"] for j in journals] == ["torchrun"] * 2
+    sums = [e["summary"] for j in journals for e in j if e.get("name") == "sum" and "summary" in e]
+    assert sums == ["2 ranks"] * 2
+
+
+@pytest.mark.full
+def test_a_killed_rank_is_named_and_the_pod_can_be_resumed(tmp_path: Path) -> None:
+    code, report = _pod(tmp_path, "--ranks", "3", fault="kill:1:sum")
+    assert code == report["exit_code"] == 1
+    assert "rank 1 (node " in _reasons(report)
+    assert "no report" in _reasons(report)
+    journals = evidence_folder.journals(tmp_path)
+    assert [evidence_folder.ended(p) for p in journals] == [True, False, True]
+    _pod(tmp_path, "--ranks", "3", "--resume")
+    killed = read(journals[1])
+    (event,) = [e for e in killed if e["kind"] == "event" and e["name"] == "resumed"]
+    assert "crashed or was killed in Sum of all ranks" in event["text"]
+    assert killed[-1]["state"] == "done"
+    assert sum(e["kind"] == "stage" and e["name"] == "first" for e in killed) == 2
+
+
+@pytest.mark.full
+def test_a_rank_killed_under_torchrun_leaves_a_report(tmp_path: Path) -> None:
+    code, report = _pod(tmp_path, torchrun=2, fault="kill:1:sum")
+    assert code != 0
+    assert report["exit_code"] == 1
+
+
+@pytest.mark.full
+def test_a_hung_rank_is_named_and_nobody_waits_for_ever(tmp_path: Path) -> None:
+    code, report = _pod(tmp_path, "--ranks", "2", "--wait", "20", fault="hang:1:sum")
+    assert code == report["exit_code"] == 1
+    assert "rank 1 (node " in _reasons(report)
+
+
+@pytest.mark.full
+def test_a_collective_that_fails_is_searched_in_pairs(tmp_path: Path) -> None:
+    code, report = _pod(tmp_path, "--ranks", "3", "--wait", "20", fault="break:1:sum")
+    assert code == report["exit_code"] == 1
+    assert "Sum of all ranks failed or was slow on rank" in _reasons(report)
+
+
+# ---- examples
+
+
+@pytest.mark.parametrize("name", ["slurm.sbatch", "slurm-torchrun.sbatch", "kubernetes.yaml"])
+def test_options_in_the_examples_exist(name: str) -> None:
+    text = (EXAMPLES / name).read_text().replace("\\\n", " ")
+    lines = [p for p in text.splitlines() if "kernels accept" in p and not p.startswith("#")]
+    assert lines
+    for line in lines:
+        words = line.split("kernels accept", 1)[1].replace('"', "").split()
+        options = build_parser().parse_args(joined(["accept", *words]))
+        assert "merge" in words or (options.profile, options.expect_gpus) == ("full", 8)
+
+
+def test_the_manifest_of_kubernetes_parses() -> None:
+    yaml = pytest.importorskip("yaml")
+    service, job = yaml.safe_load_all((EXAMPLES / "kubernetes.yaml").read_text())
+    spec = job["spec"]
+    assert spec["completionMode"] == "Indexed"
+    assert spec["parallelism"] == spec["completions"] == 2
+    assert spec["backoffLimit"] == 0
+    assert job["spec"]["template"]["spec"]["subdomain"] == service["metadata"]["name"]
