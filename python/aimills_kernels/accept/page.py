@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from aimills_kernels.accept import charts, png, shapes, tables
-from aimills_kernels.harness._rows import ENOUGH
+from aimills_kernels.harness._reading import ENOUGH
 from aimills_kernels.report.bars import legend, times
 from aimills_kernels.report.html import Html, el, join
 from aimills_kernels.report.parts import (

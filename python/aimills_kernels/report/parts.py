@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from aimills_kernels.harness.ceilings import serving_unit
+from aimills_kernels.harness._reading import serving_unit
 from aimills_kernels.report.html import Html, el
 
 # What a picture of its own needs too stands in a file of its own.

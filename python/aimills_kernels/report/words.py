@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from aimills_kernels.harness._rows import ENOUGH, ahead, fastest_peer
+from aimills_kernels.harness._reading import ENOUGH, ahead, fastest_peer
 
 Row = dict[str, Any]
 NONE = "–"
