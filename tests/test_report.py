@@ -14,11 +14,10 @@ import pytest
 import torch
 
 from aimills_kernels._tolerance import Judgement
-from aimills_kernels.accept import charts, page, png
+from aimills_kernels.accept import charts, evidence, page, png, report
 from aimills_kernels.accept.check import judged
-from aimills_kernels.accept.report import SCHEMA, build
-from aimills_kernels.accept.session import NotRun, Session, Settings, Stage
-from aimills_kernels.accept.verdict import Verdict, conclude
+from aimills_kernels.accept.evidence import Pod
+from aimills_kernels.accept.findings import Finding
 from aimills_kernels.harness import _rows, timing
 from aimills_kernels.report import bars, parts, words
 from aimills_kernels.report.html import Html, el, join
@@ -44,20 +43,14 @@ def _check(**more: Any) -> dict[str, Any]:
     return row | more
 
 
-def _report(text: str = "plain") -> tuple[Session, dict[str, Any]]:
-    """A report in which every text that comes from outside is `text`."""
-    session = Session(Settings((torch.device("cpu"),), (), frozenset({text})))
-    session.stages = [
-        Stage("a", text, "passed", 1.0, text),
-        Stage("b", text, "failed", 1.0, "", text),
-    ]
-    session.checks = [
+def _pod(text: str = "plain") -> Pod:
+    """A rank in whose journal every text that comes from outside is `text`."""
+    checks = [
         _check(op=text, case=text, provider=text, dims={text: text}, scaled={text: text}),
         _check(op=text, stage="model shapes", dims={text: 1}, scaled={text: 2}),
         _check(op=text, case=text, status="wrong", used=None, failures=[text], own=False),
         _check(op=text, status="not run", used=None, outputs={}, skipped=text),
     ]
-    session.not_run = [NotRun("", text, text, text), NotRun(text, text, text, text, gap=True)]
     rows = [
         _row(op=text, case=text, provider=text, suspect=text, dims={text: text}),
         _row(op=text, case=text, provider="reference", peer=True, median_us=5e6, q3_us=6e6),
@@ -75,17 +68,45 @@ def _report(text: str = "plain") -> tuple[Session, dict[str, Any]]:
         _row(median_us=None, q1_us=None, q3_us=None, sol=None, skipped=text),
         _row(median_us=None, q1_us=None, q3_us=None, sol=None, failure=text),
     ]
-    session.benches = [{"rows": rows, "ceilings": {"copy_gbps": 9.0, "gemm_int8_tflops": 1.0}}]
-    cpu = {"model": text, "threads": 2}
-    session.environment = {"cpu": cpu, "gpus": [{"name": text}], text: [text]}
-    session.clip = {"source": text, "frames": 2, "height": 4, "width": 6, "pitch": 8,
-                    "color_space": text, "color_range": text}  # fmt: skip
-    return session, build(session, conclude(session))
+    clip = {"source": text, "frames": 2, "height": 4, "width": 6, "pitch": 8,
+            "color_space": text, "color_range": text}  # fmt: skip
+    levels = torch.randint(0, 256, (5, 7, 3), dtype=torch.uint8)
+    found: list[tuple[str, dict[str, Any]]] = [
+        ("begin", {"node": text, "rank": 0, "world": 1, "device": "cpu", "sku": text,
+                   "exclude": [text], "run": text, "profile": text, "criteria": {"name": text},
+                   "environment": {"cpu": {"model": text, "threads": 2}, text: [text]}}),
+        *[("stage", {"name": s, "title": text, "state": "end", "status": s, "seconds": 1.0,
+                     "summary": text, "failure": text}) for s in ("passed", "failed")],
+        *[("check", row) for row in checks],
+        *[("not_run", {"name": text, "what": text, "reason": text, "gap": gap})
+          for gap in (False, True)],
+        ("bench", {"record": {"rows": rows, "ceilings": {"copy_gbps": 9.0,
+                                                         "gemm_int8_tflops": 1.0}}}),
+        ("event", {"name": text, "stage": text, "text": text}),
+        ("event", {"name": "clip", "detail": clip}),
+        ("event", {"name": "picture", **png.event(text, levels)}),
+        ("event", {"name": "picture", "text": text, "detail": {"data": text, "width": 1,
+                                                               "height": 1}}),
+        ("checksum", {"name": text, "digest": text}),
+    ]  # fmt: skip
+    entries = [{"kind": k, "time": "2026-11-01T00:00:00.000+00:00", "clock": 1.0, **v}
+               for k, v in found]  # fmt: skip
+    return evidence.pod([evidence.Rank(tuple(entries))])
+
+
+def _findings(text: str) -> list[Finding]:
+    return [
+        Finding(text, status, text, text, text, text, text, text, text)
+        for status in ("fail", "warn", "unknown", "pass")
+    ]
+
+
+def _report(text: str = "plain") -> dict[str, Any]:
+    return report.build(_pod(text), _findings(text))
 
 
 def _page(text: str = "plain") -> str:
-    picture = torch.randint(0, 256, (5, 7, 3), dtype=torch.uint8)
-    return page.render(_report(text)[1], [(text, picture)])
+    return report.rendered(_pod(text), _findings(text))["report.html"]
 
 
 class _Reader(HTMLParser):
@@ -164,10 +185,9 @@ def test_style_is_made_for(scheme: str) -> None:
 
 
 def test_empty_report_is_a_page_too() -> None:
-    session = Session(Settings((torch.device("cpu"),), ()))
-    verdict = conclude(session)
-    assert verdict.code == 2
-    _read(page.render(build(session, verdict)))
+    data = report.build(evidence.pod([]), [])
+    assert data["exit_code"] == 2
+    _read(page.render(data))
 
 
 def test_elements_escape_by_default() -> None:
@@ -278,17 +298,17 @@ def test_dims_that_were_scaled_down_say_from_what() -> None:
     assert words.dims_text(call["dims"], call["scaled"]) == (
         "N 96 of 6144 (1/64)  K 512 of 4096 (1/8)  shape (64, 8) of (512, 8)  B 1"
     )
-    _, data = _report()
-    text = "".join(_read(page.render(data | {"validations": [call]})).text)
+    data = _report() | {"validations": [call | {"devices": 1}]}
+    text = "".join(_read(page.render(data)).text)
     assert "N 96 of 6144 (1/64)" in text.partition("Shapes of real models")[2]
 
 
 def test_a_picture_out_of_proportion_says_so() -> None:
     clip = {"width": 1920, "height": 1080}
-    text = page._reshaped(clip, torch.zeros(224, 224, 3))
+    text = page._reshaped(clip, 224, 224)
     assert "from 1.8:1 to 1.0:1" in text
-    assert page._reshaped(clip, torch.zeros(560, 1008, 3)) == ""
-    assert page._reshaped({}, torch.zeros(5, 7, 3)) == ""
+    assert page._reshaped(clip, 560, 1008) == ""
+    assert page._reshaped({}, 5, 7) == ""
     assert "Out of proportion" in _page()
 
 

@@ -285,7 +285,7 @@ _BITS = (
 )
 _JOURNALS = (
     "Each device's process wrote a journal in which an entry holds the hash of the one before it, "
-    "so the last hash stands for all. `aimills-kernels accept verify` holds them against this "
+    "so the last hash stands for all. aimills-kernels accept verify holds them against this "
     "report, offline."
 )
 _NOT_RUN = (

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from statistics import mean
 from typing import Any
 
+from aimills_kernels.accept.facts import listed
 from aimills_kernels.accept.findings import FAIL, UNKNOWN, WARN
 from aimills_kernels.accept.traces import BITS
 from aimills_kernels.accept.values import number, quantity, title
@@ -81,7 +82,7 @@ def _strip(metric: str, found: Row, devices: Sequence[Row], marks: dict) -> Html
     picture = svg(about, base, line("50%", "median"), *dots)
     worst = next((s for s in (FAIL, WARN) if any(k[2] == s for k in known)), "")
     return row(title(metric), picture, quantity(middle, unit, metric), _far(far, middle, metric),
-               "wrong" if worst == FAIL else "")  # fmt: skip
+               "broken" if worst == FAIL else "")  # fmt: skip
 
 
 def _far(end: Row, middle: float, metric: str) -> str:
@@ -108,31 +109,31 @@ def _thinned(found: Sequence[Any], most: int) -> list[Any]:
 
 def traces(data: Row) -> list[Html]:
     found = data["traces"]
-    names = {f["where"] for f in data["findings"] if f["status"] == FAIL}
-    drawn = [t for t in found if t["where"] not in names][: max(LINES - len(names), 0)]
-    drawn += [t for t in found if t["where"] in names]
-    plots = [_curve(drawn, len(found), names, *curve) for curve in _CURVES]
+    apart = {f["where"]: "warned" for f in data["findings"] if f["status"] in (WARN, UNKNOWN)}
+    apart |= {f["where"]: "failed" for f in data["findings"] if f["status"] == FAIL}
+    drawn = [t for t in found if t["where"] not in apart][: max(LINES - len(apart), 0)]
+    drawn += [t for t in found if t["where"] in apart][:LINES]
+    plots = [_curve(drawn, len(found), apart, *curve) for curve in _CURVES]
     return figures_of(p for p in (*plots, _throttle(found)) if p is not None)
 
 
 def _curve(
-    found: Sequence[Row], of: int, failed: set[str], name: str, text: str, unit: str
+    found: Sequence[Row], of: int, apart: dict[str, str], name: str, text: str, unit: str
 ) -> Plot | None:
     known = [t for t in found if name in t]
     values = [v for t in known for v in t[name] if v is not None]
     if not values:
         return None
-    about = "A line is a device; those with a failed rule are drawn apart."
-    plot = Plot(
-        f"{text} over the burn", about, _time(known), axis(f"{text.lower()} ({unit})", values)
-    )
+    about = "A line is a device; those with a rule broken, in warning or unknown are drawn apart."
+    plot = Plot(f"{text} over the burn", about, _time(known), axis(f"{text} ({unit})", values))
     for trace in known:
-        cls = "curve failed" if trace["where"] in failed else "curve trace"
+        cls = f"curve {apart.get(trace['where'], 'trace')}"
         plot.marks.append(_path(plot, trace["seconds"], trace[name], cls, trace["where"]))
-    plot.legend.append((line_key("curve trace"), "devices"))
-    apart = [t["where"] for t in known if t["where"] in failed]
-    if apart:
-        plot.legend.append((line_key("curve failed"), ", ".join(apart)))
+    for cls in ("trace", "warned", "failed"):
+        names = [t["where"] for t in known if apart.get(t["where"], "trace") == cls]
+        if names:
+            said = "devices" if cls == "trace" else listed(names)
+            plot.legend.append((line_key(f"curve {cls}"), said))
     if len(known) < of:
         plot.missing.append(f"{len(known)} of {of} devices are drawn: the others have no such "
                             "reading or are left to report.json.")  # fmt: skip
@@ -173,9 +174,8 @@ def _mean_at(found: Sequence[Row], name: str, place: int) -> float | None:
 def _time(found: Sequence[Row]) -> Any:
     longest = max(t["seconds"][-1] for t in found)
     size, unit = (60.0, "min") if longest > 300 else (1.0, "s")
-    made = axis(f"time in the burn ({unit})", [0.0, longest],
+    return axis(f"time in the burn ({unit})", [0.0, longest],
                 text=lambda v: f"{v / size:.3g}", named=_marks(longest, size))  # fmt: skip
-    return made
 
 
 def _marks(longest: float, size: float) -> list[float]:

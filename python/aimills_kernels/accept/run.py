@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from aimills_kernels.accept import correctness, page, real_input, report, shapes, speed
+from aimills_kernels.accept import correctness, real_input, report, session_pod, shapes, speed
 from aimills_kernels.accept.session import FAILED, Progress, Session, Settings, Stage, silent
 from aimills_kernels.accept.verdict import Verdict, conclude
 from aimills_kernels.harness._patience import patience
@@ -45,9 +45,9 @@ def accept(
 
 def _report(session: Session, folder: Path) -> tuple[Verdict, dict[str, Any]]:
     verdict = conclude(session)
-    data = report.build(session, verdict)
-    report.write(data, page.render(data, session.pictures), folder)
-    return verdict, data
+    pod, findings = session_pod.pod(session, verdict), session_pod.findings(verdict)
+    report.write(report.rendered(pod, findings), folder)
+    return verdict, report.build(pod, findings)
 
 
 @contextlib.contextmanager
