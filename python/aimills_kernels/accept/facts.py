@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from statistics import median
 from typing import Any
@@ -166,23 +165,26 @@ def not_run(pod: Pod) -> list[Row]:
 
 
 def checks(pod: Pod) -> list[Row]:
-    """Wrong ones each; of equal ones that are right, or did not run, the one nearest to its
-    tolerance, with the number of devices."""
-    found: dict[str, Row] = {}
+    """Wrong ones each; of equal ones of several devices that are right, or did not run, the one
+    nearest to its tolerance, with the number of devices."""
+    found: dict[tuple, Row] = {}
     for rank in pod.ranks:
+        seen: Counter[tuple] = Counter()
         for entry in rank.of("check"):
             row = data_of(entry) | {"devices": 1}
             if len(pod.ranks) > 1:
                 row["device"] = where(rank)
-            kind = [row.get(k) for k in ("stage", "op", "case", "provider", "status", "skipped")]
-            if row.get("status") == "wrong":
-                kind.append(len(found))
-            known = found.setdefault(json.dumps(kind), row)
+            what = tuple(str(row.get(k)) for k in _SAME)
+            seen[what] += 1
+            key = (*what, seen[what], where(rank) if row.get("status") == "wrong" else "")
+            known = found.setdefault(key, row)
             if known is not row:
-                count = known["devices"] + 1
                 worse = (row.get("used") or 0.0) > (known.get("used") or 0.0)
-                found[json.dumps(kind)] = (row if worse else known) | {"devices": count}
+                found[key] = (row if worse else known) | {"devices": known["devices"] + 1}
     return list(found.values())
+
+
+_SAME = ("stage", "op", "case", "dims", "provider", "status", "skipped")
 
 
 def benches(pod: Pod) -> tuple[list[Row], int]:

@@ -147,7 +147,7 @@ def _without(names: Sequence[str]) -> str:
 def _texts(findings: Sequence[Finding], status: str) -> list[str]:
     """One sentence each, with the place where it does not name it."""
     return [
-        f.text if f.where in f.text else f"{f.where}: {f.text}"
+        f.text if f.where == "pod" or f.where in f.text else f"{f.where}: {f.text}"
         for f in findings
         if f.status == status
     ]
