@@ -217,7 +217,7 @@ def events(pod: Pod) -> list[Row]:
     for rank in pod.ranks:
         told = [e for e in rank.of("event") if e["name"] not in _SHOWN_ELSEWHERE]
         found += [_event(rank, e, e["name"], str(e.get("text", ""))) for e in told]
-        begins = list(rank.of("begin"))
+        begins = [] if any(e["name"] == "resumed" for e in told) else list(rank.of("begin"))
         found += [_event(rank, e, "resumed", "the run was gone on with") for e in begins[1:]]
         if rank.ended is None and rank.entries:
             text = "its journal has no end: the process crashed, hung or was killed"
