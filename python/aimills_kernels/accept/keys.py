@@ -54,7 +54,7 @@ def verifier(path: Path) -> SSlibKey:
 
 
 def public_key(key: Ed25519PublicKey) -> SSlibKey:
-    """Named by the sha256 of its PEM file, so that `sha256sum` on the file tells which key it is."""
+    """Named by the sha256 of its PEM file, as `sha256sum` on it tells."""
     return SSlibKey.from_crypto(key, keyid=hashlib.sha256(_pem(key)).hexdigest())
 
 

@@ -33,6 +33,16 @@ class _Parser(argparse.ArgumentParser):
         raise UsageError(f"{message} (see `{self.prog} --help`)")
 
 
+# The same of `accept`.
+ACCEPT_VERBS: dict[str, str] = {
+    "keygen": "make a pair of keys to sign reports with",
+    "sign": "sign the journals and the report in a folder",
+    "verify": "hold a report against its journals and its signature, offline",
+    "diff": "compare two acceptance reports, device by device",
+}
+_VERBS = {"bench": BENCH_VERBS, "accept": ACCEPT_VERBS}
+
+
 def build_parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="aimills-kernels",
@@ -47,11 +57,10 @@ def build_parser() -> argparse.ArgumentParser:
     _explain(commands)
     _validate(commands)
     _bench(commands)
-    for verb, text in BENCH_VERBS.items():
-        made = _command(commands, f"bench {verb}", f"bench_{verb}:run", text)
-        importlib.import_module(f"aimills_kernels.cli.bench_{verb}").arguments(made)
+    _verbs(commands, "bench")
     _precompile(commands)
     _accept(commands)
+    _verbs(commands, "accept")
     _gpu(commands)
     _video(commands)
     return parser
@@ -60,9 +69,15 @@ def build_parser() -> argparse.ArgumentParser:
 def joined(argv: Sequence[str]) -> list[str]:
     """`bench compare ...` is a command of its own, beside `bench <op> ...`."""
     first, rest = list(argv[:2]), list(argv[2:])
-    if len(first) == 2 and first[0] == "bench" and first[1] in BENCH_VERBS:
+    if len(first) == 2 and first[1] in _VERBS.get(first[0], {}):
         first = [" ".join(first)]
     return first + rest
+
+
+def _verbs(commands: Any, first: str) -> None:
+    for verb, text in _VERBS[first].items():
+        made = _command(commands, f"{first} {verb}", f"{first}_{verb}:run", text)
+        importlib.import_module(f"aimills_kernels.cli.{first}_{verb}").arguments(made)
 
 
 def _command(commands: Any, name: str, run: str, text: str, **more: Any) -> argparse.ArgumentParser:
