@@ -15,7 +15,7 @@ from aimills_kernels.accept.findings import FAIL, PASS, UNKNOWN, WARN, Finding
 from aimills_kernels.accept.metrics import METRICS
 
 _BEGUN = datetime(2026, 11, 20, 8, 0, tzinfo=UTC)
-_SAMPLES = 60
+_SAMPLES = 24
 
 CRITERIA = SimpleNamespace(name="h200", version="2026.1", digest="c" * 64)
 
@@ -96,7 +96,7 @@ def entries(
             made.append(at("measure", 0.1, stage=name, metric=metric, value=value,
                            unit=METRICS[metric].unit))  # fmt: skip
         if name == "burn":
-            made += [at("sample", 10.0, stage="burn", values=_sample(rank, i, slow, hot))
+            made += [at("sample", 25.0, stage="burn", values=_sample(rank, i, slow, hot))
                      for i in range(_SAMPLES)]  # fmt: skip
             if crashed:
                 return chained(made)
@@ -134,7 +134,7 @@ def _value(metric: str, rank: int, slow: float, hot: bool) -> Any:
 
 
 def _sample(rank: int, step: int, slow: float, hot: bool) -> dict[str, Any]:
-    warm = 1 - math.exp(-step / 9)
+    warm = 1 - math.exp(-step / 4)
     heat = 22.0 * warm * hot
     power = 110 + 587 * min(1.0, (step + 1) / 3) + 2 * math.sin(step + rank)
     clock = (1755 - 130 * warm - 4 * rank + 9 * math.sin(1.3 * step + rank)) * slow
@@ -142,7 +142,7 @@ def _sample(rank: int, step: int, slow: float, hot: bool) -> dict[str, Any]:
         "sm_mhz": round(clock), "memory_mhz": 3201, "power_w": round(power, 1),
         "temperature_c": round(38 + 27 * warm + rank % 4 + heat),
         "memory_temperature_c": round(44 + 33 * warm + rank % 3 + heat),
-        "reasons": (0x4 if step > 2 else 0x1) | (0x40 if hot and step > 30 else 0),
+        "reasons": (0x4 if step > 2 else 0x1) | (0x40 if hot and step > 12 else 0),
         "energy_mj": 5_000_000 + 6_950_000 * step,
     }  # fmt: skip
 
