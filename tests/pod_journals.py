@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from aimills_kernels._version import __version__
 from aimills_kernels.accept import evidence, journal
 from aimills_kernels.accept.evidence import Pod
 from aimills_kernels.accept.findings import FAIL, PASS, UNKNOWN, WARN, Finding
@@ -62,6 +63,7 @@ def entries(
     crashed: bool = False,
     resumed: bool = False,
     without: tuple[str, ...] = (),
+    version: str = __version__,
 ) -> list[dict[str, Any]]:
     """One rank's journal. `slow` scales its rates; `text` is every text that comes from outside."""
     clock = [0.0]
@@ -76,7 +78,7 @@ def entries(
     begin = {
         "run": "run-17", "node": f"node-{rank // per_node}", "rank": rank, "world": world,
         "local_rank": rank % per_node, "device": here, "uuid": f"GPU-{rank:08d}-0000-4000-8000",
-        "sku": sku, "profile": "full", "simulated": simulated, "version": "1.0",
+        "sku": sku, "profile": "full", "simulated": simulated, "version": version,
         "criteria": {"name": CRITERIA.name, "digest": CRITERIA.digest}, "seed": 3, "exclude": [],
         "ops": ["attention"], "resumed": False,
         "environment": {"python": "3.12.4", "driver": "590.44.01", "cpu": {"model": text,

@@ -113,6 +113,7 @@ def follows(
         return
     findings, criteria = found
     files = report.rendered(pod, findings, criteria)
+    made_by = str(pod.ranks[0].begin.get("version"))
     for name in reversed(files):
         path = folder / name
         here = path.read_text(errors="replace") if path.is_file() else None
@@ -123,8 +124,8 @@ def follows(
             continue
         why = _first_difference(data, json.loads(files[name])) if name == report.DATA else ""
         text = f"{path} does not follow from the journals{why}"
-        if str(data.get("version")) != __version__:
-            text += f" as version {__version__} reads them; it was made by {data.get('version')}"
+        if made_by != __version__:
+            text += f" as version {__version__} reads them; it was made by {made_by}"
             result.open.append(text)
         else:
             result.untrue.append(text)
