@@ -216,3 +216,10 @@ def _asked(
     text = f"{measured[-1]:.4g} {unit} against {limit:.4g} {unit}"
     return Finding(rule, PASS if good else FAIL, where, text, metric, measured[-1], limit, unit,
                    source)  # fmt: skip
+
+
+def judged(found: Pod, data: dict[str, Any], criteria: Path | None) -> Any:
+    """As `verify.judged`, by the criteria that this pod's report names."""
+    if (data.get("criteria") or {}).get("digest") != CRITERIA.digest:
+        return "the criteria are not here"
+    return judge(found), CRITERIA

@@ -29,15 +29,9 @@ from aimills_kernels.accept import attest, evidence, journal, keys, report, sign
 from aimills_kernels.accept.findings import PASS, Finding
 from aimills_kernels.cli import main
 from tests import pod_journals
+from tests.pod_journals import judged as _judge
 
 ROOT = Path(__file__).resolve().parents[1]
-
-
-def _judge(pod: Any, data: dict[str, Any], criteria: Path | None) -> Any:
-    """In place of the criteria that this pod's report names."""
-    if (data.get("criteria") or {}).get("digest") != pod_journals.CRITERIA.digest:
-        return "the criteria are not here"
-    return pod_journals.judge(pod), pod_journals.CRITERIA
 
 
 def _ran(folder: Path, ranks: list[list[dict[str, Any]]]) -> Path:
@@ -238,7 +232,7 @@ def test_a_signer_who_lies_is_found(
     """The signature is right, and the report does not follow from the journals."""
     folder = _ran(tmp_path / "run", [pod_journals.entries(0, world=1)])
     _edit(name, "H200", "H300")(folder)
-    with pytest.raises(ValueError, match="not signed: .*does not follow from the journals"):
+    with pytest.raises(ValueError, match=r"not signed: .*does not follow from the journals"):
         sign.sign_folder(folder, pair[0], judge=_judge)
     monkeypatch.setattr(sign, "follows", lambda *args: None)
     sign.sign_folder(folder, pair[0], judge=_judge)
@@ -397,9 +391,9 @@ def test_commands(
 def test_verification_needs_no_torch(signed: Path, pair: tuple[Path, Path]) -> None:
     code = (
         "import sys; sys.modules['torch'] = None\n"
-        "from tests.test_accept_attest import _judge\n"
+        "from tests.pod_journals import judged\n"
         "from aimills_kernels.accept import verify\n"
-        "verify.judged = _judge\n"
+        "verify.judged = judged\n"
         "from aimills_kernels.cli import main\n"
         "sys.exit(main(sys.argv[1:]))"
     )
