@@ -20,7 +20,7 @@ from aimills_kernels._op import Op
 from aimills_kernels._validate import NO_MEMORY, Validation
 from aimills_kernels.cli import _choose, _ui, look, main
 from aimills_kernels.cli import validate as validate_command
-from aimills_kernels.cli._parser import BENCH_VERBS, build_parser
+from aimills_kernels.cli._parser import ACCEPT_VERBS, BENCH_VERBS, build_parser
 from aimills_kernels.harness import bench
 from aimills_kernels.harness.record import SCHEMA, blank
 from tests import faults
@@ -96,6 +96,7 @@ def test_every_command_names_a_function_that_exists() -> None:
     assert {*actions[0].choices} == {
         "env", "ops", "explain", "validate", "bench", "accept", "gpu", "precompile", "video",
         *(f"bench {verb}" for verb in BENCH_VERBS),
+        *(f"accept {verb}" for verb in ACCEPT_VERBS),
     }  # fmt: skip
     for made in actions[0].choices.values():
         module, _, function = made.get_default("run").partition(":")
