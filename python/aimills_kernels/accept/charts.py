@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from aimills_kernels.harness._rows import ABOVE
+from aimills_kernels.harness._reading import ABOVE
 from aimills_kernels.report.bars import at, bar, line, row, svg
 from aimills_kernels.report.html import Html, el, join
 from aimills_kernels.report.words import Row, bound_text, kind, percent

@@ -8,21 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from aimills_kernels.accept import evidence
+from aimills_kernels.accept.criteria import choose, load
 from aimills_kernels.accept.evidence import Pod, Rank
 from aimills_kernels.accept.findings import FAIL, UNKNOWN, Finding, code_of
+from aimills_kernels.accept.judge import judge
+from aimills_kernels.accept.report import rendered, write
 
-try:
-    from aimills_kernels.accept.criteria import choose, load
-    from aimills_kernels.accept.judge import judge
-    from aimills_kernels.accept.report import rendered, write  # type: ignore
-except ImportError:  # the one place that stands in for parts that are not merged yet
-    from aimills_kernels.accept._until_merged import (  # type: ignore
-        choose,
-        judge,
-        load,
-        rendered,
-        write,
-    )
 
 
 @dataclass(frozen=True)
@@ -47,10 +38,14 @@ def merge(folder: Path, named: str | None = None) -> Outcome:
     """Read the journals in `folder`, judge them, write the report's files beside them."""
     pod = evidence.read(folder)
     criteria = load(named) if named else _of_the_run(pod)
-    findings = [*judge(pod, criteria), *_twice(pod), *_other_criteria(pod, criteria)]
+    findings = findings_of(pod, criteria)
     files = rendered(pod, findings, criteria)
-    write(files, folder)  # type: ignore
+    write(files, folder)
     return Outcome(code_of(findings), json.loads(files["report.json"]), tuple(findings))
+
+
+def findings_of(pod: Pod, criteria: Any) -> list[Finding]:
+    return [*judge(pod, criteria), *_twice(pod), *_other_criteria(pod, criteria)]
 
 
 def _of_the_run(pod: Pod) -> Any:

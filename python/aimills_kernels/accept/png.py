@@ -6,6 +6,7 @@ import base64
 import ctypes
 import struct
 import zlib
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,3 +31,12 @@ def _chunk(kind: bytes, data: bytes) -> bytes:
 
 def data_uri(levels: Tensor) -> str:
     return "data:image/png;base64," + base64.b64encode(encode(levels)).decode("ascii")
+
+
+def event(caption: str, levels: Tensor) -> dict[str, Any]:
+    """Text and detail of an event named "picture", which a report shows."""
+    height, width, _ = levels.shape
+    return {
+        "text": caption,
+        "detail": {"data": data_uri(levels), "width": int(width), "height": int(height)},
+    }

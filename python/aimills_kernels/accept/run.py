@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from aimills_kernels.accept import evidence_folder, judged, library, parent, rank
+from aimills_kernels.accept import evidence_folder, judged, library, parent, rank, stages
 from aimills_kernels.accept import launch as launching
 from aimills_kernels.accept.context import StageSpec
 from aimills_kernels.accept.judged import Outcome
@@ -19,15 +19,8 @@ from aimills_kernels.accept.rank import Plan, Stop
 from aimills_kernels.accept.session import Progress, Stage, silent
 from aimills_kernels.accept.stage_run import Stopped
 
-try:
-    from aimills_kernels.accept.stages import POWER_SWEEP, STAGES as _MEASURES  # noqa: I001
-
-    _ON_REQUEST: tuple[StageSpec, ...] = (POWER_SWEEP,)
-except ImportError:  # until the stages of the hardware are merged
-    _MEASURES, _ON_REQUEST = (), ()
-
-STAGES: tuple[StageSpec, ...] = (*_MEASURES, *library.STAGES)
-EVERY: tuple[StageSpec, ...] = (*STAGES, *_ON_REQUEST)
+STAGES: tuple[StageSpec, ...] = (*stages.STAGES, *library.STAGES)
+EVERY: tuple[StageSpec, ...] = (*STAGES, stages.POWER_SWEEP)
 _LOOK_S = 0.2
 _LAST_WORDS_S = 5.0  # of other ranks, where all were asked to end
 

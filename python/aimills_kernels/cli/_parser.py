@@ -10,10 +10,10 @@ from typing import Any, NoReturn
 
 from aimills_kernels._version import __version__
 from aimills_kernels.accept.launch import WAIT_S
+from aimills_kernels.accept.metrics import PROFILES
 from aimills_kernels.cli._errors import UsageError
 from aimills_kernels.harness._patience import TIMEOUT_S
 
-PROFILES = ("gate", "quick", "full", "burn-in")
 DEVICE = "auto (every GPU, else the CPU), cpu, cuda or cuda:<index>"
 _TIMEOUT = "end a check or a sample that takes longer"
 _EXITS = "exit codes: 0 all is well, 1 something wrong, 2 what could have run did not, 3 wrong use"
@@ -38,9 +38,13 @@ class _Parser(argparse.ArgumentParser):
 # The same of `accept`.
 ACCEPT_VERBS: dict[str, str] = {
     "merge": "make the report anew from the journals in a folder, on any machine",
+    "keygen": "make a pair of keys to sign reports with",
+    "sign": "sign the journals and the report in a folder",
+    "verify": "hold a report against its journals and its signature, offline",
+    "diff": "compare two acceptance reports, device by device",
 }
 # Modules here whose `arguments(parser)` add options to `accept` itself.
-ACCEPT_PARTS: tuple[str, ...] = ()
+ACCEPT_PARTS = ("accept_simulate",)
 _VERBS = {"bench": BENCH_VERBS, "accept": ACCEPT_VERBS}
 
 

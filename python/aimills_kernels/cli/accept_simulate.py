@@ -74,17 +74,8 @@ def run(options: Namespace) -> int:
 
 def _merged(folder: Path, named: str | None) -> tuple[int, Any]:
     """As a real run ends."""
-    try:
-        from aimills_kernels.accept.judged import merge
-    except ImportError:  # where the part that writes the report is not there
-        from aimills_kernels.accept import evidence
-        from aimills_kernels.accept.criteria import choose, load
-        from aimills_kernels.accept.findings import code_of
-        from aimills_kernels.accept.judge import judge
+    from aimills_kernels.accept.judged import merge
 
-        pod = evidence.read(folder)
-        findings = judge(pod, load(named) if named else choose(pod))
-        return code_of(findings), findings
     done = merge(folder, named)
     return done.code, done.findings
 

@@ -116,7 +116,7 @@ def _percent(ratio: float | None) -> str:
 def _draw(found: list[Past], path: object) -> None:
     from pathlib import Path
 
-    from aimills_kernels._records import write_whole
+    from aimills_kernels._files import write_whole
     from aimills_kernels.cli import _ui
     from aimills_kernels.report import axes, history, picture
 

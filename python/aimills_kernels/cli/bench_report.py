@@ -42,7 +42,7 @@ def run(options: Namespace) -> int:
 
 
 def _report(options: Namespace) -> int:
-    from aimills_kernels._records import write_whole
+    from aimills_kernels._files import write_whole
     from aimills_kernels.cli import _choose, _ui
     from aimills_kernels.report import bench_page, chosen, markdown
 

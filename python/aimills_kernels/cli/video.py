@@ -44,7 +44,7 @@ def arguments(made: argparse.ArgumentParser) -> None:
 def run(options: Namespace) -> int:
     import torch
 
-    from aimills_kernels._records import write_whole
+    from aimills_kernels._files import write_whole
     from aimills_kernels.cli import _choose, _ui
     from aimills_kernels.video import VideoPreprocessor, decode_to_tensor, sheet
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from aimills_kernels._records import write_whole
+from aimills_kernels._files import write_whole
 from aimills_kernels._validate import Validation
 from aimills_kernels.harness import _clocks, bench, env
 from aimills_kernels.harness._worker import Worker

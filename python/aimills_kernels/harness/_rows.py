@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from aimills_kernels._op import Case, Cost, Op
 from aimills_kernels.harness import record
+from aimills_kernels.harness._reading import ABOVE, ENOUGH, ahead
 from aimills_kernels.harness._timers import AFTER_ITS_END
 from aimills_kernels.harness.ceilings import peak_tflops
 from aimills_kernels.harness.timing import Spread, Timing
 
-ABOVE = 1.10  # beyond a ceiling by more than this is no rounding and no boost clock
-ENOUGH = 5  # samples, below which times are not compared
 COLUMNS = (
     "op", "case", "provider", "median", "±iqr", "rate", "of roofline", "against peer", "error used",
 )  # fmt: skip
@@ -138,27 +137,6 @@ def table(found: dict[str, Any]) -> list[list[str]]:
     """The record as rows of text under `COLUMNS`."""
     rows = found["rows"]
     return [_line(row, ahead(row, rows)) for row in rows]
-
-
-def fastest_peer(row: dict[str, Any], rows: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
-    """What "against peer" means, wherever it is said: the fastest of others' implementations on the
-    same problem, a less exact one too. The reference is made to be right, so it is none."""
-    key = ("op", "case", "device")
-    peers = [
-        other
-        for other in rows
-        if other is not row and all(other[k] == row[k] for k in key)
-        and other["peer"] and other["provider"] != "reference" and other["median_us"]
-    ]  # fmt: skip
-    return min(peers, key=lambda peer: peer["median_us"], default=None)
-
-
-def ahead(row: dict[str, Any], rows: Sequence[dict[str, Any]]) -> float | None:
-    """The time of the fastest peer over that of this one; None where either is of few samples."""
-    peer = fastest_peer(row, rows)
-    if peer is None or not row["median_us"] or min(row["n"], peer["n"]) < ENOUGH:
-        return None
-    return peer["median_us"] / row["median_us"]
 
 
 def _line(row: dict[str, Any], ratio: float | None) -> list[str]:

@@ -14,10 +14,10 @@ from typing import Any
 import torch
 
 from aimills_kernels.harness import gemm, specs
+from aimills_kernels.harness._reading import UNITS, serving_unit
 from aimills_kernels.harness.env import first_line
 from aimills_kernels.harness.timing import Timer, timer_for
 
-UNITS = ("f32", "f16", "fp8", "int8")  # ever narrower: a wider one can serve a narrower op
 _CPU_COPY_BYTES = 256 << 20
 _GPU_COPY_BYTES = 1 << 30
 _GPU_GEMM = 8192
@@ -60,17 +60,6 @@ def peak_tflops(ceilings: dict[str, Any] | None, unit: str) -> float | None:
     """The fastest known rate for an op of arithmetic `unit`: in that or in a wider one."""
     serving = serving_unit(ceilings, unit)
     return (ceilings or {}).get(f"gemm_{serving}_tflops")
-
-
-def serving_unit(ceilings: dict[str, Any] | None, unit: str) -> str | None:
-    """The arithmetic of that rate. A GEMM in `unit` itself is no ceiling where another is faster:
-    a CPU without instructions for bf16 is so."""
-    wider = UNITS[: UNITS.index(unit) + 1] if unit in UNITS else (unit,)
-    if unit == "int8":
-        wider = ("f32", "f16", "int8")
-    rates = {u: (ceilings or {}).get(f"gemm_{u}_tflops") for u in wider}
-    known = {u: rate for u, rate in rates.items() if rate}
-    return max(known, key=lambda u: known[u], default=None)
 
 
 def sustained_us(timer: Timer, call: Callable[[], Any], seconds: float) -> list[float]:

@@ -24,7 +24,7 @@ from aimills_kernels.harness._machine import (
     refusals,
     run_mode,
 )
-from aimills_kernels.harness._rows import ENOUGH
+from aimills_kernels.harness._reading import ENOUGH
 
 FASTER, SAME, SLOWER, AMBIGUOUS = "FASTER", "SAME", "SLOWER", "AMBIGUOUS"
 BROKEN, MISSING, NEW, UNTIMED, REFUSED = "BROKEN", "MISSING", "NEW", "NOT TIMED", "REFUSED"

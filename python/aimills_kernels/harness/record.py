@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from aimills_kernels._records import write_whole
+from aimills_kernels._files import write_whole
 
 SCHEMA = 2
 KIND = "bench"
@@ -30,15 +30,15 @@ def maybe(spec: Spec) -> Spec:
     return {**spec, "type": [*kinds, "null"]}
 
 
-def _about(text: str, spec: Spec) -> Spec:
+def about(text: str, spec: Spec) -> Spec:
     return {**spec, "description": text}
 
 
-def _list(items: Spec) -> Spec:
+def array(items: Spec) -> Spec:
     return {"type": "array", "items": items}
 
 
-def _object(fields: dict[str, Spec]) -> Spec:
+def closed(fields: dict[str, Spec]) -> Spec:
     """With these fields and no other."""
     return {
         "type": "object",
@@ -49,51 +49,51 @@ def _object(fields: dict[str, Spec]) -> Spec:
 
 
 _SPREAD: dict[str, Spec] = {
-    "n": _about("samples taken", COUNT),
+    "n": about("samples taken", COUNT),
     "median_us": maybe(FIGURE),
     "q1_us": maybe(FIGURE),
     "q3_us": maybe(FIGURE),
-    "low_us": _about("lower end of a 95 % interval of the median", maybe(FIGURE)),
-    "high_us": _about("upper end of it", maybe(FIGURE)),
+    "low_us": about("lower end of a 95 % interval of the median", maybe(FIGURE)),
+    "high_us": about("upper end of it", maybe(FIGURE)),
     "min_us": maybe(FIGURE),
-    "noise": _about("interquartile range over the median", maybe(FIGURE)),
-    "samples_us": _about("every sample, in the order taken; none is left out", _list(FIGURE)),
-    "flags": _about(
+    "noise": about("interquartile range over the median", maybe(FIGURE)),
+    "samples_us": about("every sample, in the order taken; none is left out", array(FIGURE)),
+    "flags": about(
         "what was wrong with samples: name of the flaw to indices into samples_us",
-        {"type": "object", "additionalProperties": _list(COUNT)},
+        {"type": "object", "additionalProperties": array(COUNT)},
     ),
-    "modes": _about(
+    "modes": about(
         "the modes of a distribution with more than one: median and share of the samples",
-        _list(_object({"median_us": FIGURE, "share": FIGURE})),
+        array(closed({"median_us": FIGURE, "share": FIGURE})),
     ),
 }
 
-TELEMETRY = _object(
+TELEMETRY = closed(
     {
-        "source": _about("nvml, or what stands in for it", TEXT),
-        "sm_mhz": _about("SM clock, median over the samples", maybe(FIGURE)),
+        "source": about("nvml, or what stands in for it", TEXT),
+        "sm_mhz": about("SM clock, median over the samples", maybe(FIGURE)),
         "sm_mhz_min": maybe(FIGURE),
-        "sm_mhz_samples": _about("of each sample", _list(maybe(FIGURE))),
+        "sm_mhz_samples": about("of each sample", array(maybe(FIGURE))),
         "memory_mhz": maybe(FIGURE),
-        "power_w": _about("mean power while timed", maybe(FIGURE)),
-        "temperature_c": _about("highest GPU temperature while timed", maybe(FIGURE)),
-        "throttle": _about(
+        "power_w": about("mean power while timed", maybe(FIGURE)),
+        "temperature_c": about("highest GPU temperature while timed", maybe(FIGURE)),
+        "throttle": about(
             "clocks event reason to its share of the samples, each bit on its own",
             {"type": "object", "additionalProperties": FIGURE},
         ),
-        "reasons_samples": _about("NVML's mask of them at each sample", _list(maybe(COUNT))),
-        "missing": _about("counters that could not be read, and why", _list(TEXT)),
+        "reasons_samples": about("NVML's mask of them at each sample", array(maybe(COUNT))),
+        "missing": about("counters that could not be read, and why", array(TEXT)),
     }
 )
 
-ENERGY = _object(
+ENERGY = closed(
     {
-        "joules": _about("per call: energy over calls; never 0", FIGURE),
-        "watts": _about("mean over the window", FIGURE),
-        "idle_watts": _about("mean before it, nothing running", maybe(FIGURE)),
-        "window_s": _about("seconds, 5 at the least", FIGURE),
+        "joules": about("per call: energy over calls; never 0", FIGURE),
+        "watts": about("mean over the window", FIGURE),
+        "idle_watts": about("mean before it, nothing running", maybe(FIGURE)),
+        "window_s": about("seconds, 5 at the least", FIGURE),
         "calls": COUNT,
-        "level": _about("what was measured, and with what counter", TEXT),
+        "level": about("what was measured, and with what counter", TEXT),
     }
 )
 
@@ -101,65 +101,65 @@ _WHAT: dict[str, Spec] = {
     "op": TEXT,
     "case": TEXT,
     "dims": {"type": "object"},
-    "scaled": _about("dims that are smaller on this device, as declared", {"type": "object"}),
-    "provider": _about("the contestant; a candidate's name ends with its tiles", TEXT),
-    "config": _about("the tiles of a candidate; null for the built-in ones, and for what has none",
+    "scaled": about("dims that are smaller on this device, as declared", {"type": "object"}),
+    "provider": about("the contestant; a candidate's name ends with its tiles", TEXT),
+    "config": about("the tiles of a candidate; null for the built-in ones, and for what has none",
                      maybe(TEXT)),
-    "peer": _about("someone else's implementation", FLAG),
+    "peer": about("someone else's implementation", FLAG),
     "device": TEXT,
-    "model": _about("the model that the case is a layer of", maybe(TEXT)),
-    "count": _about("calls of it in one forward pass of the model", maybe(COUNT)),
-    "flops": _about("least operations of the op", FIGURE),
-    "bytes": _about("least bytes it moves", FIGURE),
-    "unit": _about("the arithmetic whose peak the operations are held against", TEXT),
+    "model": about("the model that the case is a layer of", maybe(TEXT)),
+    "count": about("calls of it in one forward pass of the model", maybe(COUNT)),
+    "flops": about("least operations of the op", FIGURE),
+    "bytes": about("least bytes it moves", FIGURE),
+    "unit": about("the arithmetic whose peak the operations are held against", TEXT),
 }  # fmt: skip
 
 _VERDICT: dict[str, Spec] = {
     "validated": FLAG,
-    "failure": _about("why there is no time: something was wrong", maybe(TEXT)),
-    "skipped": _about("why there is no time: it did not run", maybe(TEXT)),
-    "gap": _about("skipped, though it could have run", FLAG),
-    "suspect": _about("why the time may not be what it seems", maybe(TEXT)),
+    "failure": about("why there is no time: something was wrong", maybe(TEXT)),
+    "skipped": about("why there is no time: it did not run", maybe(TEXT)),
+    "gap": about("skipped, though it could have run", FLAG),
+    "suspect": about("why the time may not be what it seems", maybe(TEXT)),
     "note": maybe(TEXT),
     "about": maybe(TEXT),
     "apart": maybe(TEXT),
     "differing": maybe(FIGURE),
-    "error_used": _about("largest share of the tolerance that the error takes", maybe(FIGURE)),
+    "error_used": about("largest share of the tolerance that the error takes", maybe(FIGURE)),
 }
 
 _TIME: dict[str, Spec] = {
-    "mode": _about(
+    "mode": about(
         "stream: queued calls; graph: replayed in a CUDA graph; host: what the host spends",
         {"type": ["string", "null"], "enum": ["stream", "graph", "host", None]},
     ),
     "clock": {"type": ["string", "null"], "enum": ["events", "monotonic", None]},
-    "cold": _about("caches were flushed before each sample", maybe(FLAG)),
+    "cold": about("caches were flushed before each sample", maybe(FLAG)),
     **_SPREAD,
-    "warm": _about("the same without a flush, back to back", maybe(_object(_SPREAD))),
-    "host_us": _about("median time that the host spends on a call", maybe(FIGURE)),
-    "touched_bytes": _about("of all sets of inputs and outputs that the samples went through",
+    "warm": about("the same without a flush, back to back", maybe(closed(_SPREAD))),
+    "host_us": about("median time that the host spends on a call", maybe(FIGURE)),
+    "touched_bytes": about("of all sets of inputs and outputs that the samples went through",
                             maybe(COUNT)),
     "tflops": maybe(FIGURE),
     "gbps": maybe(FIGURE),
-    "sol": _about("least time by the ceilings of this run over the median", maybe(FIGURE)),
-    "sol_spec": _about("the same by the maker's figures", maybe(FIGURE)),
+    "sol": about("least time by the ceilings of this run over the median", maybe(FIGURE)),
+    "sol_spec": about("the same by the maker's figures", maybe(FIGURE)),
     "sol_bound": {"type": ["string", "null"], "enum": ["flops", "bytes", None]},
     "telemetry": maybe(TELEMETRY),
     "energy": maybe(ENERGY),
-    "energy_missing": _about("why there is no energy though the case asks for it", maybe(TEXT)),
+    "energy_missing": about("why there is no energy though the case asks for it", maybe(TEXT)),
 }  # fmt: skip
 
-ROW = _object({**_WHAT, **_VERDICT, **_TIME})
-RECORD = _object(
+ROW = closed({**_WHAT, **_VERDICT, **_TIME})
+RECORD = closed(
     {
         "schema": {"type": "integer", "const": SCHEMA},
         "kind": {"type": "string", "const": KIND},
-        "created": _about("ISO 8601, UTC", TEXT),
-        "options": _about("what the run was asked for: budget, seed, mode", {"type": "object"}),
-        "environment": _about("the machine; what could not be had is in `missing`",
+        "created": about("ISO 8601, UTC", TEXT),
+        "options": about("what the run was asked for: budget, seed, mode", {"type": "object"}),
+        "environment": about("the machine; what could not be had is in `missing`",
                               {"type": "object"}),
-        "ceilings": _about("measured in this run; `spec` is the maker's", {"type": "object"}),
-        "rows": _list(ROW),
+        "ceilings": about("measured in this run; `spec` is the maker's", {"type": "object"}),
+        "rows": array(ROW),
     }
 )  # fmt: skip
 
@@ -259,11 +259,11 @@ def _wrong(value: Any, spec: Spec, where: str) -> str | None:
     if isinstance(value, list):
         return _first(_wrong(v, spec["items"], f"{where}[{i}]") for i, v in enumerate(value))
     if isinstance(value, dict):
-        return _wrong_object(value, spec, where)
+        return _wrongclosed(value, spec, where)
     return None
 
 
-def _wrong_object(value: dict[str, Any], spec: Spec, where: str) -> str | None:
+def _wrongclosed(value: dict[str, Any], spec: Spec, where: str) -> str | None:
     fields = spec.get("properties", {})
     for name in spec.get("required", ()):
         if name not in value:

@@ -21,7 +21,7 @@ from aimills_kernels._op import Case, Op, Problem, Provider
 from aimills_kernels._registry import OPS
 from aimills_kernels.harness import _problems, env
 from aimills_kernels.harness._machine import Record, Row, facts, kind, mapping
-from aimills_kernels.harness._rows import ENOUGH
+from aimills_kernels.harness._reading import ENOUGH
 
 NEAR = 1.03  # so close to the fastest, the order of preference decides
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from aimills_kernels.harness._rows import ENOUGH, ahead
+from aimills_kernels.harness._reading import ENOUGH, ahead
 from aimills_kernels.report.html import Html, el, join
 from aimills_kernels.report.words import (
     Row,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from aimills_kernels.harness._rows import ENOUGH, ahead
+from aimills_kernels.harness._reading import ENOUGH, ahead
 from aimills_kernels.report import strips
 from aimills_kernels.report.axes import Look, Plot, figures_of, looks
 from aimills_kernels.report.bars import legend, times

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from aimills_kernels.harness._rows import ABOVE, ENOUGH, ahead
+from aimills_kernels.harness._reading import ABOVE, ENOUGH, ahead
 from aimills_kernels.report.chosen import Entry, outcome
 from aimills_kernels.report.words import (
     NONE,

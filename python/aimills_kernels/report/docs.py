@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from aimills_kernels._records import write_whole
+from aimills_kernels._files import write_whole
 from aimills_kernels._registry import OPS
 from aimills_kernels._words import near, shown
 from aimills_kernels.report import markdown, picture

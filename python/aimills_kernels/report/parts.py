@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from aimills_kernels.harness.ceilings import serving_unit
+from aimills_kernels.harness._reading import serving_unit
 from aimills_kernels.report.html import Html, el
 
 # What a picture of its own needs too stands in a file of its own.
@@ -15,9 +15,11 @@ STYLE = PLOT_STYLE + Path(__file__).with_name("style.css").read_text()
 # The page states that it loads nothing, and a browser holds it to that.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 _MARKS = {
-    "right": "good", "passed": "good",
-    "wrong": "bad", "failed": "bad",
-    "not run": "open", "excluded": "open", "gap": "open", "with care": "open",
+    "right": "good", "passed": "good", "pass": "good", "done": "good", "same": "good",
+    "wrong": "bad", "failed": "bad", "fail": "bad", "cut": "bad", "no end": "bad",
+    "differs": "bad",
+    "not run": "open", "excluded": "open", "gap": "open", "with care": "open", "warn": "open",
+    "unknown": "open", "stopped": "open", "partly": "open",
 }  # fmt: skip
 
 
@@ -65,15 +67,16 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], cls: str = "") 
 
 
 def environment(facts: dict[str, Any]) -> Html:
-    return table(("fact", "value"), _flat(facts, ""), "facts")
+    return table(("fact", "value"), flat(facts), "facts")
 
 
-def _flat(value: Any, prefix: str) -> list[tuple[str, str]]:
+def flat(value: Any, prefix: str = "") -> list[tuple[str, str]]:
+    """Nested facts as pairs of a name and a text."""
     if isinstance(value, list) and not any(isinstance(v, (dict, list)) for v in value):
         return [(prefix, "; ".join(map(str, value)))] if value else []
     if isinstance(value, (dict, list)):
         items: Any = value.items() if isinstance(value, dict) else enumerate(value)
-        return [row for k, v in items for row in _flat(v, f"{prefix} {k}".strip())]
+        return [row for k, v in items for row in flat(v, f"{prefix} {k}".strip())]
     return [] if value is None else [(prefix.replace("_", " "), str(value))]
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
-from aimills_kernels.harness.ceilings import serving_unit
+from aimills_kernels.harness._reading import serving_unit
 from aimills_kernels.report.axes import Look, Plot, axis, line_key
 from aimills_kernels.report.cells import Table
 from aimills_kernels.report.chosen import Entry, counts, outcome

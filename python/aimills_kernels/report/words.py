@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from aimills_kernels.harness._rows import ENOUGH, ahead, fastest_peer
+from aimills_kernels.harness._reading import ENOUGH, ahead, fastest_peer
 
 Row = dict[str, Any]
 NONE = "–"
@@ -20,7 +20,7 @@ def three(value: float) -> str:
     return text
 
 
-def _scaled(value: float, units: Sequence[tuple[float, str]]) -> str:
+def scaled(value: float, units: Sequence[tuple[float, str]]) -> str:
     """In the largest unit of which it is 1 or more once rounded, else in the smallest."""
     for size, unit in reversed(units):
         if float(f"{value / size:.3g}") >= 1:
@@ -29,7 +29,7 @@ def _scaled(value: float, units: Sequence[tuple[float, str]]) -> str:
 
 
 def time_text(us: float) -> str:
-    return _scaled(us, ((1, "µs"), (1e3, "ms"), (1e6, "s")))
+    return scaled(us, ((1, "µs"), (1e3, "ms"), (1e6, "s")))
 
 
 def range_text(low_us: float, high_us: float) -> str:
@@ -40,7 +40,7 @@ def range_text(low_us: float, high_us: float) -> str:
 
 
 def energy_text(joules: float) -> str:
-    return _scaled(joules, ((1e-6, "µJ"), (1e-3, "mJ"), (1, "J"), (1e3, "kJ")))
+    return scaled(joules, ((1e-6, "µJ"), (1e-3, "mJ"), (1, "J"), (1e3, "kJ")))
 
 
 def rate_text(row: Row) -> str:
@@ -52,16 +52,16 @@ def rate_text(row: Row) -> str:
 
 def flops_text(tflops: float, unit: str) -> str:
     kind = "OP/s" if unit == "int8" else "FLOP/s"
-    return _scaled(tflops, ((1e-6, f"M{kind}"), (1e-3, f"G{kind}"), (1, f"T{kind}")))
+    return scaled(tflops, ((1e-6, f"M{kind}"), (1e-3, f"G{kind}"), (1, f"T{kind}")))
 
 
 def short_rate(tflops: float) -> str:
     """For an axis whose title has the rest of the unit."""
-    return _scaled(tflops, ((1e-9, "k"), (1e-6, "M"), (1e-3, "G"), (1, "T"), (1e3, "P")))
+    return scaled(tflops, ((1e-9, "k"), (1e-6, "M"), (1e-3, "G"), (1, "T"), (1e3, "P")))
 
 
 def bytes_text(gbps: float) -> str:
-    return _scaled(gbps, ((1e-3, "MB/s"), (1, "GB/s"), (1e3, "TB/s")))
+    return scaled(gbps, ((1e-3, "MB/s"), (1, "GB/s"), (1e3, "TB/s")))
 
 
 def percent(share: float | None) -> str:

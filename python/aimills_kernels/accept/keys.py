@@ -1,0 +1,82 @@
+"""Keys of ed25519 as PEM files. Needs no torch."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    PublicFormat,
+    load_pem_private_key,
+    load_pem_public_key,
+)
+from securesystemslib.signer import CryptoSigner, SSlibKey
+
+PRIVATE, PUBLIC = "accept.key", "accept.pub"
+
+
+def make(folder: Path) -> tuple[Path, Path]:
+    """A new pair in `folder`: the private key for its owner alone. Neither is ever overwritten."""
+    private, public = folder / PRIVATE, folder / PUBLIC
+    for path in (private, public):
+        if path.exists() or path.is_symlink():
+            raise ValueError(f"{path} exists, and a key is never overwritten: name another folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    signer = CryptoSigner.generate_ed25519()
+    _create(private, signer.private_bytes, 0o600)
+    _create(public, _pem(Ed25519PublicKey.from_public_bytes(_raw(signer.public_key))), 0o644)
+    return private, public
+
+
+def signer(path: Path) -> CryptoSigner:
+    """What signs with the private key in this file."""
+    try:
+        key = load_pem_private_key(_read(path), None)
+    except (ValueError, TypeError):
+        key = None
+    if not isinstance(key, Ed25519PrivateKey):
+        raise ValueError(f"{path} holds no unencrypted private key of ed25519 in PEM form")
+    return CryptoSigner(key, public_key(key.public_key()))
+
+
+def verifier(path: Path) -> SSlibKey:
+    """What verifies with the public key in this file."""
+    try:
+        key = load_pem_public_key(_read(path))
+    except ValueError:
+        key = None
+    if not isinstance(key, Ed25519PublicKey):
+        raise ValueError(f"{path} holds no public key of ed25519 in PEM form")
+    return public_key(key)
+
+
+def public_key(key: Ed25519PublicKey) -> SSlibKey:
+    """Named by the sha256 of its PEM file, as `sha256sum` on it tells."""
+    return SSlibKey.from_crypto(key, keyid=hashlib.sha256(_pem(key)).hexdigest())
+
+
+def _pem(key: Ed25519PublicKey) -> bytes:
+    return key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+
+
+def _raw(key: SSlibKey) -> bytes:
+    return bytes.fromhex(key.keyval["public"])
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ValueError(f"the key {path} can't be read: {error.strerror}") from None
+
+
+def _create(path: Path, content: bytes, mode: int) -> None:
+    """Never through a link, nor with a moment in which others can read it."""
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    with os.fdopen(handle, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
