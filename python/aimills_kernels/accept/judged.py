@@ -15,7 +15,6 @@ from aimills_kernels.accept.judge import judge
 from aimills_kernels.accept.report import rendered, write
 
 
-
 @dataclass(frozen=True)
 class Outcome:
     code: int
