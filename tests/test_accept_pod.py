@@ -26,6 +26,7 @@ from aimills_kernels.cli import main
 from aimills_kernels.cli._parser import build_parser, joined
 
 CPU = torch.device("cpu")
+CRITERIA = str(Path(__file__).parent / "library_alone.toml")
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = ROOT / "docs" / "acceptance" / "examples"
 
@@ -189,6 +190,7 @@ def _right(ctx: Context) -> str:
 
 def _plan(folder: Path, *works: Any, **more: Any) -> rank.Plan:
     specs = [StageSpec(f"s{i}", f"Stage {i}", w, {"quick": 1.0}) for i, w in enumerate(works)]
+    more.setdefault("criteria", CRITERIA)
     return rank.Plan(Settings((CPU,), ()), folder, tuple(specs), **more)
 
 
@@ -319,7 +321,18 @@ def _pod(out: Path, *words: str, fault: str = "", torchrun: int = 0) -> tuple[in
     start = [sys.executable, "-m"]
     if torchrun:
         start += ["torch.distributed.run", "--standalone", f"--nproc-per-node={torchrun}", "-m"]
-    command = [*start, "tests.pod_rank", "accept", "--device", "cpu", "--out", str(out), *words]
+    command = [
+        *start,
+        "tests.pod_rank",
+        "accept",
+        "--device",
+        "cpu",
+        "--criteria",
+        CRITERIA,
+        "--out",
+        str(out),
+        *words,
+    ]
     environ = {**os.environ, "OMP_NUM_THREADS": "1", "AIMILLS_TEST_FAULT": fault or "none:0:none"}
     done = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True,
                           timeout=240, check=False)  # fmt: skip

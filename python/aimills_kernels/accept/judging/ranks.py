@@ -120,6 +120,7 @@ def _stages(view: View) -> Iterator[Finding]:
     if not any(e["status"] == "passed" for e in stages.values()):
         text = f"{view.where}: no stage passed"
         yield Finding("stage.any", UNKNOWN, view.where, text)
+    told = {e.get("stage") for e in view.of("not_run") if e.get("gap")}  # by `_gaps`, with reasons
     for name, entry in stages.items():
         status, rule = entry["status"], f"stage.{name}"
         title = entry.get("title") or name
@@ -132,7 +133,7 @@ def _stages(view: View) -> Iterator[Finding]:
         elif status == "excluded":
             text = f"{view.where}: {title} was left out by name"
             yield Finding(rule, WARN, view.where, text)
-        elif status != "passed":
+        elif status != "passed" and not (status == "not run" and name in told):
             said = entry.get("failure") or entry.get("summary") or status
             yield Finding(rule, UNKNOWN, view.where, f"{view.where}: {title} {status}: {said}")
 
