@@ -16,6 +16,7 @@ Row = dict[str, Any]
 
 _ORDER = (FAIL, UNKNOWN, WARN, PASS)
 _MOST = 3000  # rows of a folded table; report.json has all
+_HASH = 64  # digits of a SHA-256
 
 
 def rules(findings: Sequence[Row]) -> Html:
@@ -58,8 +59,13 @@ def _range(values: Sequence[Any], found: Row) -> str:
         ends = dict.fromkeys(quantity(v, unit, metric) for v in (min(values), max(values)))
     else:
         ends = dict.fromkeys(quantity(v, unit, metric) for v in values)
-        return listed(ends)
+        return listed([_short(e) for e in ends])
     return " to ".join(ends)
+
+
+def _short(text: str) -> str:
+    """A hash by its beginning: whole, one is wider than the table."""
+    return text if len(text) < _HASH else f"{text[:12]}..."
 
 
 def findings(found: Sequence[Row]) -> Html:
