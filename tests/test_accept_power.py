@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from aimills_kernels.accept.stages import POWER_SWEEP, power
+from aimills_kernels.accept.stages import POWER_SWEEP, inventory, power
 from tests.power_sweep import FOUND_W, KeptGpu, sweep
 
 ROOT = Path(__file__).parent.parent
@@ -85,7 +86,8 @@ def test_a_limit_that_can_not_be_restored_is_told_and_kept_for_the_next_start(
     assert "keeps it" in written.events("power-limit")[0]["text"]
     (state,) = left(tmp_path)
     later = sweep(tmp_path, "b", KeptGpu(tmp_path))
-    power.restore_all(later.ctx)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a GPU")
+    inventory._gpu(later.ctx)
     assert (limit(tmp_path), state.exists()) == (FOUND_W, False)
     assert "was restored" in later.events("power-limit")[0]["text"]
 

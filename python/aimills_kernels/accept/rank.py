@@ -21,6 +21,7 @@ from aimills_kernels.accept.journal import read
 from aimills_kernels.accept.launch import WAIT_S, Launch
 from aimills_kernels.accept.session import EXCLUDED, Progress, Session, Settings, Stage, silent
 from aimills_kernels.accept.stage_run import Stopped
+from aimills_kernels.accept.telemetry import Telemetry, telemetry_of
 from aimills_kernels.accept.together import Together
 
 
@@ -90,9 +91,10 @@ def run(
             journal.append("end", state="stopped", reason=problem)
             return
         together.start(done)
+        telemetry = telemetry_of(device)  # one: it tells once what it can't read
         for spec in plan.stages:
             if not together.is_done(spec, done):
-                told(_stage(plan, spec, device, journal, session, together, stop, leave))
+                told(_stage(plan, spec, device, journal, session, together, telemetry, stop, leave))
         journal.append("end", state="done", reason="")
     except Stopped as asked:
         with contextlib.suppress(Stopped):
@@ -163,6 +165,7 @@ def _stage(
     journal: RankJournal,
     session: Session,
     together: Together,
+    telemetry: Telemetry,
     stop: Stop,
     leave: Callable[[], None],
 ) -> Stage:
@@ -180,7 +183,7 @@ def _stage(
         return _excluded(spec, journal)
     ctx = Context(
         device, journal, spec.name, plan.profile, plan.seconds(spec), plan.settings.seed,
-        together.group if spec.together else None, _telemetry(device), session.progress,
+        together.group if spec.together else None, telemetry, session.progress,
         {"session": session, "stop": stop.event, "hung": hung},
     )  # fmt: skip
     work = together.guarded(spec) if spec.together and together.launch.world > 1 else None
@@ -194,11 +197,3 @@ def _excluded(spec: StageSpec, journal: RankJournal) -> Stage:
                    device="all", gap=False, count=1)  # fmt: skip
     stage_run.end(journal, stage, time.monotonic())
     return stage
-
-
-def _telemetry(device: torch.device) -> Any:
-    try:
-        from aimills_kernels.accept.telemetry import telemetry_of
-    except ImportError:
-        return None
-    return telemetry_of(device)
