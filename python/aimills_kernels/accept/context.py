@@ -12,6 +12,7 @@ import torch
 from aimills_kernels.accept.journal import Journal
 from aimills_kernels.accept.metrics import METRICS, PROFILES
 from aimills_kernels.accept.session import Progress, silent
+from aimills_kernels.accept.timetable import SLOTS
 
 __all__ = ["PROFILES", "Context", "Group", "StageSpec"]
 
@@ -89,3 +90,9 @@ class StageSpec:
     work: Callable[[Context], str]
     seconds: Mapping[str, float]
     together: bool = False
+
+    @classmethod
+    def of(cls, name: str, work: Callable[[Context], str]) -> StageSpec:
+        """At its place in the timetable."""
+        slot = SLOTS[name]
+        return cls(name, slot.title, work, slot.seconds, slot.together)

@@ -75,12 +75,8 @@ def _show(ctx: Context, session: Session, shown: int) -> None:
 
 
 STAGES: tuple[StageSpec, ...] = (
-    StageSpec("correctness", "Correctness", _of_session(correctness.run, here=False),
-              {"quick": 60, "full": 240, "burn-in": 240}),
-    StageSpec("video", "A decoded video", _of_session(real_input.run, here=True),
-              {"gate": 10, "quick": 20, "full": 20, "burn-in": 20}),
-    StageSpec("shapes", "Shapes of real models", _of_session(shapes.run, here=True),
-              {"quick": 30, "full": 60, "burn-in": 60}),
-    StageSpec("bench", "Times against peers", _of_session(speed.run, here=False),
-              {"quick": 60, "full": 120, "burn-in": 120}),
-)  # fmt: skip
+    StageSpec.of("correctness", _of_session(correctness.run, here=False)),
+    StageSpec.of("video", _of_session(real_input.run, here=True)),
+    StageSpec.of("shapes", _of_session(shapes.run, here=True)),
+    StageSpec.of("bench", _of_session(speed.run, here=False)),
+)

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-from aimills_kernels.accept.metrics import METRICS, PROFILES
+from aimills_kernels.accept.metrics import METRICS
+from aimills_kernels.accept.timetable import SLOTS
 
 
 @dataclass(frozen=True)
@@ -26,30 +27,22 @@ class Step:
         return [m for m in METRICS if m in self.metrics or m.partition(".")[0] in self.metrics]
 
 
-def _seconds(*each: float) -> dict[str, float]:
-    return dict(zip(PROFILES, each, strict=True))
-
-
-STEPS = (
-    Step("inventory", "Inventory", _seconds(1, 1, 1, 1),
-         ("gpu", "node", "clock", "power.limit", "mig", "ecc.enabled")),
-    Step("health", "Health", _seconds(2, 2, 4, 4),
-         ("ecc.uncorrected", "ecc.uncorrected_ever", "ecc.corrected", "remap", "xid", "pcie",
-          "nvlink", "power.idle")),
-    Step("memory", "Memory", _seconds(5, 20, 120, 900),
-         ("memory.copy", "memory.read", "memory.write", "memory.wrong")),
-    Step("compute", "Compute", _seconds(7, 30, 120, 600), ("gemm",)),
-    Step("interconnect", "Interconnect", _seconds(8, 30, 120, 600), ("link", "collective"),
-         together=True),
-    Step("correctness", "Correctness", {"quick": 60, "full": 240, "burn-in": 240}),
-    Step("video", "A decoded video", _seconds(10, 20, 20, 20)),
-    Step("shapes", "Shapes of real models", {"quick": 30, "full": 60, "burn-in": 60}),
-    Step("bench", "Times against peers", {"quick": 60, "full": 120, "burn-in": 120}),
-    Step("burn", "Sustained load", _seconds(12, 62, 600, 14400),
-         ("burn", "throttle", "energy", "memory.copy_hot")),
-    Step("sdc", "Silent errors", _seconds(5, 20, 120, 900), ("sdc",)),
-    Step("workloads", "Real workloads", _seconds(5, 20, 120, 600), ("work",)),
-)  # fmt: skip
+# What a stage measures: names, or the part before the dot.
+_MEASURES = {
+    "inventory": ("gpu", "node", "clock", "power.limit", "mig", "ecc.enabled"),
+    "health": ("ecc.uncorrected", "ecc.uncorrected_ever", "ecc.corrected", "remap", "xid", "pcie",
+               "nvlink", "power.idle"),
+    "memory": ("memory.copy", "memory.read", "memory.write", "memory.wrong"),
+    "compute": ("gemm",),
+    "interconnect": ("link", "collective"),
+    "burn": ("burn", "throttle", "energy", "memory.copy_hot"),
+    "sdc": ("sdc",),
+    "workloads": ("work",),
+}  # fmt: skip
+STEPS = tuple(
+    Step(name, slot.title, slot.seconds, _MEASURES.get(name, ()), slot.together)
+    for name, slot in SLOTS.items()
+)
 
 _JITTER = 0.02  # of a stage's time, from rank to rank
 # Setting up a communicator: an exchange of addresses through one rank, then a tree of connections.
