@@ -7,8 +7,9 @@ import re
 
 _PREFIXES = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15}
 _BINARY = {"Ki": 2.0**10, "Mi": 2.0**20, "Gi": 2.0**30, "Ti": 2.0**40}
-_SCALED = ("B/s", "FLOP/s", "FLOP/J", "Hz", "W", "B")
+_SCALED = ("B/s", "FLOP/s", "FLOP/J", "Hz", "W", "J", "B")
 _PLAIN = {"s": "s", "degC": "degC", "°C": "degC", "1/s": "1/s", "1/J": "1/J"}
+_SHOWN = {"degC": " °C", "1/s": "/s", "1/J": "/J"}
 _WRITTEN = re.compile(r"([-+]?[0-9][0-9_]*(?:\.[0-9]+)?(?:e[-+]?[0-9]+)?) *(\S+)")
 
 UNITS: dict[str, tuple[float, str]] = {
@@ -48,7 +49,7 @@ def show(value: object, unit: str | None, *, share: bool = False) -> str:
         return f"{_digits(value / _PREFIXES[prefix])} {prefix}{unit}"
     if unit in (None, "1"):
         return _digits(value)
-    return f"{_digits(value)} {'°C' if unit == 'degC' else unit}"
+    return _digits(value) + _SHOWN.get(unit, f" {unit}")
 
 
 def _digits(value: float) -> str:

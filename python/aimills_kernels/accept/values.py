@@ -5,11 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from aimills_kernels.accept.metrics import METRICS
-from aimills_kernels.report.words import NONE, scaled, three
-
-_PREFIXES = ((1.0, ""), (1e3, "k"), (1e6, "M"), (1e9, "G"), (1e12, "T"), (1e15, "P"))
-_PREFIXED = {"B", "B/s", "FLOP", "FLOP/s", "FLOP/J", "W", "J", "Hz"}
-_PLAIN = {"degC": " °C", "1/s": "/s", "1/J": "/J", "1": "", "text": ""}
+from aimills_kernels.accept.units import show
+from aimills_kernels.report.words import NONE
 
 
 def quantity(value: Any, unit: str | None, metric: str | None = None) -> str:
@@ -18,15 +15,9 @@ def quantity(value: Any, unit: str | None, metric: str | None = None) -> str:
         return NONE
     if isinstance(value, bool):
         return "yes" if value else "no"
-    if not isinstance(value, (int, float)):
-        return str(value)
-    if is_share(metric):
-        return f"{100 * value:.3g} %"
-    if unit in _PREFIXED:
-        return scaled(value, [(size, prefix + unit) for size, prefix in _PREFIXES])
-    if isinstance(value, int) and unit == "1":
-        return str(value)
-    return three(value) + _PLAIN.get(unit or "1", f" {unit}")
+    if isinstance(value, (list, tuple)):
+        return " or ".join(show(v, unit) for v in value)
+    return show(value, unit, share=is_share(metric))
 
 
 def is_share(metric: str | None) -> bool:
