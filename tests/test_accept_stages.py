@@ -285,7 +285,7 @@ def test_a_product_that_changes_in_the_burn_is_found(
 
 
 def test_the_counters_of_a_burn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(burn, "WINDOW_S", 0.0)
+    monkeypatch.setattr("aimills_kernels.accept.stages._tools.WINDOW_S", 0.0)
     monkeypatch.setattr(burn, "is_gpu", lambda ctx: True)
     energy = iter(range(10_000, 10_000_000, 1000))
     written = Written(

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from aimills_kernels._dispatch import on_device
 from aimills_kernels.accept.context import Context
-from aimills_kernels.accept.telemetry import Telemetry, telemetry_of
+from aimills_kernels.accept.telemetry import Telemetry, Window, telemetry_of
+from aimills_kernels.harness.energy import WINDOW_S
 from aimills_kernels.harness.env import first_line
 
 T = TypeVar("T")
@@ -38,6 +39,16 @@ def option(ctx: Context, name: str, default: T) -> T:
 
 def counters(ctx: Context) -> Telemetry:
     return ctx.telemetry or telemetry_of(ctx.device)
+
+
+def joules_in(ctx: Context, window: Window) -> float | str:
+    """The energy of a window, or why it isn't known."""
+    joules = window.joules()
+    if joules is None:
+        return counters(ctx).why("energy_mj")
+    if window.seconds < WINDOW_S:
+        return f"{window.seconds:.1f} s are shorter than the {WINDOW_S:g} s that a counter needs"
+    return joules
 
 
 def stopped(ctx: Context) -> bool:

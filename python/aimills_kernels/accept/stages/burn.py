@@ -14,6 +14,7 @@ from aimills_kernels.accept.stages._tools import (
     counters,
     first_difference,
     is_gpu,
+    joules_in,
     option,
     over,
     percentile,
@@ -22,7 +23,6 @@ from aimills_kernels.accept.stages._tools import (
 from aimills_kernels.accept.stages.memory import buffers, copy_rate
 from aimills_kernels.accept.telemetry import CPU_SAMPLE, Window
 from aimills_kernels.harness import gemm
-from aimills_kernels.harness.energy import WINDOW_S
 from aimills_kernels.harness.timing import Timer, timer_for
 
 _GPU_N, _CPU_N = 8192, 512
@@ -134,12 +134,8 @@ def _throttles(ctx: Context, window: Window) -> None:
 
 
 def _energy(ctx: Context, flops: float, window: Window) -> None:
-    joules = window.joules()
-    if joules is None:
-        why = counters(ctx).why("energy_mj")
-    elif window.seconds < WINDOW_S:
-        why = f"the burn of {window.seconds:.1f} s is shorter than {WINDOW_S:g} s"
+    joules = joules_in(ctx, window)
+    if isinstance(joules, str):
+        ctx.not_run("energy.gemm", "matmul per joule", joules, gap=False)
     else:
         ctx.measure("energy.gemm", flops / joules, joules=joules, watts=joules / window.seconds)
-        return
-    ctx.not_run("energy.gemm", "matmul per joule", why, gap=False)

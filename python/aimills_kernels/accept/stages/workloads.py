@@ -15,12 +15,12 @@ from aimills_kernels.accept.context import Context
 from aimills_kernels.accept.stages._tools import (
     counters,
     is_gpu,
+    joules_in,
     option,
     over,
     reason,
     synchronize,
 )
-from aimills_kernels.harness.energy import WINDOW_S
 
 _HEAD = 64
 _WARM_UP = 2  # calls
@@ -56,15 +56,11 @@ def _measured(
             count += 1
     rate = count * tokens / window.seconds
     ctx.measure(f"work.{name}", rate, steps=count, tokens=tokens)
-    joules = window.joules()
-    if joules is None:
-        why = counters(ctx).why("energy_mj")
-    elif window.seconds < WINDOW_S:
-        why = f"the {window.seconds:.1f} s are shorter than {WINDOW_S:g} s"
+    joules = joules_in(ctx, window)
+    if isinstance(joules, str):
+        ctx.not_run(f"work.{name}_energy", f"work.{name} per joule", joules, gap=False)
     else:
         ctx.measure(f"work.{name}_energy", count * tokens / joules, joules=joules)
-        return rate
-    ctx.not_run(f"work.{name}_energy", f"work.{name} per joule", why, gap=False)
     return rate
 
 
