@@ -26,7 +26,7 @@ _HEALTHY: dict[str, tuple[Any, float]] = {
     "node.gpus": (8, 0), "pcie.generation": (5, 0), "pcie.width": (16, 0),
     "nvlink.active": (18, 0), "ecc.enabled": (1, 0), "gpu.memory": (150_754_820_096, 0),
     "power.limit": (700.0, 0), "power.idle": (76.0, 0.05), "ecc.uncorrected": (0, 0),
-    "remap.pending": (0, 0), "xid.count": (0, 0), "memory.copy": (4.02e12, 0.004),
+    "remap.pending": (0, 0), "xid.count": (0, 0), "burn.xid": (0, 0), "memory.copy": (4.02e12, 0.004),
     "memory.read": (4.31e12, 0.004), "gemm.bf16": (7.41e14, 0.012), "gemm.fp8": (1.39e15, 0.014),
     "link.h2d": (5.48e10, 0.01), "link.d2h": (5.21e10, 0.01),
     "collective.all_reduce": (4.73e11, 0.003), "burn.rate": (6.92e14, 0.012),

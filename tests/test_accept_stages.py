@@ -297,7 +297,7 @@ def test_the_counters_of_a_burn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert written.value("burn.power") == 612.5
     assert written.value("burn.temperature") == 64
     assert written.value("burn.temperature_memory") == 78
-    assert written.value("xid.count") == 0
+    assert written.value("burn.xid") == 0
     assert {name: written.value(f"throttle.{name}") for name in THROTTLES} == {
         name: float(name == "hw_slowdown") for name in THROTTLES
     }

@@ -63,7 +63,8 @@ METRICS: dict[str, Metric] = {
             ecc__corrected="corrected memory errors since boot",
             remap__uncorrected="rows remapped for uncorrected errors",
             remap__pending="a row remapping is pending", remap__failed="a row remapping failed",
-            xid__count="XID errors since boot", pcie__replays="PCIe replays since boot",
+            xid__count="XID errors since boot", burn__xid="XID errors in the burn",
+            pcie__replays="PCIe replays since boot",
             nvlink__errors="NVLink errors since boot",
         ),
         *_metrics(

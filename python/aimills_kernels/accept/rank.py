@@ -19,6 +19,7 @@ from aimills_kernels.accept.context import Context, StageSpec
 from aimills_kernels.accept.evidence_folder import RankJournal
 from aimills_kernels.accept.journal import read
 from aimills_kernels.accept.launch import WAIT_S, Launch
+from aimills_kernels.accept.device_memory import release
 from aimills_kernels.accept.session import EXCLUDED, Progress, Session, Settings, Stage, silent
 from aimills_kernels.accept.stage_run import Stopped
 from aimills_kernels.accept.telemetry import Telemetry, telemetry_of
@@ -187,7 +188,11 @@ def _stage(
         {"session": session, "stop": stop.event, "hung": hung},
     )  # fmt: skip
     work = together.guarded(spec) if spec.together and together.launch.world > 1 else None
-    return stage_run.run(spec, ctx, journal, work)
+    try:
+        return stage_run.run(spec, ctx, journal, work)
+    finally:
+        telemetry.tell_xids(journal, spec.name)
+        release(device)
 
 
 def _excluded(spec: StageSpec, journal: RankJournal) -> Stage:
