@@ -23,7 +23,7 @@ CRITERIA = SimpleNamespace(name="h200", version="2026.1", digest="c" * 64)
 # What a healthy H200 would measure, with a spread of so much.
 _HEALTHY: dict[str, tuple[Any, float]] = {
     "gpu.driver": ("590.44.01", 0), "gpu.vbios": ("96.00.99.00.01", 0),
-    "node.gpus": (8, 0), "pcie.generation": (5, 0), "pcie.width": (16, 0),
+    "gpu.toolkit": ("13.0", 0), "clock.max": (1.98e9, 0), "node.gpus": (8, 0), "pcie.generation": (5, 0), "pcie.width": (16, 0),
     "nvlink.active": (18, 0), "ecc.enabled": (1, 0), "gpu.memory": (150_754_820_096, 0),
     "power.limit": (700.0, 0), "power.idle": (76.0, 0.05), "ecc.uncorrected": (0, 0),
     "remap.pending": (0, 0), "xid.count": (0, 0), "burn.xid": (0, 0), "memory.copy": (4.02e12, 0.004),

@@ -13,6 +13,7 @@ import torch
 
 from aimills_kernels.accept.context import PROFILES
 from aimills_kernels.accept.metrics import METRICS, THROTTLES
+from aimills_kernels.accept.simulate.schedule import expected_seconds
 from aimills_kernels.accept.stages import (
     POWER_SWEEP,
     STAGES,
@@ -39,10 +40,9 @@ def gpu_telemetry(**counters: Any) -> Telemetry:
 
 
 def test_the_profiles_have_their_time() -> None:
-    totals = {p: sum(spec.seconds[p] for spec in STAGES) for p in PROFILES}
-    assert totals["gate"] < 60
-    assert totals["quick"] < 300
-    assert totals["full"] < 1800
+    assert expected_seconds("gate", 8, 1) < 60
+    assert expected_seconds("quick", 8, 1) < 300
+    assert expected_seconds("full", 8, 64) < 1800
     assert "power-sweep" not in SPECS
     assert set(POWER_SWEEP.seconds) == set(PROFILES)
 

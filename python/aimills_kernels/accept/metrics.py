@@ -45,7 +45,7 @@ METRICS: dict[str, Metric] = {
         *_metrics(
             "text", NEITHER,
             gpu__name="name of the device", gpu__driver="version of the driver",
-            gpu__vbios="version of the VBIOS",
+            gpu__vbios="version of the VBIOS", gpu__toolkit="CUDA toolkit of PyTorch",
         ),
         *_metrics(
             "1", NEITHER,

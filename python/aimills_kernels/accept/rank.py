@@ -16,10 +16,10 @@ import torch
 from aimills_kernels._version import __version__
 from aimills_kernels.accept import evidence_folder, judged, preflight, stage_run
 from aimills_kernels.accept.context import Context, StageSpec
+from aimills_kernels.accept.device_memory import release
 from aimills_kernels.accept.evidence_folder import RankJournal
 from aimills_kernels.accept.journal import read
 from aimills_kernels.accept.launch import WAIT_S, Launch
-from aimills_kernels.accept.device_memory import release
 from aimills_kernels.accept.session import EXCLUDED, Progress, Session, Settings, Stage, silent
 from aimills_kernels.accept.stage_run import Stopped
 from aimills_kernels.accept.telemetry import Telemetry, telemetry_of
@@ -96,7 +96,7 @@ def run(
         for spec in plan.stages:
             if not together.is_done(spec, done):
                 told(_stage(plan, spec, device, journal, session, together, telemetry, stop, leave))
-        journal.append("end", state="done", reason="")
+        journal.append("end", state="done", reason="", journal_s=round(journal.spent_s, 4))
     except Stopped as asked:
         with contextlib.suppress(Stopped):
             journal.append("end", state="stopped", reason=f"{asked}")

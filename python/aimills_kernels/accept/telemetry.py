@@ -38,6 +38,8 @@ class CpuCounters:
     def __init__(self, library: Any):
         self.missing: list[str] = []
         self._absent: set[str] = set()
+        with contextlib.suppress(Exception):
+            library.cpu_percent(None)  # the share since the call before, and 0 where there is none
         self._reads: dict[str, Callable[[], float]] = {
             "cpu_mhz": lambda: library.cpu_freq().current,
             "cpu_share": lambda: library.cpu_percent(None) / 100,

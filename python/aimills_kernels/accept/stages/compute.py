@@ -87,7 +87,7 @@ def _check(ctx: Context, kind: str, a: Tensor, b: Tensor, product: Tensor) -> No
         row, column = (int(x) for x in wrong.nonzero()[0])
         ctx.event(
             "gemm", f"{kind}: an element of the product is off by more than roundings explain",
-            kind=kind, row=int(rows[row]), column=column, expected=float(expected[row, column]),
+            kind=kind, row=int(rows[row]), column=column, expected=str(float(expected[row, column])),
             got=str(float(got[row, column])),
         )  # fmt: skip
 
