@@ -34,7 +34,7 @@ _HEALTHY: dict[str, tuple[Any, float]] = {
     "burn.power": (697.0, 0.002), "burn.clock": (1.62e9, 0.012),
     "throttle.sw_power_cap": (0.93, 0.02), "throttle.hw_thermal_slowdown": (0.0, 0),
     "memory.copy_hot": (3.99e12, 0.004), "energy.gemm": (9.93e11, 0.012),
-    "sdc.repeats": (4096, 0), "sdc.differing": (0, 0),
+    "sdc.repeats": (4096, 0), "work.wrong": (0, 0), "sdc.differing": (0, 0),
     "work.train": (14_320.0, 0.01), "work.train_energy": (20.4, 0.012),
 }  # fmt: skip
 

@@ -227,6 +227,24 @@ def test_a_machine_that_tells_psutil_nothing() -> None:
     assert found.why("temperature_c") == "this machine does not tell"
 
 
+def test_a_cpus_load_is_asked_for_before_the_first_sample() -> None:
+    """psutil's first answer is 0 whatever the load."""
+    answers = iter([0.0, 80.0])
+    found = CpuCounters(SimpleNamespace(cpu_percent=lambda interval: next(answers)))
+    assert found.read("cpu_share") == 0.8
+
+
+class NotSupported(Exception):
+    """NVML's word for what a GPU does not have."""
+
+
+@pytest.mark.parametrize(("error", "found"), [(NotSupported(), 0), (RuntimeError("lost"), None)])
+def test_a_gpu_that_has_no_mig_is_not_divided(error: Exception, found: int | None) -> None:
+    library = Gpu(FIELDS, mig=error)
+    library.NVMLError_NotSupported = NotSupported
+    assert of(library).read("mig") == found
+
+
 def test_no_psutil_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "psutil", None)
     found = telemetry.telemetry_of(torch.device("cpu"))

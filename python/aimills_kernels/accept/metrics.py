@@ -85,6 +85,7 @@ METRICS: dict[str, Metric] = {
             gemm__wrong="elements of a matmul further off than roundings explain",
             link__wrong="elements that arrived wrong over a link",
             collective__wrong="elements of a collective's result that are wrong",
+            work__wrong="values of a workload's result that are not finite",
         ),
         *_metrics(
             "FLOP/s", HIGHER,
