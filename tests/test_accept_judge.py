@@ -121,6 +121,8 @@ HERE = "node-0 cuda:1"
         (set_to("remap.pending", 1), "health.remap-pending", FAIL),
         (set_to("remap.failed", 1), "health.remap-failed", FAIL),
         (set_to("xid.count", 1), "health.xid", FAIL),
+        (set_to("burn.xid", 1), "burn.xid", FAIL),
+        (set_to("work.wrong", 1), "work.wrong", FAIL),
         (set_to("pcie.generation", 4), "health.pcie-generation", FAIL),
         (set_to("pcie.width", 8), "health.pcie-width", FAIL),
         (set_to("nvlink.active", 17), "health.nvlink", FAIL),

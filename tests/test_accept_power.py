@@ -6,12 +6,16 @@ import signal
 import subprocess
 import sys
 import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
+from aimills_kernels.accept import power_guard
 from aimills_kernels.accept.stages import POWER_SWEEP, inventory, power
 from tests.power_sweep import FOUND_W, KeptGpu, sweep
 
@@ -127,6 +131,59 @@ def test_a_killed_sweep_is_put_right_at_the_next_start(tmp_path: Path) -> None:
     assert gpu.limits_set[:2] == [FOUND_W, FOUND_W]  # first put right, and then 100 % of that
     assert (limit(tmp_path), left(tmp_path)) == (FOUND_W, [])
     assert written.events("power-limit")[0]["detail"] == {"watts": FOUND_W}
+
+
+_NVML = """
+from pathlib import Path
+
+def nvmlInit(): ...
+
+def nvmlDeviceGetHandleByUUID(uuid):
+    assert uuid == "GPU-0a1b"
+    return uuid
+
+def nvmlDeviceSetPowerManagementLimit(handle, limit):
+    Path({limit!r}).write_text(str(limit))
+"""
+
+
+@pytest.mark.full
+def test_a_killed_sweep_is_put_right_by_its_guard(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "pynvml.py").write_text(_NVML.format(limit=str(tmp_path / "limit")))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    assert child(tmp_path, "killed").returncode == -signal.SIGKILL
+    end = time.monotonic() + 60
+    while left(tmp_path) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert (limit(tmp_path), left(tmp_path)) == (FOUND_W, [])
+
+
+@pytest.mark.parametrize(
+    ("change", "restored"),
+    [
+        (lambda state: None, [650_000]),
+        (lambda state: state.unlink(), []),
+        (lambda state: state.write_text("{}"), []),
+    ],
+)
+def test_a_guard_leaves_what_is_not_its_own(
+    change: Callable[[Path], Any], restored: list[int], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Its file is gone, or another run's: the sweep itself has put the limit back."""
+    state, limits = tmp_path / "GPU-0a1b.json", []
+    state.write_text('{"uuid": "GPU-0a1b", "watts": 650.0, "by": 7}')
+    waits = SimpleNamespace(buffer=SimpleNamespace(read=lambda: change(state)))
+    library = SimpleNamespace(
+        nvmlInit=lambda: None, nvmlDeviceGetHandleByUUID=lambda uuid: uuid,
+        nvmlDeviceSetPowerManagementLimit=lambda handle, limit: limits.append(limit),
+    )  # fmt: skip
+    monkeypatch.setattr(power_guard.sys, "stdin", waits)
+    monkeypatch.setitem(sys.modules, "pynvml", library)
+    power_guard.main(state)
+    assert limits == restored
 
 
 def child(folder: Path, how: str) -> subprocess.CompletedProcess:

@@ -149,8 +149,6 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
 
 
 def test_expected_times_grow_with_collectives_alone(capsys: pytest.CaptureFixture[str]) -> None:
-    assert expected_seconds("gate", 8, 1) < 60
-    assert expected_seconds("full", 8, 1) < 30 * 60
     alone = [expected_seconds("full", 8, n) - collective_seconds(8 * n) for n in (1, 64)]
     assert alone[1] < 1.05 * alone[0]
     assert main(["accept", "--simulate", "h200x8", "--times"]) == 0

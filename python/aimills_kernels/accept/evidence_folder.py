@@ -51,6 +51,12 @@ class RankJournal(Journal):
             self.gaps += kind == "not_run" and bool(data.get("gap"))
             return entry
 
+    def sync(self) -> None:
+        try:
+            super().sync()
+        except OSError as error:
+            raise Unwritable(_sentence(self.path, error)) from error
+
     def _mend(self) -> None:
         """Go on after the last whole entry that is on the disk."""
         with contextlib.suppress(OSError):

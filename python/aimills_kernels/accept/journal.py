@@ -1,16 +1,19 @@
 """The evidence: one file a rank, an entry a line, each holding the hash of the line before it.
 
-An entry is on the disk before the call that wrote it returns, so that a crash loses nothing of what
-was said. Needs no torch: a journal is read and verified on any machine.
+An entry is on the disk before the call that wrote it returns, or a block of them before what
+follows it, so that a crash loses nothing of what was said. Needs no torch: a journal is read and
+verified on any machine.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import threading
 import time
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -46,6 +49,8 @@ class Journal:
     def __init__(self, path: Path, *, new: bool = True):
         self.path = path
         self._turn = threading.Lock()  # telemetry is written by a thread of its own
+        self._gathering: int | None = None  # the thread whose entries are synced together
+        self.spent_s = 0.0  # for all of this
         path.parent.mkdir(parents=True, exist_ok=True)
         known = [] if new else read(path, torn=True)
         self._count = len(known)
@@ -60,8 +65,27 @@ class Journal:
         """Write one entry, with its place, the hash before it and the time. OSError: the disk."""
         if kind not in KINDS:
             raise ValueError(f"a journal has no entries of kind {kind!r}")
+        begin = time.perf_counter()
         with self._turn:
-            return self._append(kind, data)
+            entry = self._append(kind, data)
+            self.spent_s += time.perf_counter() - begin
+        return entry
+
+    @contextlib.contextmanager
+    def gathered(self) -> Iterator[None]:
+        """Entries of this thread are written at once, so that a killed process leaves them, and are
+        synced together when the block ends."""
+        self._gathering = threading.get_ident()
+        try:
+            yield
+        finally:
+            self._gathering = None
+            self.sync()
+
+    def sync(self) -> None:
+        begin = time.perf_counter()
+        os.fsync(self._file)
+        self.spent_s += time.perf_counter() - begin
 
     def _append(self, kind: str, data: dict[str, Any]) -> dict[str, Any]:
         entry = {
@@ -74,7 +98,8 @@ class Journal:
         }
         line = encoded(entry)
         _write(self._file, (line + "\n").encode())
-        os.fsync(self._file)
+        if self._gathering != threading.get_ident():
+            os.fsync(self._file)
         self._count, self.head = self._count + 1, digest(line)
         return entry
 

@@ -16,6 +16,7 @@ import torch
 from aimills_kernels._version import __version__
 from aimills_kernels.accept import evidence_folder, judged, preflight, stage_run
 from aimills_kernels.accept.context import Context, StageSpec
+from aimills_kernels.accept.device_memory import release
 from aimills_kernels.accept.evidence_folder import RankJournal
 from aimills_kernels.accept.journal import read
 from aimills_kernels.accept.launch import WAIT_S, Launch
@@ -95,7 +96,7 @@ def run(
         for spec in plan.stages:
             if not together.is_done(spec, done):
                 told(_stage(plan, spec, device, journal, session, together, telemetry, stop, leave))
-        journal.append("end", state="done", reason="")
+        journal.append("end", state="done", reason="", journal_s=round(journal.spent_s, 4))
     except Stopped as asked:
         with contextlib.suppress(Stopped):
             journal.append("end", state="stopped", reason=f"{asked}")
@@ -187,7 +188,11 @@ def _stage(
         {"session": session, "stop": stop.event, "hung": hung},
     )  # fmt: skip
     work = together.guarded(spec) if spec.together and together.launch.world > 1 else None
-    return stage_run.run(spec, ctx, journal, work)
+    try:
+        return stage_run.run(spec, ctx, journal, work)
+    finally:
+        telemetry.tell_xids(journal, spec.name)
+        release(device)
 
 
 def _excluded(spec: StageSpec, journal: RankJournal) -> Stage:

@@ -24,8 +24,6 @@ from aimills_kernels.cli._outcome import tell
 from aimills_kernels.harness._patience import TIMEOUT_S
 
 PROGRAM = (sys.executable, "-m", "aimills_kernels")  # of a rank that is started here
-_CPU_BUDGET_S = 60.0
-_GPU_BUDGET_S = 120.0
 
 
 def run(options: Namespace) -> int:
@@ -95,7 +93,7 @@ def _plan(options: Namespace, device: torch.device) -> Plan:
         ops=ops,
         exclude=_excluded(options, ops),
         seed=options.seed,
-        budget_s=options.budget or (_CPU_BUDGET_S if device.type == "cpu" else _GPU_BUDGET_S),
+        budget_s=options.budget,
         video=_video(options.video),
         timeout_s=options.timeout or (None if device.type == "cpu" else TIMEOUT_S),
         energy=options.energy,

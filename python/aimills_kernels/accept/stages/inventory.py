@@ -18,7 +18,7 @@ def run(ctx: Context) -> str:
     ctx.measure("node.memory", os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
     if not is_gpu(ctx):
         ctx.measure("node.gpus", torch.cuda.device_count())
-        for metric in (*_TEXTS, "gpu.memory", "power.limit", "clock.max"):
+        for metric in (*_TEXTS, "gpu.toolkit", "gpu.memory", "power.limit", "clock.max"):
             ctx.not_run(metric, metric, "the device under test is a CPU", gap=False)
         return f"a CPU of {os.cpu_count()} cores"
     return _gpu(ctx)
@@ -35,6 +35,7 @@ def _gpu(ctx: Context) -> str:
             ctx.not_run(metric, metric, found.why(name), gap=False)
         else:
             ctx.measure(metric, text)
+    ctx.measure("gpu.toolkit", str(torch.version.cuda))
     # NVML counts the node's GPUs, torch those that this process may use.
     gpus = found.read("gpus")
     visible = torch.cuda.device_count()

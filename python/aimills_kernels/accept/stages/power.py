@@ -1,8 +1,9 @@
 """Power-cap sweep: the rate of matmuls, and per joule, at lower power limits.
 
 It changes the device's power limit, and so runs only where it is asked for. What it found is
-written to a file before the first change and put back at the end, after an exception, at SIGTERM,
-and by `restore_left` at the next start where the process was killed.
+written to a file before the first change and put back at the end, after an exception, and at
+SIGTERM. Where the process is killed a guard beside it puts it back, and where that was killed too
+`restore_left` does at the next start.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from aimills_kernels.accept import power_guard
 from aimills_kernels.accept.context import Context
 from aimills_kernels.accept.stages._tools import counters, is_gpu, option, over, stopped
 from aimills_kernels.accept.telemetry import Telemetry
@@ -111,11 +113,15 @@ def kept(ctx: Context, device: Nvml, watts: float) -> Iterator[None]:
     """Whatever happens inside, the limit is `watts` again afterwards."""
     path = _state(ctx, device)
     path.parent.mkdir(parents=True, exist_ok=True)
-    _write(path, {"uuid": device.text("uuid"), "watts": watts})
+    _write(path, {"uuid": device.text("uuid"), "watts": watts, "by": os.getpid()})
+    guard = power_guard.watching(path)
     try:
         yield
     finally:
-        _put_back(ctx, device, watts, path)
+        try:
+            _put_back(ctx, device, watts, path)
+        finally:
+            guard.communicate()
 
 
 def restore_left(ctx: Context, device: Nvml) -> None:
