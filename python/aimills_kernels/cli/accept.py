@@ -12,8 +12,9 @@ import torch
 
 from aimills_kernels._op import Op
 from aimills_kernels._words import near
-from aimills_kernels.accept import evidence_folder, judged
+from aimills_kernels.accept import evidence_folder
 from aimills_kernels.accept import run as running
+from aimills_kernels.accept.criteria import lint
 from aimills_kernels.accept.evidence_folder import Unwritable
 from aimills_kernels.accept.launch import Launch, find
 from aimills_kernels.accept.rank import Plan
@@ -89,7 +90,7 @@ def _mine(
 def _plan(options: Namespace, device: torch.device) -> Plan:
     ops = _choose.ops()
     if options.criteria:
-        judged.load(options.criteria)
+        lint.sound(options.criteria)
     settings = Settings(
         devices=(device,),
         ops=ops,
