@@ -2,7 +2,7 @@
 
     python -m tests.pod_rank accept --device cpu ...
 
-AIMILLS_TEST_FAULT is "<what>:<rank>:<stage>": kill, hang, break, slow.
+AIMILLS_TEST_FAULT is "<what>:<rank>:<stage>": kill, stop, hang, break.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ def _faulty(ctx: Context) -> None:
         return
     if what == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
+    if what == "stop":
+        os.kill(os.getpid(), signal.SIGSTOP)
     if what == "hang":
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         time.sleep(600)

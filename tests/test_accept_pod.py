@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import json
 import os
@@ -232,6 +233,52 @@ def test_a_second_run_on_a_folder_is_refused(
     assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
     with pytest.raises(Used):
         evidence_folder.refuse_used(tmp_path, "another run")
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"profile": "burn-in"}, "begun with profile gate, and not with burn-in"),
+        ({"criteria": None}, "begun with criteria library-alone 2026.11, and not with cpu"),
+        ({"settings": Settings((CPU,), (), seed=1)}, "begun with seed 0, and not with 1"),
+        ({"settings": Settings((CPU,), (), frozenset({"s0"}))}, "begun with exclude none, and no"),
+        ({"stages": ()}, "begun with stages s0, and not with none"),
+    ],
+)
+def test_a_run_is_gone_on_with_as_it_was_begun(
+    tmp_path: Path, change: dict[str, Any], says: str
+) -> None:
+    """Else the minute of a gate would pass for the hours of a burn-in."""
+    plan = _plan(tmp_path, _right, profile="gate")
+    run.accept(plan)
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    with pytest.raises(Used, match=says):
+        run.accept(dataclasses.replace(plan, **{"resume": True, **change}))
+    assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
+
+
+def test_a_run_is_gone_on_with_on_the_same_device(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uuid = ["GPU-1"]
+    monkeypatch.setattr(rank, "_identity", lambda *_: {"uuid": uuid[0], "sku": "a CPU"})
+    plan = _plan(tmp_path, _right)
+    run.accept(plan)
+    uuid[0] = "GPU-2"
+    with pytest.raises(Used, match="begun with uuid GPU-1, and not with GPU-2"):
+        run.accept(dataclasses.replace(plan, resume=True))
+
+
+def test_the_command_goes_on_with_no_other_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["accept", "--device", "cpu", "--stages", "inventory", "--out", str(tmp_path)]
+    main([*words, "--profile", "gate"])
+    for more, says in ((["--profile", "full"], "profile"), (["--profile", "gate", "--ranks", "2"],
+                       "world")):  # fmt: skip
+        assert main([*words, *more, "--resume"]) == 3
+        assert f"was begun with {says}" in capsys.readouterr().err
+    assert len(evidence_folder.journals(tmp_path)) == 1
 
 
 def test_resume_of_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -39,6 +39,16 @@ class Rank:
         """ "cpu", "cuda:3"."""
         return str(self.begin.get("device", "?"))
 
+    @cached_property
+    def where(self) -> str:
+        """Its name for a person, that no other rank has: of a launcher that lets each rank see one
+        GPU alone, all are "cuda:0"."""
+        name = f"{self.node} {self.device}"
+        local = self.begin.get("local_rank", 0)
+        return (
+            name if local == 0 or self.device == f"cuda:{local}" else f"{name} (rank {self.rank})"
+        )
+
     @property
     def sku(self) -> str:
         """The name of the device as its driver tells it."""

@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from aimills_kernels.accept.journal import FIRST, Journal, digest, encoded, read
 from aimills_kernels.accept.launch import Launch
 
 REPORT = "report.json"
+_OF_A_RUN = ("world", "uuid", "profile", "stages", "ops", "exclude", "seed", "criteria", "version")
 
 
 class Used(ValueError):
@@ -92,6 +93,25 @@ def refuse_used(folder: Path, run: str | None) -> None:
             f"{folder} holds a run already ({taken.relative_to(folder)}): name another folder with "
             "--out, or go on with that run by --resume"
         )
+
+
+def refuse_other(path: Path, known: Iterable[dict[str, Any]], asked: dict[str, Any]) -> None:
+    """`Used` where what is asked for is not what this journal was begun with: stages that it has
+    behind it were run otherwise, or on another device, and would pass for what is asked."""
+    begun = [e for e in known if e["kind"] == "begin"]
+    for key in _OF_A_RUN if begun else ():
+        if key in asked and begun[-1].get(key) != asked[key]:
+            raise Used(
+                f"--resume: {path} was begun with {key} {_short(begun[-1].get(key))}, and not with "
+                f"{_short(asked[key])}: go on with it as it was begun, or name another folder with "
+                "--out"
+            )
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, dict):
+        value = " ".join(str(value.get(k, "")) for k in ("name", "version"))
+    return ", ".join(map(str, value)) or "none" if isinstance(value, list) else str(value)
 
 
 def _run_of(path: Path) -> str | None:

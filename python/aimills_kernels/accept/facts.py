@@ -23,7 +23,7 @@ _STATES = ("failed", "wrong", "cut", "not run", "excluded", "passed")
 
 def where(rank: Rank) -> str:
     """As findings name a device: "node-3 cuda:5"."""
-    return f"{rank.node} {rank.device}"
+    return rank.where
 
 
 def hardware(pod: Pod) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 from aimills_kernels.accept import evidence
 from aimills_kernels.accept.criteria import choose, load
+from aimills_kernels.accept.criteria.lint import sound
 from aimills_kernels.accept.evidence import Pod, Rank
 from aimills_kernels.accept.findings import FAIL, UNKNOWN, Finding, code_of
 from aimills_kernels.accept.judge import judge
@@ -36,7 +37,7 @@ def told(criteria: Any) -> dict[str, Any]:
 def merge(folder: Path, named: str | None = None) -> Outcome:
     """Read the journals in `folder`, judge them, write the report's files beside them."""
     pod = evidence.read(folder)
-    criteria = load(named) if named else _of_the_run(pod)
+    criteria = sound(named) if named else _of_the_run(pod)
     findings = findings_of(pod, criteria)
     files = rendered(pod, findings, criteria)
     write(files, folder)
@@ -60,7 +61,7 @@ def _twice(pod: Pod) -> list[Finding]:
     seen: dict[str, str] = {}
     found = []
     for rank in pod.ranks:
-        where, uuid = f"{rank.node} {rank.device}", rank.begin.get("uuid")
+        where, uuid = rank.where, rank.begin.get("uuid")
         if uuid and uuid in seen:
             text = f"{where} and {seen[uuid]} are one and the same GPU ({uuid})"
             found.append(Finding("rank.device", FAIL, where, text))

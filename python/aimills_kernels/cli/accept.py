@@ -12,8 +12,9 @@ import torch
 
 from aimills_kernels._op import Op
 from aimills_kernels._words import near
-from aimills_kernels.accept import evidence_folder, judged
+from aimills_kernels.accept import evidence_folder, journal
 from aimills_kernels.accept import run as running
+from aimills_kernels.accept.criteria import lint
 from aimills_kernels.accept.evidence_folder import Unwritable
 from aimills_kernels.accept.launch import Launch, find
 from aimills_kernels.accept.rank import Plan
@@ -32,8 +33,8 @@ def run(options: Namespace) -> int:
     world = _ranks_to_start(options, launch, devices)
     mine, problem = _mine(options, launch, devices)
     plan = _plan(options, mine)
-    if options.resume and launch is None and not evidence_folder.journals(plan.folder):
-        raise UsageError(f"--resume: there is no journal in {plan.folder}")
+    if options.resume and launch is None:
+        _go_on(plan, world or 1)
     if not options.resume:
         evidence_folder.refuse_used(plan.folder, launch.run if launch else None)
     try:
@@ -53,6 +54,16 @@ def run(options: Namespace) -> int:
         sys.stdout.flush()
         os._exit(code)  # a communicator that is taken apart can hang for ever
     return code
+
+
+def _go_on(plan: Plan, world: int) -> None:
+    """Before ranks are started, which look each at its own journal again."""
+    paths = evidence_folder.journals(plan.folder)
+    if not paths:
+        raise UsageError(f"--resume: there is no journal in {plan.folder}")
+    for path in paths:
+        asked = {**plan.asked(), "world": world}
+        evidence_folder.refuse_other(path, journal.read(path, torn=True), asked)
 
 
 def _ranks_to_start(
@@ -87,7 +98,7 @@ def _mine(
 def _plan(options: Namespace, device: torch.device) -> Plan:
     ops = _choose.ops()
     if options.criteria:
-        judged.load(options.criteria)
+        lint.sound(options.criteria)
     settings = Settings(
         devices=(device,),
         ops=ops,
