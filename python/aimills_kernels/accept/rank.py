@@ -27,7 +27,8 @@ from aimills_kernels.accept.together import Together
 
 @dataclass(frozen=True)
 class Plan:
-    """What was asked for, the same on every rank. `criteria` as the user named them."""
+    """What was asked for, the same on every rank. `criteria` as the user named them; `sign` is the
+    private key that whoever makes the report signs it with."""
 
     settings: Settings
     folder: Path
@@ -37,6 +38,7 @@ class Plan:
     wait_s: float = WAIT_S
     expect_gpus: int | None = None
     criteria: str | None = None
+    sign: Path | None = None
 
     def seconds(self, spec: StageSpec) -> float:
         return float(spec.seconds.get(self.profile) or max(spec.seconds.values()))
