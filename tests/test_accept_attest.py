@@ -10,10 +10,12 @@ import stat
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
@@ -25,9 +27,23 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_public_key,
 )
 
-from aimills_kernels.accept import attest, evidence, journal, keys, report, sign, verify
+from aimills_kernels.accept import (
+    attest,
+    evidence,
+    journal,
+    keys,
+    rank,
+    report,
+    run,
+    sign,
+    verify,
+)
 from aimills_kernels.accept.findings import PASS, Finding
-from aimills_kernels.cli import main
+from aimills_kernels.accept.launch import Launch
+from aimills_kernels.accept.session import Settings
+from aimills_kernels.cli import accept, main
+from aimills_kernels.cli._errors import UsageError
+from aimills_kernels.cli._outcome import tell
 from tests import pod_journals
 from tests.pod_journals import judged as _judge
 
@@ -303,7 +319,7 @@ def test_what_is_no_pods(
 def test_a_device_without_a_uuid_is_no_pods(tmp_path: Path, pair: tuple[Path, Path]) -> None:
     entries = [{k: v for k, v in e.items() if k != "uuid"} for e in pod_journals.entries(world=1)]
     folder = _ran(tmp_path / "run", [pod_journals.chained(entries)])
-    with pytest.raises(ValueError, match="a device has no UUID"):
+    with pytest.raises(ValueError, match="a device that was measured has no UUID"):
         sign.sign_folder(folder, pair[0], judge=_judge)
 
 
@@ -317,6 +333,73 @@ def test_signing_overwrites_nothing(signed: Path, pair: tuple[Path, Path]) -> No
     assert (signed / attest.FILE).read_text() == before
     with pytest.raises(ValueError, match="not signed: the criteria are not here"):
         sign.sign_folder(signed, pair[0], judge=lambda *args: "the criteria are not here")
+
+
+# ---- signed by the run itself
+
+
+def _plan(folder: Path, key: Path) -> rank.Plan:
+    settings = Settings((torch.device("cuda"),), ())
+    return rank.Plan(settings, folder, (), criteria="h200", sign=key)
+
+
+def test_the_run_signs_what_it_made(tmp_path: Path, pair: tuple[Path, Path]) -> None:
+    folder = pod_journals.write(tmp_path / "run", [pod_journals.entries(0, world=1)])
+    outcome = run._reported(_plan(folder, pair[0]))
+    assert (outcome.signed, outcome.unsigned) == (folder / attest.FILE, "")
+    assert verify.verify(folder, pair[1]).code == 0
+    before = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    for words in (["merge", str(folder)], ["--resume", "--out", str(folder), "--device", "cpu"],
+                  ["--out", str(folder), "--device", "cpu"]):  # fmt: skip
+        assert main(["accept", *words]) == 3, words
+    assert {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()} == before
+
+
+def test_a_report_that_could_not_be_signed_is_no_success(
+    tmp_path: Path, pair: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = pod_journals.write(tmp_path / "run", [pod_journals.entries(0, device="tpu:0")])
+    outcome = run._reported(_plan(folder, pair[0]))
+    assert "what was under test is not known" in outcome.unsigned
+    assert (folder / "report.json").exists()
+    assert tell(replace(outcome, code=0), folder) == 2
+    assert tell(replace(outcome, code=1), folder) == 1
+    assert "NOT SIGNED: " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("where", [["--device", "cpu"], ["--simulate", "h200x1"]])
+def test_what_is_no_pods_is_refused_before_the_run(
+    where: list[str], tmp_path: Path, pair: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    assert main(["accept", *where, "--sign", str(pair[0]), "--out", str(out)]) == 3
+    assert "can't be signed as a pod's" in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_a_key_is_found_unfit_before_the_run(tmp_path: Path, pair: tuple[Path, Path]) -> None:
+    gpu, other = torch.device("cuda", 0), tmp_path / "none.key"
+    assert accept._key(str(pair[0]), gpu, None) == pair[0]
+    for wrong in (other, pair[1]):
+        with pytest.raises(UsageError, match=r"^--sign: .*(can't be read|holds no)"):
+            accept._key(str(wrong), gpu, None)
+    second = Launch("torchrun", 1, 2, 1, 2, "", 0, "run", "node")
+    assert accept._key(str(other), gpu, second) is None, "it makes no report"
+
+
+def test_a_gpu_that_is_missing_keeps_no_rejection_from_being_signed(
+    tmp_path: Path, pair: tuple[Path, Path]
+) -> None:
+    """It has no UUID and no measures; a rank that died at once has no begin either."""
+    gone = [e | {"uuid": None, "sku": "?"} if e["kind"] == "begin" else e
+            for e in pod_journals.entries(1, world=3) if e["kind"] in ("begin", "end")]  # fmt: skip
+    folder = pod_journals.write(
+        tmp_path / "run", [pod_journals.entries(0, world=3), pod_journals.chained(gone)]
+    )
+    (folder / "journal" / "node-0-2.jsonl").write_text("")
+    _reported(folder)
+    sign.sign_folder(folder, pair[0], judge=_judge)
+    assert _verified(folder, pair[1]).code == 0
 
 
 # ---- keys

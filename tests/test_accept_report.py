@@ -245,10 +245,11 @@ def test_energy_is_the_counter_and_a_counter_that_fell_is_none() -> None:
 
 def test_fields_for_the_eu_say_what_is_measured() -> None:
     fields = {f["field"]: f for f in _built()["eu_2024_1364"]}
-    assert fields["P_IT"]["value"] == pytest.approx(5.6)
-    assert fields["E_IT"]["measured"] == "partly"
+    assert fields["PDIT"]["value"] == pytest.approx(5.6)
+    assert (fields["PDIT"]["point"], fields["PDIT"]["unit"]) == ("Annex II, 1(a)", "kW")
+    assert fields["EIT"]["measured"] == "partly"
     assert all(f["measured"] in ("partly", "no") for f in fields.values())
-    assert fields["E_DC"]["value"] is None
+    assert fields["EDC"]["value"] is None
     none = report.build(pod_journals.pod([pod_journals.entries(0, world=2)]), [])["eu_2024_1364"]
     assert {f["measured"] for f in none} == {"no"}, "of half a pod nothing is said"
 

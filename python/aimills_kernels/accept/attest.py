@@ -17,7 +17,7 @@ from securesystemslib.exceptions import Error, VerificationError
 from aimills_kernels.accept import evidence, facts, journal, keys, report
 from aimills_kernels.accept.evidence import Pod
 
-FILE = "attestation.json"
+FILE = evidence.SIGNATURE
 PAYLOAD = "application/vnd.in-toto+json"
 STATEMENT = "https://in-toto.io/Statement/v1"
 PREDICATE = "urn:aimills-kernels:pod-acceptance:1"
@@ -89,8 +89,9 @@ def no_pod(data: dict[str, Any], pod: Pod) -> str | None:
         return "it is of a CPU"
     if (hardware, data["hardware"]) != (facts.POD, facts.POD):
         return "what was under test is not known"
-    if any(not r.begin.get("uuid") for r in pod.ranks):
-        return "a device has no UUID"
+    # A GPU that a node should have and has not got measured nothing, and has none.
+    if any(not r.begin.get("uuid") and any(r.of("measure")) for r in pod.ranks):
+        return "a device that was measured has no UUID"
     return None
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from aimills_kernels.accept import journal
 
 FOLDER = "journal"
+SIGNATURE = "attestation.json"
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from aimills_kernels.accept.evidence import FOLDER
+from aimills_kernels.accept.evidence import FOLDER, SIGNATURE
 from aimills_kernels.accept.journal import FIRST, Journal, digest, encoded, read
 from aimills_kernels.accept.launch import Launch
 
@@ -84,7 +84,8 @@ def journals(folder: Path) -> list[Path]:
 
 def refuse_used(folder: Path, run: str | None) -> None:
     """`Used` where it holds a report, or a journal of a run other than `run`."""
-    taken: Path | None = folder / REPORT if (folder / REPORT).exists() else None
+    there = (p for p in (folder / REPORT, folder / SIGNATURE) if p.exists())
+    taken: Path | None = next(there, None)
     for path in journals(folder):
         if run is None or _run_of(path) not in (None, run):
             taken = path
@@ -112,6 +113,15 @@ def _short(value: Any) -> str:
     if isinstance(value, dict):
         value = " ".join(str(value.get(k, "")) for k in ("name", "version"))
     return ", ".join(map(str, value)) or "none" if isinstance(value, list) else str(value)
+
+
+def refuse_signed(folder: Path) -> None:
+    """`Used` where its journals and report are signed, for whatever would change them."""
+    if (folder / SIGNATURE).exists():
+        raise Used(
+            f"{folder} is signed, and what is signed is not changed: work on a copy without "
+            f"{SIGNATURE}"
+        )
 
 
 def _run_of(path: Path) -> str | None:

@@ -27,14 +27,14 @@ def where(rank: Rank) -> str:
 
 
 def hardware(pod: Pod) -> str:
-    """What the evidence is of. One simulated device or CPU makes all of it no pod's."""
-    if not pod.ranks:
-        return UNKNOWN
-    if any(r.simulated for r in pod.ranks):
+    """What the evidence is of. One simulated device or CPU makes all of it no pod's; a rank that
+    died before it said what it is says nothing of the others."""
+    ranks = [r for r in pod.ranks if r.begin]
+    if any(r.simulated for r in ranks):
         return SIMULATED
-    if any(r.device == "cpu" for r in pod.ranks):
+    if any(r.device == "cpu" for r in ranks):
         return CPU
-    return POD if all(r.device.startswith("cuda") for r in pod.ranks) else UNKNOWN
+    return POD if ranks and all(r.device.startswith("cuda") for r in ranks) else UNKNOWN
 
 
 # ---- devices and what was measured on them

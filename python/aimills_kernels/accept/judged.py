@@ -11,6 +11,7 @@ from aimills_kernels.accept import evidence
 from aimills_kernels.accept.criteria import choose, load
 from aimills_kernels.accept.criteria.lint import sound
 from aimills_kernels.accept.evidence import Pod, Rank
+from aimills_kernels.accept.evidence_folder import refuse_signed
 from aimills_kernels.accept.findings import FAIL, UNKNOWN, Finding, code_of
 from aimills_kernels.accept.judge import judge
 from aimills_kernels.accept.report import rendered, write
@@ -21,6 +22,8 @@ class Outcome:
     code: int
     report: dict[str, Any]
     findings: tuple[Finding, ...]
+    signed: Path | None = None
+    unsigned: str = ""  # why not, where it should have been
 
 
 def criteria_for(begin: dict[str, Any], named: str | None) -> Any:
@@ -35,7 +38,9 @@ def told(criteria: Any) -> dict[str, Any]:
 
 
 def merge(folder: Path, named: str | None = None) -> Outcome:
-    """Read the journals in `folder`, judge them, write the report's files beside them."""
+    """Read the journals in `folder`, judge them, write the report's files beside them. `Used` where
+    they are signed."""
+    refuse_signed(folder)
     pod = evidence.read(folder)
     criteria = sound(named) if named else _of_the_run(pod)
     findings = findings_of(pod, criteria)

@@ -145,7 +145,7 @@ def _per_joule(metric: str, value: float) -> str:
 def eu(data: Row) -> Html:
     rows = [
         (
-            f["field"], f["title"], status(f["measured"]),
+            join([f["field"] or NONE, el("small", f["point"])]), f["title"], status(f["measured"]),
             NONE if f["value"] is None else f"{f['value']:.6g} {f['unit']}", f["note"],
         )
         for f in data["eu_2024_1364"]

@@ -28,7 +28,8 @@ from aimills_kernels.accept.together import Together
 
 @dataclass(frozen=True)
 class Plan:
-    """What was asked for, the same on every rank. `criteria` as the user named them."""
+    """What was asked for, the same on every rank. `criteria` as the user named them; `sign` is the
+    private key that whoever makes the report signs it with."""
 
     settings: Settings
     folder: Path
@@ -38,6 +39,7 @@ class Plan:
     wait_s: float = WAIT_S
     expect_gpus: int | None = None
     criteria: str | None = None
+    sign: Path | None = None
 
     def asked(self) -> dict[str, Any]:
         """As a begin entry states it; a run is gone on with as it was begun."""

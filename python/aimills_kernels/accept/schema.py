@@ -107,7 +107,8 @@ _ENERGY = closed(
 )  # fmt: skip
 _EU = closed(
     {
-        "field": about("as the regulation's annexes call it", TEXT),
+        "point": about("of the regulation, as Annex II, 1(e)", TEXT),
+        "field": about("its symbol there, subscripts on the line; empty: it has none", TEXT),
         "title": TEXT,
         "unit": maybe(TEXT),
         "measured": _one_of("partly", "no"),

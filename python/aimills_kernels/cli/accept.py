@@ -32,11 +32,13 @@ def run(options: Namespace) -> int:
     devices = _choose.devices(options.device)
     world = _ranks_to_start(options, launch, devices)
     mine, problem = _mine(options, launch, devices)
-    plan = _plan(options, mine)
+    plan = _plan(options, mine, launch)
     if options.resume and launch is None:
         _go_on(plan, world or 1)
     if not options.resume:
         evidence_folder.refuse_used(plan.folder, launch.run if launch else None)
+    else:
+        evidence_folder.refuse_signed(plan.folder)
     try:
         if world:
             program = [*PROGRAM, *options.words]
@@ -95,7 +97,8 @@ def _mine(
     )
 
 
-def _plan(options: Namespace, device: torch.device) -> Plan:
+def _plan(options: Namespace, device: torch.device, launch: Launch | None) -> Plan:
+    key = _key(options.sign, device, launch)
     ops = _choose.ops()
     if options.criteria:
         lint.sound(options.criteria)
@@ -113,7 +116,27 @@ def _plan(options: Namespace, device: torch.device) -> Plan:
     return Plan(
         settings, _choose.directory(options.out), running.chosen(options.profile, options.stages),
         options.profile, options.resume, options.wait, options.expect_gpus, options.criteria,
+        key,
     )  # fmt: skip
+
+
+def _key(path: str | None, device: torch.device, launch: Launch | None) -> Path | None:
+    """The private key, found fit before a run of hours begins. It need not be on other nodes than
+    the one whose process makes the report."""
+    if path is None or (launch is not None and launch.rank):
+        return None
+    if device.type == "cpu":
+        raise UsageError(
+            "--sign: the report of a CPU can't be signed as a pod's; leave it out, and sign the "
+            "folder as a test by `accept sign --as-test`"
+        )
+    from aimills_kernels.accept import keys
+
+    try:
+        keys.signer(Path(path))
+    except ValueError as error:
+        raise UsageError(f"--sign: {error}") from None
+    return Path(path).resolve()
 
 
 def _known_stages(names: Sequence[str] | None) -> None:

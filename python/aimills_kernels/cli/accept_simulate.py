@@ -53,6 +53,11 @@ def run(options: Namespace) -> int:
 
     if options.simulate is None:
         raise UsageError("--fault, --nodes and --times go with --simulate POD")
+    if options.sign is not None:
+        raise UsageError(
+            "--sign: the report of a simulated pod can't be signed as a pod's; leave it out, and "
+            "sign the folder as a test by `accept sign --as-test`"
+        )
     pod = layout(options.simulate, options.nodes)
     if options.times:
         _times(pod)
