@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from aimills_kernels._op import Case, Op
-from aimills_kernels.harness import _clocks, _timers, bench, ceilings, nvml, record, timing
+from aimills_kernels.harness import _guard, _timers, bench, ceilings, nvml, record, timing
 from tests import late_faults
 from tests.fake_cuda import FakeCuda
 from tests.fake_nvml import Library
@@ -316,7 +316,7 @@ def test_noise_keeps_it_going_until_the_time_is_up() -> None:
 
 def test_what_replaces_a_clock_is_named_and_undone() -> None:
     true, elapsed = time.perf_counter_ns, torch.cuda.Event.elapsed_time
-    assert _clocks.restore() is None
+    assert _guard.restore() is None
     row, other = rows_of(one_run("patched_timer"))
     assert row["failure"] == "it replaced time.perf_counter_ns, Event.elapsed_time"
     assert other["median_us"] > 0
