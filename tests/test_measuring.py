@@ -98,7 +98,7 @@ def test_launches_that_came_too_late_are_flagged_and_kept(cuda: FakeCuda) -> Non
 @pytest.mark.parametrize(
     ("fault", "mode", "says"),
     [
-        ("work_on_a_side_stream", "stream", "a stream that the clock does not see"),
+        ("work_on_a_side_stream", "stream", "a thread that the clock does not see"),
         ("work_on_a_side_stream", "graph", "NaN"),
         ("misses_the_graph", "graph", "NaN"),
     ],
@@ -135,7 +135,7 @@ def test_a_lost_device_is_blamed_on_one(cuda: FakeCuda) -> None:
 
 
 def test_a_device_lost_in_the_checks_is_blamed_on_one(cuda: FakeCuda, monkeypatch: Any) -> None:
-    monkeypatch.setattr(bench.OfProvider, "check", lambda self, timer: cuda.kill())
+    monkeypatch.setattr(bench.OfProvider, "check", lambda *_: cuda.kill())
     first, second = rows_of(one_run("on_its_stream"))
     assert "illegal memory access" in first["failure"]
     assert second["failure"] is None

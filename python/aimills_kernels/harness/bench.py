@@ -437,13 +437,15 @@ def _time(
             if isinstance(timing, NoTime):
                 if not timing.ran or _right_afterwards(state, contestant, row):
                     _put_no_time(row, timing)
-            elif _right_afterwards(state, contestant, row):
+            elif _right_afterwards(state, contestant, row, timing.median_us):
                 _put_time(state, row, contestant, timing, cost)
                 row |= held if row["median_us"] is not None else {}
 
 
-def _right_afterwards(state: _Run, contestant: Contestant, row: dict[str, Any]) -> bool:
-    used, wrong = contestant.check(state.timer)
+def _right_afterwards(
+    state: _Run, contestant: Contestant, row: dict[str, Any], known_us: float = math.inf
+) -> bool:
+    used, wrong = contestant.check(state.timer, known_us)
     if replaced := _guard.restore():
         wrong.append(replaced)
     if wrong and not contestant.external:
