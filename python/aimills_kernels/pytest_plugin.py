@@ -248,6 +248,7 @@ class BenchOp:
         `unit` are the least work, for the share of the ceilings.
         """
         from aimills_kernels._op import Case, Cost
+        from aimills_kernels.harness import _guard
         from aimills_kernels.harness.pytest_rows import Own
 
         called = str(name or getattr(function, "__name__", type(function).__name__))
@@ -267,6 +268,8 @@ class BenchOp:
             wrong = own.check(place)
         except SystemExit as error:  # pytest would show where from, and no sentence
             wrong = f"it or a peer tried to end the process: SystemExit: {error}"
+        except _guard.Replaced as error:
+            wrong = str(error)
         if wrong:
             pytest.fail(f"{called}: {wrong}", pytrace=False)
         self._unused()

@@ -17,7 +17,7 @@ from aimills_kernels._registry import get_op
 from aimills_kernels._tolerance import Exact, Ratio, Tolerance
 from aimills_kernels._validate import pick_device, validate
 from aimills_kernels._words import shown
-from aimills_kernels.harness import bench, ceilings, isolated, record
+from aimills_kernels.harness import _guard, bench, ceilings, isolated, record
 from aimills_kernels.harness._contest import OfPeer, Stage
 from aimills_kernels.harness._patience import patience
 from aimills_kernels.harness.compare import ONLY_BASE, Comparison, compare_records
@@ -246,6 +246,7 @@ class Own:
 
     def check(self, device: str) -> str | None:
         """One checked pass: what is wrong."""
+        _guard.begin()
         place = torch.device(device)
         stage = Stage(self.op(device), self.case, place, 0, 0)
         contestant = OfPeer(stage, self.peer)
@@ -253,7 +254,9 @@ class Own:
             _, wrong = contestant.try_out()
             wrong += contestant.check(timer_for(place))[1]
         except Exception as error:  # whatever the kernel raises
-            return f"{type(error).__name__}: {error}".splitlines()[0]
+            wrong = [f"{type(error).__name__}: {error}".splitlines()[0]]
+        if replaced := _guard.restore():
+            wrong.append(replaced)
         return _joined(wrong)
 
 
