@@ -130,5 +130,5 @@ def test_loaders() -> None:
 
 def test_hdr_is_refused() -> None:
     planes = [torch.zeros(1, 4, 4, dtype=torch.uint16), torch.zeros(1, 2, 2, 2, dtype=torch.uint16)]
-    with pytest.raises(ValueError, match="transfer must be sdr in mode fast, .* got hlg"):
+    with pytest.raises(ValueError, match=r"transfer must be sdr in mode fast, .* got hlg"):
         ak.video_to_tensor(planes, format="p010", color_space="bt2020", transfer="hlg", mode="fast")

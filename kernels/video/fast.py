@@ -50,7 +50,7 @@ def _filtered(a: Arguments, wide: torch.dtype) -> list[Tensor]:
         (3, left, width, a.resized[1], a.form.halved[1], cosited[1]),
     ):
         own = chroma_grid(first, size, out, on_sample) if halved else None
-        begin, count = (first // 2, own.count) if own else (first, size)
+        begin, count = (first // 2, own.samples) if own else (first, size)
         luma = resize(luma.narrow(dim, first, size), dim, out, a.interpolation, a.antialias)
         chroma = [
             resize(c.narrow(dim, begin, count), dim, out, a.interpolation, a.antialias, grid=own)

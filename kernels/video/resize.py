@@ -16,9 +16,9 @@ _PIL_BITS = 22
 
 class Grid(NamedTuple):
     """Where outputs lie among samples: output i at ((2 i + 1) span + shift) / (2 step), but not
-    beyond the last sample; sample j, of `count`, at j + 1/2."""
+    beyond the last sample; sample j at j + 1/2."""
 
-    count: int
+    samples: int
     span: int
     step: int
     shift: int = 0
