@@ -261,7 +261,7 @@ def video_cases(draw: st.DrawFn) -> Case:
         w=draw(sizes), dtype=draw(_dtypes),
         interpolation=draw(st.sampled_from(["nearest", "area", "bilinear", "bicubic", "lanczos"])),
         format=draw(st.sampled_from(["nv12", "p010", "i420", "yuv444p", "rgb24"])),
-        mode=draw(st.sampled_from(["torch", "torch", "pil", "pil13"])),
+        mode=draw(st.sampled_from(["torch", "torch", "fast", "pil", "pil13"])),
         store=draw(st.sampled_from(["NCHW", "NHWC", "NCTHW"])),
         flip=draw(st.booleans()), rotate=draw(st.sampled_from([0, 90, 180, 270])),
         space=draw(st.sampled_from(["bt601", "bt709", "bt2020"])),

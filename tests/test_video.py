@@ -127,6 +127,7 @@ def random_case(rng: random.Random) -> Case:
         pad=rng.choice([(), (), pad]), pad_level=rng.randrange(256),
         flip=rng.random() < 0.3, rotate=rng.choice([0, 0, 0, 90, 180, 270]),
         store=store, patch=patch if store == "patches" else (),
+        mode=rng.choice(["torch", "fast"]),
     )  # fmt: skip
 
 

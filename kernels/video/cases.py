@@ -239,9 +239,31 @@ CASES = (
          patch=(2, 7, 2), dtype="e4m3", pad_level=128),
     Case("all-at-once-pil", F=3, H=60, W=90, h=22, w=28, crop=(3, 5, 50, 77), pad=(1, 4, 5, 0),
          flip=True, rotate=90, store="NHWC", mode="pil13", dtype="u8", pad_level=9),
+    *(
+        Case(f"fast-{form}", F=2, H=H, W=57, h=23, w=h, format=form, mode="fast", location=location,
+             fill=fill, layout=layout, interpolation=name, dtype="f32")
+        for form, H, h, location, fill, layout, name in (
+            ("nv12", 81, 17, "left", "noise", "tight", "bicubic"),
+            ("p010", 20, 90, "topleft", "noise", "pitched", "lanczos"),
+            ("i420", 44, 29, "center", "impulses", "strided", "area"),
+            ("nv21", 9, 70, "left", "saturated", "pitched", "nearest"),
+            ("yuv422p10", 51, 24, "left", "noise", "tight", "bilinear"),
+        )
+    ),
+    Case("fast-narrow", F=1, H=31, W=150, h=14, w=161, mode="fast", antialias=False, dtype="f32"),
+    Case("fast-nearest-chroma", F=1, H=31, W=150, h=14, w=61, mode="fast", upsampling="nearest",
+         dtype="f32"),
+    Case("fast-one-pixel", F=1, H=1, W=1, h=3, w=2, mode="fast", dtype="u8"),
+    Case("fast-wide", F=1, H=6, W=9001, h=4, w=3, mode="fast", location="topleft", dtype="f32"),
+    Case("fast-rgb", F=1, H=30, W=50, h=11, w=23, format="bgr24", mode="fast", jitter=JITTER),
+    Case("all-at-once-fast", F=3, H=60, W=90, h=22, w=24, crop=(3, 5, 51, 78), pad=(1, 4, 5, 0),
+         flip=True, rotate=270, format="p010", interpolation="lanczos", store="patches",
+         patch=(2, 7, 2), dtype="e4m3", pad_level=128, jitter=JITTER, mode="fast"),
     Case("hd-224", **{**_HD, "tags": _HD["tags"] | {"energy"}}, h=224, w=224),
     Case("hd-qwen2.5-vl", **_HD, h=560, w=1008),
     Case("hd-qwen2.5-vl-patches", **{**_HD, "tags": {"bench"}}, h=560, w=1008, **_QWEN),
+    Case("hd-224-fast", **{**_HD, "tags": {"bench"}}, h=224, w=224, mode="fast"),
+    Case("hd-qwen2.5-vl-fast", **{**_HD, "tags": {"bench"}}, h=560, w=1008, mode="fast", **_QWEN),
     Case("hd-224-bilinear", **{**_HD, "tags": {"bench"}}, h=224, w=224, interpolation="bilinear"),
 )  # fmt: skip
 
@@ -282,6 +304,11 @@ ERRORS = (
     Invalid(
         "HDR of BT.709", _with(transfer="pq"), "color_space must be bt2020 for transfer pq, got"
     ),
+    Invalid(
+        "fast HDR",
+        _with(resize_mode="fast", transfer="pq", color_space="bt2020"),
+        "transfer must be sdr in mode fast, which filters before light is mapped, got pq",
+    ),
     Invalid("jitter of three", _with(jitter=[1.0] * 3), "jitter must have 12 values, got 3"),
     Invalid("infinite jitter", _with(jitter=[float("inf")] * 12), "jitter must be finite"),
     Invalid("unknown filter", _with(interpolation="hamming"), "interpolation must be nearest, are"),
@@ -293,7 +320,7 @@ ERRORS = (
     Invalid("unknown format", _with(format="yuyv"), "format must be nv12, .* got 'yuyv'"),
     Invalid("nv12 as p010", _with(format="p010"), "y plane of p010 must be uint16, got uint8"),
     Invalid("nv12 as i420", _with(format="i420"), r"i420 is 3 planes \(y, u, v\), got 2"),
-    Invalid("unknown mode", _with(resize_mode="fast"), "mode must be torch, pil or pil13"),
+    Invalid("unknown mode", _with(resize_mode="exact"), "mode must be torch, pil, pil13 or"),
     Invalid(
         "narrow lanczos", _with(interpolation="lanczos", antialias=False),
         "antialias must be True for lanczos, got False",

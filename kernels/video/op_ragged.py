@@ -123,6 +123,8 @@ CASES = (
     Case("hlg", clips=_SMALL[:2], dtype="f32", format="p010", space="bt2020", transfer="hlg",
          **_TOKENS),
     Case("pil", clips=_SMALL[:2], dtype="u8", mode="pil", **_TOKENS),
+    Case("fast", clips=_SMALL[:2], dtype="f32", mode="fast", **_TOKENS,
+         crops=((3, 5, 20, 41), (0, 0, 45, 31)), jitters=(JITTER, JITTER)),
     Case("many", clips=((1, 3, 4, 2, 3), (1, 5, 2, 2, 3)) * 35, dtype="u8"),
     Case("sparse", clips=((2, 6, 8, 3, 4), (1, 6, 8, 3, 4)), layout="sparse", dtype="u8"),
     Case("hd-tokens", clips=tuple((4, H, W, H // 56 * 28, W // 56 * 28) for H, W in _FILMED) * 4,

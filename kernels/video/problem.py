@@ -25,16 +25,17 @@ OPTIONS = {
     "chroma_upsampling": ("linear", "nearest"),
     "transfer": ("sdr", "pq", "hlg"),
     "interpolation": ("nearest", "area", "bilinear", "bicubic", "lanczos"),
-    "resize_mode": ("torch", "pil", "pil13"),
+    "resize_mode": ("torch", "pil", "pil13", "fast"),
     "layout": LAYOUTS,
 }
 DTYPES = {
     "bf16": torch.bfloat16, "f16": torch.float16, "f32": torch.float32, "u8": torch.uint8,
     "e4m3": torch.float8_e4m3fn,
 }  # fmt: skip
-# Of csrc/video/pixel.h: one for each of the first sources in params.h, one for the rest, and one
-# for all where HDR or a jitter follows the matrix.
-LOADERS = ("Yuv420", "Yuv420Wide", "General", "Graded")
+# Of csrc/video/pixel.h: for the mode "fast" one for the first source in params.h and one for the
+# rest; else one for each of the first two, one for the rest, and one for all where HDR or a jitter
+# follows the matrix.
+LOADERS = ("Planes420", "PlanesAny", "Yuv420", "Yuv420Wide", "General", "Graded")
 _DTYPE_CODES = {
     torch.float32: 0, torch.float16: 1, torch.bfloat16: 2, torch.uint8: 3, torch.float8_e4m3fn: 4,
 }  # fmt: skip
@@ -106,6 +107,12 @@ class Arguments(NamedTuple):
         return top + self.height + bottom, left + self.width + right
 
     @property
+    def by_planes(self) -> bool:
+        """Whether Y, U and V are filtered, each in its own size, before the colour matrix. Of RGB
+        nothing lies between the planes and the filter, so that "fast" is "torch"."""
+        return self.resize_mode == "fast" and not self.form.rgb
+
+    @property
     def placed(self) -> Layout:
         frames = self.form.size(self.planes)[0]
         return layout_of(self.layout, self.patch, frames, self.clip, *self.canvas)
@@ -119,9 +126,11 @@ def _source(form: Format) -> int:
 
 
 def loader_of(a: Arguments) -> str:
+    if a.by_planes:
+        return LOADERS[min(_source(a.form), 1)]
     if a.transfer != "sdr" or a.jitter:
-        return LOADERS[3]
-    return LOADERS[min(_source(a.form), 2)]
+        return LOADERS[5]
+    return LOADERS[2 + min(_source(a.form), 2)]
 
 
 def packed(outs: tuple[Tensor, ...], args: tuple) -> bytes:
@@ -173,12 +182,12 @@ def _without_addresses(a: Arguments) -> tuple:
             height, width, *a.box, _source(form), form.shift, zero, *weights,
             OPTIONS["interpolation"].index(a.interpolation), a.antialias, _passes(a),
             _DTYPE_CODES[a.dtype], a.pad_level, OPTIONS["transfer"].index(a.transfer),
-            bool(a.jitter),
+            bool(a.jitter) and not a.by_planes,
         ),
         _FLOATS.pack(
             *_color(form.bits, a.color_space, a.color_range),
             *_affine(a.mean, a.std, a.dtype == torch.uint8),
-            *([255 * v if i % 4 == 3 else v for i, v in enumerate(a.jitter)] or [0.0] * 12),
+            *(value for row in (code_matrix(a) if a.by_planes else _jitter(a)) for value in row),
         ),
     )  # fmt: skip
     size = math.prod(place.shape) * a.dtype.itemsize
@@ -206,7 +215,9 @@ def _store(axis: Axis, first: int, length: int, count: int, reverse: bool) -> by
 
 
 def _passes(a: Arguments) -> int:
-    if a.resize_mode == "torch":
+    if a.by_planes:
+        return 3
+    if a.resize_mode in ("torch", "fast"):
         return 0
     return 2 if vertical_first(a.resize_mode, a.box[2:], a.resized) else 1
 
@@ -231,6 +242,26 @@ def _color(bits: int, space: str, range_: str) -> tuple[float, ...]:
         s.luma_scale, -s.black * s.luma_scale, 2 * (1 - kr) * chroma,
         -2 * kb * (1 - kb) / kg * chroma, -2 * kr * (1 - kr) / kg * chroma, 2 * (1 - kb) * chroma,
     )  # fmt: skip
+
+
+def _jitter(a: Arguments) -> list[list[float]]:
+    """Rows of three factors and an offset in levels; the identity where there is no jitter."""
+    m = a.jitter or [1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0]
+    return [[*m[i : i + 3], 255 * m[i + 3]] for i in (0, 4, 8)]
+
+
+def code_matrix(a: Arguments) -> list[list[float]]:
+    """From Y, U and V in codes to RGB levels, with the jitter: rows of three factors and an
+    offset."""
+    luma, black, r_v, g_u, g_v, b_u = _color(a.form.bits, a.color_space, a.color_range)
+    zero = scaling(a.form.bits, a.color_range).zero
+    chroma = [[16 * u, 16 * v, black - 16 * zero * (u + v)]
+              for u, v in ((0.0, r_v), (g_u, g_v), (b_u, 0.0))]  # fmt: skip
+    matrix = [[luma, *row] for row in chroma]
+    return [
+        [sum(row[k] * matrix[k][i] for k in range(3)) + (row[3] if i == 3 else 0) for i in range(4)]
+        for row in _jitter(a)
+    ]
 
 
 def _affine(mean: list[float], std: list[float], levels: bool) -> list[float]:
