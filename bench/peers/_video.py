@@ -6,8 +6,6 @@ docstring, and what it leaves out shows in its error.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -23,9 +21,7 @@ def opencv_rgb(a: Arguments) -> Tensor:
     y, uv = a.planes
     frames = y.new_empty((*y.shape, 3))
     for luma, chroma, into in zip(y, uv, frames, strict=True):
-        cv2.cvtColorTwoPlane(
-            luma.numpy(), chroma.numpy(), cv2.COLOR_YUV2RGB_NV12, dst=into.numpy()
-        )
+        cv2.cvtColorTwoPlane(luma.numpy(), chroma.numpy(), cv2.COLOR_YUV2RGB_NV12, dst=into.numpy())
     return frames
 
 

@@ -1,5 +1,5 @@
-"""Transformers' image processors behind OpenCV's colours. Those that need no torchvision: they resize
-by Pillow."""
+"""Transformers' image processors behind OpenCV's colours: those that resize by Pillow and need no
+torchvision."""
 
 from __future__ import annotations
 

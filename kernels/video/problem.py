@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import struct
 import warnings
-from functools import lru_cache
+from functools import lru_cache, partial
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import torch
@@ -41,9 +42,11 @@ _DTYPE_CODES = {
 _STRIDES = struct.Struct("<3q")  # of frames, rows and columns of a component, in bytes
 _OUTPUT = struct.Struct("<3q")
 _STORE = struct.Struct("<3q 6i")
-_OPTIONS = struct.Struct("<6i 2i 5i 5i 2i")
-_FLOATS = struct.Struct("<6f 9f 12f 4x")
-_WHOLE = struct.Struct("<Q24s Q24s Q24s Q360s")
+_SIZE = struct.Struct("<2i")
+_OPTIONS = struct.Struct("<2i 5i 2i")
+_ENDS = struct.Struct("<3i")
+_FLOATS = struct.Struct("<6f 9f")
+_WHOLE = struct.Struct("<Q24s Q24s Q24s Q 176s 4i 36s i 12s i 60s 12f 4x")
 
 
 class Arguments(NamedTuple):
@@ -130,33 +133,40 @@ def packed(outs: tuple[Tensor, ...], args: tuple) -> bytes:
 
 
 def packed_at(address: int, args: tuple) -> tuple[bytes, int]:
-    """The struct for an output at this address, and how many bytes it has. All but the addresses is
-    kept from call to call: to work it out takes ten times as long as to find it."""
-    planes = args[0]
+    """The struct for an output at this address, and how many bytes it has. All but the addresses,
+    the crop and the jitter, which training draws anew, is kept from call to call: to work it out
+    takes ten times as long as to find it."""
+    planes, crop, jitter = args[0], args[_CROP], args[_JITTER]
     key = (
-        *[tuple(a) if type(a) is list else a for a in args[1:]],
+        *[tuple(a) if type(a) is list else a for a in _kept_of(args)],
         *[(t.shape, t.stride()) for t in planes],
     )
     if (found := _KEPT.get(key)) is None:
         if len(_KEPT) >= _KEPT_MOST:
             _KEPT.clear()
         found = _KEPT[key] = _without_addresses(Arguments(*args))
-    (y, u, v), (y_strides, u_strides, v_strides), rest, size = found
+    (y, u, v), (y_strides, u_strides, v_strides), whole, passes, parts, size = found
+    box = tuple(crop) or whole
     starts = [t.data_ptr() for t in planes]
-    whole = _WHOLE.pack(
+    stores, options, ends, floats = parts
+    packed = _WHOLE.pack(
         starts[y[0]] + y[1], y_strides, starts[u[0]] + u[1], u_strides, starts[v[0]] + v[1],
-        v_strides, address, rest,
+        v_strides, address, stores, *box, options, passes(box), ends, bool(jitter), floats,
+        *([255 * v if i % 4 == 3 else v for i, v in enumerate(jitter)] or _NO_JITTER),
     )  # fmt: skip
-    return whole, size
+    return packed, size
 
 
+_CROP, _JITTER = Arguments._fields.index("crop"), Arguments._fields.index("jitter")
+_NO_JITTER = (0.0,) * 12
+_kept_of = itemgetter(*(i for i in range(1, len(Arguments._fields)) if i not in (_CROP, _JITTER)))
 _KEPT: dict[tuple, tuple] = {}
 _KEPT_MOST = 256
 
 
 def _without_addresses(a: Arguments) -> tuple:
-    """(plane, offset in bytes) and the strides of each component, what follows the output's
-    address, and the bytes of the output."""
+    """(plane, offset in bytes) and the strides of each component, the box of the whole frame, the
+    passes for a box, what surrounds these in the struct, and the bytes of the output."""
     form, place = a.form, a.placed
     frames, height, width = form.size(a.planes)
     zero, weights = _chroma(form.bits, form.halved, a.chroma_location, a.chroma_upsampling)
@@ -166,23 +176,27 @@ def _without_addresses(a: Arguments) -> tuple:
         size, steps = t.element_size(), list(t.stride())
         components.append((plane, 0 if dim is None else index * steps.pop(dim) * size))
         strides.append(_STRIDES.pack(*(s * size for s in steps)))
-    rest = (
-        _OUTPUT.pack(frames, place.clip_stride, place.channel),
-        *_stores(a, place),
+    stores = (
+        _OUTPUT.pack(frames, place.clip_stride, place.channel), *_stores(a, place),
+        _SIZE.pack(height, width),
+    )  # fmt: skip
+    parts = (
+        b"".join(stores),
         _OPTIONS.pack(
-            height, width, *a.box, _source(form), form.shift, zero, *weights,
-            OPTIONS["interpolation"].index(a.interpolation), a.antialias, _passes(a),
-            _DTYPE_CODES[a.dtype], a.pad_level, OPTIONS["transfer"].index(a.transfer),
-            bool(a.jitter),
+            _source(form), form.shift, zero, *weights,
+            OPTIONS["interpolation"].index(a.interpolation), a.antialias,
+        ),
+        _ENDS.pack(
+            _DTYPE_CODES[a.dtype], a.pad_level, OPTIONS["transfer"].index(a.transfer)
         ),
         _FLOATS.pack(
             *_color(form.bits, a.color_space, a.color_range),
             *_affine(a.mean, a.std, a.dtype == torch.uint8),
-            *([255 * v if i % 4 == 3 else v for i, v in enumerate(a.jitter)] or [0.0] * 12),
         ),
     )  # fmt: skip
     size = math.prod(place.shape) * a.dtype.itemsize
-    return tuple(components), tuple(strides), b"".join(rest), size
+    passes = partial(_passes, a.resize_mode, a.resized)
+    return tuple(components), tuple(strides), (0, 0, height, width), passes, parts, size
 
 
 def _stores(a: Arguments, place: Layout) -> list[bytes]:
@@ -205,10 +219,10 @@ def _store(axis: Axis, first: int, length: int, count: int, reverse: bool) -> by
     )
 
 
-def _passes(a: Arguments) -> int:
-    if a.resize_mode == "torch":
+def _passes(mode: str, resized: tuple[int, int], box: tuple[int, ...]) -> int:
+    if mode == "torch":
         return 0
-    return 2 if vertical_first(a.resize_mode, a.box[2:], a.resized) else 1
+    return 2 if vertical_first(mode, (box[2], box[3]), resized) else 1
 
 
 def _chroma(
