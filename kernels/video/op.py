@@ -232,6 +232,12 @@ def _nvrtc_rejects(p: Problem) -> str | None:
     return kernel_rejects(p) or nvrtc.missing(p.sm)
 
 
+def _triton_rejects(p: Problem) -> str | None:
+    if p.resize_mode != "torch":
+        return f"the Triton kernel has mode torch alone, and mode is {p.resize_mode}"
+    return None
+
+
 _SOURCES = (
     "csrc/include/aimills/hd.h",
     "csrc/include/aimills/convert.h",
@@ -248,6 +254,14 @@ _SOURCES = (
     "kernels/video/problem.py",
 )
 
+_TRITON_SOURCES = (
+    "kernels/video/triton_tone.py",
+    "kernels/video/triton_weights.py",
+    "kernels/video/formats.py",
+    "kernels/video/layouts.py",
+    "kernels/video/problem.py",
+)
+
 PROVIDERS = (
     Provider(
         "cuda", "aimills_kernels.kernels.video.cuda:launch", sm=(80, 90, 100, 120),
@@ -256,6 +270,10 @@ PROVIDERS = (
     Provider(
         "nvrtc", "aimills_kernels.kernels.video.nvrtc:launch", rejects=_nvrtc_rejects,
         needs=("cupy",), sources=_SOURCES,
+    ),
+    Provider.triton(
+        "triton", "aimills_kernels.kernels.video.triton_video:launch", rejects=_triton_rejects,
+        sources=_TRITON_SOURCES,
     ),
     Provider(
         "cpu", "aimills_kernels.kernels.video.cpu:launch", devices=("cpu",), rejects=_cpu_rejects

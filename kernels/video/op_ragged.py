@@ -172,6 +172,10 @@ PROVIDERS = (
         "nvrtc", "aimills_kernels.kernels.video.nvrtc:launch_ragged", rejects=one._nvrtc_rejects,
         needs=("cupy",), sources=_SOURCES,
     ),
+    Provider.triton(
+        "triton", "aimills_kernels.kernels.video.triton_video:launch_ragged",
+        rejects=one._triton_rejects, sources=(*one._TRITON_SOURCES, "kernels/video/ragged.py"),
+    ),
     Provider(
         "cpu", "aimills_kernels.kernels.video.cpu:launch_ragged", devices=("cpu",),
         rejects=one._cpu_rejects,

@@ -132,11 +132,7 @@ def packed(outs: tuple[Tensor, ...], args: tuple) -> bytes:
 def packed_at(address: int, args: tuple) -> tuple[bytes, int]:
     """The struct for an output at this address, and how many bytes it has. All but the addresses is
     kept from call to call: to work it out takes ten times as long as to find it."""
-    planes = args[0]
-    key = (
-        *[tuple(a) if type(a) is list else a for a in args[1:]],
-        *[(t.shape, t.stride()) for t in planes],
-    )
+    planes, key = args[0], geometry(args)
     if (found := _KEPT.get(key)) is None:
         if len(_KEPT) >= _KEPT_MOST:
             _KEPT.clear()
@@ -148,6 +144,14 @@ def packed_at(address: int, args: tuple) -> tuple[bytes, int]:
         v_strides, address, rest,
     )  # fmt: skip
     return whole, size
+
+
+def geometry(args: tuple) -> tuple:
+    """All of the flat arguments but the addresses."""
+    return (
+        *[tuple(a) if type(a) is list else a for a in args[1:]],
+        *[(t.shape, t.stride()) for t in args[0]],
+    )
 
 
 _KEPT: dict[tuple, tuple] = {}
