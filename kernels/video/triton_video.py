@@ -1,13 +1,14 @@
 """Decoded frames to a normalised tensor in Triton, for any GPU from sm_80.
 
-    out = (down @ (levels @ across)) / sums of the weights
+    out = ((down @ levels) @ across) / sums of the weights
 
 A program makes a tile of positions of a frame's output, padding among them. It walks over the
 source samples that the tile is made of in blocks, converts each to levels and multiplies it with
 blocks of both filters' weights, which it computes itself: no table, no scratch, one launch.
 
 Levels are whole and below 256, so float16 holds them; a weight is the sum of two float16 numbers to
-2^-25, so the tensor cores make the first product as exact as float32. The second is in float32.
+2^-25, so the tensor cores make the first product nearly as exact as float32. The second takes three
+products of tf32, to some 2^-21 of a sum.
 """
 
 from typing import Any
@@ -17,7 +18,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from aimills_kernels.kernels.triton_common import dot, encode_fp8, round_to
+from aimills_kernels.kernels.triton_common import INTERPRET, dot, encode_fp8, round_to
 from aimills_kernels.kernels.video import problem
 from aimills_kernels.kernels.video.problem import Arguments
 from aimills_kernels.kernels.video.ragged import RaggedArguments
@@ -102,6 +103,29 @@ def _chroma(
     return (value - zero).to(tl.float32)
 
 
+# ---- the two filters
+
+
+@triton.jit
+def _weighted(high, low, level):
+    """(high + low) @ level, to float32: a limit keeps its sum out of the tensor core's running one,
+    which is not rounded to nearest."""
+    level = level.to(tl.float16)
+    if INTERPRET:
+        return dot(high, level, dot(low, level, 0.0))
+    else:  # noqa: RET505 (without it Triton would compile both)
+        total = tl.dot(low, level, max_num_imprecise_acc=level.shape[0])
+        return tl.dot(high, level, total, max_num_imprecise_acc=level.shape[0])
+
+
+@triton.jit
+def _product(lines, across):
+    """lines @ across from three products of halves with 11 bits each, likewise."""
+    return tl.dot(
+        lines, across, input_precision="tf32x3", max_num_imprecise_acc=across.shape[0]
+    )  # fmt: skip
+
+
 # ---- the store
 
 
@@ -174,20 +198,16 @@ def _video_to_tensor_kernel(
     across_sum = tl.zeros([OUT_COLS], tl.float32)
     for begin_col in range(first_col, last_col, COLS):
         col = begin_col + tl.arange(0, COLS)
-        across = weights_of(col[:, None], out_col[None, :], col_begin[None, :], col_end[None, :],
-                            crop_width, a_count, FILTER, ANTIALIAS)  # fmt: skip
-        across_sum += tl.sum(across, 0)
-        across_high = across.to(tl.float16)
-        across_low = (across - across_high.to(tl.float32)).to(tl.float16)
-        cols = _chroma_taps((left + col)[None, :], width, half_col, even_col, odd_col)
+        at_col = (left + col)[None, :]
+        cols = _chroma_taps(at_col, width, half_col, even_col, odd_col)
+        lines_r = tl.zeros([OUT_ROWS, COLS], tl.float32)
+        lines_g = tl.zeros([OUT_ROWS, COLS], tl.float32)
+        lines_b = tl.zeros([OUT_ROWS, COLS], tl.float32)
         down_sum = tl.zeros([OUT_ROWS], tl.float32)
         for begin_row in range(first_row, last_row, ROWS):
             row = begin_row + tl.arange(0, ROWS)
-            down = weights_of(row[None, :], out_row[:, None], row_begin[:, None], row_end[:, None],
-                              crop_height, d_count, FILTER, ANTIALIAS)  # fmt: skip
-            down_sum += tl.sum(down, 1)
+            at_row = (top + row)[:, None]
             there = (row < last_row)[:, None] & (col < last_col)[None, :]
-            at_row, at_col = (top + row)[:, None], (left + col)[None, :]
             first = _codes(y, at_row, at_col, y_row, y_col, there, shift).to(tl.float32)
             if RGB:
                 r = first
@@ -210,9 +230,20 @@ def _video_to_tensor_kernel(
                 r = m0 * from_r + m1 * from_g + m2 * from_b + m3
                 g = m4 * from_r + m5 * from_g + m6 * from_b + m7
                 b = m8 * from_r + m9 * from_g + m10 * from_b + m11
-            red = _filtered(red, down, r, across_high, across_low)
-            green = _filtered(green, down, g, across_high, across_low)
-            blue = _filtered(blue, down, b, across_high, across_low)
+            down = weights_of(row[None, :], out_row[:, None], row_begin[:, None], row_end[:, None],
+                              crop_height, d_count, FILTER, ANTIALIAS)  # fmt: skip
+            down_sum += tl.sum(down, 1)
+            high = down.to(tl.float16)
+            low = (down - high.to(tl.float32)).to(tl.float16)
+            lines_r += _weighted(high, low, _to_level(r))
+            lines_g += _weighted(high, low, _to_level(g))
+            lines_b += _weighted(high, low, _to_level(b))
+        across = weights_of(col[:, None], out_col[None, :], col_begin[None, :], col_end[None, :],
+                            crop_width, a_count, FILTER, ANTIALIAS)  # fmt: skip
+        across_sum += tl.sum(across, 0)
+        red += _product(lines_r, across)
+        green += _product(lines_g, across)
+        blue += _product(lines_b, across)
     covered = row_there[:, None] & col_there[None, :]
     weight = tl.where(covered, down_sum[:, None] * across_sum[None, :], 1.0)
     scale = 1.0 / weight
@@ -230,14 +261,6 @@ def _video_to_tensor_kernel(
            copies, t_pixel, E4M3)  # fmt: skip
     _store(out, at + 2 * wide_channel, mask, covered, blue, scale, pad, mean_hi_b, mean_lo_b,
            scale_b, copies, t_pixel, E4M3)  # fmt: skip
-
-
-@triton.jit
-def _filtered(total, down, level, across_high, across_low):
-    """total + down @ (level @ across), the level rounded first."""
-    whole = _to_level(level).to(tl.float16)
-    lines = dot(whole, across_high, tl.zeros([down.shape[1], total.shape[1]], tl.float32))
-    return dot(down, dot(whole, across_low, lines), total)
 
 
 # ---- the launch
