@@ -11,6 +11,8 @@ Levels are whole and below 256, so float16 holds them; a weight is the sum of tw
 products of tf32, to some 2^-21 of a sum.
 """
 
+import inspect
+import math
 from typing import Any
 
 import torch
@@ -19,14 +21,12 @@ import triton.language as tl
 from torch import Tensor
 
 from aimills_kernels.kernels.triton_common import INTERPRET, dot, encode_fp8, round_to
-from aimills_kernels.kernels.video import problem
+from aimills_kernels.kernels.video import config, problem
 from aimills_kernels.kernels.video.problem import Arguments
 from aimills_kernels.kernels.video.ragged import RaggedArguments
 from aimills_kernels.kernels.video.triton_tone import sdr_levels
 from aimills_kernels.kernels.video.triton_weights import weights_of, window_of
 
-# Positions of a tile, and source samples of a block: rows and columns.
-TILE = dict(OUT_ROWS=16, OUT_COLS=32, ROWS=16, COLS=32)
 _KEPT: dict[tuple, tuple] = {}
 _KEPT_MOST = 256
 
@@ -146,19 +146,13 @@ def _store(
             tl.store(there, round_to(x, out.dtype.element_ty), mask=mask)
 
 
-_INTEGERS = [
-    "tiles_y", "tiles_x",
-    "y_frame", "y_row", "y_col", "u_frame", "u_row", "u_col", "v_frame", "v_row", "v_col",
-    "t_pixel", "t_patch", "t_group", "t_pixels", "t_patches", "t_count", "t_length",
-    "d_pixel", "d_patch", "d_group", "d_first", "d_step", "d_pixels", "d_patches", "d_count",
-    "d_length", "a_pixel", "a_patch", "a_group", "a_first", "a_step", "a_pixels", "a_patches",
-    "a_count", "a_length", "clip", "channel", "height", "width", "top", "left", "crop_height",
-    "crop_width", "half_row", "half_col", "shift", "zero", "even_row", "odd_row", "even_col",
-    "odd_col", "pad_level",
-]  # fmt: skip
+def _for_any_numbers(kernel: Any) -> Any:
+    """One kernel for all sizes and strides: constants alone, in capitals, make another."""
+    names = [name for name in inspect.signature(kernel).parameters if not name.isupper()]
+    return triton.jit(kernel, do_not_specialize=names)
 
 
-@triton.jit(do_not_specialize=_INTEGERS, do_not_specialize_on_alignment=["y", "u", "v", "out"])
+@_for_any_numbers
 def _video_to_tensor_kernel(
     y, u, v, out, tiles_y, tiles_x,
     y_frame, y_row, y_col, u_frame, u_row, u_col, v_frame, v_row, v_col,
@@ -284,12 +278,18 @@ def _launch(out: Tensor, args: tuple) -> int:
         if len(_KEPT) >= _KEPT_MOST:
             _KEPT.clear()
         found = _KEPT[key] = _numbers(Arguments(*args))
-    size, programs, numbers, constants = found
+    size, grid, numbers, constants = found
     if size:
         views = Arguments(*args).form.views(args[0])
         out = out.view(torch.uint8) if constants["E4M3"] else out
-        _video_to_tensor_kernel[(programs,)](
-            *views, out, *numbers, **constants, **TILE, num_warps=4, num_stages=1
+        _video_to_tensor_kernel[(grid,)](
+            *views,
+            out,
+            *numbers,
+            **constants,
+            **config.TILE,
+            num_warps=config.NUM_WARPS,
+            num_stages=1,
         )
     return size
 
@@ -297,15 +297,13 @@ def _launch(out: Tensor, args: tuple) -> int:
 def _numbers(a: Arguments) -> tuple[int, int, tuple, dict[str, Any]]:
     """The elements of the output, the programs, and the kernel's arguments behind the tensors."""
     form, place = a.form, a.placed
-    frames, height, width = form.size(a.planes)
     time, down, across = (problem._STORE.unpack(axis) for axis in problem._stores(a, place))
-    tiles = [-(-axis[-1] // TILE[n]) for axis, n in ((down, "OUT_ROWS"), (across, "OUT_COLS"))]
     zero, blend = problem._chroma(form.bits, form.halved, a.chroma_location, a.chroma_upsampling)
     matrix = [255 * v if i % 4 == 3 else v for i, v in enumerate(a.jitter)] or [0.0] * 12
     numbers = (
-        *tiles, *(s for view in form.views(a.planes) for s in view.stride()),
-        *time[:3], *time[5:], *down, *across, place.clip_stride, place.channel, height, width,
-        *a.box, *form.halved, form.shift, zero, *blend, a.pad_level,
+        *config.tiles(a), *(s for view in form.views(a.planes) for s in view.stride()),
+        *time[:3], *time[5:], *down, *across, place.clip_stride, place.channel,
+        *form.size(a.planes)[1:], *a.box, *form.halved, form.shift, zero, *blend, a.pad_level,
         *problem._color(form.bits, a.color_space, a.color_range),
         *problem._affine(a.mean, a.std, a.dtype == torch.uint8), *map(float, matrix),
     )  # fmt: skip
@@ -314,7 +312,4 @@ def _numbers(a: Arguments) -> tuple[int, int, tuple, dict[str, Any]]:
         JITTER=bool(a.jitter), FILTER=a.interpolation, ANTIALIAS=a.antialias,
         E4M3=a.dtype == torch.float8_e4m3fn,
     )  # fmt: skip
-    size = 1
-    for side in place.shape:
-        size *= side
-    return size, frames * tiles[0] * tiles[1], numbers, constants
+    return math.prod(place.shape), config.programs(a), numbers, constants
