@@ -133,17 +133,18 @@ _TINY: dict[str, Any] = dict(F=1, H=12, W=20, h=5, w=7)
 JITTER = (0.95, 0.31, -0.06, 0.02, 0.07, 0.86, 0.27, 0.01, 0.21, -0.05, 1.04, -0.03)
 _HD: dict[str, Any] = dict(F=16, H=1080, W=1920, cpu=dict(F=1), tags={"bench", "accept"})
 _QWEN: dict[str, Any] = dict(store="patches", patch=(2, 14, 2))
+_I = {"interpret"}
 
 CASES = (
-    Case("tiny", **_TINY, dtype="f32"),
+    Case("tiny", **_TINY, dtype="f32", tags=_I),
     Case("tiny-f16", **_TINY, dtype="f16"),
-    Case("tiny-bf16", **_TINY),
+    Case("tiny-bf16", **_TINY, tags=_I),
     Case("one-pixel", F=2, H=1, W=1, h=1, w=1, dtype="f32"),
     Case("one-pixel-up", F=1, H=1, W=1, h=9, w=5),
     Case("to-one-pixel", F=1, H=61, W=131, h=1, w=1, dtype="f32"),
     Case("ragged", F=1, H=21, W=31, h=17, w=9, dtype="f32"),
     Case("ragged-bilinear", F=2, H=67, W=131, h=23, w=45, interpolation="bilinear", dtype="f16"),
-    Case("empty", F=0, H=12, W=20, h=5, w=7),
+    Case("empty", F=0, H=12, W=20, h=5, w=7, tags=_I),
     Case("identity", F=1, H=33, W=71, h=33, w=71, dtype="f32"),
     Case("upscale", F=1, H=19, W=37, h=50, w=111, dtype="f32"),
     Case("upscale-bilinear", F=1, H=19, W=37, h=50, w=111, interpolation="bilinear"),
@@ -166,8 +167,8 @@ CASES = (
     Case("tall", F=1, H=5003, W=6, h=3, w=4, dtype="f32"),
     Case("sparse", F=3, H=21, W=70, h=10, w=30, layout="sparse", dtype="f32"),
     Case("many-frames", F=70000, H=2, W=2, h=1, w=1, cpu=dict(F=40)),
-    Case("u8", **_TINY, dtype="u8"),
-    Case("e4m3", **_TINY, dtype="e4m3"),
+    Case("u8", **_TINY, dtype="u8", tags=_I),
+    Case("e4m3", **_TINY, dtype="e4m3", tags=_I),
     Case("e4m3-saturated", **_TINY, dtype="e4m3", std=[1e-4, 1.0, -1e-4]),
     Case("nhwc", F=2, H=30, W=50, h=11, w=23, store="NHWC", dtype="u8"),
     Case("ntchw", F=4, H=12, W=20, h=5, w=7, store="NTCHW", clip=2),
@@ -221,6 +222,8 @@ CASES = (
             ("pq", "yuv444p10", "saturated", "tight"), ("hlg", "rgb24", "noise", "strided"),
         )
     ),
+    Case("hlg-jitter-narrow", **_TINY, format="p010", space="bt2020", transfer="hlg",
+         jitter=JITTER, antialias=False, dtype="f32", tags=_I),
     Case("pq-pil", F=1, H=22, W=40, h=13, w=23, format="p010", space="bt2020", transfer="pq",
          mode="pil", dtype="u8"),
     Case("jitter", F=2, H=30, W=50, h=11, w=23, jitter=JITTER, dtype="f32"),
@@ -236,7 +239,7 @@ CASES = (
     Case("letterbox", F=2, H=30, W=50, h=13, w=22, pad=(4, 0, 5, 1), pad_level=114, dtype="f32"),
     Case("all-at-once", F=3, H=60, W=90, h=22, w=24, crop=(3, 5, 50, 77), pad=(1, 4, 5, 0),
          flip=True, rotate=270, format="p010", interpolation="lanczos", store="patches",
-         patch=(2, 7, 2), dtype="e4m3", pad_level=128),
+         patch=(2, 7, 2), dtype="e4m3", pad_level=128, tags=_I),
     Case("all-at-once-pil", F=3, H=60, W=90, h=22, w=28, crop=(3, 5, 50, 77), pad=(1, 4, 5, 0),
          flip=True, rotate=90, store="NHWC", mode="pil13", dtype="u8", pad_level=9),
     *(
@@ -261,7 +264,10 @@ CASES = (
          patch=(2, 7, 2), dtype="e4m3", pad_level=128, jitter=JITTER, mode="fast"),
     Case("hd-224", **{**_HD, "tags": _HD["tags"] | {"energy"}}, h=224, w=224),
     Case("hd-qwen2.5-vl", **_HD, h=560, w=1008),
-    Case("hd-qwen2.5-vl-patches", **{**_HD, "tags": {"bench"}}, h=560, w=1008, **_QWEN),
+    Case("aot-hdr", F=16, H=2160, W=3840, h=560, w=1008, format="p010", space="bt2020",
+         transfer="pq", jitter=JITTER, location="topleft", interpolation="lanczos", **_QWEN,
+         dtype="e4m3", cpu=dict(F=1, H=54, W=96, h=28, w=28), tags={"aot", "full"}),
+    Case("hd-qwen2.5-vl-patches", **{**_HD, "tags": {"bench", "aot"}}, h=560, w=1008, **_QWEN),
     Case("hd-224-fast", **{**_HD, "tags": {"bench"}}, h=224, w=224, mode="fast"),
     Case("hd-qwen2.5-vl-fast", **{**_HD, "tags": {"bench"}}, h=560, w=1008, mode="fast", **_QWEN),
     Case("hd-224-bilinear", **{**_HD, "tags": {"bench"}}, h=224, w=224, interpolation="bilinear"),

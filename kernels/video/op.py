@@ -10,6 +10,7 @@ from torch import Tensor
 
 from aimills_kernels._op import Case, Cost, Op, Problem, Provider
 from aimills_kernels._tolerance import EPS32, Levels
+from aimills_kernels.kernels.video import config
 from aimills_kernels.kernels.video.cases import CASES, ERRORS, case_options, inputs
 from aimills_kernels.kernels.video.check import check
 from aimills_kernels.kernels.video.colour import exact_levels
@@ -243,6 +244,23 @@ def _nvrtc_rejects(p: Problem) -> str | None:
     return kernel_rejects(p) or nvrtc.missing(p.sm)
 
 
+def without_mode(p: Problem) -> str | None:
+    if p.resize_mode != "torch":
+        return f"the Triton kernel has mode torch alone, and mode is {p.resize_mode}"
+    return None
+
+
+def too_many_programs(a: Arguments) -> str | None:
+    count = config.programs(a)
+    if count > config.MOST_PROGRAMS:
+        return f"it would take {count} programs, and a launch has {config.MOST_PROGRAMS} at most"
+    return None
+
+
+def _triton_rejects(p: Problem) -> str | None:
+    return without_mode(p) or too_many_programs(Arguments(*p.args))
+
+
 _SOURCES = (
     "csrc/include/aimills/hd.h",
     "csrc/include/aimills/convert.h",
@@ -259,6 +277,15 @@ _SOURCES = (
     "kernels/video/problem.py",
 )
 
+_TRITON_SOURCES = (
+    "kernels/video/config.py",
+    "kernels/video/triton_tone.py",
+    "kernels/video/triton_weights.py",
+    "kernels/video/formats.py",
+    "kernels/video/layouts.py",
+    "kernels/video/problem.py",
+)
+
 PROVIDERS = (
     Provider(
         "cuda", "aimills_kernels.kernels.video.cuda:launch", sm=(80, 90, 100, 120),
@@ -267,6 +294,10 @@ PROVIDERS = (
     Provider(
         "nvrtc", "aimills_kernels.kernels.video.nvrtc:launch", rejects=_nvrtc_rejects,
         needs=("cupy",), sources=_SOURCES,
+    ),
+    Provider.triton(
+        "triton", "aimills_kernels.kernels.video.triton_video:launch", rejects=_triton_rejects,
+        sources=_TRITON_SOURCES,
     ),
     Provider(
         "cpu", "aimills_kernels.kernels.video.cpu:launch", devices=("cpu",), rejects=_cpu_rejects

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from aimills_kernels._op import Case, Cost, Invalid, Op, Provider
+from aimills_kernels._op import Case, Cost, Invalid, Op, Problem, Provider
 from aimills_kernels._tolerance import Levels
 from aimills_kernels.kernels.video import op as one
 from aimills_kernels.kernels.video.cases import JITTER
@@ -110,7 +110,7 @@ _TOKENS: dict[str, Any] = dict(store="patches", patch=(2, 14, 2))
 _SMALL = ((1, 30, 50, 28, 28), (3, 45, 31, 56, 28), (2, 16, 90, 28, 56))
 
 CASES = (
-    Case("tiny", clips=((1, 12, 20, 5, 7), (2, 9, 13, 5, 7))),
+    Case("tiny", clips=((1, 12, 20, 5, 7), (2, 9, 13, 5, 7)), tags={"interpret"}),
     Case("ragged", clips=((1, 30, 50, 12, 12), (3, 45, 31, 24, 12), (2, 16, 90, 12, 24)),
          layout="strided", flips=(True, False, True), dtype="f32", store="patches", patch=(2, 6, 2),
          crops=((3, 5, 20, 41), (0, 0, 45, 31), (2, 1, 13, 80))),
@@ -130,6 +130,8 @@ CASES = (
     Case("hd-tokens", clips=tuple((4, H, W, H // 56 * 28, W // 56 * 28) for H, W in _FILMED) * 4,
          cpu=dict(clips=((1, 270, 480, 112, 224), (1, 480, 270, 224, 112))),
          tags={"bench", "accept"}, **_TOKENS),
+    Case("aot-tokens", clips=((4, 1080, 1920, 532, 952),), **_TOKENS, tags={"aot"},
+         cpu=dict(clips=((1, 54, 96, 28, 28),))),
 )  # fmt: skip
 
 
@@ -159,6 +161,14 @@ ERRORS = (
     Invalid("HDR of BT.709", _with(transfer="pq"), "clip 0: color_space must be bt2020"),
 )  # fmt: skip
 
+
+def _triton_rejects(p: Problem) -> str | None:
+    if reason := one.without_mode(p):
+        return reason
+    clips = (Arguments(*args) for args in RaggedArguments(*p.args).each())
+    return next((r for a in clips if (r := one.too_many_programs(a))), None)
+
+
 _SOURCES = (
     *(s for s in one._SOURCES if not s.endswith(".cu")),
     "csrc/video/batch.h",
@@ -174,6 +184,10 @@ PROVIDERS = (
     Provider(
         "nvrtc", "aimills_kernels.kernels.video.nvrtc:launch_ragged", rejects=one._nvrtc_rejects,
         needs=("cupy",), sources=_SOURCES,
+    ),
+    Provider.triton(
+        "triton", "aimills_kernels.kernels.video.triton_video:launch_ragged",
+        rejects=_triton_rejects, sources=(*one._TRITON_SOURCES, "kernels/video/ragged.py"),
     ),
     Provider(
         "cpu", "aimills_kernels.kernels.video.cpu:launch_ragged", devices=("cpu",),

@@ -166,6 +166,14 @@ def packed_at(address: int, args: tuple) -> tuple[bytes, int]:
     return packed, size
 
 
+def geometry(args: tuple) -> tuple:
+    """All of the flat arguments but the addresses."""
+    return (
+        *[tuple(a) if type(a) is list else a for a in args[1:]],
+        *[(t.shape, t.stride()) for t in args[0]],
+    )
+
+
 _CROP, _JITTER = Arguments._fields.index("crop"), Arguments._fields.index("jitter")
 _NO_JITTER = [1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0]
 _kept_of = itemgetter(*(i for i in range(1, len(Arguments._fields)) if i not in (_CROP, _JITTER)))
