@@ -601,9 +601,7 @@ def test_stream_without_frames(form: str) -> None:
         container.start_encoding()
     assert out.getvalue()
     for read in (decode, lambda data: decode_to_tensor(data, plain())):
-        with pytest.raises(
-            VideoError, match="holds no (complete )?frame|no video stream|truncated"
-        ):
+        with pytest.raises(VideoError, match=r"holds no (complete )?frame"):
             read(out.getvalue())
 
 

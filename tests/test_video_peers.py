@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+import torch
 
 from aimills_kernels._op import Case
 from tools import video_peers as peers
@@ -25,6 +28,16 @@ def result(ours: float, peer: float, largest: float = 1.0) -> Result:
         for n in peers.THREADS
     }
     return Result("small", found, times)
+
+
+def test_one_thread_has_the_time_that_it_ran_for() -> None:
+    before = torch.get_num_threads()
+    try:
+        for threads, least, most in ((1, 0, 15e3), (2, 20e3, math.inf)):
+            torch.set_num_threads(threads)
+            assert least <= peers.Timer().sample(lambda: time.sleep(0.02)) < most
+    finally:
+        torch.set_num_threads(before)
 
 
 def said(made: Result, load: float = 0.0) -> list[str]:

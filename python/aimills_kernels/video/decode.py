@@ -72,8 +72,8 @@ def decode_to_tensor(
     starts at the key frame before each sampled frame. Containers other than MP4, Matroska (WebM)
     and MPEG-TS are decoded from the first frame to the last sampled one.
 
-    MPEG-TS says neither how many frames it has nor where one is missing: what is there is the video,
-    with a warning where it marks packets as damaged, which it does not for every loss.
+    MPEG-TS says neither how many frames it has nor where one is missing: what is there is the
+    video, with a warning where packets are marked as damaged, which is not so for every loss.
 
     Args:
         source: a path, the file as bytes, or a binary file that can seek.
