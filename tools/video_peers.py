@@ -157,9 +157,9 @@ def lines(results: Sequence[Result], stamp: dict[str, Any], load: float) -> Iter
     versions = ", ".join(f"{name} {metadata.version(p)}" for name, p in PACKAGES.items())
     shared = ", so shared with other work" if busy else ""
     about = (
-        f"{cpu['model']}, {cpu['usable_cores']} cores, {stamp['time'][:10]}; {versions}; load before "
-        f"{load:.1f}{shared}. Of one thread the time that it ran for, of two that of the clock: "
-        "median, half its 95 % interval, and the least of all samples in brackets."
+        f"{cpu['model']}, {cpu['usable_cores']} cores, {stamp['time'][:10]}; {versions}; "
+        f"load before {load:.1f}{shared}. Of one thread the time that it ran for, of two that of "
+        "the clock: median, half its 95 % interval, and the least of all samples in brackets."
     )
     yield from ("", *textwrap.wrap(about, 110), "")
     yield _line(["1080p NV12 to", "by", *(_threads(n) for n in THREADS), "levels off (mean)"])
