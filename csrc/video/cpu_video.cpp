@@ -1,6 +1,8 @@
 #include "video/cpu_video.h"
 
 #include <algorithm>
+#include <memory>
+#include <tuple>
 #include <vector>
 
 #include "video/cpu_band.h"
@@ -47,6 +49,43 @@ struct Table {
 
   AxisTable view() const { return {begin.data(), end.data(), place.data(), weights.data(), taps}; }
 };
+
+// Tables of the last geometries, kept by the thread that asked: to work them out takes some per
+// cent of a frame's time. What no lock guards, a fork can't leave locked.
+class KeptTables {
+ public:
+  std::shared_ptr<const Table> of(const Axis& axis, const StoreAxis& store) {
+    for (const Kept& k : kept_) {
+      if (k.is_of(axis, store)) return k.table;
+    }
+    Kept made{axis, store, std::make_shared<const Table>(axis, store)};
+    if (made.table->weights.size() <= kMostWeights) {
+      if (kept_.size() == kMostTables) kept_.erase(kept_.begin());
+      kept_.push_back(made);
+    }
+    return made.table;
+  }
+
+ private:
+  static constexpr size_t kMostTables = 16, kMostWeights = 1 << 16;
+
+  struct Kept {
+    Axis axis;
+    StoreAxis store;
+    std::shared_ptr<const Table> table;
+
+    static auto key(const Axis& a, const StoreAxis& s) {
+      return std::make_tuple(a.first, a.in, a.out, a.unit, a.filter, a.antialias, s.pixel, s.patch,
+                             s.group, s.first, s.step, s.pixels, s.patches);
+    }
+
+    bool is_of(const Axis& a, const StoreAxis& s) const { return key(axis, store) == key(a, s); }
+  };
+
+  std::vector<Kept> kept_;
+};
+
+thread_local KeptTables kept_tables;
 
 struct Plan {
   int band_rows;
@@ -106,16 +145,17 @@ Code code_of_machine() {
 }
 
 void run_float(const Params& p, int threads, BandFn band_fn) {
-  const Table down(down_axis(p), p.down);
-  const Table across(across_axis(p), p.across);
-  const Plan plan = make_plan(p, across.view(), std::max(threads, 1));
+  const auto down = kept_tables.of(down_axis(p), p.down);
+  const auto across = kept_tables.of(across_axis(p), p.across);
+  const Plan plan = make_plan(p, across->view(), std::max(threads, 1));
   const i64 count = threads_for(p, plan.items, threads);
   std::vector<Buffers> buffers;
   for (i64 i = 0; i < count; ++i) buffers.emplace_back(plan);
   share(count, plan.items, [&](i64 thread, i64 item) {
     const int begin = static_cast<int>(item % plan.bands) * plan.band_rows;
     const int end = static_cast<int>(std::min<i64>(begin + i64(plan.band_rows), p.down.count));
-    band_fn(p, across.view(), down.view(), {item / plan.bands, begin, end}, buffers[thread].view());
+    band_fn(p, across->view(), down->view(), {item / plan.bands, begin, end},
+            buffers[thread].view());
   });
 }
 
