@@ -6,7 +6,7 @@ libraries, with one thread and with two, in turns in one run.
 
 The peers are those of `bench/peers`, and the times are taken as `aimills-kernels bench` does it,
 with cold caches; but one thread has the time that it ran for, which is the clock's where nothing
-else runs, and hardly longer where something does. All cases are of BT.601 with the nearest chroma,
+else runs, and less disturbed where something does. All cases are of BT.601 with the nearest chroma,
 since OpenCV has no other colours: so peers compute the same picture. How far each is off is
 measured too, on a smooth one: on noise OpenCV and Pillow cut off what ours and torch don't.
 """
@@ -179,7 +179,7 @@ def lines(results: Sequence[Result], stamp: dict[str, Any], load: float) -> Iter
         for n in THREADS:
             name, ratio = result.ratio(n) or ("-", 0.0)
             verdict = "no peer" if not ratio else "met" if ratio >= BAR else "**not met**"
-            if busy and n > 1:
+            if busy:
                 verdict = f"not known, the machine was busy ({verdict} so)"
             yield _line([result.case, str(n), name, f"{ratio:.2f}" if ratio else "-", verdict])
     yield ""
