@@ -23,7 +23,7 @@ def result(ours: float, peer: float, largest: float = 1.0) -> Result:
     found = [Contestant(OURS, lambda: None, 0, 0), Contestant("other", lambda: None, largest, 0.1),
              Contestant("far off", lambda: None, 9, 2.0)]  # fmt: skip
     times = {
-        (c.name, n): Time(us, 0.02, us)
+        (c.name, n): Time(us, 0.02, us, 5)
         for c, us in zip(found, (ours, peer, 1.0), strict=True)
         for n in peers.THREADS
     }
@@ -65,6 +65,10 @@ def test_each_contestant_has_its_times_and_error() -> None:
     assert "| small | this | 1.0 ms ±1% (1.0) | 1.0 ms ±1% (1.0) | 0 (0) |" in text
     assert "| small | other | 2.5 ms ±1% (2.5) | 2.5 ms ±1% (2.5) | 1 (0.1) |" in text
     assert "a CPU, 2 cores, 2026-01-02" in text
+
+
+def test_few_samples_have_no_spread() -> None:
+    assert peers._shown(Time(1e3, 0.0, 1e3, 4)) == "1.0 ms, few samples (1.0)"
 
 
 def test_the_page_has_the_part() -> None:

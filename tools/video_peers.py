@@ -33,6 +33,7 @@ from aimills_kernels._op import Case
 from aimills_kernels._registry import get_op, torch_op
 from aimills_kernels._tolerance import Levels
 from aimills_kernels.harness import env
+from aimills_kernels.harness._reading import ENOUGH
 from aimills_kernels.harness._timers import CpuTimer
 from aimills_kernels.harness.peers import peers_of
 from aimills_kernels.harness.timing import NoTime, time_interleaved
@@ -73,8 +74,9 @@ class Contestant:
 @dataclass(frozen=True)
 class Time:
     median_us: float
-    noise: float  # of the 95 % interval, to the median
+    noise: float  # of the interquartile range, to the median
     least_us: float
+    samples: int
 
 
 @dataclass(frozen=True)
@@ -145,7 +147,9 @@ def measured(case: Case, budget_s: float) -> Result:
     for key, timing in made.items():
         name, _, threads = key.partition("\n")
         if not isinstance(timing, NoTime):
-            times[name, int(threads)] = Time(timing.median_us, timing.noise, timing.min_us)
+            times[name, int(threads)] = Time(
+                timing.median_us, timing.noise, timing.min_us, timing.n
+            )
     return Result(case.name, found, times)
 
 
@@ -159,7 +163,7 @@ def lines(results: Sequence[Result], stamp: dict[str, Any], load: float) -> Iter
     about = (
         f"{cpu['model']}, {cpu['usable_cores']} cores, {stamp['time'][:10]}; {versions}; "
         f"load before {load:.1f}{shared}. Of one thread the time that it ran for, of two that of "
-        "the clock: median, half its 95 % interval, and the least of all samples in brackets."
+        "the clock: median, half the interquartile range, and the least of all samples in brackets."
     )
     yield from ("", *textwrap.wrap(about, 110), "")
     yield _line(["1080p NV12 to", "by", *(_threads(n) for n in THREADS), "levels off (mean)"])
@@ -198,7 +202,8 @@ def _rank(result: Result, c: Contestant) -> tuple[bool, float]:
 def _shown(time: Time | None) -> str:
     if time is None:
         return "-"
-    return f"{time.median_us / 1e3:.1f} ms ±{time.noise / 2:.0%} ({time.least_us / 1e3:.1f})"
+    spread = f" ±{time.noise / 2:.0%}" if time.samples >= ENOUGH else ", few samples"
+    return f"{time.median_us / 1e3:.1f} ms{spread} ({time.least_us / 1e3:.1f})"
 
 
 def _threads(n: int) -> str:
