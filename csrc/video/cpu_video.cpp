@@ -76,7 +76,7 @@ class KeptTables {
 
     static auto key(const Axis& a, const StoreAxis& s) {
       return std::make_tuple(a.first, a.in, a.out, a.unit, a.filter, a.antialias, s.pixel, s.patch,
-                             s.group, s.first, s.step, s.pixels, s.patches);
+                             s.group, s.first, s.step, s.pixels, s.patches, s.count);
     }
 
     bool is_of(const Axis& a, const StoreAxis& s) const { return key(axis, store) == key(a, s); }
