@@ -1,6 +1,8 @@
 #include "video/cpu_video.h"
 
 #include <algorithm>
+#include <memory>
+#include <tuple>
 #include <vector>
 
 #include "video/cpu_band.h"
@@ -48,10 +50,51 @@ struct Table {
   AxisTable view() const { return {begin.data(), end.data(), place.data(), weights.data(), taps}; }
 };
 
-struct Tables {
-  Table across, down;
+// Tables of the last geometries, kept by the thread that asked: to work them out takes some per
+// cent of a frame's time. What no lock guards, a fork can't leave locked.
+class KeptTables {
+ public:
+  std::shared_ptr<const Table> of(const Axis& axis, const StoreAxis& store) {
+    for (const Kept& k : kept_) {
+      if (k.is_of(axis, store)) return k.table;
+    }
+    Kept made{axis, store, std::make_shared<const Table>(axis, store)};
+    if (made.table->weights.size() <= kMostWeights) {
+      if (kept_.size() == kMostTables) kept_.erase(kept_.begin());
+      kept_.push_back(made);
+    }
+    return made.table;
+  }
 
-  AxisTables view() const { return {across.view(), down.view()}; }
+ private:
+  static constexpr size_t kMostTables = 16, kMostWeights = 1 << 16;
+
+  struct Kept {
+    Axis axis;
+    StoreAxis store;
+    std::shared_ptr<const Table> table;
+
+    static auto key(const Axis& a, const StoreAxis& s) {
+      return std::make_tuple(a.first, a.count, a.in, a.out, a.unit, a.filter, a.antialias,
+                             a.shifted, a.shift, s.pixel, s.patch, s.group, s.first, s.step,
+                             s.pixels, s.patches, s.count);
+    }
+
+    bool is_of(const Axis& a, const StoreAxis& s) const { return key(axis, store) == key(a, s); }
+  };
+
+  std::vector<Kept> kept_;
+};
+
+thread_local KeptTables kept_tables;
+
+struct Tables {
+  std::shared_ptr<const Table> across, down;
+
+  Tables(const Axis& across_axis, const Axis& down_axis, const Params& p)
+      : across(kept_tables.of(across_axis, p.across)), down(kept_tables.of(down_axis, p.down)) {}
+
+  AxisTables view() const { return {across->view(), down->view()}; }
 };
 
 struct Plan {
@@ -122,11 +165,9 @@ Code code_of_machine() {
 }
 
 void run_float(const Params& p, int threads, BandFn band_fn) {
-  const Tables luma{{across_axis(p), p.across}, {down_axis(p), p.down}};
-  const bool planes = p.passes == kPlanes;
+  const Tables luma(across_axis(p), down_axis(p), p);
   const Tables chroma =
-      planes ? Tables{{chroma_across_axis(p), p.across}, {chroma_down_axis(p), p.down}}
-             : Tables{luma};
+      p.passes == kPlanes ? Tables(chroma_across_axis(p), chroma_down_axis(p), p) : luma;
   const RowFloats row = row_floats(p, luma.view());
   const Plan plan = make_plan(p, row, std::max(threads, 1));
   const i64 count = threads_for(p, plan.items, threads);
