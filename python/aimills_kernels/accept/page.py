@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from aimills_kernels.accept import charts, pod_charts, pod_tables, tables
-from aimills_kernels.accept.facts import CPU, POD, SIMULATED, listed
+from aimills_kernels.accept.facts import CPU, POD, SIMULATED, criteria_named, listed
 from aimills_kernels.harness._reading import ENOUGH
 from aimills_kernels.report.bars import legend, times
 from aimills_kernels.report.html import Html, el, join
@@ -106,7 +106,7 @@ def _head(data: dict[str, Any]) -> Html:
         data["created"].replace("T", " ").replace("+00:00", " UTC"),
         f"{data['seconds']:.0f} s",
         f"profile {data['profile']}" if data["profile"] else "",
-        _criteria(data),
+        criteria_named(data["criteria"]),
         f"seed {data['seed']}",
         f"run {data['run']}" if data["run"] else "",
         _named(data),
@@ -131,14 +131,6 @@ def _listed(texts: Sequence[str]) -> Html:
     if len(texts) > _REASONS:
         items.append(el("li", f"and {len(texts) - _REASONS} more, in the rules below"))
     return el("ul", *items, cls="reasons")
-
-
-def _criteria(data: dict[str, Any]) -> str:
-    found = data["criteria"]
-    if not found:
-        return "no criteria for this device"
-    digest = f" (sha256 {found['digest'][:12]}…)" if found["digest"] else ""
-    return f"criteria {found['name']} {found['version'] or ''}".rstrip() + digest
 
 
 def _named(data: dict[str, Any]) -> str:
