@@ -15,9 +15,12 @@ import pytest
 
 from aimills_kernels import _files
 from aimills_kernels.accept import evidence, facts, prometheus, report, schema, traces
+from aimills_kernels.accept.criteria import load
 from aimills_kernels.accept.diff import diff
 from aimills_kernels.accept.findings import FAIL, PASS, Finding
+from aimills_kernels.accept.judge import judge
 from aimills_kernels.accept.metrics import METRICS
+from aimills_kernels.accept.simulate import layout, simulate
 from aimills_kernels.cli import main
 from tests import pod_journals
 
@@ -331,6 +334,22 @@ def test_diff_of_a_repair() -> None:
         ("memory.copy.floor", FAIL, PASS)
     }
     assert diff(after, before).code == 1
+
+
+@pytest.mark.parametrize(
+    ("fault", "back"),
+    [("dead-rank", 1), ("hang", 1), ("crash", 1), ("nan", 1), ("missing-gpu", 1),
+     ("lost-counter", 1), ("clock-jump", 2)],
+)  # fmt: skip
+def test_diff_of_a_fault_that_is_gone(fault: str, back: int) -> None:
+    """What only a bad run tells of is no loss where B is silent of it."""
+    pods = [simulate(layout("h200x8"), fault=name, seed=7) for name in (fault, None)]
+    bad, good = (report.build(p, judge(p, load("h200")), load("h200")) for p in pods)
+    assert diff(bad, good).code == 0
+    assert diff(good, bad).code == back
+    assert "both are simulated: no pod was tested" in diff(good, bad).notes
+    other = good | {"criteria": good["criteria"] | {"digest": "0" * 64, "name": "ours"}}
+    assert any("A was judged by criteria h200" in text for text in diff(good, other).notes)
 
 
 def test_diff_of_what_was_not_measured_again() -> None:
