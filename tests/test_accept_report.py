@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 import subprocess
@@ -387,3 +388,27 @@ def test_diff_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert main(["accept", "diff", str(b), str(a), "--json"]) == 1
     assert json.loads(capsys.readouterr().out)["code"] == 1
     assert main(["accept", "diff", str(a), str(tmp_path / "none")]) == 3
+
+
+def test_page_says_what_each_rule_asks_and_lists_a_source_once() -> None:
+    pod = simulate(layout("h200x2"), seed=7)
+    found = judge(pod, load("h200"))
+    page = report.rendered(pod, found, load("h200"))["report.html"]
+    assert "uncorrected memory errors since boot: at most 0" in page
+    sources = {f.source for f in found if f.source}
+    assert len(sources) > 5
+    for number in range(1, len(sources) + 1):
+        assert page.count(f'id="source-{number}"') == 1
+        assert f'href="#source-{number}"' in page
+    assert all(page.count(html.escape(s)) == 1 for s in sources)
+
+
+@pytest.mark.parametrize(
+    ("more", "mark"),
+    [({"simulated": True}, "SIMULATED, not pod hardware"), ({"device": "cpu"}, "CPU, not pod"),
+     ({"device": "tpu:0"}, "Not pod hardware"), ({}, '@top-left { content: "";')],
+)  # fmt: skip
+def test_each_sheet_of_a_print_has_the_mark(more: dict[str, Any], mark: str) -> None:
+    page = _files_of([pod_journals.entries(0, world=1, **more)])["report.html"]
+    style = page[page.index("<style>") : page.index("</style>")]
+    assert mark in style
