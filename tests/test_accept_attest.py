@@ -496,7 +496,8 @@ def test_what_is_no_key(content: Any, tmp_path: Path, pair: tuple[Path, Path]) -
             content, load = pair[1].read_bytes(), keys.signer
         if content is not None:
             path.write_bytes(content)
-        with pytest.raises(ValueError, match=r"holds no|can't be read") as caught:
+        says = "can't be read" if content is None else "holds no"
+        with pytest.raises(ValueError, match=says) as caught:
             load(path)
         assert "\n" not in str(caught.value)
         if content == pair[1].read_bytes():

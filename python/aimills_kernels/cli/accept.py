@@ -11,9 +11,9 @@ from pathlib import Path
 import torch
 
 from aimills_kernels._op import Op
-from aimills_kernels._words import near
-from aimills_kernels.accept import evidence_folder, judged
+from aimills_kernels.accept import evidence_folder
 from aimills_kernels.accept import run as running
+from aimills_kernels.accept.criteria.lint import sound
 from aimills_kernels.accept.evidence_folder import Unwritable
 from aimills_kernels.accept.launch import Launch, find
 from aimills_kernels.accept.rank import Plan
@@ -92,7 +92,7 @@ def _plan(options: Namespace, device: torch.device, launch: Launch | None) -> Pl
     key = _key(options.sign, device, launch)
     ops = _choose.ops()
     if options.criteria:
-        judged.load(options.criteria)
+        sound(options.criteria)
     settings = Settings(
         devices=(device,),
         ops=ops,
@@ -134,7 +134,7 @@ def _known_stages(names: Sequence[str] | None) -> None:
     known = [s.name for s in running.EVERY]
     for name in names or ():
         if name not in known:
-            raise UsageError(f"--stages: unknown {name!r}; {near(name, known)}")
+            raise UsageError(f"--stages: unknown {name!r}; there are {', '.join(known)}")
 
 
 def _excluded(options: Namespace, ops: Sequence[Op]) -> frozenset[str]:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from aimills_kernels.accept import units
 from aimills_kernels.accept.criteria.model import CEILING, FLOOR, Criteria, Rule
+from aimills_kernels.accept.criteria.reading import CriteriaError, load
 from aimills_kernels.accept.metrics import METRICS
 from aimills_kernels.harness import specs
 
@@ -19,6 +20,16 @@ def lint(criteria: Criteria) -> list[str]:
     if criteria.type == "gpu" and criteria.devices and not peaks:
         found.append(f"spec: no physical peaks are known of {criteria.spec!r}, so none was checked")
     return [f"{criteria.name}: {said}" for said in found]
+
+
+def sound(name: str) -> Criteria:
+    """The criteria of this name or file, as a user asks to judge by them. CriteriaError where no
+    device can meet them, or a broken one would."""
+    found = load(name)
+    if wrong := lint(found):
+        more = f" (and {len(wrong) - 1} more: see `criteria lint`)" if wrong[1:] else ""
+        raise CriteriaError(wrong[0] + more)
+    return found
 
 
 def _of(rule: Rule, peaks: dict[str, float]) -> Iterator[str]:
