@@ -405,7 +405,7 @@ def _plan(folder: Path, key: Path) -> rank.Plan:
 
 def test_the_run_signs_what_it_made(tmp_path: Path, pair: tuple[Path, Path]) -> None:
     folder = pod_journals.write(tmp_path / "run", [pod_journals.entries(0, world=1)])
-    outcome = run._reported(_plan(folder, pair[0]))
+    outcome = run._reported(_plan(folder, pair[0]), rank.Stop())
     assert (outcome.signed, outcome.unsigned) == (folder / attest.FILE, "")
     assert verify.verify(folder, pair[1]).code == 0
     before = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
@@ -419,8 +419,12 @@ def test_a_report_that_could_not_be_signed_is_no_success(
     tmp_path: Path, pair: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = pod_journals.write(tmp_path / "run", [pod_journals.entries(0, device="tpu:0")])
-    outcome = run._reported(_plan(folder, pair[0]))
+    outcome = run._reported(_plan(folder, pair[0]), rank.Stop())
     assert "what was under test is not known" in outcome.unsigned
+    stop = rank.Stop(name="SIGTERM")
+    stop.event.set()
+    stopped = run._reported(_plan(folder, pair[0]), stop)
+    assert stopped.unsigned == "the run was stopped by SIGTERM; --resume goes on"
     assert (folder / "report.json").exists()
     assert tell(replace(outcome, code=0), folder) == 2
     assert tell(replace(outcome, code=1), folder) == 1
