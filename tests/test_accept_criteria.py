@@ -298,3 +298,26 @@ def test_the_page_has_the_expected_times(capsys: pytest.CaptureFixture[str]) -> 
     rows = [line for line in shown if line.startswith(("gate", "quick", "full", "burn-in"))]
     assert len(rows) == 4
     assert set(rows) <= set(lines)
+
+
+@pytest.mark.parametrize(
+    ("of", "says"),
+    [("4180 TB/s", "beyond the physical peak"), ("4.18 GB/s", "of it at the least"),
+     ("4.18 GHz", "is not in B/s")],
+)  # fmt: skip
+def test_criteria_that_physics_contradicts_judge_nothing(
+    of: str, says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, out = tmp_path / "ours.toml", tmp_path / "run"
+    path.write_text(
+        'schema = 1\nname = "ours"\nversion = "1"\ntitle = "ours"\nextends = "h200"\n'
+        '[sources]\nours = "ours"\n[rules."memory.copy.floor"]\nmetric = "memory.copy"\n'
+        f'floor = "95 %"\nof = "{of}"\nsource = "ours"\n'
+    )
+    for words in (["--simulate", "h200x2"], ["--device", "cpu"], ["merge"]):
+        where = [str(out)] if words == ["merge"] else ["--out", str(out)]
+        assert main(["accept", *words, *where, "--criteria", str(path)]) == 3
+        said = capsys.readouterr().err
+        assert says in said
+        assert said.count("\n") == 1
+    assert not (out / "journal").exists()

@@ -105,7 +105,13 @@ def read(folder: Path) -> Pod:
     paths = sorted((folder / FOLDER).glob("*.jsonl"))
     if not paths:
         raise FileNotFoundError(f"{folder}: there is no journal in its folder {FOLDER}/")
-    return pod([Rank(tuple(journal.read(path, torn=True)), path) for path in paths])
+    ranks = [Rank(tuple(journal.read(path, torn=True)), path) for path in paths]
+    try:
+        return pod(ranks)
+    except (ValueError, TypeError):
+        raise journal.Damaged(
+            f"{folder}: a journal states no whole number as rank or world"
+        ) from None
 
 
 def pod(ranks: Sequence[Rank]) -> Pod:

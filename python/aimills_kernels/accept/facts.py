@@ -268,3 +268,11 @@ def listed(names: Iterable[str], most: int = 3) -> str:
 
 def text_or_none(value: Any) -> str | None:
     return None if value is None else str(value)
+
+
+def criteria_named(criteria: Row | None) -> str:
+    if not criteria:
+        return "no criteria for this device"
+    digest = f" (sha256 {criteria['digest'][:12]}…)" if criteria["digest"] else ""
+    whose = "" if criteria["from"] == "package" else " from a file of the operator's"
+    return f"criteria {criteria['name']} {criteria['version'] or ''}".rstrip() + whose + digest

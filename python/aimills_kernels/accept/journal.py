@@ -117,7 +117,7 @@ def read(path: Path, *, torn: bool = False) -> list[dict[str, Any]]:
 
     torn    a last line that a crash cut short is left out, not an error
     """
-    raw = path.read_text(errors="replace").split("\n")
+    raw = path.read_bytes().decode(errors="replace").split("\n")
     lines, rest = raw[:-1], raw[-1]
     if rest and not torn:
         raise Damaged(f"{path}: line {len(raw)} has no end: the file was cut short")
@@ -139,11 +139,11 @@ def head_of(entries: list[dict[str, Any]]) -> str:
 def _entry(path: Path, number: int, line: str) -> dict[str, Any]:
     try:
         entry = json.loads(line)
-    except ValueError:
-        raise Damaged(f"{path}: line {number + 1} is no entry of a journal") from None
-    if not isinstance(entry, dict) or entry.get("kind") not in KINDS or encoded(entry) != line:
-        raise Damaged(f"{path}: line {number + 1} is no entry of a journal")
-    return entry
+        if isinstance(entry, dict) and entry.get("kind") in KINDS and encoded(entry) == line:
+            return entry
+    except (ValueError, TypeError, RecursionError):
+        pass
+    raise Damaged(f"{path}: line {number + 1} is no entry of a journal")
 
 
 def _cut(path: Path, entries: list[dict[str, Any]]) -> None:

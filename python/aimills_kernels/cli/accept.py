@@ -143,7 +143,7 @@ def _known_stages(names: Sequence[str] | None) -> None:
     known = [s.name for s in running.EVERY]
     for name in names or ():
         if name not in known:
-            raise UsageError(f"--stages: unknown {name!r}; {near(name, known)}")
+            raise UsageError(f"--stages: unknown {name!r}; there are {', '.join(known)}")
 
 
 def _excluded(options: Namespace, ops: Sequence[Op]) -> frozenset[str]:

@@ -9,7 +9,7 @@ from typing import Any
 from aimills_kernels.accept.criteria import Criteria, Rule
 from aimills_kernels.accept.criteria.model import CEILING, EQUAL, FLOOR, ONE_OF, SAME
 from aimills_kernels.accept.evidence import Pod
-from aimills_kernels.accept.findings import FAIL, PASS, UNKNOWN, WARN, Finding
+from aimills_kernels.accept.findings import FAIL, HAS_TO_BE, PASS, UNKNOWN, WARN, Finding
 from aimills_kernels.accept.judging.view import Entry, View, is_number
 from aimills_kernels.accept.metrics import HIGHER, METRICS, PROFILES
 from aimills_kernels.accept.units import show
@@ -100,8 +100,8 @@ def _one(rule: Rule, view: View, entries: list[Entry]) -> Finding:
     said = f"{view.where}: {title} is {rule.shown(value)}"
     if isinstance(rule.of, str):
         said += f" after {rule.shown(reference)}"
-    verb = "as it has to be" if status == PASS else "and has to be"
-    return _finding(rule, status, view.where, f"{said}, {verb}: {rule.text()}", value,
+    verb = f"as it {HAS_TO_BE}" if status == PASS else f"and {HAS_TO_BE}"
+    return _finding(rule, status, view.where, f"{said}, {verb}{rule.text()}", value,
                     _threshold(rule, status, reference))  # fmt: skip
 
 
