@@ -114,6 +114,7 @@ def run(
         raise
     finally:
         session.close()
+        journal.close()
 
 
 def _begin(
