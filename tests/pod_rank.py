@@ -2,7 +2,7 @@
 
     python -m tests.pod_rank accept --device cpu ...
 
-AIMILLS_TEST_FAULT is "<what>:<rank>:<stage>": kill, stop, hang, break; fill: no room for another entry.
+AIMILLS_TEST_FAULT is "<what>:<rank>:<stage>": kill, stop, hang, break; fill: the disk is full.
 "broken" and "slow" are of a pair, as 1+2, or of a rank with everyone, in each all-reduce over gloo.
 """
 
@@ -67,13 +67,13 @@ def _bad_link(held: torch.Tensor, *more: Any, group: Any = None, **options: Any)
     what, who, _ = os.environ.get("AIMILLS_TEST_FAULT", "none:0:none").split(":")
     bad, here = {*map(int, who.split("+"))}, {*dist.get_process_group_ranks(group)}
     if what in ("broken", "slow") and bad <= here and dist.get_rank() == max(bad):
-        time.sleep(_SLOW_S if what == "slow" else 0)
+        if what == "slow":  # of all ranks beyond their patience, of a pair within its time-out
+            time.sleep(12 if len(here) == dist.get_world_size() else 0.5)
         if what == "broken":
             raise RuntimeError("the link broke")
     return honest(held, *more, group=group, **options)
 
 
-_SLOW_S = 1.0
 dist.all_reduce = _bad_link
 together._PAIR_S, together._PATIENCE = 8.0, 0.0
 run.STAGES = run.EVERY = (
