@@ -491,7 +491,6 @@ def test_a_full_disk_under_a_rank(tmp_path: Path) -> None:
     assert code == report["exit_code"] == 0
 
 
-@pytest.mark.full
 def test_a_run_that_still_goes_on_is_not_gone_on_with(tmp_path: Path) -> None:
     plan = _plan(tmp_path, _right)
     run.accept(plan)
