@@ -136,11 +136,12 @@ def _run_of(path: Path) -> str | None:
 def opened(folder: Path, launch: Launch, resume: bool) -> RankJournal:
     """This rank's journal, new or gone on with."""
     path = path_of(folder, launch)
-    if resume and path.exists():
-        return RankJournal(path, new=False)
     try:
-        return RankJournal(path)
+        return RankJournal(path, new=not (resume and path.exists()))
     except Unwritable as error:
+        if isinstance(error.__cause__, BlockingIOError):
+            text = "another process is writing it, so that run is not at its end"
+            raise Used(f"{path}: {text}") from None
         if isinstance(error.__cause__, FileExistsError):
             raise Used(
                 f"{path} exists already: two processes say that they are rank {launch.rank} of "

@@ -8,6 +8,7 @@ verified on any machine.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
@@ -52,14 +53,19 @@ class Journal:
         self._gathering: int | None = None  # the thread whose entries are synced together
         self.spent_s = 0.0  # for all of this
         path.parent.mkdir(parents=True, exist_ok=True)
-        known = [] if new else read(path, torn=True)
+        self._file = os.open(
+            path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | (os.O_EXCL * new), 0o644
+        )
+        try:
+            _hold(self._file)
+            known = [] if new else read(path, torn=True)
+        except BaseException:
+            os.close(self._file)
+            raise
         self._count = len(known)
         self.head = digest(encoded(known[-1])) if known else FIRST
         if known:
             _cut(path, known)
-        self._file = os.open(
-            path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | (os.O_EXCL * new), 0o644
-        )
 
     def append(self, kind: str, **data: Any) -> dict[str, Any]:
         """Write one entry, with its place, the hash before it and the time. OSError: the disk."""
@@ -104,7 +110,10 @@ class Journal:
         return entry
 
     def close(self) -> None:
-        os.close(self._file)
+        """What is written later, by a thread that was left behind, is an OSError."""
+        with self._turn:
+            os.close(self._file)
+            self._file = -1
 
 
 def encoded(entry: dict[str, Any]) -> str:
@@ -144,6 +153,17 @@ def _entry(path: Path, number: int, line: str) -> dict[str, Any]:
     except (ValueError, TypeError, RecursionError):
         pass
     raise Damaged(f"{path}: line {number + 1} is no entry of a journal")
+
+
+def _hold(file: int) -> None:
+    """Two that write would break the chain. BlockingIOError: another process has it. A file system
+    without locks leaves that to whoever starts the runs."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise
+    except OSError:
+        return
 
 
 def _cut(path: Path, entries: list[dict[str, Any]]) -> None:

@@ -45,7 +45,12 @@ def merge(folder: Path, named: str | None = None) -> Outcome:
     criteria = sound(named) if named else _of_the_run(pod)
     findings = findings_of(pod, criteria)
     files = rendered(pod, findings, criteria)
-    write(files, folder)
+    try:
+        write(files, folder)
+    except OSError as error:
+        why = error.strerror or error
+        text = f"the report in {folder} can't be written ({why}); the journals are kept, and"
+        raise OSError(error.errno, f"{text} `accept merge` makes it from them") from error
     return Outcome(code_of(findings), json.loads(files["report.json"]), tuple(findings))
 
 

@@ -117,6 +117,7 @@ def run(
         raise
     finally:
         session.close()
+        journal.close()
 
 
 def _begin(

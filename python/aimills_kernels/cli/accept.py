@@ -11,7 +11,6 @@ from pathlib import Path
 import torch
 
 from aimills_kernels._op import Op
-from aimills_kernels._words import near
 from aimills_kernels.accept import evidence_folder, journal
 from aimills_kernels.accept import run as running
 from aimills_kernels.accept.criteria import lint

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from aimills_kernels.accept import units
 from aimills_kernels.accept.criteria.model import (
@@ -245,7 +245,7 @@ def _rule(at: _At, name: str, raw: Any) -> Rule:
     )  # fmt: skip
 
 
-def _is_metric(name: Any) -> bool:
+def _is_metric(name: Any) -> TypeGuard[str]:
     return isinstance(name, str) and name in METRICS
 
 
