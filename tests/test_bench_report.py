@@ -403,7 +403,7 @@ def _damaged() -> dict[str, tuple[str, str]]:
     made = records.record([records.row()])
     whole = json.dumps(made)
     row = made["rows"][0]
-    zero = json.dumps(made | {"rows": [row | {"median_us": 0.0}]})
+    zero = json.dumps(made | {"rows": [row | records.spread([0.0, 1.0, 1.0])]})
     joules = json.dumps(made | {"rows": [row | {"energy": records.energy(0.0)}]})
     ceiling = json.dumps(made | {"ceilings": {"copy_gbps": "fast"}})
     none = json.dumps(made | {"rows": [row | {"n": 0, "samples_us": []}]})

@@ -263,6 +263,8 @@ class BenchOp:
         try:
             if wrong := own.refused(place):
                 pytest.fail(f"bench_op: {wrong}", pytrace=False)
+            if self._timing and (wrong := self._rows.taken(own, place, self._node.nodeid)):
+                pytest.fail(f"bench_op: {wrong}", pytrace=False)
             if self._timing:
                 return self._show(self._rows.own(own, place))
             wrong = own.check(place)

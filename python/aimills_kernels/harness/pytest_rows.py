@@ -41,6 +41,7 @@ class Rows:
     say: Callable[[str], None] = print
     records: list[dict[str, Any]] = field(default_factory=list)
     _worker: isolated.Worker | None = None
+    _own: dict[tuple[str, str, str], str] = field(default_factory=dict)  # to the test
     _cases: dict[tuple[str, str], dict[str, Row] | str] = field(default_factory=dict)
     _ceilings: dict[str, dict[str, Any]] = field(default_factory=dict)
 
@@ -71,6 +72,13 @@ class Rows:
             made = isolated.run(**options, worker=self._worker)
         self.records.append(made)
         return {row["provider"]: row for row in made["rows"]}
+
+    def taken(self, own: Own, device: str, test: str) -> str | None:
+        """Why this test's rows can't be told from those of another; None where they can."""
+        other = self._own.setdefault((own.name, own.case.name, device), test)
+        if other == test:
+            return None
+        return f"{other} has rows of {own.name} {own.case.name} too: give one of them a name="
 
     def own(self, own: Own, device: str) -> Row:
         """The row of somebody's kernel, timed beside its reference and peers."""
