@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from aimills_kernels.harness import record
+from aimills_kernels.harness import env, record
 from aimills_kernels.harness.env import ROOT
 from tests.child_pytest import run_pytest
 
@@ -279,6 +279,9 @@ SAMPLES = "--benchmark-max-time=0.5"  # enough of them for a verdict
 @pytest.fixture
 def stored(folder: Path) -> Path:
     (folder / "bench" / "test_mine.py").write_text(SLEEPY)
+    git = ("git", "-c", "user.name=n", "-c", "user.email=e@e", "-C", str(folder))
+    for words in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "first"]):
+        subprocess.run([*git, *words], check=True)
     run = _pytest(folder, "--benchmark", SAMPLES, "--benchmark-autosave")
     assert run.returncode == 0, run.stdout + run.stderr
     (path,) = (folder / ".benchmarks" / "aimills-kernels").glob("*.json")
@@ -324,6 +327,8 @@ def test_a_record_that_can_not_be_written_is_told(folder: Path) -> None:
 @pytest.mark.full  # each run of pytest takes some ten seconds of a CPU
 def test_another_machine_is_refused(folder: Path, stored: Path) -> None:
     held: dict[str, Any] = record.load(stored)
+    assert held["environment"]["git"]["commit"]  # of the folder, whose kernels these are
+    assert held["environment"]["git"]["commit"] != env.stamp()["git"]["commit"]
     held["environment"]["cpu"]["model"] = "another"
     record.save(held, stored)
     run = _pytest(folder, "--benchmark", FAIL)

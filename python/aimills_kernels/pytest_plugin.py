@@ -318,7 +318,7 @@ class BenchOp:
             options = self._config.option
             self._state.rows = Rows(
                 float(options.benchmark_max_time), _timeout_s(self._config) or None,
-                options.aimills_energy, self._say,
+                options.aimills_energy, self._say, self._config.rootpath,
             )  # fmt: skip
         return self._state.rows
 
