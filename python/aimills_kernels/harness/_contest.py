@@ -347,7 +347,9 @@ class OfPeer(Contestant):
             self.make_ahead(index)
         self.launch(self.sets[0])
         used, wrong = self._judged("against float64", self._result, 0)
-        return used, wrong or self._views()
+        if self.external:
+            return used, wrong
+        return used, wrong or self._changed_inputs() or self._views()
 
     def _views(self) -> list[str]:
         if self.external:

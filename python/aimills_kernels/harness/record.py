@@ -265,7 +265,7 @@ def _other_figures(where: str, spread: dict[str, Any]) -> str | None:
     if taken:
         for name, value in (("median_us", statistics.median(taken)), ("min_us", min(taken))):
             held = spread[name]
-            if held is not None and not math.isclose(held, value, rel_tol=1e-6, abs_tol=2e-3):
+            if held is not None and not math.isclose(held, value, rel_tol=1e-4, abs_tol=2e-3):
                 return f"{where}.{name} is {held:g}, and {value:g} by its samples"
     beyond = [i for at in spread["flags"].values() for i in at if i >= len(taken)]
     if beyond:
