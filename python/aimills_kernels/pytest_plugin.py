@@ -263,6 +263,8 @@ class BenchOp:
         try:
             if wrong := own.refused(place):
                 pytest.fail(f"bench_op: {wrong}", pytrace=False)
+            if self._timing and (wrong := self._rows.taken(own, place, self._node.nodeid)):
+                pytest.fail(f"bench_op: {wrong}", pytrace=False)
             if self._timing:
                 return self._show(self._rows.own(own, place))
             wrong = own.check(place)
@@ -316,7 +318,7 @@ class BenchOp:
             options = self._config.option
             self._state.rows = Rows(
                 float(options.benchmark_max_time), _timeout_s(self._config) or None,
-                options.aimills_energy, self._say,
+                options.aimills_energy, self._say, self._config.rootpath,
             )  # fmt: skip
         return self._state.rows
 

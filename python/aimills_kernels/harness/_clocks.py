@@ -24,6 +24,7 @@ _record, _query, _wait, _elapsed = (
 )
 _replay = _CUDAGraph.replay
 
+
 class Cuda:
     """The queue of one GPU: the stream that is current, its events and its graphs."""
 

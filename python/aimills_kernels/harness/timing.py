@@ -243,8 +243,10 @@ def _guarded(timer: Timer, lane: _Lane, step: Callable[..., None], *more: Any) -
         lane.broken = no_time(error)
         if not timer.usable():
             raise DeviceLost(lane.name, lane.broken.why) from error
+    begin = _now()
     if replaced := _guard.restore():
         lane.broken = NoTime(replaced)
+    lane.spent_s += _since(begin)
 
 
 def _take(timer: Timer, lane: _Lane, round_: int, rotate: Rotate | None) -> None:
