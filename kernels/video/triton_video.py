@@ -290,6 +290,7 @@ def _launch(out: Tensor, args: tuple) -> int:
             **config.TILE,
             num_warps=config.NUM_WARPS,
             num_stages=1,
+            maxnreg=config.REGISTERS,
         )
     return size
 
