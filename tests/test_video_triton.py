@@ -27,7 +27,8 @@ class Launches(list):
         self.signature = inspect.signature(kernel.fn)
 
     def __getitem__(self, grid: Any) -> Any:
-        def launch(*args: Any, num_warps: int, num_stages: int, **constants: Any) -> None:
+        def launch(*args: Any, **given: Any) -> None:
+            constants = {n: v for n, v in given.items() if n.isupper()}
             self.append((grid, self.signature.bind(*args, **constants).arguments))
 
         return launch

@@ -231,7 +231,7 @@ CASES = (
          jitter=JITTER, dtype="f32"),
     Case("crop", F=2, H=50, W=150, h=20, w=30, crop=(7, 71, 31, 67), dtype="f32"),
     Case("crop-pil", F=1, H=50, W=150, h=20, w=30, crop=(7, 71, 31, 67), mode="pil", dtype="f32"),
-    Case("flip", F=1, H=30, W=50, h=11, w=23, flip=True, dtype="f32"),
+    Case("flip", F=1, H=30, W=50, h=11, w=23, flip=True, dtype="f32", tags=_I),
     *(
         Case(f"rotate-{degrees}", F=1, H=30, W=50, h=11, w=23, rotate=degrees, dtype="f32")
         for degrees in (90, 180, 270)

@@ -7,6 +7,8 @@ from aimills_kernels.kernels.video.problem import Arguments
 # Positions of a program's tile, and source samples of a block: the tensor core's least and more.
 TILE = dict(OUT_ROWS=16, OUT_COLS=32, ROWS=16, COLS=32)
 NUM_WARPS = 4
+# As many as there are. Left alone, ptxas spills a few to fit a third block on an SM.
+REGISTERS = 255
 MOST_PROGRAMS = 2**31 - 1
 
 

@@ -279,8 +279,8 @@ _SOURCES = (
 
 _TRITON_SOURCES = (
     "kernels/video/config.py",
-    "kernels/video/triton_tone.py",
-    "kernels/video/triton_weights.py",
+    "kernels/video/device_tone.py",
+    "kernels/video/device_weights.py",
     "kernels/video/formats.py",
     "kernels/video/layouts.py",
     "kernels/video/problem.py",

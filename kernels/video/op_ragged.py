@@ -110,7 +110,8 @@ _TOKENS: dict[str, Any] = dict(store="patches", patch=(2, 14, 2))
 _SMALL = ((1, 30, 50, 28, 28), (3, 45, 31, 56, 28), (2, 16, 90, 28, 56))
 
 CASES = (
-    Case("tiny", clips=((1, 12, 20, 5, 7), (2, 9, 13, 5, 7)), tags={"interpret"}),
+    Case("tiny", clips=((1, 12, 20, 5, 7), (2, 9, 13, 5, 7)), dtype="f32",
+         tags={"interpret", "full"}),
     Case("ragged", clips=((1, 30, 50, 12, 12), (3, 45, 31, 24, 12), (2, 16, 90, 12, 24)),
          layout="strided", flips=(True, False, True), dtype="f32", store="patches", patch=(2, 6, 2),
          crops=((3, 5, 20, 41), (0, 0, 45, 31), (2, 1, 13, 80))),
@@ -130,7 +131,7 @@ CASES = (
     Case("hd-tokens", clips=tuple((4, H, W, H // 56 * 28, W // 56 * 28) for H, W in _FILMED) * 4,
          cpu=dict(clips=((1, 270, 480, 112, 224), (1, 480, 270, 224, 112))),
          tags={"bench", "accept"}, **_TOKENS),
-    Case("aot-tokens", clips=((4, 1080, 1920, 532, 952),), **_TOKENS, tags={"aot"},
+    Case("aot-tokens", clips=((4, 1080, 1920, 532, 952),), **_TOKENS, tags={"aot", "full"},
          cpu=dict(clips=((1, 54, 96, 28, 28),))),
 )  # fmt: skip
 

@@ -22,10 +22,10 @@ from torch import Tensor
 
 from aimills_kernels.kernels.triton_common import INTERPRET, dot, encode_fp8, round_to
 from aimills_kernels.kernels.video import config, problem
+from aimills_kernels.kernels.video.device_tone import sdr_levels
+from aimills_kernels.kernels.video.device_weights import weights_of, window_of
 from aimills_kernels.kernels.video.problem import Arguments
 from aimills_kernels.kernels.video.ragged import RaggedArguments
-from aimills_kernels.kernels.video.triton_tone import sdr_levels
-from aimills_kernels.kernels.video.triton_weights import weights_of, window_of
 
 _KEPT: dict[tuple, tuple] = {}
 _KEPT_MOST = 256
@@ -290,6 +290,7 @@ def _launch(out: Tensor, args: tuple) -> int:
             **config.TILE,
             num_warps=config.NUM_WARPS,
             num_stages=1,
+            maxnreg=config.REGISTERS,
         )
     return size
 
