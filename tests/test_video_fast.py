@@ -14,6 +14,7 @@ from aimills_kernels.kernels.video.op import video_to_tensor as op
 from aimills_kernels.kernels.video.problem import LOADERS, Arguments, loader_of
 from aimills_kernels.kernels.video.resize import chroma_grid, filter_taps
 from tools.video_errors import smooth, yuv
+from tools.video_modes import TARGETS, times
 
 PLACES = ("left", "center", "topleft")
 
@@ -132,3 +133,10 @@ def test_hdr_is_refused() -> None:
     planes = [torch.zeros(1, 4, 4, dtype=torch.uint16), torch.zeros(1, 2, 2, 2, dtype=torch.uint16)]
     with pytest.raises(ValueError, match=r"transfer must be sdr in mode fast, .* got hlg"):
         ak.video_to_tensor(planes, format="p010", color_space="bt2020", transfer="hlg", mode="fast")
+
+
+def test_modes_are_timed_in_turns() -> None:
+    for target in TARGETS:
+        found = times("nv12", 6, 8, target, ["torch", "fast"], 3)
+        assert {mode: len(each) for mode, each in found.items()} == {"torch": 3, "fast": 3}
+        assert min(min(each) for each in found.values()) >= 0
