@@ -82,7 +82,7 @@ def _mutated(text: str, draw: random.Random) -> str:
 
 
 COUNTS = [("triton", 12), ("gluon", 4), ("nvcc", 12)]
-LONG = [pytest.param(who, 16 * count, marks=pytest.mark.full) for who, count in COUNTS]
+LONG = [pytest.param(who, 40 * count, marks=pytest.mark.full) for who, count in COUNTS]
 
 
 @pytest.mark.parametrize(("producer", "count"), [*COUNTS, *LONG])
