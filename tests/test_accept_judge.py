@@ -325,6 +325,51 @@ def test_a_cpu_is_marked_and_judged_by_right_and_wrong_alone() -> None:
     assert code_of(judged(ranks, load("cpu"))) == 1
 
 
+def test_criteria_of_a_cpu_pass_no_gpu() -> None:
+    found = judged(ranks_of(), load("cpu"))
+    assert code_of(found) == 1
+    assert {f.where for f in found if f.rule == "device.model"} == {
+        f"node-0 cuda:{n}" for n in range(4)
+    }
+
+
+def one_gpu_in_sight(ranks: list[list[Entry]]) -> list[list[Entry]]:
+    """As a launcher starts them that lets each rank see its own GPU alone."""
+    for entries in ranks:
+        entries[0]["device"] = "cuda:0"
+    return ranks
+
+
+def test_devices_of_one_name_are_told_apart() -> None:
+    ranks = one_gpu_in_sight(ranks_of())
+    assert code_of(judged(ranks)) == 0
+    times("work.train", 0.85)(ranks[2])
+    flipped(ranks[3])
+    assert [(r, w) for r, s, w in bad(judged(ranks)) if s == FAIL] == [
+        ("outlier.work.train", "node-0 cuda:0 (rank 2)"),
+        ("sdc.checksum", "node-0 cuda:0 (rank 3)"),
+    ]
+
+
+def test_a_rule_of_one_node_says_nothing_of_two() -> None:
+    """Eight GPUs of one node, and eight of two, are not the same all-reduce."""
+    name = "h200x4*2"
+    found = judged(ranks_of(name))
+    assert bad(found) == [("collective.all_reduce.rule", UNKNOWN, "pod")]
+    assert "gpus = 8 and nodes = 2" in found[0].text
+    rule = next(r for r in H200.rules if r.id == "collective.all-reduce.8")
+    both = dataclasses.replace(H200, rules=(*H200.rules, dataclasses.replace(rule, nodes=(2, 2))))
+    ranks = ranks_of(name)
+    for entries in ranks:
+        measured(entries, "collective.all_reduce")["value"] = 400e9
+    assert {rule for rule, _, _ in bad(judged(ranks, both))} == {"collective.all-reduce.8"}
+    for entries in ranks:
+        without("collective.all_reduce")(entries)
+    assert {(r, s) for r, s, _ in bad(judged(ranks, both))} == {
+        ("collective.all-reduce.8", UNKNOWN)
+    }
+
+
 # ---- the processes
 
 

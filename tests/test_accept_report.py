@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 import subprocess
@@ -15,9 +16,12 @@ import pytest
 
 from aimills_kernels import _files
 from aimills_kernels.accept import evidence, facts, page, prometheus, report, schema, traces
+from aimills_kernels.accept.criteria import load
 from aimills_kernels.accept.diff import diff
 from aimills_kernels.accept.findings import FAIL, PASS, Finding
+from aimills_kernels.accept.judge import judge
 from aimills_kernels.accept.metrics import METRICS
+from aimills_kernels.accept.simulate import layout, simulate
 from aimills_kernels.cli import main
 from tests import pod_journals
 
@@ -265,10 +269,11 @@ def test_a_power_sweep_is_a_curve() -> None:
 
 def test_fields_for_the_eu_say_what_is_measured() -> None:
     fields = {f["field"]: f for f in _built()["eu_2024_1364"]}
-    assert fields["P_IT"]["value"] == pytest.approx(5.6)
-    assert fields["E_IT"]["measured"] == "partly"
+    assert fields["PDIT"]["value"] == pytest.approx(5.6)
+    assert (fields["PDIT"]["point"], fields["PDIT"]["unit"]) == ("Annex II, 1(a)", "kW")
+    assert fields["EIT"]["measured"] == "partly"
     assert all(f["measured"] in ("partly", "no") for f in fields.values())
-    assert fields["E_DC"]["value"] is None
+    assert fields["EDC"]["value"] is None
     none = report.build(pod_journals.pod([pod_journals.entries(0, world=2)]), [])["eu_2024_1364"]
     assert {f["measured"] for f in none} == {"no"}, "of half a pod nothing is said"
 
@@ -352,6 +357,22 @@ def test_diff_of_a_repair() -> None:
     assert diff(after, before).code == 1
 
 
+@pytest.mark.parametrize(
+    ("fault", "back"),
+    [("dead-rank", 1), ("hang", 1), ("crash", 1), ("nan", 1), ("missing-gpu", 1),
+     ("lost-counter", 1), ("clock-jump", 2)],
+)  # fmt: skip
+def test_diff_of_a_fault_that_is_gone(fault: str, back: int) -> None:
+    """What only a bad run tells of is no loss where B is silent of it."""
+    pods = [simulate(layout("h200x8"), fault=name, seed=7) for name in (fault, None)]
+    bad, good = (report.build(p, judge(p, load("h200")), load("h200")) for p in pods)
+    assert diff(bad, good).code == 0
+    assert diff(good, bad).code == back
+    assert "both are simulated: no pod was tested" in diff(good, bad).notes
+    other = good | {"criteria": good["criteria"] | {"digest": "0" * 64, "name": "ours"}}
+    assert any("A was judged by criteria h200" in text for text in diff(good, other).notes)
+
+
 def test_diff_of_what_was_not_measured_again() -> None:
     assert diff(_built(), _built(without=("gemm.fp8",))).code in (1, 2)
     good = [pod_journals.entries(r) for r in range(8)]
@@ -387,3 +408,27 @@ def test_diff_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert main(["accept", "diff", str(b), str(a), "--json"]) == 1
     assert json.loads(capsys.readouterr().out)["code"] == 1
     assert main(["accept", "diff", str(a), str(tmp_path / "none")]) == 3
+
+
+def test_page_says_what_each_rule_asks_and_lists_a_source_once() -> None:
+    pod = simulate(layout("h200x2"), seed=7)
+    found = judge(pod, load("h200"))
+    page = report.rendered(pod, found, load("h200"))["report.html"]
+    assert "uncorrected memory errors since boot: at most 0" in page
+    sources = {f.source for f in found if f.source}
+    assert len(sources) > 5
+    for number in range(1, len(sources) + 1):
+        assert page.count(f'id="source-{number}"') == 1
+        assert f'href="#source-{number}"' in page
+    assert all(page.count(html.escape(s)) == 1 for s in sources)
+
+
+@pytest.mark.parametrize(
+    ("more", "mark"),
+    [({"simulated": True}, "SIMULATED, not pod hardware"), ({"device": "cpu"}, "CPU, not pod"),
+     ({"device": "tpu:0"}, "Not pod hardware"), ({}, '@top-left { content: "";')],
+)  # fmt: skip
+def test_each_sheet_of_a_print_has_the_mark(more: dict[str, Any], mark: str) -> None:
+    page = _files_of([pod_journals.entries(0, world=1, **more)])["report.html"]
+    style = page[page.index("<style>") : page.index("</style>")]
+    assert mark in style

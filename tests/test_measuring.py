@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from aimills_kernels._op import Case, Op
-from aimills_kernels.harness import _clocks, _timers, bench, ceilings, nvml, record, timing
+from aimills_kernels.harness import _guard, _timers, bench, ceilings, nvml, record, timing
 from tests import late_faults
 from tests.fake_cuda import FakeCuda
 from tests.fake_nvml import Library
@@ -98,7 +98,7 @@ def test_launches_that_came_too_late_are_flagged_and_kept(cuda: FakeCuda) -> Non
 @pytest.mark.parametrize(
     ("fault", "mode", "says"),
     [
-        ("work_on_a_side_stream", "stream", "a stream that the clock does not see"),
+        ("work_on_a_side_stream", "stream", "a thread that the clock does not see"),
         ("work_on_a_side_stream", "graph", "NaN"),
         ("misses_the_graph", "graph", "NaN"),
     ],
@@ -135,7 +135,7 @@ def test_a_lost_device_is_blamed_on_one(cuda: FakeCuda) -> None:
 
 
 def test_a_device_lost_in_the_checks_is_blamed_on_one(cuda: FakeCuda, monkeypatch: Any) -> None:
-    monkeypatch.setattr(bench.OfProvider, "check", lambda self, timer: cuda.kill())
+    monkeypatch.setattr(bench.OfProvider, "check", lambda *_: cuda.kill())
     first, second = rows_of(one_run("on_its_stream"))
     assert "illegal memory access" in first["failure"]
     assert second["failure"] is None
@@ -327,7 +327,7 @@ def test_noise_keeps_it_going_until_the_time_is_up() -> None:
 
 def test_what_replaces_a_clock_is_named_and_undone() -> None:
     true, elapsed = time.perf_counter_ns, torch.cuda.Event.elapsed_time
-    assert _clocks.restore() is None
+    assert _guard.restore() is None
     row, other = rows_of(one_run("patched_timer"))
     assert row["failure"] == "it replaced time.perf_counter_ns, Event.elapsed_time"
     assert other["median_us"] > 0

@@ -23,18 +23,18 @@ _STATES = ("failed", "wrong", "cut", "not run", "excluded", "passed")
 
 def where(rank: Rank) -> str:
     """As findings name a device: "node-3 cuda:5"."""
-    return f"{rank.node} {rank.device}"
+    return rank.where
 
 
 def hardware(pod: Pod) -> str:
-    """What the evidence is of. One simulated device or CPU makes all of it no pod's."""
-    if not pod.ranks:
-        return UNKNOWN
-    if any(r.simulated for r in pod.ranks):
+    """What the evidence is of. One simulated device or CPU makes all of it no pod's; a rank that
+    died before it said what it is says nothing of the others."""
+    ranks = [r for r in pod.ranks if r.begin]
+    if any(r.simulated for r in ranks):
         return SIMULATED
-    if any(r.device == "cpu" for r in pod.ranks):
+    if any(r.device == "cpu" for r in ranks):
         return CPU
-    return POD if all(r.device.startswith("cuda") for r in pod.ranks) else UNKNOWN
+    return POD if ranks and all(r.device.startswith("cuda") for r in ranks) else UNKNOWN
 
 
 # ---- devices and what was measured on them
@@ -268,3 +268,11 @@ def listed(names: Iterable[str], most: int = 3) -> str:
 
 def text_or_none(value: Any) -> str | None:
     return None if value is None else str(value)
+
+
+def criteria_named(criteria: Row | None) -> str:
+    if not criteria:
+        return "no criteria for this device"
+    digest = f" (sha256 {criteria['digest'][:12]}…)" if criteria["digest"] else ""
+    whose = "" if criteria["from"] == "package" else " from a file of the operator's"
+    return f"criteria {criteria['name']} {criteria['version'] or ''}".rstrip() + whose + digest

@@ -8,6 +8,7 @@ said in its last second. Needs no torch: a journal is read and verified on any m
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
@@ -54,14 +55,19 @@ class Journal:
         self._failed: OSError | None = None  # of the thread that syncs them
         self.spent_s = 0.0  # that the run waited for all of this
         path.parent.mkdir(parents=True, exist_ok=True)
-        known = [] if new else read(path, torn=True)
+        self._file = os.open(
+            path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | (os.O_EXCL * new), 0o644
+        )
+        try:
+            _hold(self._file)
+            known = [] if new else read(path, torn=True)
+        except BaseException:
+            os.close(self._file)
+            raise
         self._count = len(known)
         self.head = digest(encoded(known[-1])) if known else FIRST
         if known:
             _cut(path, known)
-        self._file = os.open(
-            path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | (os.O_EXCL * new), 0o644
-        )
 
     def append(self, kind: str, **data: Any) -> dict[str, Any]:
         """Write one entry, with its place, the hash before it and the time. OSError: the disk."""
@@ -127,7 +133,10 @@ class Journal:
         return entry
 
     def close(self) -> None:
-        os.close(self._file)
+        """What is written later, by a thread that was left behind, is an OSError."""
+        with self._turn:
+            os.close(self._file)
+            self._file = -1
 
 
 def encoded(entry: dict[str, Any]) -> str:
@@ -140,7 +149,7 @@ def read(path: Path, *, torn: bool = False) -> list[dict[str, Any]]:
 
     torn    a last line that a crash cut short is left out, not an error
     """
-    raw = path.read_text(errors="replace").split("\n")
+    raw = path.read_bytes().decode(errors="replace").split("\n")
     lines, rest = raw[:-1], raw[-1]
     if rest and not torn:
         raise Damaged(f"{path}: line {len(raw)} has no end: the file was cut short")
@@ -162,11 +171,22 @@ def head_of(entries: list[dict[str, Any]]) -> str:
 def _entry(path: Path, number: int, line: str) -> dict[str, Any]:
     try:
         entry = json.loads(line)
-    except ValueError:
-        raise Damaged(f"{path}: line {number + 1} is no entry of a journal") from None
-    if not isinstance(entry, dict) or entry.get("kind") not in KINDS or encoded(entry) != line:
-        raise Damaged(f"{path}: line {number + 1} is no entry of a journal")
-    return entry
+        if isinstance(entry, dict) and entry.get("kind") in KINDS and encoded(entry) == line:
+            return entry
+    except (ValueError, TypeError, RecursionError):
+        pass
+    raise Damaged(f"{path}: line {number + 1} is no entry of a journal")
+
+
+def _hold(file: int) -> None:
+    """Two that write would break the chain. BlockingIOError: another process has it. A file system
+    without locks leaves that to whoever starts the runs."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise
+    except OSError:
+        return
 
 
 def _cut(path: Path, entries: list[dict[str, Any]]) -> None:

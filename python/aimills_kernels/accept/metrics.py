@@ -125,3 +125,8 @@ METRICS: dict[str, Metric] = {
         ),
     )
 }  # fmt: skip
+
+
+def is_collective_rate(name: str) -> bool:
+    """What depends on how many work together; a wrong element is wrong with any number."""
+    return name.startswith("collective.") and METRICS[name].unit == "B/s"

@@ -29,7 +29,8 @@ from aimills_kernels.accept.together import Together
 
 @dataclass(frozen=True)
 class Plan:
-    """What was asked for, the same on every rank. `criteria` as the user named them."""
+    """What was asked for, the same on every rank. `criteria` as the user named them; `sign` is the
+    private key that whoever makes the report signs it with."""
 
     settings: Settings
     folder: Path
@@ -39,6 +40,15 @@ class Plan:
     wait_s: float = WAIT_S
     expect_gpus: int | None = None
     criteria: str | None = None
+    sign: Path | None = None
+
+    def asked(self) -> dict[str, Any]:
+        """As a begin entry states it; a run is gone on with as it was begun."""
+        return {
+            "profile": self.profile, "version": __version__,
+            "stages": [s.name for s in self.stages], "ops": [op.name for op in self.settings.ops],
+            "exclude": sorted(self.settings.exclude), "seed": self.settings.seed,
+        }  # fmt: skip
 
     def seconds(self, spec: StageSpec) -> float:
         return float(spec.seconds.get(self.profile) or max(spec.seconds.values()))
@@ -109,6 +119,7 @@ def run(
         raise
     finally:
         session.close()
+        journal.close()
 
 
 def _must_restore(device: torch.device, journal: RankJournal, telemetry: Telemetry) -> bool:
@@ -128,14 +139,12 @@ def _begin(
         "run": launch.run, "node": launch.node, "rank": launch.rank, "world": launch.world,
         "local_rank": launch.local_rank, "local_world": launch.local_world,
         "launch": launch.contract, "device": str(device), **_identity(device, environment),
-        "profile": plan.profile, "simulated": False, "version": __version__,
-        "stages": [s.name for s in plan.stages], "ops": [op.name for op in plan.settings.ops],
-        "exclude": sorted(plan.settings.exclude), "seed": plan.settings.seed,
-        "environment": environment, "resumed": bool(known),
+        **plan.asked(), "simulated": False, "environment": environment, "resumed": bool(known),
     }  # fmt: skip
     begin["criteria"] = judged.told(judged.criteria_for(begin, plan.criteria))
     if plan.criteria and Path(plan.criteria).is_file():
         begin["criteria_file"] = str(Path(plan.criteria).resolve())
+    evidence_folder.refuse_other(journal.path, known, begin)
     journal.append("begin", **begin)
     if known:
         text = f"gone on with a run that {_how_it_ended(known)}"

@@ -112,7 +112,8 @@ _ENERGY = closed(
 )  # fmt: skip
 _EU = closed(
     {
-        "field": about("as the regulation's annexes call it", TEXT),
+        "point": about("of the regulation, as Annex II, 1(e)", TEXT),
+        "field": about("its symbol there, subscripts on the line; empty: it has none", TEXT),
         "title": TEXT,
         "unit": maybe(TEXT),
         "measured": _one_of("partly", "no"),
@@ -186,8 +187,10 @@ _REPORT: dict[str, Spec] = {
     "world": about("devices that there had to be", COUNT),
     "missing": about("ranks without a journal", array(COUNT)),
     "criteria": about(
-        "what it was judged by; `at_the_run` is the digest that the run stated",
-        maybe(closed({k: maybe(TEXT) for k in ("name", "version", "digest", "at_the_run")})),
+        "what it was judged by; `at_the_run` is the digest that the run stated, `from` whether the "
+        "package brings these criteria or a file did",
+        maybe(closed({k: maybe(TEXT) for k in ("name", "version", "digest", "at_the_run")}
+                     | {"from": _one_of("package", "file")})),
     ),
     "devices": array(_DEVICE),
     "findings": about("every rule on every device, node or pod", array(_FINDING)),

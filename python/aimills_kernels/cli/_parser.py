@@ -257,6 +257,9 @@ def _accept(commands: Any) -> None:
         help="that ranks wait for each other before one counts as missing (default %(default)g)",
     )  # fmt: skip
     pod.add_argument(
+        "--sign", metavar="KEY", help="sign the report with this private key; by default unsigned"
+    )
+    pod.add_argument(
         "--ranks", type=_count, metavar="N", help="with --device cpu: so many ranks, as a rehearsal"
     )
     for part in ACCEPT_PARTS:

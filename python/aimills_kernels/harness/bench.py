@@ -19,6 +19,7 @@ from aimills_kernels._registry import OPS, get_op
 from aimills_kernels._validate import Validation, pick_device, validate_each
 from aimills_kernels.harness import (
     _clocks,
+    _guard,
     _problems,
     _rows,
     _stopping,
@@ -162,6 +163,7 @@ def run(
     `progress(label, done, total)` is called before each step and once at the end. Raises
     ValueError for an unknown op, case or provider, and for a mode that the device does not have.
     """
+    _guard.begin()
     todo = _todo(ops, cases, providers, tag)
     place = _device(device)
     progress = progress or (lambda *_: None)
@@ -362,7 +364,7 @@ def _gate(
     for provider in due:
         state.at(provider.name)
         result = next(results)
-        if replaced := _clocks.restore():
+        if replaced := _guard.restore():
             result.failures.append(replaced)
         _enter(rows[result.provider], result)
         if result.failures:
@@ -397,7 +399,7 @@ def _ready_peers(
             _alive(state, each.name, error)
             continue
         finally:
-            replaced = _clocks.restore()
+            replaced = _guard.restore()
         if replaced:
             row["failure"] = replaced
             continue
@@ -443,14 +445,16 @@ def _time(
             if isinstance(timing, NoTime):
                 if not timing.ran or _right_afterwards(state, contestant, row):
                     _put_no_time(row, timing)
-            elif _right_afterwards(state, contestant, row):
+            elif _right_afterwards(state, contestant, row, timing.median_us):
                 _put_time(state, row, contestant, timing, cost)
                 row |= held if row["median_us"] is not None else {}
 
 
-def _right_afterwards(state: _Run, contestant: Contestant, row: dict[str, Any]) -> bool:
-    used, wrong = contestant.check(state.timer)
-    if replaced := _clocks.restore():
+def _right_afterwards(
+    state: _Run, contestant: Contestant, row: dict[str, Any], known_us: float = math.inf
+) -> bool:
+    used, wrong = contestant.check(state.timer, known_us)
+    if replaced := _guard.restore():
         wrong.append(replaced)
     if wrong and not contestant.external:
         row |= {"failure": "; ".join(wrong), "validated": False}

@@ -27,7 +27,7 @@ class View:
 
     @property
     def where(self) -> str:
-        return f"{self.rank.node} {self.rank.device}"
+        return self.rank.where
 
     def of(self, kind: str) -> list[Entry]:
         return self.kinds.get(kind, [])
