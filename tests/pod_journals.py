@@ -116,14 +116,14 @@ def entries(
 
 
 _STAGES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
-    ("inventory", "Inventory", tuple(_HEALTHY)[:9]),
-    ("health", "Health", tuple(_HEALTHY)[9:13]),
+    ("inventory", "Inventory", tuple(_HEALTHY)[:11]),
+    ("health", "Health", tuple(_HEALTHY)[11:15]),
     ("memory", "Memory", ("memory.copy", "memory.read")),
     ("compute", "Compute", ("gemm.bf16", "gemm.fp8")),
     ("interconnect", "Interconnect", ("link.h2d", "link.d2h", "collective.all_reduce")),
-    ("burn", "Sustained burn-in", tuple(_HEALTHY)[20:29]),
+    ("burn", "Sustained burn-in", ("burn.xid", *tuple(_HEALTHY)[23:32])),
     ("sdc", "Silent data corruption", ("sdc.repeats", "sdc.differing")),
-    ("workloads", "Workloads", ("work.train", "work.train_energy")),
+    ("workloads", "Workloads", ("work.wrong", "work.train", "work.train_energy")),
 )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from aimills_kernels.accept import evidence, journal
+from aimills_kernels.accept.evidence_folder import RankJournal, Unwritable
 from aimills_kernels.accept.findings import (
     ACCEPTED,
     FAIL,
@@ -77,6 +78,41 @@ def test_gathered_entries_are_written_at_once_and_synced_together(
         writer.append("no such kind", op="4")
     assert synced == [4, 4, 5, 5]
     assert writer.spent_s > 0
+
+
+def test_gathered_entries_are_synced_while_the_block_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced = threading.Event()
+    monkeypatch.setattr(journal, "_SYNC_S", 0.01)
+    monkeypatch.setattr(journal.os, "fsync", lambda file: synced.set())
+    with journal.Journal(tmp_path / "j.jsonl").gathered():
+        assert synced.wait(60)
+
+
+def test_a_disk_that_fails_under_gathered_entries_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the next entry, though the system would tell of it only once."""
+    failed = threading.Event()
+
+    def fsync(file: int) -> None:
+        if not failed.is_set():
+            failed.set()
+            raise OSError("No space left on device")
+
+    monkeypatch.setattr(journal, "_SYNC_S", 0.01)
+    monkeypatch.setattr(journal.os, "fsync", fsync)
+    writer = RankJournal(tmp_path / "j.jsonl")
+
+    def write() -> None:
+        with writer.gathered():
+            assert failed.wait(60)
+            while True:
+                writer.append("check", op="0")
+
+    with pytest.raises(Unwritable, match="No space left"):
+        write()
 
 
 def test_a_resumed_journal_goes_on_after_a_torn_line(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import signal
 import subprocess
 import sys
@@ -13,11 +14,15 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import torch
 
-from aimills_kernels.accept import power_guard
-from aimills_kernels.accept.stages import POWER_SWEEP, inventory, power
+from aimills_kernels.accept import journal, launch, power_guard, rank
+from aimills_kernels.accept.rank import Plan
+from aimills_kernels.accept.session import Settings
+from aimills_kernels.accept.stages import POWER_SWEEP, power
+from aimills_kernels.accept.telemetry import GPU_SAMPLE, Telemetry
+from aimills_kernels.harness import nvml
 from tests.power_sweep import FOUND_W, KeptGpu, sweep
+from tests.stage_context import CPU
 
 ROOT = Path(__file__).parent.parent
 
@@ -90,10 +95,34 @@ def test_a_limit_that_can_not_be_restored_is_told_and_kept_for_the_next_start(
     assert "keeps it" in written.events("power-limit")[0]["text"]
     (state,) = left(tmp_path)
     later = sweep(tmp_path, "b", KeptGpu(tmp_path))
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a GPU")
-    inventory._gpu(later.ctx)
+    assert power.is_left(later.ctx)
+    power.RESTORE.work(later.ctx)
+    assert not power.is_left(later.ctx)
     assert (limit(tmp_path), state.exists()) == (FOUND_W, False)
     assert "was restored" in later.events("power-limit")[0]["text"]
+
+
+def test_any_run_begins_by_putting_right_what_was_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever its stages are, and also where one that goes on did so before."""
+    gpu = KeptGpu(tmp_path)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    monkeypatch.setattr(
+        rank, "telemetry_of", lambda device: Telemetry(nvml.Nvml(gpu, "gpu"), GPU_SAMPLE)
+    )
+    state = power.state_folder() / "GPU-0a1b.json"
+    state.parent.mkdir(parents=True)
+    plan = Plan(Settings((CPU,), ()), tmp_path / "out", ())
+    for resume in (False, True):
+        state.write_text('{"watts": 650.0}')
+        gpu.path.write_text("455000")
+        again = dataclasses.replace(plan, resume=resume)
+        rank.run(again, launch.alone({}, "a run"), CPU, rank.Stop())
+        assert (limit(tmp_path), state.exists()) == (FOUND_W, False)
+    (path,) = (tmp_path / "out" / "journal").iterdir()
+    ends = [e for e in journal.read(path) if e["kind"] == "stage" and e["state"] == "end"]
+    assert [(e["name"], e["status"]) for e in ends] == [("power-restore", "passed")] * 2
 
 
 def test_a_state_that_tells_nothing_stops_the_sweep(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import jsonschema
 import pytest
 
 from aimills_kernels import _files
-from aimills_kernels.accept import evidence, facts, prometheus, report, schema, traces
+from aimills_kernels.accept import evidence, facts, page, prometheus, report, schema, traces
 from aimills_kernels.accept.criteria import load
 from aimills_kernels.accept.diff import diff
 from aimills_kernels.accept.findings import FAIL, PASS, Finding
@@ -245,6 +245,26 @@ def test_energy_is_the_counter_and_a_counter_that_fell_is_none() -> None:
     [e for e in found if e["kind"] == "sample"][12]["values"]["energy_mj"] = 5
     (energy,) = report.build(pod_journals.pod([found]), [])["energy"]["devices"]
     assert energy["burn_joules"] is None
+
+
+def test_a_power_sweep_is_a_curve() -> None:
+    """Each limit, and none of them lost behind the last; without a counter there is no energy."""
+    found = pod_journals.entries(0, world=1)
+    end = found.pop()
+    for watts, rate, joules in ((700.0, 7e14, 1e12), (490.0, 6e14, 1.2e12), (420.0, 5e14, None)):
+        for metric, value in (("sweep.rate", rate), ("sweep.energy", joules)):
+            if value is not None:
+                found.append({"kind": "measure", "stage": "power-sweep", "metric": metric,
+                              "value": value, "unit": "FLOP/s", "detail": {"watts": watts},
+                              "time": end["time"], "clock": end["clock"]})  # fmt: skip
+    data = report.build(pod_journals.pod([[*found, end]]), [])
+    assert [(s["limit_w"], s["rate"], s["per_joule"]) for s in data["energy"]["sweep"]] == [
+        (700.0, 7e14, 1e12), (490.0, 6e14, 1.2e12), (420.0, 5e14, None),
+    ]  # fmt: skip
+    text = page.render(data)
+    assert "490 W" in text
+    assert "1.20 TFLOP/J" in text
+    assert "power limit</th>" not in page.render(_built())
 
 
 def test_fields_for_the_eu_say_what_is_measured() -> None:

@@ -12,6 +12,8 @@ import pytest
 import torch
 
 import aimills_kernels
+from aimills_kernels._registry import OPS
+from aimills_kernels.accept import speed
 from aimills_kernels.accept.context import PROFILES
 from aimills_kernels.accept.metrics import METRICS, THROTTLES
 from aimills_kernels.accept.simulate.schedule import expected_seconds
@@ -416,3 +418,15 @@ def test_decoding_appends_and_begins_again(tmp_path: Path) -> None:
     for _ in range(20):
         step()
     assert tokens == 2
+
+
+# ---- kernels
+
+
+def test_joules_of_one_case_of_every_op() -> None:
+    for op in OPS:
+        case = op.case(speed.energy_case(op))
+        assert "accept" in case.tags
+        assert "energy" in case.tags or not any(
+            {"accept", "energy"} <= other.tags for other in op.cases
+        )

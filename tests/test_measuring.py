@@ -177,11 +177,11 @@ def test_without_nvml_the_rows_still_run(cuda: FakeCuda, monkeypatch: Any) -> No
 # ---- energy
 
 
-def _tagged(fault: str) -> Op:
+def _tagged(fault: str, tag: str = "energy") -> Op:
     op = late_faults.plant("attention", fault)
     from dataclasses import replace
 
-    case = Case("tiny", tags={"energy"}, **op.case("tiny").dims)
+    case = Case("tiny", tags={tag}, **op.case("tiny").dims)
     return replace(op, cases=(case,))
 
 
@@ -213,16 +213,27 @@ def test_energy_has_an_end(cuda: FakeCuda, monkeypatch: Any) -> None:
     assert row["energy_missing"] == "the time for energy ended before it"
 
 
-def test_a_tagged_case_has_joules(cuda: FakeCuda, monkeypatch: Any) -> None:
+@pytest.mark.parametrize(
+    ("tag", "named"),
+    [("energy", None), ("accept", ["attention/tiny"]), ("energy", ["attention/other"])],
+)
+def test_a_tagged_or_named_case_has_joules(
+    cuda: FakeCuda, monkeypatch: Any, tag: str, named: list[str] | None
+) -> None:
     from aimills_kernels.harness import energy
 
     monkeypatch.setattr(energy, "WINDOW_S", 0.2)
     monkeypatch.setattr(energy, "_IDLE_S", 0.15)
     counter = Library(energy=lambda: 64_000 * int(10 * time.monotonic()))
     monkeypatch.setattr(nvml, "counters_of", lambda device: nvml.Nvml(counter, "gpu"))
-    (row,) = bench.run(ops=[_tagged("on_its_stream")], tag="energy", device="cpu", budget_s=60.0,
-                       peers=False, providers=["planted"], with_energy=True)["rows"]  # fmt: skip
+    (row,) = bench.run(
+        ops=[_tagged("on_its_stream", tag)], tag=tag, device="cpu", budget_s=60.0, peers=False,
+        providers=["planted"], with_energy=True, energy_cases=named,
+    )["rows"]  # fmt: skip
     assert row["energy_missing"] is None
+    if named == ["attention/other"]:
+        assert row["energy"] is None
+        return
     assert row["energy"]["joules"] > 0
     assert row["energy"]["watts"] == pytest.approx(640, rel=0.5)
     assert row["validated"]

@@ -33,14 +33,13 @@ def run(session: Session) -> str:
         for case in cases_of(op)
     ]
     first = len(session.checks)
-    with session.progress("correctness", len(todo)) as step:
+    with session.gathered(), session.progress("correctness", len(todo)) as step:
         for op, case, device in todo:
             step(f"{op} {case}")
             due = [p for p in op.all_providers if _is_due(session, op, case, p, device)]
-            with session.gathered():
-                for result in _results(session, op, case, due, device):
-                    provider = op.provider(result.provider)
-                    session.check(_check.row(op, case.on(device.type), provider, result))
+            for result in _results(session, op, case, due, device):
+                provider = op.provider(result.provider)
+                session.check(_check.row(op, case.on(device.type), provider, result))
     for device in settings.devices:
         for op in settings.ops:
             _note_what_did_not_run(session, op, device, session.checks[first:])

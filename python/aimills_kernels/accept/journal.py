@@ -1,8 +1,8 @@
 """The evidence: one file a rank, an entry a line, each holding the hash of the line before it.
 
-An entry is on the disk before the call that wrote it returns, or a block of them before what
-follows it, so that a crash loses nothing of what was said. Needs no torch: a journal is read and
-verified on any machine.
+An entry is on the disk before the call that wrote it returns, so that a crash loses nothing of what
+was said. Of many small ones a killed process loses nothing, and a machine without power what was
+said in its last second. Needs no torch: a journal is read and verified on any machine.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+_SYNC_S = 1.0  # between two syncs of gathered entries
 FIRST = "0" * 64  # stands for the hash before the first line
 KINDS = frozenset(
     {
@@ -51,7 +52,8 @@ class Journal:
         self.path = path
         self._turn = threading.Lock()  # telemetry is written by a thread of its own
         self._gathering: int | None = None  # the thread whose entries are synced together
-        self.spent_s = 0.0  # for all of this
+        self._failed: OSError | None = None  # of the thread that syncs them
+        self.spent_s = 0.0  # that the run waited for all of this
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = os.open(
             path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | (os.O_EXCL * new), 0o644
@@ -80,18 +82,38 @@ class Journal:
     @contextlib.contextmanager
     def gathered(self) -> Iterator[None]:
         """Entries of this thread are written at once, so that a killed process leaves them, and are
-        synced together when the block ends."""
+        synced by another thread once a second and when the block ends."""
+        over = threading.Event()
+
+        def keep_up() -> None:
+            try:
+                while not over.wait(_SYNC_S):
+                    os.fsync(self._file)
+            except OSError as error:
+                self._failed = error
+
         self._gathering = threading.get_ident()
+        thread = threading.Thread(target=keep_up, name="journal", daemon=True)
+        thread.start()
         try:
             yield
         finally:
+            over.set()
+            thread.join()
             self._gathering = None
             self.sync()
 
     def sync(self) -> None:
         begin = time.perf_counter()
+        self._tell_failure()
         os.fsync(self._file)
         self.spent_s += time.perf_counter() - begin
+
+    def _tell_failure(self) -> None:
+        """Of a sync by the other thread: the system tells each only once."""
+        error, self._failed = self._failed, None
+        if error is not None:
+            raise error
 
     def _append(self, kind: str, data: dict[str, Any]) -> dict[str, Any]:
         entry = {
@@ -103,6 +125,7 @@ class Journal:
             **data,
         }
         line = encoded(entry)
+        self._tell_failure()
         _write(self._file, (line + "\n").encode())
         if self._gathering != threading.get_ident():
             os.fsync(self._file)

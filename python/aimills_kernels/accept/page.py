@@ -190,7 +190,8 @@ def _comparison(data: dict[str, Any]) -> Html:
 
 def _energy(data: dict[str, Any]) -> Html:
     text = f"Read from {data['energy']['level']}. A sum stands only where every device has a value."
-    return section("Energy", text, pod_tables.energy(data), pod_tables.eu(data))
+    sweep = [pod_tables.sweep(found)] if (found := data["energy"]["sweep"]) else []
+    return section("Energy", text, pod_tables.energy(data), *sweep, pod_tables.eu(data))
 
 
 # ---- pictures

@@ -161,6 +161,17 @@ def energy(data: Row) -> Html:
     return table(columns, rows)
 
 
+def sweep(found: Sequence[Row]) -> Html:
+    rows = [
+        (
+            s["where"], quantity(s["limit_w"], "W"), quantity(s["rate"], "FLOP/s"),
+            quantity(s["per_joule"], "FLOP/J"),
+        )
+        for s in found
+    ]  # fmt: skip
+    return table(("device", ">power limit", ">matmul", ">matmul per joule"), rows)
+
+
 def _power(name: Any, row: Row) -> tuple:
     watts = (quantity(row[k], "W") for k in ("idle_w", "load_w", "limit_w"))
     joules = (quantity(row[k], "J") for k in ("burn_joules", "run_joules"))

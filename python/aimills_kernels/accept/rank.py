@@ -22,6 +22,7 @@ from aimills_kernels.accept.journal import read
 from aimills_kernels.accept.launch import WAIT_S, Launch
 from aimills_kernels.accept.session import EXCLUDED, Progress, Session, Settings, Stage, silent
 from aimills_kernels.accept.stage_run import Stopped
+from aimills_kernels.accept.stages import power
 from aimills_kernels.accept.telemetry import Telemetry, telemetry_of
 from aimills_kernels.accept.together import Together
 
@@ -103,9 +104,10 @@ def run(
             return
         together.start(done)
         telemetry = telemetry_of(device)  # one: it tells once what it can't read
-        for spec in plan.stages:
-            if not together.is_done(spec, done):
-                told(_stage(plan, spec, device, journal, session, together, telemetry, stop, leave))
+        first = (power.RESTORE,) if _must_restore(device, journal, telemetry) else ()
+        due = [spec for spec in plan.stages if not together.is_done(spec, done)]
+        for spec in (*first, *due):
+            told(_stage(plan, spec, device, journal, session, together, telemetry, stop, leave))
         journal.append("end", state="done", reason="", journal_s=round(journal.spent_s, 4))
     except Stopped as asked:
         with contextlib.suppress(Stopped):
@@ -118,6 +120,11 @@ def run(
     finally:
         session.close()
         journal.close()
+
+
+def _must_restore(device: torch.device, journal: RankJournal, telemetry: Telemetry) -> bool:
+    """Whether a killed power sweep left what would slow every stage."""
+    return power.is_left(Context(device, journal, "", "quick", 0.0, telemetry=telemetry))
 
 
 def _begin(

@@ -103,6 +103,11 @@ _ENERGY = closed(
                     "per_joule": about("metric to work per joule", _by_name(FIGURE))})
         ),
         "pod": about("sums; null where a device has no value", closed(_SUMS)),
+        "sweep": about(
+            "matmul at lower power limits, where that was asked for: FLOP/s and FLOP/J",
+            array(closed({"where": TEXT, "limit_w": FIGURE, "rate": maybe(FIGURE),
+                          "per_joule": maybe(FIGURE)})),
+        ),
     }
 )  # fmt: skip
 _EU = closed(

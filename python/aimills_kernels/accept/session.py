@@ -119,7 +119,7 @@ class Session:
         self._write("check", row)
 
     def gathered(self) -> AbstractContextManager[None]:
-        """Around the checks of one case: one sync for all of them."""
+        """Around many checks, which would wait for the disk longer than some of them take."""
         return contextlib.nullcontext() if self.journal is None else self.journal.gathered()
 
     def bench(self, record: dict[str, Any]) -> None:

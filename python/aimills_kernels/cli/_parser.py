@@ -236,7 +236,7 @@ def _accept(commands: Any) -> None:
     )
     made.add_argument(
         "--energy", action=argparse.BooleanOptionalAction,
-        help="joules per call of cases with the tag energy; in full and burn-in by default",
+        help="joules per call too, of a case of each op; in full and burn-in by default",
     )  # fmt: skip
     made.add_argument(
         "--timeout", type=seconds, metavar="SECONDS",

@@ -8,7 +8,6 @@ import torch
 
 from aimills_kernels.accept.context import Context
 from aimills_kernels.accept.stages._tools import counters, is_gpu, measure_counter
-from aimills_kernels.accept.stages.power import restore_all
 
 _TEXTS = {"gpu.name": "name", "gpu.driver": "driver", "gpu.vbios": "vbios"}
 
@@ -25,7 +24,6 @@ def run(ctx: Context) -> str:
 
 
 def _gpu(ctx: Context) -> str:
-    restore_all(ctx)  # first of all stages: what a killed sweep left would slow the others
     found = counters(ctx)
     for metric, name in _TEXTS.items():
         text = found.text(name)

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from aimills_kernels.accept import power_guard
-from aimills_kernels.accept.context import Context
+from aimills_kernels.accept.context import Context, StageSpec
 from aimills_kernels.accept.stages._tools import counters, is_gpu, option, over, stopped
 from aimills_kernels.accept.telemetry import Telemetry
 from aimills_kernels.harness import gemm
@@ -140,11 +140,21 @@ def restore_left(ctx: Context, device: Nvml) -> None:
     ctx.event("power-limit", text, watts=watts)
 
 
-def restore_all(ctx: Context) -> None:
-    """For the start of any run: what was left of this device, swept this time or not."""
+def is_left(ctx: Context) -> bool:
+    """Whether a killed sweep left this device with another limit: then `RESTORE` comes before any
+    stage, whichever those are."""
     found: Telemetry = counters(ctx)
-    if isinstance(found.counters, Nvml):
-        restore_left(ctx, found.counters)
+    return isinstance(found.counters, Nvml) and _state(ctx, found.counters).exists()
+
+
+def _restore(ctx: Context) -> str:
+    device = counters(ctx).counters
+    assert isinstance(device, Nvml)
+    restore_left(ctx, device)
+    return "what a killed sweep had left was put right"
+
+
+RESTORE = StageSpec("power-restore", "A power limit put back", _restore, {"quick": 1})
 
 
 def _state(ctx: Context, device: Nvml) -> Path:
