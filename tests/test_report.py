@@ -227,7 +227,7 @@ def test_against_peer_means_the_same_everywhere() -> None:
     assert table["coarse"] == "x2.00"
     assert "× 2<" in bars.times(rows)
     best = "the fastest peer (coarse, less exact) at best: attention prefill, n\u00a0=\u00a09"
-    assert words.best_ratio(rows) == ("× 2.0", best)
+    assert words.best_ratio(rows) == ("× 2", best)
     assert _rows.table({"rows": [rows[0], rows[3]]})[1][7] == "-"
     assert "×" not in bars.times([rows[0], rows[3]])
 
