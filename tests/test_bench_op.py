@@ -173,7 +173,7 @@ class TestOther:
 """
 CHEATS_SAY = (
     "it reuses results: ", "output 0 is of type Lazy and should be torch.Tensor",
-    "later test_later own: on fresh data after timing: output 0: max error",
+    "on fresh data after timing: output 0: max error",  # no other goes on to be wrong
     "output 0 is a view of an input, and the reference's is not",
     "output 0 is an expanded view", "returns 1 outputs and should return 2",
     "it changed the precision of float32 matmuls",
@@ -269,8 +269,9 @@ def test_a_missing_pytest_benchmark_is_told(folder: Path) -> None:
 SLEEPY = """\
 import time, torch
 def sleepy(x): time.sleep(0.001); return x + 1
+def sleepier(x): time.sleep(0.002); return x + 1
 def test_sleepy(bench_op):
-    bench_op(sleepy, lambda g: torch.randn(8, generator=g), reference=lambda x: x + 1)
+    bench_op(sleepy, lambda g: torch.randn(8, generator=g), reference=sleepier)
 """
 FAIL = "--benchmark-fail-on-regression=20%"
 SAMPLES = "--benchmark-max-time=0.5"  # enough of them for a verdict
