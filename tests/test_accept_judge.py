@@ -169,7 +169,7 @@ HERE = "node-0 cuda:1"
 def test_each_fault_is_found_where_it_is(change: Change, rule: str, status: str) -> None:
     found = bad(changed(change))
     assert (rule, status, HERE) in found
-    assert all(where in (HERE, "pod") for _, _, where in found)
+    assert all(where in (HERE, "node-0", "pod") for _, _, where in found)
 
 
 def test_what_is_not_needed_changes_nothing() -> None:
@@ -379,6 +379,20 @@ def test_a_missing_rank_fails_with_its_node() -> None:
     found = [f for f in judged(ranks) if f.rule == "rank.missing"]
     assert [(f.status, f.where) for f in found] == [(FAIL, "node-1")]
     assert "rank 3" in found[0].text
+
+
+@pytest.mark.parametrize(("name", "tested"), [("h200x4", 4), ("h200x1", 1)])
+def test_a_node_of_which_some_gpus_were_not_tested_is_not_accepted(name: str, tested: int) -> None:
+    """Each of its ranks is well, and NVML counts more GPUs than they use."""
+    ranks = ranks_of(name)
+    for entries in ranks:
+        measured(entries, "node.gpus")["value"] = 8
+    findings = judged(ranks)
+    assert bad(findings) == [("pod.coverage", UNKNOWN, "node-0")]
+    assert code_of(findings) == 2
+    found = next(f for f in findings if f.rule == "pod.coverage")
+    assert found.text.startswith(f"node-0 has 8 GPUs, of which {tested} were tested: a run of some")
+    assert (found.measured, found.threshold) == (tested, 8)
 
 
 def test_a_process_without_an_end_has_died() -> None:

@@ -63,12 +63,21 @@ def _complete(pod: Pod, views: list[View]) -> Iterator[Finding]:
         if count > 1:
             text = f"{count} journals say that they are of rank {rank}"
             yield Finding("rank.twice", FAIL, "pod", text)
-    for view in views:
-        here = sum(v.rank.node == view.rank.node for v in views)
-        gpus = view.value("node.gpus")
-        if view.rank.device.startswith("cuda") and is_number(gpus) and gpus > here:
-            text = f"{view.where}: the node has {gpus} GPUs, of which {here} were tested"
-            yield Finding("pod.coverage", WARN, view.where, text, "node.gpus", here, gpus, "1")
+    yield from _covered(pod, views)
+
+
+def _covered(pod: Pod, views: list[View]) -> Iterator[Finding]:
+    """GPUs of a node that no rank was given: nobody knows how they are."""
+    for node, ranks in pod.by_node().items():
+        told = [v.value("node.gpus") for v in views
+                if v.rank.node == node and v.rank.device.startswith("cuda")]  # fmt: skip
+        gpus, here = max(filter(is_number, told), default=0), len(ranks)
+        if gpus > here:
+            text = (
+                f"{node} has {gpus} GPUs, of which {here} were tested: a run of some of them, by "
+                "--device or CUDA_VISIBLE_DEVICES, is no acceptance of the node"
+            )
+            yield Finding("pod.coverage", UNKNOWN, node, text, "node.gpus", here, gpus, "1")
 
 
 def _node_of(rank: int, views: list[View]) -> str | None:
