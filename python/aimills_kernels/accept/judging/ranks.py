@@ -56,8 +56,9 @@ def judge(pod: Pod, views: list[View]) -> Iterator[Finding]:
 
 def _complete(pod: Pod, views: list[View]) -> Iterator[Finding]:
     for rank in pod.missing:
-        text = f"rank {rank} of {pod.world}{_beside(rank, views)} left no journal"
-        yield Finding("rank.missing", FAIL, _node_of(rank, views) or "pod", text)
+        node, said = _node_of(rank, views)
+        text = f"rank {rank} of {pod.world} ({said}) left no journal"
+        yield Finding("rank.missing", FAIL, node or "pod", text)
     counts = Counter(v.rank.rank for v in views)
     for rank, count in counts.items():
         if count > 1:
@@ -80,15 +81,27 @@ def _covered(pod: Pod, views: list[View]) -> Iterator[Finding]:
             yield Finding("pod.coverage", UNKNOWN, node, text, "node.gpus", here, gpus, "1")
 
 
-def _node_of(rank: int, views: list[View]) -> str | None:
-    """The node whose ranks lie on both sides, or next to it."""
-    near = sorted(views, key=lambda v: abs(v.rank.rank - rank))
-    return near[0].rank.node if near else None
+def _node_of(rank: int, views: list[View]) -> tuple[str | None, str]:
+    """Its name, where a rank of it left a journal, and the words for it."""
+    blocks = _blocks(views)
+    name = next((node for node, ranks in blocks.items() if rank in ranks), None)
+    widths = {len(ranks) for ranks in blocks.values()}
+    if name is not None or len(widths) != 1:
+        return name, name or "its node is unknown"
+    return None, f"node number {rank // widths.pop()}, name unknown"
 
 
-def _beside(rank: int, views: list[View]) -> str:
-    nodes = {v.rank.node for v in views if abs(v.rank.rank - rank) == 1}
-    return f" (beside it ran {' and '.join(sorted(nodes))})" if nodes else ""
+def _blocks(views: list[View]) -> dict[str, range]:
+    """The ranks of each node, as its journals state them; none where they are dealt out in turn."""
+    found: dict[str, range] = {}
+    for view in views:
+        width, local = (view.rank.begin.get(k) for k in ("local_world", "local_rank"))
+        if not (isinstance(width, int) and width > 0 and isinstance(local, int)):
+            continue
+        first = view.rank.rank - local
+        if found.setdefault(view.rank.node, range(first, first + width)).start != first:
+            return {}
+    return found
 
 
 def _one_run(views: list[View]) -> Iterator[Finding]:
