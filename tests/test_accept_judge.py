@@ -309,7 +309,7 @@ def test_an_unknown_gpu_is_measured_and_never_accepted() -> None:
         entries[0]["sku"] = "NVIDIA X900"
     findings = judged(ranks, load("unknown-gpu"))
     assert code_of(findings) == 2
-    assert {rule for rule, _, _ in bad(findings)} == {"device.model"}
+    assert {rule for rule, _, _ in bad(findings)} == {"device.model", "collective.all_reduce.rule"}
     set_to("ecc.uncorrected", 1)(ranks[0])
     assert code_of(judged(ranks, load("unknown-gpu"))) == 1
 
