@@ -69,6 +69,22 @@ def test_shipped_criteria_are_sound(name: str) -> None:
     assert not any("/work" in rule.source for rule in found.rules)
 
 
+@pytest.mark.parametrize("name", names())
+def test_a_figure_that_was_chosen_says_so(name: str) -> None:
+    """What needs no figure is equality, none at all, or one at least."""
+    found = load(name)
+    for rule in found.rules:
+        if "no figure is needed" in rule.source:
+            assert rule.test == "same" or rule.limit in (0, 1), rule.id
+    rules = {rule.id: rule.source for rule in found.rules}
+    if name == "unknown-gpu":  # what holds for every GPU, and nothing else
+        for source in (rules["health.pcie-replays"], rules["inventory.gpus"]):
+            assert source.startswith("chosen here")
+    for rule in found.outliers:
+        wide = "5 %" not in rule.source and rule.source.startswith("chosen here")
+        assert wide is (rule.fail > 0.1), rule.metrics
+
+
 def test_collectives_have_a_row_for_each_number_of_gpus() -> None:
     of = {r.id: r for r in load("h200").rules} | {f"b-{r.id}": r for r in load("b200").rules}
     assert of["collective.all-reduce.4"].of == 363e9

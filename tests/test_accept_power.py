@@ -15,20 +15,25 @@ from typing import Any
 
 import pytest
 
-from aimills_kernels.accept import journal, launch, power_guard, rank
+from aimills_kernels.accept import journal, launch, power_guard, rank, stage_run
 from aimills_kernels.accept.rank import Plan
-from aimills_kernels.accept.session import Settings
+from aimills_kernels.accept.session import NOT_RUN, Settings
 from aimills_kernels.accept.stages import POWER_SWEEP, power
 from aimills_kernels.accept.telemetry import GPU_SAMPLE, Telemetry
 from aimills_kernels.harness import nvml
 from tests.power_sweep import FOUND_W, KeptGpu, sweep
-from tests.stage_context import CPU
+from tests.stage_context import CPU, Written
 
 ROOT = Path(__file__).parent.parent
 
 
 def limit(folder: Path) -> float:
     return int((folder / "limit").read_text()) / 1e3
+
+
+def status(written: Written) -> str:
+    """The stage's, as a run gives it."""
+    return stage_run.run(POWER_SWEEP, written.ctx, written.journal).status
 
 
 def left(folder: Path) -> list[Path]:
@@ -52,6 +57,7 @@ def test_a_limit_that_the_gpu_does_not_know_is_left_out(tmp_path: Path) -> None:
     gpu = KeptGpu(tmp_path, limits=(400_000, 700_000))
     written = sweep(tmp_path, "a", gpu)
     written.run(POWER_SWEEP)
+    assert [e["gap"] for e in written.of("not_run") if "least" in e["reason"]] == [False]
     assert min(gpu.limits_set) == 455.0
     reasons = [e["reason"] for e in written.of("not_run")]
     assert "390 W is below the least limit of 400 W" in reasons
@@ -60,11 +66,23 @@ def test_a_limit_that_the_gpu_does_not_know_is_left_out(tmp_path: Path) -> None:
 def test_no_permission_is_a_sentence(tmp_path: Path) -> None:
     gpu = KeptGpu(tmp_path, set=RuntimeError("Insufficient Permissions"))
     written = sweep(tmp_path, "a", gpu)
-    written.run(POWER_SWEEP)
+    assert status(written) == NOT_RUN
     assert written.not_run()["power.sweep"]["reason"] == (
         "the power limit can't be set: Insufficient Permissions; it takes root"
     )
     assert (limit(tmp_path), left(tmp_path)) == (FOUND_W, [])
+
+
+def test_a_sweep_that_was_asked_for_and_told_nothing_has_not_passed(tmp_path: Path) -> None:
+    on_a_cpu = Written(tmp_path / "cpu", "power-sweep")
+    assert status(on_a_cpu) == NOT_RUN
+    unread = KeptGpu(tmp_path)
+    unread.values["limit"] = RuntimeError("Not Supported")
+    assert status(sweep(tmp_path, "unread", unread)) == NOT_RUN
+    written = sweep(tmp_path, "no joules", KeptGpu(tmp_path, energy=RuntimeError("Not Supported")))
+    assert status(written) == NOT_RUN
+    assert len(written.values("sweep.rate")) == 4
+    assert {e["what"] for e in written.of("not_run")} == {"matmul per joule"}
 
 
 def test_an_exception_restores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -193,6 +193,33 @@ def test_junit_without_findings_is_red() -> None:
     assert root.get("errors") == "1"
 
 
+def test_what_is_told_of_several_measures_is_what_was_judged() -> None:
+    """The worst of them, or the sum, and never the last because it is the last."""
+    ranks = [list(r.entries) for r in simulate(layout("h200x2")).ranks]
+    wrong = next(e for e in ranks[1] if e.get("metric") == "memory.wrong")
+    place = ranks[1].index(wrong)
+    first, last = wrong | {"value": 7, "detail": {"pass": 1}}, wrong | {"detail": {"pass": 2}}
+    more = [e | {"metric": "ours", "value": v} for e, v in ((wrong, 2), (wrong, 1))]
+    repeats = next(e for e in ranks[1] if e.get("metric") == "sdc.repeats")
+    ranks[1][place : place + 1] = [first, last, *more, repeats]
+    pod = pod_journals.pod(ranks)
+    findings = judge(pod, load("h200"))
+    data = report.build(pod, findings, load("h200"))
+    judged = next(f for f in data["findings"] if f["rule"] == "memory.wrong")
+    told = data["devices"][1]["measures"]
+    assert told["memory.wrong"] == {"value": 7, "unit": "1", "n": 2, "detail": {"pass": 1}}
+    assert (judged["status"], judged["measured"]) == (FAIL, 7)
+    assert (told["sdc.repeats"]["value"], told["sdc.repeats"]["n"]) == (128, 2)
+    assert told["ours"]["value"] == 1  # no metric of ours: nobody knows which is the worse
+    assert data["comparison"]["memory.wrong"]["high"]["value"] == 7
+    lines = prometheus.render(data).splitlines()
+    name = prometheus.name_of("memory.wrong")
+    assert [x.rsplit(" ", 1)[1] for x in lines if x.startswith(name + "{")] == ["0", "7"]
+    well = report.build(simulate(layout("h200x2")), [], load("h200"))
+    changed = {c["metric"]: (c["old"], c["new"]) for c in diff(well, data).values}
+    assert changed["memory.wrong"] == (0, 7)
+
+
 def test_prometheus_names_are_valid_and_told_apart() -> None:
     names = [prometheus.name_of(m.name) for m in METRICS.values() if m.unit != "text"]
     assert len({*names}) == len(names)

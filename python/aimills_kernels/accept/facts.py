@@ -9,6 +9,7 @@ from typing import Any
 
 from aimills_kernels.accept import journal
 from aimills_kernels.accept.evidence import Pod, Rank
+from aimills_kernels.accept.judging.view import View
 from aimills_kernels.accept.metrics import METRICS
 from aimills_kernels.accept.values import number
 from aimills_kernels.report.parts import flat
@@ -60,12 +61,13 @@ def devices(pod: Pod) -> list[Row]:
 
 
 def measures(rank: Rank) -> dict[str, Row]:
-    """By metric the last value, and how often it was measured."""
-    found: dict[str, Row] = {}
-    for entry in rank.of("measure"):
-        count = found.get(entry["metric"], {"n": 0})["n"]
-        found[entry["metric"]] = {
-            "value": entry["value"], "unit": entry["unit"], "n": count + 1,
+    """By metric the value that is judged, with its detail, and how often it was measured."""
+    view, found = View(rank), {}
+    for metric, entries in view.measures.items():
+        value = view.value(metric)
+        entry = next((e for e in reversed(entries) if e["value"] == value), entries[-1])
+        found[metric] = {
+            "value": value, "unit": entry["unit"], "n": len(entries),
             "detail": entry.get("detail") or {},
         }  # fmt: skip
     return found

@@ -123,7 +123,7 @@ def folded(head: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], cls
 
 
 def values(data: Row) -> Html:
-    """Every last value beside the pod's median, folded."""
+    """Every value that is judged beside the pod's median, folded."""
     rows = []
     for device in data["devices"]:
         for metric, row in device["measures"].items():

@@ -31,7 +31,7 @@ def _by_name(items: Spec) -> Spec:
     return {"type": "object", "additionalProperties": items}
 
 
-_MEASURE = closed({"value": about("the last one", _ANY), "unit": TEXT, "n": COUNT,
+_MEASURE = closed({"value": about("that is judged", _ANY), "unit": TEXT, "n": COUNT,
                    "detail": _OBJECT})  # fmt: skip
 _END = closed({"value": FIGURE, "where": TEXT})
 _DEVICE = closed(

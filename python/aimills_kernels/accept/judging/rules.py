@@ -68,11 +68,11 @@ def _counting(rule: Rule, view: View, pod: Pod, sizes: Counter[str]) -> list[Ent
 
 
 def _without_rule(pod: Pod, criteria: Criteria, nodes: int) -> Iterator[Finding]:
-    """No floor of the all-reduce for so many GPUs and nodes, where it depends on them: what no file
-    can know, as the network between nodes, is for the operator to say, and is no pass before."""
+    """No floor of the all-reduce for so many GPUs and nodes: what no file can know, as the network
+    between nodes, or no public figure tells, is for the operator to say, and is no pass before."""
     rules = [r for r in criteria.rules if r.metric == _ALL_REDUCE]
-    depends = pod.world > 1 and (nodes > 1 or rules) and criteria.type != "cpu"
-    if depends and not any(r.spans(nodes) and r.applies_to(pod.world) for r in rules):
+    together = pod.world > 1 and criteria.type != "cpu"
+    if together and not any(r.spans(nodes) and r.applies_to(pod.world) for r in rules):
         text = (
             f"no rule says what {METRICS[_ALL_REDUCE].title}, has to be with {pod.world} GPUs on "
             f"{nodes} node{'s' * (nodes > 1)}: state it in a criteria file, with "

@@ -88,8 +88,8 @@ class _Device:
         self.write(
             "begin", run=f"simulated-{self.pod.name}-{self.seed}", node=f"node-{self.node}",
             rank=self.present.index(self.rank), world=len(self.present), local_rank=self.local,
-            device=self.name, uuid=f"SIM-{uuid[:32]}", sku=self.pod.model.sku,
-            profile=self.profile, simulated=True, version=__version__,
+            local_world=self.gpus, device=self.name, uuid=f"SIM-{uuid[:32]}",
+            sku=self.pod.model.sku, profile=self.profile, simulated=True, version=__version__,
             criteria={"name": self.criteria.name, "version": self.criteria.version,
                       "digest": self.criteria.digest},
             environment={"simulated": True}, resumed=False, seed=self.seed, exclude=[],

@@ -41,12 +41,12 @@ def run(ctx: Context) -> str:
     device = counters(ctx).counters
     if not isinstance(device, Nvml):
         why = counters(ctx).why("power_limit_w") if is_gpu(ctx) else "the device is a CPU"
-        ctx.not_run(_NAME, "power-cap sweep", why, gap=False)
+        ctx.not_run(_NAME, "power-cap sweep", why)
         return f"not run: {why}"
     restore_left(ctx, device)
     found = device.read("power_limit_w")
     if found is None:
-        ctx.not_run(_NAME, "power-cap sweep", counters(ctx).why("power_limit_w"), gap=False)
+        ctx.not_run(_NAME, "power-cap sweep", counters(ctx).why("power_limit_w"))
         return "not run"
     least = device.read("power_limit_min_w") or 0.0
     steps = [share for share in SHARES if share * found >= least]
@@ -68,7 +68,7 @@ def run(ctx: Context) -> str:
         if "permission" not in str(error).lower():
             raise
         why = f"the power limit can't be set: {first_line(error)}; it takes root"
-        ctx.not_run(_NAME, "power-cap sweep", why, gap=False)
+        ctx.not_run(_NAME, "power-cap sweep", why)
         return why
     return f"{len(steps)} limits from {found:g} W down, {found:g} W restored"
 
@@ -93,7 +93,7 @@ def _step(ctx: Context, share: float, watts: float, seconds: float) -> None:
     joules = window.joules()
     ctx.measure("sweep.rate", flops / window.seconds, limit=share, watts=watts, kind=kind, n=n)
     if joules is None:
-        ctx.not_run(_NAME, "matmul per joule", counters(ctx).why("energy_mj"), gap=False)
+        ctx.not_run(_NAME, "matmul per joule", counters(ctx).why("energy_mj"))
     else:
         ctx.measure("sweep.energy", flops / joules, limit=share, watts=watts, joules=joules)
 
