@@ -146,10 +146,7 @@ def packed_at(address: int, args: tuple) -> tuple[bytes, int]:
     the crop and the jitter, which training draws anew, is kept from call to call: to work it out
     takes ten times as long as to find it."""
     planes, crop, jitter = args[0], args[_CROP], args[_JITTER]
-    key = (
-        *[tuple(a) if type(a) is list else a for a in _kept_of(args)],
-        *[(t.shape, t.stride()) for t in planes],
-    )
+    key = geometry(planes, _kept_of(args))
     if (found := _KEPT.get(key)) is None:
         if len(_KEPT) >= _KEPT_MOST:
             _KEPT.clear()
@@ -166,11 +163,11 @@ def packed_at(address: int, args: tuple) -> tuple[bytes, int]:
     return packed, size
 
 
-def geometry(args: tuple) -> tuple:
-    """All of the flat arguments but the addresses."""
+def geometry(planes: list[Tensor], others: tuple) -> tuple:
+    """A key of all but the addresses."""
     return (
-        *[tuple(a) if type(a) is list else a for a in args[1:]],
-        *[(t.shape, t.stride()) for t in args[0]],
+        *[tuple(a) if type(a) is list else a for a in others],
+        *[(t.shape, t.stride()) for t in planes],
     )
 
 

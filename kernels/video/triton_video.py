@@ -273,7 +273,7 @@ def launch_ragged(outs: tuple[Tensor, ...], *args: Any) -> None:
 
 def _launch(out: Tensor, args: tuple) -> int:
     """Into the first elements of `out`; how many they are."""
-    key = problem.geometry(args)
+    key = problem.geometry(args[0], args[1:])
     if (found := _KEPT.get(key)) is None:
         if len(_KEPT) >= _KEPT_MOST:
             _KEPT.clear()
@@ -300,7 +300,7 @@ def _numbers(a: Arguments) -> tuple[int, int, tuple, dict[str, Any]]:
     form, place = a.form, a.placed
     time, down, across = (problem._STORE.unpack(axis) for axis in problem._stores(a, place))
     zero, blend = problem._chroma(form.bits, form.halved, a.chroma_location, a.chroma_upsampling)
-    matrix = [255 * v if i % 4 == 3 else v for i, v in enumerate(a.jitter)] or [0.0] * 12
+    matrix = problem._affine_rows(a.jitter, None)
     numbers = (
         *config.tiles(a), *(s for view in form.views(a.planes) for s in view.stride()),
         *time[:3], *time[5:], *down, *across, place.clip_stride, place.channel,
