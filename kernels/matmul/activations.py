@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from aimills_kernels.kernels.matmul.checks import check_residual
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "none": lambda t: t,
@@ -29,9 +32,24 @@ def check_activation(op: str, activation: str, N: int, gated: bool = True) -> in
     return N
 
 
+def check_end(op: str, M: int, N: int, activation: str, residual: Tensor | None) -> tuple[int, int]:
+    """The shape of the output for N rows of b."""
+    shape = M, check_activation(op, activation, N)
+    check_residual(op, residual, *shape)
+    return shape
+
+
 def activate(sums: Tensor, activation: str) -> Tensor:
     """With "swiglu" silu(first half) * second half of the columns."""
     if activation != GATED:
         return ACTIVATIONS[activation](sums)
     gate, up = sums.chunk(2, -1)
     return F.silu(gate) * up
+
+
+def finish(
+    sums: Tensor, bias: Tensor | None, activation: str, residual: Tensor | None, dtype: torch.dtype
+) -> Tensor:
+    """activation(sums + bias) + residual in the dtype of the sums, rounded once."""
+    out = activate(sums if bias is None else sums + bias.to(sums.dtype), activation)
+    return (out if residual is None else out + residual.to(out.dtype)).to(dtype)

@@ -12,8 +12,7 @@ from aimills_kernels._op import Case, Cost, Invalid, Op, Problem, Provider
 from aimills_kernels._tolerance import EPS32, Judgement, specials
 from aimills_kernels.kernels.matmul import cases_fp8, op_fp8, op_quantize
 from aimills_kernels.kernels.matmul.activations import GATED, activate
-from aimills_kernels.kernels.matmul.cases import bad_bias, bad_operands, bad_scale, vary
-from aimills_kernels.kernels.matmul.cases_fp8 import width
+from aimills_kernels.kernels.matmul.cases import bad_bias, bad_operands, bad_scale, vary, width
 from aimills_kernels.kernels.matmul.checks import check_scale
 from aimills_kernels.kernels.matmul.config import (
     Config,
