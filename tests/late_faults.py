@@ -5,6 +5,7 @@ Only the checks around the clock can see them.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,6 +17,8 @@ from torch import Tensor
 from aimills_kernels._dispatch import load, raw_launch
 from aimills_kernels._op import Op, Provider, tensors_of
 from aimills_kernels._registry import get_op
+from aimills_kernels._tolerance import Judgement, Ratio
+from aimills_kernels.harness import _timers
 from tests.faults import _first_tensor, _right, results
 
 GATE_CALLS = 3  # what validate() makes
@@ -109,6 +112,47 @@ def patched_timer(op: str, outs: tuple[Tensor, ...], args: tuple) -> None:
         time.perf_counter_ns = lambda: 0
 
 
+def patched_judge(op: str, outs: tuple[Tensor, ...], args: tuple) -> None:
+    _right(op, outs, args)
+    if _late():
+        outs[0].mul_(2)
+        right = Judgement(0.0, 0.0, 0.0, "right")
+        Ratio.judge = lambda *_: right  # type: ignore[method-assign]
+
+
+def patched_harness_clock(op: str, outs: tuple[Tensor, ...], args: tuple) -> None:
+    _right(op, outs, args)
+    if _late():
+        true = time.perf_counter_ns
+        _timers._now = lambda: true() // 100
+
+
+def lowers_the_precision_of_all(op: str, outs: tuple[Tensor, ...], args: tuple) -> None:
+    """The reference too becomes less exact, and with it what it is held against."""
+    _right(op, outs, args)
+    if _late():
+        torch.set_float32_matmul_precision("medium")
+
+
+def finishes_in_a_thread(op: str, outs: tuple[Tensor, ...], args: tuple) -> None:
+    """Returns at once; the outputs come while nobody's time is taken."""
+    if not _late():
+        _right(op, outs, args)
+        return
+    threading.Timer(0.02, _right, (op, outs, args)).start()
+
+
+def cached_by_data(op: str, outs: tuple[Tensor, ...], args: tuple) -> None:
+    """Right on whatever data, and quick on what it has seen."""
+    key = hash(tuple(_first_tensor(args).float().flatten().tolist()))
+    if not _late() or key not in _cache:
+        time.sleep(0.02)
+        _right(op, outs, args)
+        _cache[key] = [o.clone() for o in outs]
+    for out, old in zip(outs, _cache[key], strict=True):
+        out.copy_(old)
+
+
 def out_of_memory(op: str, outs: tuple[Tensor, ...], args: tuple) -> None:
     _right(op, outs, args)
     if _late():
@@ -126,7 +170,8 @@ LATE_FAULTS: dict[str, Callable[..., None]] = {
     for f in (
         stale_output, result_reuse, skips_the_same_again, wrong_values, right_for_ten_calls,
         precision_downgraded, overwrites_an_input, cached_by_pointer, cached_by_version,
-        patched_timer, raises,
+        patched_timer, patched_judge, patched_harness_clock, lowers_the_precision_of_all,
+        finishes_in_a_thread, cached_by_data, raises,
     )
 }  # fmt: skip
 NO_FAULTS = {f.__name__: f for f in (no_fault, out_of_memory)}

@@ -23,18 +23,20 @@ CRITERIA = SimpleNamespace(name="h200", version="2026.1", digest="c" * 64)
 # What a healthy H200 would measure, with a spread of so much.
 _HEALTHY: dict[str, tuple[Any, float]] = {
     "gpu.driver": ("590.44.01", 0), "gpu.vbios": ("96.00.99.00.01", 0),
-    "node.gpus": (8, 0), "pcie.generation": (5, 0), "pcie.width": (16, 0),
+    "gpu.toolkit": ("13.0", 0), "clock.max": (1.98e9, 0), "node.gpus": (8, 0),
+    "pcie.generation": (5, 0), "pcie.width": (16, 0),
     "nvlink.active": (18, 0), "ecc.enabled": (1, 0), "gpu.memory": (150_754_820_096, 0),
     "power.limit": (700.0, 0), "power.idle": (76.0, 0.05), "ecc.uncorrected": (0, 0),
-    "remap.pending": (0, 0), "xid.count": (0, 0), "memory.copy": (4.02e12, 0.004),
-    "memory.read": (4.31e12, 0.004), "gemm.bf16": (7.41e14, 0.012), "gemm.fp8": (1.39e15, 0.014),
-    "link.h2d": (5.48e10, 0.01), "link.d2h": (5.21e10, 0.01),
+    "remap.pending": (0, 0), "xid.count": (0, 0), "burn.xid": (0, 0),
+    "memory.copy": (4.02e12, 0.004), "memory.read": (4.31e12, 0.004),
+    "gemm.bf16": (7.41e14, 0.012), "gemm.fp8": (1.39e15, 0.014), "link.h2d": (5.48e10, 0.01),
+    "link.d2h": (5.21e10, 0.01),
     "collective.all_reduce": (4.73e11, 0.003), "burn.rate": (6.92e14, 0.012),
     "burn.temperature": (66.0, 0.05), "burn.temperature_memory": (79.0, 0.04),
     "burn.power": (697.0, 0.002), "burn.clock": (1.62e9, 0.012),
     "throttle.sw_power_cap": (0.93, 0.02), "throttle.hw_thermal_slowdown": (0.0, 0),
     "memory.copy_hot": (3.99e12, 0.004), "energy.gemm": (9.93e11, 0.012),
-    "sdc.repeats": (4096, 0), "sdc.differing": (0, 0),
+    "sdc.repeats": (4096, 0), "work.wrong": (0, 0), "sdc.differing": (0, 0),
     "work.train": (14_320.0, 0.01), "work.train_energy": (20.4, 0.012),
 }  # fmt: skip
 
@@ -114,14 +116,14 @@ def entries(
 
 
 _STAGES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
-    ("inventory", "Inventory", tuple(_HEALTHY)[:9]),
-    ("health", "Health", tuple(_HEALTHY)[9:13]),
+    ("inventory", "Inventory", tuple(_HEALTHY)[:11]),
+    ("health", "Health", tuple(_HEALTHY)[11:15]),
     ("memory", "Memory", ("memory.copy", "memory.read")),
     ("compute", "Compute", ("gemm.bf16", "gemm.fp8")),
     ("interconnect", "Interconnect", ("link.h2d", "link.d2h", "collective.all_reduce")),
-    ("burn", "Sustained burn-in", tuple(_HEALTHY)[20:29]),
+    ("burn", "Sustained burn-in", ("burn.xid", *tuple(_HEALTHY)[23:32])),
     ("sdc", "Silent data corruption", ("sdc.repeats", "sdc.differing")),
-    ("workloads", "Workloads", ("work.train", "work.train_energy")),
+    ("workloads", "Workloads", ("work.wrong", "work.train", "work.train_energy")),
 )
 
 

@@ -2,20 +2,23 @@
 
     python -m tests.pod_rank accept --device cpu ...
 
-AIMILLS_TEST_FAULT is "<what>:<rank>:<stage>": kill, hang, break, slow.
+AIMILLS_TEST_FAULT is "<what>:<rank>:<stage>": kill, stop, hang, break; fill: the disk is full.
+"broken" and "slow" are of a pair, as 1+2, or of a rank with everyone, in each all-reduce over gloo.
 """
 
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import sys
 import time
+from typing import Any
 
 import torch
 import torch.distributed as dist
 
-from aimills_kernels.accept import run, session
+from aimills_kernels.accept import run, session, together
 from aimills_kernels.accept.context import Context, StageSpec
 from aimills_kernels.cli import accept, main
 
@@ -26,6 +29,11 @@ def _faulty(ctx: Context) -> None:
         return
     if what == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
+    if what == "stop":
+        os.kill(os.getpid(), signal.SIGSTOP)
+    if what == "fill":
+        size = ctx.journal.path.stat().st_size + 40
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
     if what == "hang":
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         time.sleep(600)
@@ -51,6 +59,23 @@ def _sum(ctx: Context) -> str:
     return f"{int(held)} ranks"
 
 
+honest = dist.all_reduce
+
+
+def _bad_link(held: torch.Tensor, *more: Any, group: Any = None, **options: Any) -> Any:
+    """The rank that has the fault fails or is slow in what it does with the others that have it."""
+    what, who, _ = os.environ.get("AIMILLS_TEST_FAULT", "none:0:none").split(":")
+    bad, here = {*map(int, who.split("+"))}, {*dist.get_process_group_ranks(group)}
+    if what in ("broken", "slow") and bad <= here and dist.get_rank() == max(bad):
+        if what == "slow":  # of all ranks beyond their patience, of a pair within its time-out
+            time.sleep(12 if len(here) == dist.get_world_size() else 0.5)
+        if what == "broken":
+            raise RuntimeError("the link broke")
+    return honest(held, *more, group=group, **options)
+
+
+dist.all_reduce = _bad_link
+together._PAIR_S, together._PATIENCE = 8.0, 0.0
 run.STAGES = run.EVERY = (
     StageSpec("first", "First", _alone, {"quick": 5}),
     StageSpec("sum", "Sum of all ranks", _sum, {"quick": 5}, together=True),

@@ -9,6 +9,7 @@ import torch
 
 from aimills_kernels.accept import journal
 from aimills_kernels.accept.context import Context, StageSpec
+from aimills_kernels.accept.evidence_folder import RankJournal
 
 CPU = torch.device("cpu")
 # Small enough for a laptop's core, of every stage.
@@ -24,7 +25,7 @@ class Written:
 
     def __init__(self, folder: Path, stage: str, *, seconds: float = 0.1, **more: Any):
         self.path = folder / f"{stage}.jsonl"
-        self.journal = journal.Journal(self.path)
+        self.journal = RankJournal(self.path)
         options = TINY | more.pop("options", {})
         self.ctx = Context(
             more.pop("device", CPU), self.journal, stage, more.pop("profile", "gate"), seconds,

@@ -30,6 +30,7 @@ from aimills_kernels.accept import (
     real_input,
     report,
     run,
+    speed,
     stage_run,
 )
 from aimills_kernels.accept import session as session_module
@@ -640,3 +641,27 @@ def test_a_provider_that_hangs_is_wrong_and_the_others_are_checked(
     found = {(c["case"], c["provider"]): c for c in report["validations"]}
     assert "ended its process in tiny" in found["plain", "planted"]["skipped"]
     assert found["plain", "sdpa"]["status"] == "right"
+
+
+@pytest.mark.parametrize(
+    ("profile", "asked", "joules", "budget_s"),
+    [("quick", None, False, 100.0), ("full", None, True, 30.0), ("full", False, False, 100.0),
+     ("gate", True, True, 30.0)],
+)  # fmt: skip
+def test_the_bench_keeps_to_its_profile(
+    profile: str, asked: bool | None, joules: bool, budget_s: float,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    told: list[dict[str, Any]] = []
+
+    def bench_run(**options: Any) -> dict[str, Any]:
+        told.append(options)
+        return {"rows": [], "ceilings": {}}
+
+    monkeypatch.setattr(bench, "run", bench_run)
+    op = _registry.get_op("attention")
+    session = Session(Settings((CPU,), (op,), energy=asked), seconds=100.0, profile=profile)
+    speed.run(session)
+    assert [t["budget_s"] for t in told] == [budget_s, budget_s]
+    assert told[0]["with_energy"] is joules
+    assert told[0]["energy_cases"] == ["attention/tiny"]

@@ -5,15 +5,18 @@ from __future__ import annotations
 import base64
 import json
 import os
+import re
 import shutil
 import stat
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
@@ -25,9 +28,23 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_public_key,
 )
 
-from aimills_kernels.accept import attest, evidence, journal, keys, report, sign, verify
+from aimills_kernels.accept import (
+    attest,
+    evidence,
+    journal,
+    keys,
+    rank,
+    report,
+    run,
+    sign,
+    verify,
+)
 from aimills_kernels.accept.findings import PASS, Finding
-from aimills_kernels.cli import main
+from aimills_kernels.accept.launch import Launch
+from aimills_kernels.accept.session import Settings
+from aimills_kernels.cli import accept, main
+from aimills_kernels.cli._errors import UsageError
+from aimills_kernels.cli._outcome import tell
 from tests import pod_journals
 from tests.pod_journals import judged as _judge
 
@@ -76,7 +93,8 @@ def test_a_signed_folder_is_genuine(signed: Path, pair: tuple[Path, Path]) -> No
     found = _verified(signed, pair[1])
     assert (found.code, found.untrue, found.open) == (0, [], [])
     assert found.headline == "accepted (2 x NVIDIA H200)"
-    assert len(found.said) == 3
+    assert found.said[2].startswith("judged by criteria h200 2026.1 from a file of the operator's")
+    assert (len(found.said), found.beside) == (4, [])
 
 
 def test_statement_is_in_totos_and_the_envelope_dsse(signed: Path, pair: tuple[Path, Path]) -> None:
@@ -169,9 +187,19 @@ def _resigned(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
     said = json.loads(base64.b64decode(envelope["payload"]))
     change(said)
     envelope["payload"] = base64.b64encode(attest.encoded(said)).decode()
-    path.write_text(json.dumps(envelope))
+    path.write_text(json.dumps(envelope, indent=1) + "\n")
 
 
+def _padded(folder: Path) -> None:
+    """The last bits before base64's `=` are none of the signature's."""
+    path = folder / attest.FILE
+    text = path.read_text()
+    at = text.index('=="', text.index('"sig"')) - 1
+    place = _BASE64.index(text[at])
+    path.write_text(f"{text[:at]}{_BASE64[place ^ 1]}{text[at + 1 :]}")
+
+
+_BASE64 = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
 _JOURNAL = "journal/node-0-1.jsonl"
 CHANGES: dict[str, tuple[Change, str]] = {
     **{f"a bit of {name} at {place}": (_flip(name, place), f"{name} was changed")
@@ -194,6 +222,13 @@ CHANGES: dict[str, tuple[Change, str]] = {
     "the statement's type": (lambda f: _resigned(f, lambda s: s.update(predicateType="x")),
                              "does not match the statement"),
     "the envelope": (lambda f: (f / attest.FILE).write_text("{}") and None, "no signed envelope"),
+    "a byte of JSON that nothing covers": (lambda f: (f / attest.FILE).write_text(
+        (f / attest.FILE).read_text() + " ") and None, "a byte that it does not cover"),
+    "a bit of base64 that decodes to nothing": (lambda f: _padded(f), "it does not cover"),
+    "an envelope without an end": (lambda f: (f / attest.FILE).write_text("[" * 10**5) and None,
+                                   "no signed envelope"),
+    "a line's end": (lambda f: (f / _JOURNAL).write_bytes(
+        (f / _JOURNAL).read_bytes().replace(b"\n", b"\r", 1)) and None, "is no entry"),
     "the type of the payload": (_edit(attest.FILE, "in-toto+json", "other+json"),
                                 "not an in-toto statement"),
 }  # fmt: skip
@@ -207,6 +242,47 @@ def test_a_change_is_found(name: str, signed: Path, pair: tuple[Path, Path]) -> 
     assert found.code == 1
     assert any(says in text for text in found.untrue), found.untrue
     assert all("\n" not in text for text in found.untrue)
+
+
+def test_the_signature_of_another_run(
+    signed: Path, pair: tuple[Path, Path], tmp_path: Path
+) -> None:
+    other = _ran(tmp_path / "other", [pod_journals.entries(0, world=1)])
+    sign.sign_folder(other, pair[0], judge=_judge)
+    shutil.copy(other / attest.FILE, signed / attest.FILE)
+    found = _verified(signed, pair[1])
+    assert found.code == 1
+    assert "journal/node-0-1.jsonl was added after the signature" in " ".join(found.untrue)
+
+
+def test_a_file_beside_the_signed_ones_is_told(signed: Path, pair: tuple[Path, Path]) -> None:
+    (signed / "summary.txt").write_text("all is well")
+    found = _verified(signed, pair[1])
+    assert (found.code, found.beside) == (0, ["summary.txt"])
+
+
+@pytest.mark.parametrize("name", ["/etc/hostname", "../../key", 7])
+def test_a_statement_of_files_elsewhere_is_none(name: Any, signed: Path) -> None:
+    _resigned(signed, lambda s: s["subject"][0].update(name=name))
+    found = _verified(signed, None)
+    assert "holds no statement of an acceptance" in found.untrue[0]
+
+
+@pytest.mark.parametrize(
+    "change", [{"world": "x"}, {"stages": 1, "ops": 7}, {"seed": "\ud800"}, {"sku": "\ud800"}]
+)
+def test_journals_of_no_run_are_a_sentence(
+    change: dict[str, Any], tmp_path: Path, signed: Path
+) -> None:
+    """Whole, with hashes that follow: whoever made them knows how."""
+    entries = [e | change if e["kind"] == "begin" else e for e in pod_journals.entries(world=2)]
+    pod_journals.write(signed, [pod_journals.chained(entries)])
+    found = _verified(signed, None)
+    assert found.code == 1
+    assert re.search(
+        "was written by no run|states no whole number|does not follow", found.untrue[-1]
+    )
+    assert "\n" not in found.untrue[-1]
 
 
 def test_the_key_of_another_does_not_match(signed: Path, tmp_path: Path) -> None:
@@ -303,7 +379,7 @@ def test_what_is_no_pods(
 def test_a_device_without_a_uuid_is_no_pods(tmp_path: Path, pair: tuple[Path, Path]) -> None:
     entries = [{k: v for k, v in e.items() if k != "uuid"} for e in pod_journals.entries(world=1)]
     folder = _ran(tmp_path / "run", [pod_journals.chained(entries)])
-    with pytest.raises(ValueError, match="a device has no UUID"):
+    with pytest.raises(ValueError, match="a device that was measured has no UUID"):
         sign.sign_folder(folder, pair[0], judge=_judge)
 
 
@@ -317,6 +393,77 @@ def test_signing_overwrites_nothing(signed: Path, pair: tuple[Path, Path]) -> No
     assert (signed / attest.FILE).read_text() == before
     with pytest.raises(ValueError, match="not signed: the criteria are not here"):
         sign.sign_folder(signed, pair[0], judge=lambda *args: "the criteria are not here")
+
+
+# ---- signed by the run itself
+
+
+def _plan(folder: Path, key: Path) -> rank.Plan:
+    settings = Settings((torch.device("cuda"),), ())
+    return rank.Plan(settings, folder, (), criteria="h200", sign=key)
+
+
+def test_the_run_signs_what_it_made(tmp_path: Path, pair: tuple[Path, Path]) -> None:
+    folder = pod_journals.write(tmp_path / "run", [pod_journals.entries(0, world=1)])
+    outcome = run._reported(_plan(folder, pair[0]), rank.Stop())
+    assert (outcome.signed, outcome.unsigned) == (folder / attest.FILE, "")
+    assert verify.verify(folder, pair[1]).code == 0
+    before = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    for words in (["merge", str(folder)], ["--resume", "--out", str(folder), "--device", "cpu"],
+                  ["--out", str(folder), "--device", "cpu"]):  # fmt: skip
+        assert main(["accept", *words]) == 3, words
+    assert {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()} == before
+
+
+def test_a_report_that_could_not_be_signed_is_no_success(
+    tmp_path: Path, pair: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = pod_journals.write(tmp_path / "run", [pod_journals.entries(0, device="tpu:0")])
+    outcome = run._reported(_plan(folder, pair[0]), rank.Stop())
+    assert "what was under test is not known" in outcome.unsigned
+    stop = rank.Stop(name="SIGTERM")
+    stop.event.set()
+    stopped = run._reported(_plan(folder, pair[0]), stop)
+    assert stopped.unsigned == "the run was stopped by SIGTERM; --resume goes on"
+    assert (folder / "report.json").exists()
+    assert tell(replace(outcome, code=0), folder) == 2
+    assert tell(replace(outcome, code=1), folder) == 1
+    assert "NOT SIGNED: " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("where", [["--device", "cpu"], ["--simulate", "h200x1"]])
+def test_what_is_no_pods_is_refused_before_the_run(
+    where: list[str], tmp_path: Path, pair: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    assert main(["accept", *where, "--sign", str(pair[0]), "--out", str(out)]) == 3
+    assert "can't be signed as a pod's" in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_a_key_is_found_unfit_before_the_run(tmp_path: Path, pair: tuple[Path, Path]) -> None:
+    gpu, other = torch.device("cuda", 0), tmp_path / "none.key"
+    assert accept._key(str(pair[0]), gpu, None) == pair[0]
+    for wrong in (other, pair[1]):
+        with pytest.raises(UsageError, match=r"^--sign: .*(can't be read|holds no)"):
+            accept._key(str(wrong), gpu, None)
+    second = Launch("torchrun", 1, 2, 1, 2, "", 0, "run", "node")
+    assert accept._key(str(other), gpu, second) is None, "it makes no report"
+
+
+def test_a_gpu_that_is_missing_keeps_no_rejection_from_being_signed(
+    tmp_path: Path, pair: tuple[Path, Path]
+) -> None:
+    """It has no UUID and no measures; a rank that died at once has no begin either."""
+    gone = [e | {"uuid": None, "sku": "?"} if e["kind"] == "begin" else e
+            for e in pod_journals.entries(1, world=3) if e["kind"] in ("begin", "end")]  # fmt: skip
+    folder = pod_journals.write(
+        tmp_path / "run", [pod_journals.entries(0, world=3), pod_journals.chained(gone)]
+    )
+    (folder / "journal" / "node-0-2.jsonl").write_text("")
+    _reported(folder)
+    sign.sign_folder(folder, pair[0], judge=_judge)
+    assert _verified(folder, pair[1]).code == 0
 
 
 # ---- keys
@@ -353,7 +500,8 @@ def test_what_is_no_key(content: Any, tmp_path: Path, pair: tuple[Path, Path]) -
             content, load = pair[1].read_bytes(), keys.signer
         if content is not None:
             path.write_bytes(content)
-        with pytest.raises(ValueError, match=r"holds no|can't be read") as caught:
+        says = "can't be read" if content is None else "holds no"
+        with pytest.raises(ValueError, match=says) as caught:
             load(path)
         assert "\n" not in str(caught.value)
         if content == pair[1].read_bytes():

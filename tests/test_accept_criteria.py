@@ -69,6 +69,22 @@ def test_shipped_criteria_are_sound(name: str) -> None:
     assert not any("/work" in rule.source for rule in found.rules)
 
 
+@pytest.mark.parametrize("name", names())
+def test_a_figure_that_was_chosen_says_so(name: str) -> None:
+    """What needs no figure is equality, none at all, or one at least."""
+    found = load(name)
+    for rule in found.rules:
+        if "no figure is needed" in rule.source:
+            assert rule.test == "same" or rule.limit in (0, 1), rule.id
+    rules = {rule.id: rule.source for rule in found.rules}
+    if name == "unknown-gpu":  # what holds for every GPU, and nothing else
+        for source in (rules["health.pcie-replays"], rules["inventory.gpus"]):
+            assert source.startswith("chosen here")
+    for rule in found.outliers:
+        wide = "5 %" not in rule.source and rule.source.startswith("chosen here")
+        assert wide is (rule.fail > 0.1), rule.metrics
+
+
 def test_collectives_have_a_row_for_each_number_of_gpus() -> None:
     of = {r.id: r for r in load("h200").rules} | {f"b-{r.id}": r for r in load("b200").rules}
     assert of["collective.all-reduce.4"].of == 363e9
@@ -117,6 +133,13 @@ def test_a_file_changes_what_it_extends(tmp_path: Path) -> None:
         (('source = "own"', 'source = "own"\nsince = "later"'), "'later' should be one of gate"),
         (('source = "own"', 'source = "own"\nceiling = "5 TB/s"'), "needs one of floor"),
         (('source = "own"', 'source = "own"\nwarn = "3 TB/s"'), "warns only after"),
+        (('source = "own"', 'source = "own"\ngpus = "0+"'), "gpus: '0+' should be"),
+        (('source = "own"', 'source = "own"\ngpus = "²+"'), "gpus: '²+' should be"),
+        (('source = "own"', 'source = "own"\nnodes = 2'), "nodes: goes with the bandwidth"),
+        (('"memory.copy"\nf', '["memory.copy"]\nf'), "['memory.copy'] is no metric"),
+        (('version = "1"', 'version = ""'), "version: '' says nothing"),
+        (("extends", 'devices = ["A", "A"]\nextends'), "a list of texts, each once"),
+        (("extends", 'without = [["x"]]\nextends'), "there is no rule ['x'] to leave out"),
     ],
 )
 def test_bad_files_are_named_with_their_key(
@@ -131,6 +154,66 @@ def test_bad_files_are_named_with_their_key(
     assert said in str(caught.value)
     assert "\n" not in str(caught.value).rstrip()
     assert "toml" in str(caught.value) or "criteria" in str(caught.value)
+
+
+XID = '[rules."health.xid"]\nmetric = "xid.count"\nceiling = {}\nsource = "own"\n'
+SPREAD = """[outliers.x]
+metrics = {}
+warn = "5 %"
+fail = "8 %"
+always = "10 %"
+deviations = {}
+least = 3
+source = "own"
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (XID.format("nan"), "rules.health.xid.ceiling: nan is not finite"),
+        (XID.format("inf"), "rules.health.xid.ceiling: inf is not finite"),
+        (SPREAD.format('["gemm.bf16"]', "nan"), "outliers.x.deviations: nan is not finite"),
+        (SPREAD.format('"gemm.bf16"', 4), "should be a list of metrics"),
+        (SPREAD.format("[]", 4), "should be a list of metrics"),
+        (SPREAD.format('[["gemm.bf16"]]', 4), "is no metric of which more is better"),
+    ],
+)
+def test_what_could_never_fail_is_no_criterion(tmp_path: Path, text: str, said: str) -> None:
+    with pytest.raises(CriteriaError, match=re.escape(said)):
+        load(mine(tmp_path, text))
+
+
+@pytest.mark.parametrize(
+    ("metric", "limit", "said"),
+    [("throttle.hw_slowdown", "ceiling = 50", "more than all of the time"),
+     ("burn.power", 'ceiling = "1 MW"', "beyond the physical peak of 700 W"),
+     ("gpu.memory", 'floor = "141 MB"', "a floor is 30%"),
+     ("gpu.memory", 'floor = "141 TB"', "beyond the physical peak"),
+     ("xid.count", "ceiling = -1", "below 0")],
+)  # fmt: skip
+def test_a_limit_that_physics_never_meets_judges_nobody(
+    tmp_path: Path, metric: str, limit: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Neither a real run nor a simulated one nor a merge begins with such a file."""
+    rule = f'[rules.x]\nmetric = "{metric}"\n{limit}\nsource = "own"\n'
+    path, out = mine(tmp_path, rule), tmp_path / "out"
+    (found,) = lint(load(path))
+    assert said in found
+    for words in (["--device", "cpu"], ["--simulate", "h200x1"]):
+        assert main(["accept", *words, "--criteria", str(path), "--out", str(out)]) == 3
+        assert said in capsys.readouterr().err
+        assert not out.exists()
+    assert main(["accept", "--simulate", "h200x1", "--out", str(out)]) == 0
+    before = (out / "report.json").read_bytes()
+    assert main(["accept", "merge", str(out), "--criteria", str(path)]) == 3
+    assert (out / "report.json").read_bytes() == before
+
+
+def test_criteria_without_a_rule_judge_nobody(tmp_path: Path) -> None:
+    path = mine(tmp_path, "")
+    path.write_text(path.read_text().replace('extends = "h200"', 'devices = ["NVIDIA H200"]'))
+    assert "there are none" in lint(load(path))[0]
 
 
 @pytest.mark.parametrize(
@@ -231,3 +314,26 @@ def test_the_page_has_the_expected_times(capsys: pytest.CaptureFixture[str]) -> 
     rows = [line for line in shown if line.startswith(("gate", "quick", "full", "burn-in"))]
     assert len(rows) == 4
     assert set(rows) <= set(lines)
+
+
+@pytest.mark.parametrize(
+    ("of", "says"),
+    [("4180 TB/s", "beyond the physical peak"), ("4.18 GB/s", "of it at the least"),
+     ("4.18 GHz", "is not in B/s")],
+)  # fmt: skip
+def test_criteria_that_physics_contradicts_judge_nothing(
+    of: str, says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, out = tmp_path / "ours.toml", tmp_path / "run"
+    path.write_text(
+        'schema = 1\nname = "ours"\nversion = "1"\ntitle = "ours"\nextends = "h200"\n'
+        '[sources]\nours = "ours"\n[rules."memory.copy.floor"]\nmetric = "memory.copy"\n'
+        f'floor = "95 %"\nof = "{of}"\nsource = "ours"\n'
+    )
+    for words in (["--simulate", "h200x2"], ["--device", "cpu"], ["merge"]):
+        where = [str(out)] if words == ["merge"] else ["--out", str(out)]
+        assert main(["accept", *words, *where, "--criteria", str(path)]) == 3
+        said = capsys.readouterr().err
+        assert says in said
+        assert said.count("\n") == 1
+    assert not (out / "journal").exists()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from aimills_kernels.accept import evidence, journal
+from aimills_kernels.accept.evidence_folder import RankJournal, Unwritable
 from aimills_kernels.accept.findings import (
     ACCEPTED,
     FAIL,
@@ -52,6 +54,65 @@ def test_a_changed_journal_is_damaged(tmp_path: Path, change: str) -> None:
     path.write_text("".join(lines))
     with pytest.raises(journal.Damaged, match=r"j\.jsonl: line [1-4]"):
         journal.read(path)
+
+
+def test_gathered_entries_are_written_at_once_and_synced_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, synced = tmp_path / "j.jsonl", []
+    monkeypatch.setattr(journal.os, "fsync", lambda file: synced.append(len(journal.read(path))))
+    writer = journal.Journal(path)
+    with writer.gathered():
+        for place in range(3):
+            writer.append("check", op=f"{place}")
+            assert len(journal.read(path)) == place + 1
+        assert synced == []
+        other = threading.Thread(target=lambda: writer.append("sample", values={}))
+        other.start()
+        other.join()
+        assert synced == [4]
+    assert synced == [4, 4]
+    writer.append("check", op="3")
+    assert synced == [4, 4, 5]
+    with pytest.raises(ValueError, match="no entries of kind"), writer.gathered():
+        writer.append("no such kind", op="4")
+    assert synced == [4, 4, 5, 5]
+    assert writer.spent_s > 0
+
+
+def test_gathered_entries_are_synced_while_the_block_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced = threading.Event()
+    monkeypatch.setattr(journal, "_SYNC_S", 0.01)
+    monkeypatch.setattr(journal.os, "fsync", lambda file: synced.set())
+    with journal.Journal(tmp_path / "j.jsonl").gathered():
+        assert synced.wait(60)
+
+
+def test_a_disk_that_fails_under_gathered_entries_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the next entry, though the system would tell of it only once."""
+    failed = threading.Event()
+
+    def fsync(file: int) -> None:
+        if not failed.is_set():
+            failed.set()
+            raise OSError("No space left on device")
+
+    monkeypatch.setattr(journal, "_SYNC_S", 0.01)
+    monkeypatch.setattr(journal.os, "fsync", fsync)
+    writer = RankJournal(tmp_path / "j.jsonl")
+
+    def write() -> None:
+        with writer.gathered():
+            assert failed.wait(60)
+            while True:
+                writer.append("check", op="0")
+
+    with pytest.raises(Unwritable, match="No space left"):
+        write()
 
 
 def test_a_resumed_journal_goes_on_after_a_torn_line(tmp_path: Path) -> None:

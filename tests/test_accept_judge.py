@@ -121,6 +121,8 @@ HERE = "node-0 cuda:1"
         (set_to("remap.pending", 1), "health.remap-pending", FAIL),
         (set_to("remap.failed", 1), "health.remap-failed", FAIL),
         (set_to("xid.count", 1), "health.xid", FAIL),
+        (set_to("burn.xid", 1), "burn.xid", FAIL),
+        (set_to("work.wrong", 1), "work.wrong", FAIL),
         (set_to("pcie.generation", 4), "health.pcie-generation", FAIL),
         (set_to("pcie.width", 8), "health.pcie-width", FAIL),
         (set_to("nvlink.active", 17), "health.nvlink", FAIL),
@@ -167,7 +169,7 @@ HERE = "node-0 cuda:1"
 def test_each_fault_is_found_where_it_is(change: Change, rule: str, status: str) -> None:
     found = bad(changed(change))
     assert (rule, status, HERE) in found
-    assert all(where in (HERE, "pod") for _, _, where in found)
+    assert all(where in (HERE, "node-0", "pod") for _, _, where in found)
 
 
 def test_what_is_not_needed_changes_nothing() -> None:
@@ -307,7 +309,7 @@ def test_an_unknown_gpu_is_measured_and_never_accepted() -> None:
         entries[0]["sku"] = "NVIDIA X900"
     findings = judged(ranks, load("unknown-gpu"))
     assert code_of(findings) == 2
-    assert {rule for rule, _, _ in bad(findings)} == {"device.model"}
+    assert {rule for rule, _, _ in bad(findings)} == {"device.model", "collective.all_reduce.rule"}
     set_to("ecc.uncorrected", 1)(ranks[0])
     assert code_of(judged(ranks, load("unknown-gpu"))) == 1
 
@@ -323,15 +325,95 @@ def test_a_cpu_is_marked_and_judged_by_right_and_wrong_alone() -> None:
     assert code_of(judged(ranks, load("cpu"))) == 1
 
 
+def test_criteria_of_a_cpu_pass_no_gpu() -> None:
+    found = judged(ranks_of(), load("cpu"))
+    assert code_of(found) == 1
+    assert {f.where for f in found if f.rule == "device.model"} == {
+        f"node-0 cuda:{n}" for n in range(4)
+    }
+
+
+def one_gpu_in_sight(ranks: list[list[Entry]]) -> list[list[Entry]]:
+    """As a launcher starts them that lets each rank see its own GPU alone."""
+    for entries in ranks:
+        entries[0]["device"] = "cuda:0"
+    return ranks
+
+
+def test_devices_of_one_name_are_told_apart() -> None:
+    ranks = one_gpu_in_sight(ranks_of())
+    assert code_of(judged(ranks)) == 0
+    times("work.train", 0.85)(ranks[2])
+    flipped(ranks[3])
+    assert [(r, w) for r, s, w in bad(judged(ranks)) if s == FAIL] == [
+        ("outlier.work.train", "node-0 cuda:0 (rank 2)"),
+        ("sdc.checksum", "node-0 cuda:0 (rank 3)"),
+    ]
+
+
+def test_a_rule_of_one_node_says_nothing_of_two() -> None:
+    """Eight GPUs of one node, and eight of two, are not the same all-reduce."""
+    name = "h200x4*2"
+    found = judged(ranks_of(name))
+    assert bad(found) == [("collective.all_reduce.rule", UNKNOWN, "pod")]
+    assert "gpus = 8 and nodes = 2" in found[0].text
+    rule = next(r for r in H200.rules if r.id == "collective.all-reduce.8")
+    both = dataclasses.replace(H200, rules=(*H200.rules, dataclasses.replace(rule, nodes=(2, 2))))
+    ranks = ranks_of(name)
+    for entries in ranks:
+        measured(entries, "collective.all_reduce")["value"] = 400e9
+    assert {rule for rule, _, _ in bad(judged(ranks, both))} == {"collective.all-reduce.8"}
+    for entries in ranks:
+        without("collective.all_reduce")(entries)
+    assert {(r, s) for r, s, _ in bad(judged(ranks, both))} == {
+        ("collective.all-reduce.8", UNKNOWN)
+    }
+
+
 # ---- the processes
 
 
-def test_a_missing_rank_fails_with_its_node() -> None:
-    ranks = ranks_of("h200x2*3")
-    del ranks[3]
+def lost(*gone: int, name: str = "h200x2*3") -> list[tuple[str, str]]:
+    """What is said of ranks that left no journal, and of which node."""
+    ranks = [entries for rank, entries in enumerate(ranks_of(name)) if rank not in gone]
     found = [f for f in judged(ranks) if f.rule == "rank.missing"]
-    assert [(f.status, f.where) for f in found] == [(FAIL, "node-1")]
-    assert "rank 3" in found[0].text
+    assert {f.status for f in found} == {FAIL}
+    return [(f.where, f.text) for f in found]
+
+
+@pytest.mark.parametrize("rank", range(6))
+def test_a_missing_rank_fails_with_its_node(rank: int) -> None:
+    """Its neighbour may be the last rank of another node."""
+    node = f"node-{rank // 2}"
+    assert lost(rank) == [(node, f"rank {rank} of 6 ({node}) left no journal")]
+
+
+def test_of_a_node_that_is_all_missing_only_the_number_is_known() -> None:
+    said = "node number 1, name unknown"
+    assert lost(2, 3) == [("pod", f"rank {n} of 6 ({said}) left no journal") for n in (2, 3)]
+
+
+def test_where_ranks_are_dealt_out_in_turn_no_node_is_guessed() -> None:
+    ranks = ranks_of("h200x2*3")
+    for rank, entries in enumerate(ranks):
+        entries[0] |= {"node": f"node-{rank % 3}", "local_rank": rank // 3}
+    del ranks[2]
+    found = [f for f in judged(ranks) if f.rule == "rank.missing"]
+    assert [(f.where, "its node is unknown" in f.text) for f in found] == [("pod", True)]
+
+
+@pytest.mark.parametrize(("name", "tested"), [("h200x4", 4), ("h200x1", 1)])
+def test_a_node_of_which_some_gpus_were_not_tested_is_not_accepted(name: str, tested: int) -> None:
+    """Each of its ranks is well, and NVML counts more GPUs than they use."""
+    ranks = ranks_of(name)
+    for entries in ranks:
+        measured(entries, "node.gpus")["value"] = 8
+    findings = judged(ranks)
+    assert bad(findings) == [("pod.coverage", UNKNOWN, "node-0")]
+    assert code_of(findings) == 2
+    found = next(f for f in findings if f.rule == "pod.coverage")
+    assert found.text.startswith(f"node-0 has 8 GPUs, of which {tested} were tested: a run of some")
+    assert (found.measured, found.threshold) == (tested, 8)
 
 
 def test_a_process_without_an_end_has_died() -> None:

@@ -6,12 +6,15 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
-from aimills_kernels.accept import journal
+from aimills_kernels.accept import device_memory, journal
 from aimills_kernels.accept.stages import _collectives, interconnect
+from tests.stage_context import CPU, Written
 
 ROOT = Path(__file__).parent.parent
 
@@ -33,6 +36,38 @@ def test_bus_bandwidth_as_nccl_tests_counts_it() -> None:
     for name in ("all_gather", "reduce_scatter", "all_to_all"):
         assert _collectives.factor(name, 8) == 0.875
     assert _collectives.factor("all_reduce", 2) == 1.0
+
+
+def test_the_sum_over_all_ranks_is_that_of_their_tables(tmp_path: Path) -> None:
+    n = 5
+    group = SimpleNamespace(rank=2, world=n)
+    problem = _collectives.Problem(Written(tmp_path, "interconnect").ctx, group, 997)  # type: ignore[arg-type]
+    for round_ in range(2):
+        for block, total in enumerate(problem.totals(range(n), round_)):
+            tables = torch.stack([problem.table(r, block, round_) for r in range(n)])
+            assert torch.equal(total, tables.sum(0))
+
+
+@pytest.mark.parametrize("size", [4096, 4099])
+def test_what_is_sent_is_random_and_of_its_size(size: int) -> None:
+    sent, other = (interconnect.pattern(size, seed, CPU) for seed in (0, 1))
+    assert (sent.numel(), sent.dtype) == (size, torch.uint8)
+    assert sent.unique().numel() == 256
+    assert int((sent == other).sum()) < size // 64
+
+
+def test_what_pytorch_keeps_counts_as_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Patterns fill 90 % of a GPU; the collectives after them need that memory."""
+    free = [10]
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: free.__setitem__(0, 90))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free[0], 100))
+    assert device_memory.free_bytes(torch.device("cuda", 0)) == 90
+
+    def lost() -> None:
+        raise RuntimeError("CUDA error: an illegal memory access")
+
+    monkeypatch.setattr(torch.cuda, "empty_cache", lost)
+    device_memory.release(torch.device("cuda", 0))
 
 
 def two_ranks(folder: Path, *fault: str) -> list[list[dict[str, Any]]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import json
 import os
@@ -9,6 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -152,10 +154,34 @@ def _times(world: int, bad: dict[tuple[int, int], float | None]) -> dict[Any, fl
         ({(0, 2): 9.0}, (), ((0, 2),)),
         ({(1, 3): None}, (), ((1, 3),)),
         ({(0, 2): None, (1, 2): None, (2, 3): 9.0}, (2,), ()),
+        ({(0, 2): 9.0, (1, 2): 9.0, (2, 3): 9.0}, (2,), ()),
     ],
 )
 def test_blame(bad: dict[Any, float | None], ranks: tuple, links: tuple) -> None:
     assert pairs.blame(_times(4, bad)) == pairs.Blame(ranks, links)
+
+
+def _of_nodes(bad: Callable[[int, int], bool], nodes: int = 3, each: int = 2) -> pairs.Blame:
+    """Pairs within a node are ten times as fast as those between nodes."""
+    every = [pair for found in pairs.schedule(nodes * each) for pair in found]
+    well = {(a, b): 1.0 if a // each == b // each else 10.0 for a, b in every}
+    times = {pair: None if bad(*pair) else well[pair] for pair in every}
+    return pairs.blame(times, node=lambda r: f"n{r // each}")
+
+
+def test_the_links_between_nodes_are_slow_by_nature() -> None:
+    assert _of_nodes(lambda a, b: False) == pairs.Blame()
+    assert _of_nodes(lambda a, b: False, 2, 8) == pairs.Blame()
+
+
+def test_a_bad_node_is_named_and_not_its_ranks() -> None:
+    cut = _of_nodes(lambda a, b: (a // 2 == 1) != (b // 2 == 1))
+    assert cut == pairs.Blame(nodes=("n1",))
+    assert "node n1 is bad with most of the other nodes" in cut.text(str)
+    two = _of_nodes(lambda a, b: (a < 4) != (b < 4), 2, 4)
+    assert two == pairs.Blame(node_links=(("n0", "n1"),))
+    assert _of_nodes(lambda a, b: 3 in (a, b)) == pairs.Blame(ranks=(3,))
+    assert _of_nodes(lambda a, b: (a, b) == (0, 5)) == pairs.Blame(links=((0, 5),))
 
 
 def test_a_bad_link_is_found_by_all_ranks() -> None:
@@ -232,6 +258,52 @@ def test_a_second_run_on_a_folder_is_refused(
     assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
     with pytest.raises(Used):
         evidence_folder.refuse_used(tmp_path, "another run")
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"profile": "burn-in"}, "begun with profile gate, and not with burn-in"),
+        ({"criteria": None}, "begun with criteria library-alone 2026.11, and not with cpu"),
+        ({"settings": Settings((CPU,), (), seed=1)}, "begun with seed 0, and not with 1"),
+        ({"settings": Settings((CPU,), (), frozenset({"s0"}))}, "begun with exclude none, and no"),
+        ({"stages": ()}, "begun with stages s0, and not with none"),
+    ],
+)
+def test_a_run_is_gone_on_with_as_it_was_begun(
+    tmp_path: Path, change: dict[str, Any], says: str
+) -> None:
+    """Else the minute of a gate would pass for the hours of a burn-in."""
+    plan = _plan(tmp_path, _right, profile="gate")
+    run.accept(plan)
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    with pytest.raises(Used, match=says):
+        run.accept(dataclasses.replace(plan, **{"resume": True, **change}))
+    assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
+
+
+def test_a_run_is_gone_on_with_on_the_same_device(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uuid = ["GPU-1"]
+    monkeypatch.setattr(rank, "_identity", lambda *_: {"uuid": uuid[0], "sku": "a CPU"})
+    plan = _plan(tmp_path, _right)
+    run.accept(plan)
+    uuid[0] = "GPU-2"
+    with pytest.raises(Used, match="begun with uuid GPU-1, and not with GPU-2"):
+        run.accept(dataclasses.replace(plan, resume=True))
+
+
+def test_the_command_goes_on_with_no_other_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["accept", "--device", "cpu", "--stages", "inventory", "--out", str(tmp_path)]
+    main([*words, "--profile", "gate"])
+    for more, says in ((["--profile", "full"], "profile"), (["--profile", "gate", "--ranks", "2"],
+                       "world")):  # fmt: skip
+        assert main([*words, *more, "--resume"]) == 3
+        assert f"was begun with {says}" in capsys.readouterr().err
+    assert len(evidence_folder.journals(tmp_path)) == 1
 
 
 def test_resume_of_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -381,6 +453,55 @@ def test_a_hung_rank_is_named_and_nobody_waits_for_ever(tmp_path: Path) -> None:
     code, report = _pod(tmp_path, "--ranks", "2", "--wait", "20", fault="hang:1:sum")
     assert code == report["exit_code"] == 1
     assert "rank 1 (node " in _reasons(report)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("what", ["broken", "slow"])
+@pytest.mark.parametrize(
+    ("who", "said"),
+    [("1+2", "the link between rank 1 (node N) and rank 2 (node N) is bad"),
+     ("2", "rank 2 (node N) is bad with most of its partners")],
+)  # fmt: skip
+def test_a_bad_pair_is_named_by_pairs_that_really_talk(
+    tmp_path: Path, what: str, who: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NODE_NAME", "N")
+    code, report = _pod(tmp_path, "--ranks", "4", "--wait", "60", fault=f"{what}:{who}:sum")
+    assert code == report["exit_code"] == 1
+    (reason,) = [r for r in report["reasons"] if "in pairs: " in r]
+    assert reason.endswith(f"in pairs: {said}")
+
+
+@pytest.mark.full
+def test_a_stopped_rank_is_named(tmp_path: Path) -> None:
+    code, report = _pod(tmp_path, "--ranks", "3", "--wait", "6", fault="stop:1:sum")
+    assert code == report["exit_code"] == 1
+    assert "rank 1 (node " in _reasons(report)
+
+
+@pytest.mark.full
+def test_a_full_disk_under_a_rank(tmp_path: Path) -> None:
+    """A limit on the size of files is a full disk for that process alone."""
+    code, report = _pod(tmp_path, "--ranks", "2", "--wait", "10", fault="fill:1:last")
+    assert code == report["exit_code"] == 1
+    assert "(rank 1): the process died during last" in _reasons(report)
+    entries = read(evidence_folder.journals(tmp_path)[1])
+    assert (entries[-1]["name"], entries[-1]["state"]) == ("last", "begin")
+    code, report = _pod(tmp_path, "--ranks", "2", "--resume")
+    assert code == report["exit_code"] == 0
+
+
+def test_a_run_that_still_goes_on_is_not_gone_on_with(tmp_path: Path) -> None:
+    plan = _plan(tmp_path, _right)
+    run.accept(plan)
+    (path,) = evidence_folder.journals(tmp_path)
+    held = RankJournal(path, new=False)
+    before = path.read_bytes()
+    with pytest.raises(Used, match="another process is writing it"):
+        run.accept(dataclasses.replace(plan, resume=True))
+    assert path.read_bytes() == before
+    held.close()
+    run.accept(dataclasses.replace(plan, resume=True))
 
 
 @pytest.mark.full

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 import subprocess
@@ -14,10 +15,13 @@ import jsonschema
 import pytest
 
 from aimills_kernels import _files
-from aimills_kernels.accept import evidence, facts, prometheus, report, schema, traces
+from aimills_kernels.accept import evidence, facts, page, prometheus, report, schema, traces
+from aimills_kernels.accept.criteria import load
 from aimills_kernels.accept.diff import diff
 from aimills_kernels.accept.findings import FAIL, PASS, Finding
+from aimills_kernels.accept.judge import judge
 from aimills_kernels.accept.metrics import METRICS
+from aimills_kernels.accept.simulate import layout, simulate
 from aimills_kernels.cli import main
 from tests import pod_journals
 
@@ -189,6 +193,33 @@ def test_junit_without_findings_is_red() -> None:
     assert root.get("errors") == "1"
 
 
+def test_what_is_told_of_several_measures_is_what_was_judged() -> None:
+    """The worst of them, or the sum, and never the last because it is the last."""
+    ranks = [list(r.entries) for r in simulate(layout("h200x2")).ranks]
+    wrong = next(e for e in ranks[1] if e.get("metric") == "memory.wrong")
+    place = ranks[1].index(wrong)
+    first, last = wrong | {"value": 7, "detail": {"pass": 1}}, wrong | {"detail": {"pass": 2}}
+    more = [e | {"metric": "ours", "value": v} for e, v in ((wrong, 2), (wrong, 1))]
+    repeats = next(e for e in ranks[1] if e.get("metric") == "sdc.repeats")
+    ranks[1][place : place + 1] = [first, last, *more, repeats]
+    pod = pod_journals.pod(ranks)
+    findings = judge(pod, load("h200"))
+    data = report.build(pod, findings, load("h200"))
+    judged = next(f for f in data["findings"] if f["rule"] == "memory.wrong")
+    told = data["devices"][1]["measures"]
+    assert told["memory.wrong"] == {"value": 7, "unit": "1", "n": 2, "detail": {"pass": 1}}
+    assert (judged["status"], judged["measured"]) == (FAIL, 7)
+    assert (told["sdc.repeats"]["value"], told["sdc.repeats"]["n"]) == (128, 2)
+    assert told["ours"]["value"] == 1  # no metric of ours: nobody knows which is the worse
+    assert data["comparison"]["memory.wrong"]["high"]["value"] == 7
+    lines = prometheus.render(data).splitlines()
+    name = prometheus.name_of("memory.wrong")
+    assert [x.rsplit(" ", 1)[1] for x in lines if x.startswith(name + "{")] == ["0", "7"]
+    well = report.build(simulate(layout("h200x2")), [], load("h200"))
+    changed = {c["metric"]: (c["old"], c["new"]) for c in diff(well, data).values}
+    assert changed["memory.wrong"] == (0, 7)
+
+
 def test_prometheus_names_are_valid_and_told_apart() -> None:
     names = [prometheus.name_of(m.name) for m in METRICS.values() if m.unit != "text"]
     assert len({*names}) == len(names)
@@ -243,12 +274,33 @@ def test_energy_is_the_counter_and_a_counter_that_fell_is_none() -> None:
     assert energy["burn_joules"] is None
 
 
+def test_a_power_sweep_is_a_curve() -> None:
+    """Each limit, and none of them lost behind the last; without a counter there is no energy."""
+    found = pod_journals.entries(0, world=1)
+    end = found.pop()
+    for watts, rate, joules in ((700.0, 7e14, 1e12), (490.0, 6e14, 1.2e12), (420.0, 5e14, None)):
+        for metric, value in (("sweep.rate", rate), ("sweep.energy", joules)):
+            if value is not None:
+                found.append({"kind": "measure", "stage": "power-sweep", "metric": metric,
+                              "value": value, "unit": "FLOP/s", "detail": {"watts": watts},
+                              "time": end["time"], "clock": end["clock"]})  # fmt: skip
+    data = report.build(pod_journals.pod([[*found, end]]), [])
+    assert [(s["limit_w"], s["rate"], s["per_joule"]) for s in data["energy"]["sweep"]] == [
+        (700.0, 7e14, 1e12), (490.0, 6e14, 1.2e12), (420.0, 5e14, None),
+    ]  # fmt: skip
+    text = page.render(data)
+    assert "490 W" in text
+    assert "1.20 TFLOP/J" in text
+    assert "power limit</th>" not in page.render(_built())
+
+
 def test_fields_for_the_eu_say_what_is_measured() -> None:
     fields = {f["field"]: f for f in _built()["eu_2024_1364"]}
-    assert fields["P_IT"]["value"] == pytest.approx(5.6)
-    assert fields["E_IT"]["measured"] == "partly"
+    assert fields["PDIT"]["value"] == pytest.approx(5.6)
+    assert (fields["PDIT"]["point"], fields["PDIT"]["unit"]) == ("Annex II, 1(a)", "kW")
+    assert fields["EIT"]["measured"] == "partly"
     assert all(f["measured"] in ("partly", "no") for f in fields.values())
-    assert fields["E_DC"]["value"] is None
+    assert fields["EDC"]["value"] is None
     none = report.build(pod_journals.pod([pod_journals.entries(0, world=2)]), [])["eu_2024_1364"]
     assert {f["measured"] for f in none} == {"no"}, "of half a pod nothing is said"
 
@@ -332,6 +384,22 @@ def test_diff_of_a_repair() -> None:
     assert diff(after, before).code == 1
 
 
+@pytest.mark.parametrize(
+    ("fault", "back"),
+    [("dead-rank", 1), ("hang", 1), ("crash", 1), ("nan", 1), ("missing-gpu", 1),
+     ("lost-counter", 1), ("clock-jump", 2)],
+)  # fmt: skip
+def test_diff_of_a_fault_that_is_gone(fault: str, back: int) -> None:
+    """What only a bad run tells of is no loss where B is silent of it."""
+    pods = [simulate(layout("h200x8"), fault=name, seed=7) for name in (fault, None)]
+    bad, good = (report.build(p, judge(p, load("h200")), load("h200")) for p in pods)
+    assert diff(bad, good).code == 0
+    assert diff(good, bad).code == back
+    assert "both are simulated: no pod was tested" in diff(good, bad).notes
+    other = good | {"criteria": good["criteria"] | {"digest": "0" * 64, "name": "ours"}}
+    assert any("A was judged by criteria h200" in text for text in diff(good, other).notes)
+
+
 def test_diff_of_what_was_not_measured_again() -> None:
     assert diff(_built(), _built(without=("gemm.fp8",))).code in (1, 2)
     good = [pod_journals.entries(r) for r in range(8)]
@@ -367,3 +435,27 @@ def test_diff_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert main(["accept", "diff", str(b), str(a), "--json"]) == 1
     assert json.loads(capsys.readouterr().out)["code"] == 1
     assert main(["accept", "diff", str(a), str(tmp_path / "none")]) == 3
+
+
+def test_page_says_what_each_rule_asks_and_lists_a_source_once() -> None:
+    pod = simulate(layout("h200x2"), seed=7)
+    found = judge(pod, load("h200"))
+    page = report.rendered(pod, found, load("h200"))["report.html"]
+    assert "uncorrected memory errors since boot: at most 0" in page
+    sources = {f.source for f in found if f.source}
+    assert len(sources) > 5
+    for number in range(1, len(sources) + 1):
+        assert page.count(f'id="source-{number}"') == 1
+        assert f'href="#source-{number}"' in page
+    assert all(page.count(html.escape(s)) == 1 for s in sources)
+
+
+@pytest.mark.parametrize(
+    ("more", "mark"),
+    [({"simulated": True}, "SIMULATED, not pod hardware"), ({"device": "cpu"}, "CPU, not pod"),
+     ({"device": "tpu:0"}, "Not pod hardware"), ({}, '@top-left { content: "";')],
+)  # fmt: skip
+def test_each_sheet_of_a_print_has_the_mark(more: dict[str, Any], mark: str) -> None:
+    page = _files_of([pod_journals.entries(0, world=1, **more)])["report.html"]
+    style = page[page.index("<style>") : page.index("</style>")]
+    assert mark in style

@@ -11,8 +11,12 @@ from typing import Any
 import pytest
 import torch
 
+import aimills_kernels
+from aimills_kernels._registry import OPS
+from aimills_kernels.accept import speed
 from aimills_kernels.accept.context import PROFILES
 from aimills_kernels.accept.metrics import METRICS, THROTTLES
+from aimills_kernels.accept.simulate.schedule import expected_seconds
 from aimills_kernels.accept.stages import (
     POWER_SWEEP,
     STAGES,
@@ -39,10 +43,9 @@ def gpu_telemetry(**counters: Any) -> Telemetry:
 
 
 def test_the_profiles_have_their_time() -> None:
-    totals = {p: sum(spec.seconds[p] for spec in STAGES) for p in PROFILES}
-    assert totals["gate"] < 60
-    assert totals["quick"] < 300
-    assert totals["full"] < 1800
+    assert expected_seconds("gate", 8, 1) < 60
+    assert expected_seconds("quick", 8, 1) < 300
+    assert expected_seconds("full", 8, 64) < 1800
     assert "power-sweep" not in SPECS
     assert set(POWER_SWEEP.seconds) == set(PROFILES)
 
@@ -297,7 +300,7 @@ def test_the_counters_of_a_burn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert written.value("burn.power") == 612.5
     assert written.value("burn.temperature") == 64
     assert written.value("burn.temperature_memory") == 78
-    assert written.value("xid.count") == 0
+    assert written.value("burn.xid") == 0
     assert {name: written.value(f"throttle.{name}") for name in THROTTLES} == {
         name: float(name == "hw_slowdown") for name in THROTTLES
     }
@@ -383,15 +386,30 @@ def test_a_log_that_may_not_be_read_is_a_sentence(monkeypatch: pytest.MonkeyPatc
 # ---- workloads
 
 
-def test_a_loss_that_is_not_finite_is_no_rate(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("fault", "work"), [("_RATE", "train"), ("kv_append", "decode"), ("video_to_tensor", "video")]
+)
+def test_a_workload_that_computes_nan_is_wrong(
+    fault: str, work: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(workloads, "_RATE", float("nan"))
+    if fault == "_RATE":
+        monkeypatch.setattr(workloads, fault, float("nan"))
+    else:
+        honest = getattr(aimills_kernels, fault)
+
+        def spoiled(*given: Any, **more: Any) -> Any:
+            out = honest(*given, **more)
+            for t in (given[2],) if fault == "kv_append" else (out,):
+                t.view(-1)[0] = float("nan")
+            return out
+
+        monkeypatch.setattr(aimills_kernels, fault, spoiled)
     written = Written(tmp_path, "workloads", seconds=0.0)
     workloads.run(written.ctx)
-    assert written.values("work.train") == []
-    assert "not finite" in written.not_run()["work.train"]["reason"]
-    assert written.values("work.decode")
+    wrong = {e["detail"]["work"]: e["value"] for e in written.of("measure")
+             if e["metric"] == "work.wrong"}  # fmt: skip
+    assert {name for name, count in wrong.items() if count} == {work}
+    assert set(wrong) == {"train", "decode", "video"}
 
 
 def test_decoding_appends_and_begins_again(tmp_path: Path) -> None:
@@ -400,3 +418,15 @@ def test_decoding_appends_and_begins_again(tmp_path: Path) -> None:
     for _ in range(20):
         step()
     assert tokens == 2
+
+
+# ---- kernels
+
+
+def test_joules_of_one_case_of_every_op() -> None:
+    for op in OPS:
+        case = op.case(speed.energy_case(op))
+        assert "accept" in case.tags
+        assert "energy" in case.tags or not any(
+            {"accept", "energy"} <= other.tags for other in op.cases
+        )

@@ -16,7 +16,7 @@ import torch
 from aimills_kernels.accept import journal, telemetry
 from aimills_kernels.accept.telemetry import CPU_SAMPLE, GPU_SAMPLE, CpuCounters, Telemetry
 from aimills_kernels.harness import _nvml_reads, nvml
-from tests.fake_nvml import Gpu
+from tests.fake_nvml import Gpu, Timeout
 
 FIELDS = {
     "NVML_FI_DEV_MEMORY_TEMP": 78,
@@ -147,6 +147,30 @@ def test_a_driver_that_never_answers_is_an_event(
     assert any("gave no answer" in e.get("text", "") for e in entries)
 
 
+def test_xids_that_the_driver_stops_telling_are_unknown(tmp_path: Path) -> None:
+    """None were told so far, which is not the same as none."""
+    library = Gpu(FIELDS)
+    waits = iter([Timeout(), Timeout()])
+
+    def wait(events: str, timeout: int) -> Any:
+        raise next(waits, RuntimeError("GPU is lost"))
+
+    library.nvmlEventSetWait_v2 = wait  # type: ignore[method-assign]
+    _, window = sampled(tmp_path, of(library))
+    assert window.xids is None
+
+
+def test_an_xid_after_the_last_sample_is_told_of_its_stage(tmp_path: Path) -> None:
+    library = Gpu(FIELDS)
+    found = of(library)
+    library.xids = [31]
+    written = journal.Journal(tmp_path / "a.jsonl")
+    assert found.tell_xids(written, "correctness") == [31]
+    assert found.tell_xids(written, "correctness") == []
+    (event,) = journal.read(tmp_path / "a.jsonl")
+    assert (event["stage"], event["detail"]) == ("correctness", {"xid": 31})
+
+
 def test_xids_of_the_driver_are_events(tmp_path: Path) -> None:
     library = Gpu(FIELDS)
     library.xids = [79, 48]
@@ -201,6 +225,24 @@ def test_a_machine_that_tells_psutil_nothing() -> None:
     assert found.read("cpu_mhz") is None
     assert found.read("temperature_c") is None
     assert found.why("temperature_c") == "this machine does not tell"
+
+
+def test_a_cpus_load_is_asked_for_before_the_first_sample() -> None:
+    """psutil's first answer is 0 whatever the load."""
+    answers = iter([0.0, 80.0])
+    found = CpuCounters(SimpleNamespace(cpu_percent=lambda interval: next(answers)))
+    assert found.read("cpu_share") == 0.8
+
+
+class NotSupported(Exception):
+    """NVML's word for what a GPU does not have."""
+
+
+@pytest.mark.parametrize(("error", "found"), [(NotSupported(), 0), (RuntimeError("lost"), None)])
+def test_a_gpu_that_has_no_mig_is_not_divided(error: Exception, found: int | None) -> None:
+    library = Gpu(FIELDS, mig=error)
+    library.NVMLError_NotSupported = NotSupported
+    assert of(library).read("mig") == found
 
 
 def test_no_psutil_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from aimills_kernels.harness import record
+from aimills_kernels.harness import env, record
 from aimills_kernels.harness.env import ROOT
 from tests.child_pytest import run_pytest
 
@@ -125,6 +125,88 @@ def test_kernels_that_go_wrong_get_a_sentence_and_the_others_run(folder: Path) -
             assert row["median_us"] is None
 
 
+CHEATS = """\
+import threading, time, torch
+def draw(g): return torch.randn(64, 64, generator=g)
+def right(x): return x + 1
+def two(x): return x + 1, x * 2
+held, calls = {}, []
+def by_data(x):
+    key = x.numpy().tobytes()
+    if key not in held: time.sleep(0.02); held[key] = x + 1
+    return held[key]
+class Lazy(torch.Tensor):
+    @staticmethod
+    def __new__(cls, x):
+        made = torch.Tensor._make_wrapper_subclass(cls, x.shape, dtype=x.dtype, device=x.device)
+        made.x = x
+        return made
+    @classmethod
+    def __torch_dispatch__(cls, f, types, args=(), kwargs=None):
+        done = [a.x + 1 if isinstance(a, Lazy) else a for a in args]
+        return f(*done, **(kwargs or {}))
+def later(x):
+    out, n = torch.zeros_like(x), held.setdefault(0, [])
+    n.append(1)
+    if len(n) < 3: return x + 1
+    threading.Timer(0.05, torch.add, (x, 1), {"out": out}).start()
+    return out
+def one_in_the_end(x): calls.append(1); return two(x)[: 2 if len(calls) < 3 else 1]
+def asks_for_less(x): torch.set_float32_matmul_precision("medium"); return x + 1
+def clock(x):
+    from aimills_kernels.harness import _timers
+    _timers._now = lambda: 0
+    return x + 1
+def test_data(bench_op): bench_op(by_data, draw, reference=right)
+def test_lazy(bench_op): bench_op(Lazy, draw, reference=right)
+def test_later(bench_op): bench_op(later, draw, reference=right)
+def test_view(bench_op): bench_op(lambda x: x.t(), draw, reference=lambda x: x.t().contiguous())
+def test_wide(bench_op):
+    row = lambda x: x[:1].expand(64, 64)
+    bench_op(lambda x: (x[:1] * 2).expand(64, 64), draw, reference=lambda x: (row(x) * 2).clone())
+def test_one(bench_op): bench_op(one_in_the_end, draw, reference=two)
+def test_less(bench_op): bench_op(asks_for_less, draw, reference=right)
+def test_clock(bench_op): bench_op(clock, draw, reference=right)
+def test_right(bench_op): bench_op(lambda x: x + 1, draw, reference=right, name="right")
+class TestOther:
+    def test_right(self, bench_op): bench_op(right, draw, reference=right)
+"""
+CHEATS_SAY = (
+    "it reuses results: ", "output 0 is of type Lazy and should be torch.Tensor",
+    "on fresh data after timing: output 0: max error",  # no other goes on to be wrong
+    "output 0 is a view of an input, and the reference's is not",
+    "output 0 is an expanded view", "returns 1 outputs and should return 2",
+    "it changed the precision of float32 matmuls",
+    "it replaced aimills_kernels.harness._timers._now",
+    "test_mine.py::test_right has rows of right test_right too: give one of them a name=",
+)  # fmt: skip
+
+
+@pytest.mark.full
+def test_each_cheat_is_told_and_what_comes_after_is_right(folder: Path) -> None:
+    (folder / "bench" / "test_mine.py").write_text(CHEATS)
+    run = _pytest(folder, "--benchmark", "-W", "ignore", "bench", "--benchmark-record=r.json")
+    assert f"{len(CHEATS_SAY)} failed, 1 passed" in run.stdout, run.stdout
+    for says in CHEATS_SAY:
+        assert says in run.stdout, says
+    timed = [row for row in record.load(folder / "r.json")["rows"] if row["provider"] == "own"
+             and row["median_us"] is not None]  # fmt: skip
+    assert [row["case"] for row in timed] == ["test_right"]
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(
+    "patch",
+    ["time.perf_counter_ns = lambda: 0", "torch.cuda.Event.elapsed_time = lambda *_: 1e-3"],
+)
+def test_a_clock_that_is_replaced_before_the_harness_is_there(folder: Path, patch: str) -> None:
+    (folder / "bench" / "test_mine.py").write_text(f"import time, torch\n{patch}\n" + example())
+    run = _pytest(folder, "--benchmark", "bench")
+    assert run.returncode == 1, run.stdout + run.stderr
+    assert "is not the original any more" in run.stdout
+    assert "Traceback" not in run.stdout
+
+
 MISUSED = """\
 import sys, torch
 def draw(g): return torch.randn(8, 8, generator=g)
@@ -187,8 +269,9 @@ def test_a_missing_pytest_benchmark_is_told(folder: Path) -> None:
 SLEEPY = """\
 import time, torch
 def sleepy(x): time.sleep(0.001); return x + 1
+def sleepier(x): time.sleep(0.002); return x + 1
 def test_sleepy(bench_op):
-    bench_op(sleepy, lambda g: torch.randn(8, generator=g), reference=lambda x: x + 1)
+    bench_op(sleepy, lambda g: torch.randn(8, generator=g), reference=sleepier)
 """
 FAIL = "--benchmark-fail-on-regression=20%"
 SAMPLES = "--benchmark-max-time=0.5"  # enough of them for a verdict
@@ -197,6 +280,9 @@ SAMPLES = "--benchmark-max-time=0.5"  # enough of them for a verdict
 @pytest.fixture
 def stored(folder: Path) -> Path:
     (folder / "bench" / "test_mine.py").write_text(SLEEPY)
+    git = ("git", "-c", "user.name=n", "-c", "user.email=e@e", "-C", str(folder))
+    for words in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "first"]):
+        subprocess.run([*git, *words], check=True)
     run = _pytest(folder, "--benchmark", SAMPLES, "--benchmark-autosave")
     assert run.returncode == 0, run.stdout + run.stderr
     (path,) = (folder / ".benchmarks" / "aimills-kernels").glob("*.json")
@@ -242,6 +328,8 @@ def test_a_record_that_can_not_be_written_is_told(folder: Path) -> None:
 @pytest.mark.full  # each run of pytest takes some ten seconds of a CPU
 def test_another_machine_is_refused(folder: Path, stored: Path) -> None:
     held: dict[str, Any] = record.load(stored)
+    assert held["environment"]["git"]["commit"]  # of the folder, whose kernels these are
+    assert held["environment"]["git"]["commit"] != env.stamp()["git"]["commit"]
     held["environment"]["cpu"]["model"] = "another"
     record.save(held, stored)
     run = _pytest(folder, "--benchmark", FAIL)

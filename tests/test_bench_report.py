@@ -232,6 +232,13 @@ def test_roofline_stands_where_the_record_says(tmp_path: Path) -> None:
     assert f'x2="{100 * plot.x.share(ridge):.2f}%"' in drawn
 
 
+def test_the_best_ratio_is_not_rounded_to_a_draw() -> None:
+    rows = [records.row("triton", [400.0] * 9), records.row("sdpa", [381.0] * 9)]
+    found = words.best_ratio(rows)
+    assert found is not None
+    assert found[0] == "× 0.953"
+
+
 def test_sizes_are_joined_only_where_there_is_a_time(tmp_path: Path) -> None:
     made = records.full()
     lost = next(r for r in made["rows"] if (r["case"], r["provider"]) == ("prefill-1024", "sdpa"))
@@ -403,7 +410,7 @@ def _damaged() -> dict[str, tuple[str, str]]:
     made = records.record([records.row()])
     whole = json.dumps(made)
     row = made["rows"][0]
-    zero = json.dumps(made | {"rows": [row | {"median_us": 0.0}]})
+    zero = json.dumps(made | {"rows": [row | records.spread([0.0, 1.0, 1.0])]})
     joules = json.dumps(made | {"rows": [row | {"energy": records.energy(0.0)}]})
     ceiling = json.dumps(made | {"ceilings": {"copy_gbps": "fast"}})
     none = json.dumps(made | {"rows": [row | {"n": 0, "samples_us": []}]})

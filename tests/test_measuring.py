@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from aimills_kernels._op import Case, Op
-from aimills_kernels.harness import _clocks, _timers, bench, ceilings, nvml, record, timing
+from aimills_kernels.harness import _guard, _timers, bench, ceilings, nvml, record, timing
 from tests import late_faults
 from tests.fake_cuda import FakeCuda
 from tests.fake_nvml import Library
@@ -98,7 +98,7 @@ def test_launches_that_came_too_late_are_flagged_and_kept(cuda: FakeCuda) -> Non
 @pytest.mark.parametrize(
     ("fault", "mode", "says"),
     [
-        ("work_on_a_side_stream", "stream", "a stream that the clock does not see"),
+        ("work_on_a_side_stream", "stream", "a thread that the clock does not see"),
         ("work_on_a_side_stream", "graph", "NaN"),
         ("misses_the_graph", "graph", "NaN"),
     ],
@@ -135,7 +135,7 @@ def test_a_lost_device_is_blamed_on_one(cuda: FakeCuda) -> None:
 
 
 def test_a_device_lost_in_the_checks_is_blamed_on_one(cuda: FakeCuda, monkeypatch: Any) -> None:
-    monkeypatch.setattr(bench.OfProvider, "check", lambda self, timer: cuda.kill())
+    monkeypatch.setattr(bench.OfProvider, "check", lambda *_: cuda.kill())
     first, second = rows_of(one_run("on_its_stream"))
     assert "illegal memory access" in first["failure"]
     assert second["failure"] is None
@@ -177,11 +177,11 @@ def test_without_nvml_the_rows_still_run(cuda: FakeCuda, monkeypatch: Any) -> No
 # ---- energy
 
 
-def _tagged(fault: str) -> Op:
+def _tagged(fault: str, tag: str = "energy") -> Op:
     op = late_faults.plant("attention", fault)
     from dataclasses import replace
 
-    case = Case("tiny", tags={"energy"}, **op.case("tiny").dims)
+    case = Case("tiny", tags={tag}, **op.case("tiny").dims)
     return replace(op, cases=(case,))
 
 
@@ -213,16 +213,27 @@ def test_energy_has_an_end(cuda: FakeCuda, monkeypatch: Any) -> None:
     assert row["energy_missing"] == "the time for energy ended before it"
 
 
-def test_a_tagged_case_has_joules(cuda: FakeCuda, monkeypatch: Any) -> None:
+@pytest.mark.parametrize(
+    ("tag", "named"),
+    [("energy", None), ("accept", ["attention/tiny"]), ("energy", ["attention/other"])],
+)
+def test_a_tagged_or_named_case_has_joules(
+    cuda: FakeCuda, monkeypatch: Any, tag: str, named: list[str] | None
+) -> None:
     from aimills_kernels.harness import energy
 
     monkeypatch.setattr(energy, "WINDOW_S", 0.2)
     monkeypatch.setattr(energy, "_IDLE_S", 0.15)
     counter = Library(energy=lambda: 64_000 * int(10 * time.monotonic()))
     monkeypatch.setattr(nvml, "counters_of", lambda device: nvml.Nvml(counter, "gpu"))
-    (row,) = bench.run(ops=[_tagged("on_its_stream")], tag="energy", device="cpu", budget_s=60.0,
-                       peers=False, providers=["planted"], with_energy=True)["rows"]  # fmt: skip
+    (row,) = bench.run(
+        ops=[_tagged("on_its_stream", tag)], tag=tag, device="cpu", budget_s=60.0, peers=False,
+        providers=["planted"], with_energy=True, energy_cases=named,
+    )["rows"]  # fmt: skip
     assert row["energy_missing"] is None
+    if named == ["attention/other"]:
+        assert row["energy"] is None
+        return
     assert row["energy"]["joules"] > 0
     assert row["energy"]["watts"] == pytest.approx(640, rel=0.5)
     assert row["validated"]
@@ -316,7 +327,7 @@ def test_noise_keeps_it_going_until_the_time_is_up() -> None:
 
 def test_what_replaces_a_clock_is_named_and_undone() -> None:
     true, elapsed = time.perf_counter_ns, torch.cuda.Event.elapsed_time
-    assert _clocks.restore() is None
+    assert _guard.restore() is None
     row, other = rows_of(one_run("patched_timer"))
     assert row["failure"] == "it replaced time.perf_counter_ns, Event.elapsed_time"
     assert other["median_us"] > 0

@@ -181,9 +181,13 @@ def test_what_pytorch_does_not_take_in_groups_is_said() -> None:
             ADAPTERS[name].ops[op.name](*args)
 
 
-@pytest.mark.parametrize(
-    "name", ["opencv+torch", "torch float", "pillow", "swscale", "torchvision", "kornia_rs"]
-)
+VIDEO = [
+    "opencv+torch", "torch float", "pillow", "swscale", "torchvision", "kornia_rs",
+    pytest.param("transformers", marks=pytest.mark.full),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", VIDEO)
 def test_video_peers_give_the_picture(name: str) -> None:
     """Another matrix moves levels by a few per cent and not the picture."""
     if reason := ADAPTERS[name].absent():

@@ -68,6 +68,7 @@ def test_labels_in_a_row_belong_to_their_scope():
         (text("ld.global.u32 %r1, [%rd1;"), r"expected '\]'.*line 11"),
         (text("bra NOWHERE;"), "NOWHERE is no label.*line 11: bra NOWHERE"),
         (text("brx.idx %r1, T;"), "T is no label.*line 11: brx.idx"),
+        (text("T: .branchtargets A\n\tB; A: B: brx.idx %r1, T;"), "^A B is no label"),
         (text("frobnicate.u32 %r1, %r2;"), "does not know.*line 11: frobnicate.u32"),
         (text("add.rn.u32 %r1, %r2, %r3;"), "does not know.*add.rn.u32"),
         (text("mov.u32 %r1, %undeclared;"), "%undeclared is not declared"),

@@ -81,8 +81,8 @@ def _mutated(text: str, draw: random.Random) -> str:
     return "\n".join(lines)
 
 
-COUNTS = [("triton", 30), ("gluon", 8), ("nvcc", 30)]
-LONG = [pytest.param(who, 16 * count, marks=pytest.mark.full) for who, count in COUNTS]
+COUNTS = [("triton", 12), ("gluon", 4), ("nvcc", 12)]
+LONG = [pytest.param(who, 40 * count, marks=pytest.mark.full) for who, count in COUNTS]
 
 
 @pytest.mark.parametrize(("producer", "count"), [*COUNTS, *LONG])

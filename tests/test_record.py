@@ -97,7 +97,25 @@ def test_what_the_schema_cannot_say_is_checked_too(tmp_path: Path) -> None:
     for row, says in (
         (timed(failure="NaN"), r"rows\[0\] has a time in spite of a failure"),
         (timed(n=4), r"rows\[0\] says n is 4 and holds 3 samples"),
+        (timed(median_us=1.5), r"rows\[0\]\.median_us is 1\.5, and 2 by its samples"),
+        (timed(min_us=0.5), r"rows\[0\]\.min_us is 0\.5, and 1 by its samples"),
+        (timed(warm={**WARM, "median_us": 9.0}), r"rows\[0\]\.warm\.median_us is 9, and 2 by"),
+        (timed(flags={"late": [3]}), r"rows\[0\]\.flags names sample 3 of 3"),
+        (timed(case="tiny\x1b[2J"), r"has a name that can't be printed, 'tiny"),
     ):
-        (tmp_path / "r.json").write_text(json.dumps(whole(row)))
-        with pytest.raises(ValueError, match=says):
-            record.load(tmp_path / "r.json")
+        _refused(json.dumps(whole(row)), says, tmp_path)
+    for text, says in (
+        (
+            json.dumps(whole(timed(), timed())),
+            r"rows\[1\] is a second row of attention tiny triton",
+        ),
+        (json.dumps({**whole(), "created": "yesterday"}), "created is 'yesterday', not a time"),
+        ("[" * 100_000, "it is nested too deeply"),
+    ):
+        _refused(text, says, tmp_path)
+
+
+def _refused(text: str, says: str, folder: Path) -> None:
+    (folder / "r.json").write_text(text)
+    with pytest.raises(ValueError, match=says):
+        record.load(folder / "r.json")

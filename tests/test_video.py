@@ -7,6 +7,7 @@ import itertools
 import os
 import random
 import signal
+from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from math import floor
 from typing import Any
@@ -127,6 +128,7 @@ def random_case(rng: random.Random) -> Case:
         pad=rng.choice([(), (), pad]), pad_level=rng.randrange(256),
         flip=rng.random() < 0.3, rotate=rng.choice([0, 0, 0, 90, 180, 270]),
         store=store, patch=patch if store == "patches" else (),
+        mode=rng.choice(["torch", "fast"]),
     )  # fmt: skip
 
 
@@ -350,3 +352,26 @@ def test_lay_out_keeps_the_values():
     for layout in ("tight", "pitched", "strided", "sparse"):
         assert torch.equal(lay_out(plane, layout), plane)
     assert lay_out(plane, "sparse").stride(0) > 2**30
+
+
+def test_kept_tables_are_those_of_the_geometry() -> None:
+    """Calls that differ in one thing that weights or places follow from, in turns, and more of them
+    than are kept: each gives what a thread of its own gives, which has kept nothing."""
+    planes = (torch.arange(30 * 50).view(1, 30, 50).to(torch.uint8),
+              torch.arange(15 * 25 * 2).view(1, 15, 25, 2).to(torch.uint8))  # fmt: skip
+    base: dict[str, Any] = {"size": (11, 23), "dtype": torch.uint8}
+    sizes = [{"size": (11, width)} for width in range(8, 24)]
+    calls = [base | change for change in (
+        {}, {"flip": True}, {"rotate": 90}, {"crop": (0, 1, 30, 49)}, {"interpolation": "bilinear"},
+        {"antialias": False}, {"layout": "NHWC"}, {"crop": (1, 0, 29, 50)},
+        {"mode": "fast"}, {"mode": "fast", "chroma_location": "center"}, *sizes, {},
+    )]  # fmt: skip
+
+    def run(call: dict[str, Any]) -> Tensor:
+        return ak.video_to_tensor(planes, **call)
+
+    with ThreadPoolExecutor(1) as pool:
+        in_turns = list(pool.map(run, calls * 2))
+    for call, got in zip(calls * 2, in_turns, strict=True):
+        with ThreadPoolExecutor(1) as fresh:
+            assert torch.equal(got, fresh.submit(run, call).result()), call

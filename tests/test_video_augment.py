@@ -11,6 +11,10 @@ import torch
 from torch import Tensor
 
 import aimills_kernels as ak
+from aimills_kernels._op import Case
+from aimills_kernels._registry import get_op
+from aimills_kernels.kernels.video import problem
+from aimills_kernels.kernels.video.problem import Arguments
 from aimills_kernels.ops._philox import philox, two_uniforms
 from aimills_kernels.video import Augment, VideoPreprocessor, color_jitter
 
@@ -278,3 +282,21 @@ def test_preprocessor_augments() -> None:
     clip = VideoPreprocessor.from_preset("clip")
     with pytest.raises(ValueError, match="augment needs clips that get one size in the layout"):
         clip(clips, augment=True, seed=0)
+
+
+@pytest.mark.parametrize("mode", ["torch", "pil13"])
+def test_draws_share_what_is_worked_out_of_a_geometry(mode: str) -> None:
+    """Crops and colours are packed anew, the rest is found: each time what would be worked out."""
+    case = Case("drawn", F=1, H=60, W=80, h=20, w=24, mode=mode, dtype="u8")
+    given = Arguments(*get_op("video_to_tensor").make_inputs(case, "cpu", 0))
+    augment = Augment(scale=(0.02, 1.0), ratio=(0.2, 5.0), brightness=0.3)
+    drawn = [augment.draw(1, clip, 60, 80) for clip in range(20)]
+    calls = [given, *(given._replace(crop=list(d.crop), jitter=list(d.jitter)) for d in drawn)]
+    alone = []
+    for call in calls:
+        problem._KEPT.clear()
+        alone.append(problem.packed_at(64, tuple(call)))
+    assert len(set(alone)) == len(calls)
+    problem._KEPT.clear()
+    assert [problem.packed_at(64, tuple(call)) for call in calls] == alone
+    assert len(problem._KEPT) == 1

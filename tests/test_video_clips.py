@@ -18,7 +18,8 @@ from aimills_kernels.video import VideoPreprocessor, decode_to_tensor, sizes
 from aimills_kernels.video.io import FORMATS, planes
 from aimills_kernels.video.layout import Patch, from_patches
 from tests.test_video_decode import TAGGED, av, encoded, plain
-from tools.video_oracles import pillow_across_first, swscale_rgb
+from tests.test_video_hdr import levels_by_the_reports
+from tools.video_oracles import _torch_chroma, pillow_across_first, swscale_rgb
 
 SIZE, TIMES = (160, 96), (0, 3, 5)
 BT2020 = {**TAGGED, "colorspace": 9, "color_primaries": 9}
@@ -34,7 +35,7 @@ CLIPS = {
     "AV1": ("libsvtav1", "yuv420p", TAGGED, ("bt709", "limited")),
     "AV1 10 bits": ("libsvtav1", "yuv420p10le", BT2020, ("bt2020", "limited")),
 }  # fmt: skip
-DISPLAYED = [name for name in CLIPS if "PQ" not in name]  # PQ's levels are no picture yet
+DISPLAYED = [name for name in CLIPS if "PQ" not in name]  # PQ's codes are mapped to SDR first
 
 
 def clip(name: str) -> bytes:
@@ -90,6 +91,34 @@ def test_colours_of_a_clip(name: str) -> None:
     want = oracle(data, name)
     assert farthest(got, want) <= 1
     assert int(want.max()) - int(want.min()) > 180  # a picture with contrast
+
+
+def test_hdr_of_a_clip() -> None:
+    """Its PQ to SDR by the reports' formulas in float64, with torch's upsampling of chroma."""
+    data = clip("HEVC 10 bits PQ")
+    result = decode_to_tensor(data, plain(), indices=list(TIMES))
+    meta, got = result["video_metadata"], 255 * result["pixel_values"].double()
+    told = (meta["transfer"], meta["color_space"], meta["color_range"], meta["format"])
+    assert told == ("pq", "bt2020", "limited", "yuv420p10")
+    want = torch.stack([torch.from_numpy(sdr_by_the_reports(f)) for f in decoded(data)[1]])
+    off = (got - want.permute(0, 3, 1, 2)).abs()
+    light = want.permute(0, 3, 1, 2) > 32
+    assert float((off > 0.52).double().mean()) < 0.02
+    assert float(off[light].max()) < 1.02
+    assert float(want.max() - want.min()) > 180
+    as_it_is = decode_to_tensor(data, plain(), indices=list(TIMES), transfer="sdr")["pixel_values"]
+    assert float((255 * as_it_is - want.permute(0, 3, 1, 2)).abs().mean()) > 5
+
+
+def sdr_by_the_reports(frame: list[Tensor]) -> Any:
+    """[H, W, 3] of planes of BT.2020 and PQ in 10 bits, chroma at "left"."""
+    y, *chroma = (p.double() for p in frame)
+    height, width = y.shape[1:]
+    blue, red = ((_torch_chroma(c, height, width, (1, 1), "left") - 512) / 896 for c in chroma)
+    luma = (y - 64) / 876
+    r, b = luma + 1.4746 * red, luma + 1.8814 * blue
+    g = (luma - 0.2627 * r - 0.0593 * b) / 0.6780
+    return levels_by_the_reports(torch.cat([r, g, b]).clamp(0, 1).permute(1, 2, 0).numpy(), "pq")
 
 
 @pytest.mark.parametrize("name", DISPLAYED)

@@ -471,6 +471,21 @@ def test_matrix_that_is_not_there() -> None:
     assert taken(data, color_space="bt709")["color_space"] == "bt709"
 
 
+@pytest.mark.parametrize(
+    ("number", "says"), [(8, "linear"), (9, "logarithmic"), (10, "logarithmic"), (17, "SMPTE ST")]
+)
+def test_transfer_that_is_not_there(number: int, says: str) -> None:
+    data = encoded(count=1, tags={**TAGGED, "color_trc": number})
+    with pytest.raises(VideoError, match=f"has the transfer {says}.*there are SDR, PQ and HLG"):
+        decode_to_tensor(data, plain())
+    assert taken(data, transfer="sdr")["transfer"] == "sdr"
+
+
+@pytest.mark.parametrize("number", [2, 4, 6, 13, 14])
+def test_transfers_that_are_sdr(number: int) -> None:
+    assert taken(encoded(count=1, tags={**TAGGED, "color_trc": number}))["transfer"] == "sdr"
+
+
 def test_pixel_format_that_is_not_there() -> None:
     data = encoded("ffv1", "matroska", count=2, pixels="yuv411p")
     with pytest.raises(VideoError, match="pixel format yuv411p; supported are yuv420p"):
@@ -516,13 +531,84 @@ def test_corrupt_packet_in_the_middle() -> None:
     assert got["video_metadata"]["frames_indices"] == [12, 55]
 
 
-def test_size_that_changes() -> None:
-    data = encoded(form="h264", count=10) + encoded(form="h264", count=10, size=(80, 48))
+CORRUPT = {
+    "H.264 in Matroska": ("libx264", "matroska", {"bf": "0", "x264-params": "scenecut=0"}),
+    "HEVC in MP4": ("libx265", "mp4", {"x265-params": "log-level=0:bframes=0:scenecut=0"}),
+    "AV1 in MP4": ("libsvtav1", "mp4", {}),
+    "VP9 in WebM": ("libvpx-vp9", "webm", {}),
+}
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("what", CORRUPT)
+def test_corrupt_packet_of_other_codecs(what: str) -> None:
+    codec, form, options = CORRUPT[what]
+    data = broken(encoded(codec, form, count=40, paint=noise, options=options), 35)
+    with pytest.raises(VideoError, match="damaged or truncated near frame 38"):
+        decode_to_tensor(data, plain(), indices=[38])
+    assert decode_to_tensor(data, plain(), indices=[5])["video_metadata"]["frames_indices"] == [5]
+
+
+def test_packets_that_a_transport_stream_lost() -> None:
+    """H.264's decoder goes on with another picture for the one that is missing."""
+    whole = encoded(form="mpegts", paint=noise, options={"bf": "0", "x264-params": "scenecut=0"})
+    with av.open(io.BytesIO(whole)) as container:
+        begin, end = [p.pos for p in container.demux(video=0) if p.size][35:37]
+    data = whole[:begin] + whole[end:]
+    with pytest.warns(UserWarning, match=r"has lost packets near frame 3[345], as its") as seen:
+        got = decode_to_tensor(data, plain(), indices=[12, 29])
+    assert len(seen) == 1
+    assert seen[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        want = decode_to_tensor(whole, plain(), indices=[12, 29])
+    assert torch.equal(got["pixel_values"], want["pixel_values"])
+
+
+OTHER = {
+    "size": dict(size=(80, 48)), "subsampling": dict(pixels="yuv422p"),
+    "bits": dict(pixels="yuv420p10le"),
+}  # fmt: skip
+
+
+STREAMS = [
+    ("libx264", "h264"),
+    pytest.param("libx264", "mpegts", marks=pytest.mark.filterwarnings("ignore:.*lost packets")),
+    pytest.param("libx265", "hevc", marks=pytest.mark.full),
+]
+
+
+@pytest.mark.parametrize(("codec", "form"), STREAMS)
+@pytest.mark.parametrize("what", OTHER)
+def test_stream_that_changes(what: str, codec: str, form: str) -> None:
+    """In the middle: frames on one side of it alone are taken."""
+    data = encoded(codec, form, count=10) + encoded(codec, form, count=10, **OTHER[what])
+    width, pixels = OTHER[what].get("size", (64, 48))[0], OTHER[what].get("pixels", "yuv420p")
     with pytest.raises(
-        VideoError, match="changes from 64 x 48 yuv420p to 80 x 48 yuv420p at frame 10"
+        VideoError, match=f"changes from 64 x 48 yuv420p to {width} x 48 {pixels} at frame 10"
     ):
         decode_to_tensor(data, plain())
-    assert which(decode_to_tensor(data, plain(), indices=[0, 9])) == [0, 9]
+    if form == "h264":
+        assert which(decode_to_tensor(data, plain(), indices=[0, 9])) == [0, 9]
+
+
+@pytest.mark.parametrize(
+    ("form", "says"),
+    [
+        ("mp4", "holds no video stream"), ("matroska", "can't be decoded: end of file"),
+        ("avi", r"holds no (complete )?frame; is it truncated\?"),
+    ],
+)  # fmt: skip
+def test_stream_without_frames(form: str, says: str) -> None:
+    out = io.BytesIO()
+    with av.open(out, "w", format=form) as container:
+        stream = container.add_stream("libx264", rate=RATE)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        container.start_encoding()
+    assert out.getvalue()
+    for read in (decode, lambda data: decode_to_tensor(data, plain())):
+        with pytest.raises(VideoError, match=says):
+            read(out.getvalue())
 
 
 def test_no_video() -> None:

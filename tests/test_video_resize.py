@@ -115,7 +115,7 @@ def test_pillow_of_large_ratios(interpolation):
     ("option", "says"),
     [
         ({"antialias": False}, "antialias must be True in mode pil, got False"),
-        ({"mode": "pil12"}, "mode must be torch, pil or pil13, got 'pil12'"),
+        ({"mode": "pil12"}, "mode must be torch, pil, pil13 or fast, got 'pil12'"),
     ],
 )
 def test_what_pillow_has_not(option, says):

@@ -49,6 +49,11 @@ OPTIONAL = {
 COMMANDS = {"cmake": "cmake", "ruff": "ruff"}  # a program on the path serves as well as a wheel
 NUMPY_TOO_NEW = (2, 4)  # for Triton's interpreter, as `tests/interpret` has it
 
+BYTE_CODE = (
+    "import sys; sys.dont_write_bytecode = False;"
+    "import hypothesis, pytest, sympy, torch._dynamo, torch._inductor.compile_fx, triton, xdist"
+)
+
 
 class Stop(Exception):
     """Ends the set-up with one sentence. `start_over`: what is on disk can't be built upon."""
@@ -422,7 +427,8 @@ def install_packages(plan: Plan, progress: Progress) -> None:
     """Every line of the constraints, PyTorch first: unpinned it would bring gigabytes along."""
     pins = re.findall(r"^([\w.-]+)==(\S+)", plan.constraints.read_text(), re.M)
     torch = next(version for name, version in pins if name == "torch")
-    # --no-compile: byte code of what is never imported takes a third of the time.
+    # --no-compile: byte code of what is never imported takes a third of the time. That of what is
+    # takes each process of the tests 11 s where PYTHONDONTWRITEBYTECODE is set, so it is made here.
     pip = [str(plan.python), "-m", "pip", "install", "--no-deps", "--no-compile"]
     pip += ["--retries", "2"]
     public = [*pip, "--index-url", TORCH_CPU_INDEX, f"torch=={torch}"]
@@ -430,7 +436,10 @@ def install_packages(plan: Plan, progress: Progress) -> None:
         f"PyTorch {torch}", [*pip, f"torch=={torch}"],
         fallback=public if plan.variant == "cpu" else None,
     )  # fmt: skip
-    progress.run(f"{len(pins) - 1} pinned packages", [*pip, "-r", str(plan.constraints)])
+    progress.run(
+        f"{len(pins) - 1} pinned packages", [*pip, "-r", str(plan.constraints)],
+        [str(plan.python), "-P", "-c", BYTE_CODE],
+    )  # fmt: skip
 
 
 def check_offline(plan: Plan, fresh: bool) -> None:

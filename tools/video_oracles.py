@@ -100,12 +100,13 @@ def swscale_resize(levels: Tensor, size: tuple[int, int], filter_: str) -> Tenso
 
 
 def swscale_whole(
-    planes: list[Tensor], format: str, space: str, range_: str, size: tuple[int, int]
-) -> Tensor:
+    planes: list[Tensor], format: str, space: str, range_: str, size: tuple[int, int],
+    place: str = "left",
+) -> Tensor:  # fmt: skip
     """Colours and bicubic resize in one, as swscale does it: it filters Y, U and V, and converts
-    what comes out. Chroma at "left"."""
+    what comes out."""
     more = f"{_BY_FILTER['bicubic']}:w={size[1]}:h={size[0]}"
-    options = _swscale_options(format, space, range_, "left", "bicubic+full_chroma_inp", more)
+    options = _swscale_options(format, space, range_, place, "bicubic+full_chroma_inp", more)
     return swscale(planes, SWSCALE[format], options)
 
 

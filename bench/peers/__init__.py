@@ -15,6 +15,7 @@ from . import (
     pytorch,
     torchao,
     torchvision,
+    transformers,
     xformers,
 )
 
@@ -38,5 +39,6 @@ ADAPTERS = (
     pillow.ADAPTER,
     pyav.ADAPTER,
     torchvision.ADAPTER,
+    transformers.ADAPTER,
     kornia_rs.ADAPTER,
 )

@@ -6,8 +6,6 @@ docstring, and what it leaves out shows in its error.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -15,24 +13,26 @@ from aimills_kernels.kernels.video.layouts import arrange
 from aimills_kernels.kernels.video.problem import Arguments
 
 
-def opencv_rgb(args: tuple) -> list[Any]:
-    """[H, W, 3] arrays by OpenCV, whatever the clip says: BT.601, limited range, nearest chroma."""
+def opencv_rgb(a: Arguments) -> Tensor:
+    """[F, H, W, 3] by OpenCV, whatever the clip says: BT.601, limited range, nearest chroma."""
     import cv2
 
     cv2.setNumThreads(torch.get_num_threads())
-    a = plain_nv12(args)
     y, uv = a.planes
-    return [
-        cv2.cvtColorTwoPlane(luma.numpy(), chroma.numpy(), cv2.COLOR_YUV2RGB_NV12)
-        for luma, chroma in zip(y, uv, strict=True)
-    ]
+    frames = y.new_empty((*y.shape, 3))
+    for luma, chroma, into in zip(y, uv, frames, strict=True):
+        cv2.cvtColorTwoPlane(luma.numpy(), chroma.numpy(), cv2.COLOR_YUV2RGB_NV12, dst=into.numpy())
+    return frames
 
 
-def plain_nv12(args: tuple) -> Arguments:
-    """The arguments by name, where all that they ask for is what each of the libraries has."""
+def plain_nv12(args: tuple, *modes: str) -> Arguments:
+    """The arguments by name, where all that they ask for is what each of the libraries has; the
+    resize is torch's or one of `modes`."""
     a = Arguments(*args)
-    if a.format != "nv12" or a.resize_mode != "torch" or a.crop or a.pad or a.flip or a.rotate:
-        raise NotImplementedError("it is compared on whole NV12 frames, resized as torch does")
+    if a.format != "nv12" or a.crop or a.pad or a.flip or a.rotate:
+        raise NotImplementedError("it is compared on whole NV12 frames")
+    if a.resize_mode not in ("torch", *modes):
+        raise NotImplementedError(f"it does not resize as mode {a.resize_mode} does")
     if a.transfer != "sdr" or a.jitter:
         raise NotImplementedError("it is compared on SDR without a jitter")
     if a.interpolation not in ("bilinear", "bicubic"):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -15,10 +14,9 @@ from ._video import normalize, opencv_rgb, plain_nv12
 
 def opencv_torch(*args: Any) -> Tensor:
     """OpenCV's NV12 to RGB (BT.601, limited range, nearest chroma), torch's u8 resize."""
-    rgb = torch.stack([torch.from_numpy(frame) for frame in opencv_rgb(args)])
     a = plain_nv12(args)
     resized = F.interpolate(
-        rgb.permute(0, 3, 1, 2), size=(a.height, a.width), mode=a.interpolation,
+        opencv_rgb(a).permute(0, 3, 1, 2), size=(a.height, a.width), mode=a.interpolation,
         antialias=a.antialias,
     )  # fmt: skip
     return normalize(resized, args)

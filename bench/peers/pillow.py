@@ -17,13 +17,13 @@ def pillow(*args: Any) -> Tensor:
     import numpy as np
     from PIL import Image
 
-    a = plain_nv12(args)
+    a = plain_nv12(args, "pil", "pil13")
     if not a.antialias:
         raise NotImplementedError("Pillow's resize always has an antialias filter")
     filter_ = getattr(Image.Resampling, a.interpolation.upper())
     frames = [
         np.asarray(Image.fromarray(frame).resize((a.width, a.height), filter_))
-        for frame in opencv_rgb(args)
+        for frame in opencv_rgb(a).numpy()
     ]
     return normalize(torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2), args)
 

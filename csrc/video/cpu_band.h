@@ -20,12 +20,20 @@ struct AxisTable {
   int taps;
 };
 
-// Scratch of one thread for bands of at most `rows` output rows.
+// Of samples that are filtered alike.
+struct AxisTables {
+  AxisTable across, down;
+};
+
+// Columns that a strip adds to those which are kept from the one before.
+AIMILLS_HD int column_capacity(const AxisTable& across) { return across.taps + kStripCols; }
+
+// Scratch of one thread for bands of at most `rows` output rows, of up to three channels.
 struct Scratch {
-  float* chunk;    // [kChunkRows][3][kStripCols]
-  float* strip;    // [rows][3][kStripCols], filtered along the rows, evens before odds
-  float* columns;  // [rows / 8][3][column_capacity][8], the same transposed: a lane is a row
-  int column_capacity;
+  float* chunk;    // [kChunkRows][channels][kStripCols]
+  float* strip;    // [rows][channels][kStripCols], filtered along the rows
+  float* columns;  // [rows / 8][channels][column_capacity][8], the same transposed: a lane is a row
+  float* chroma;   // of kPlanes: [rows / 8][across.count][2][8], filtered U and V in codes
 };
 
 struct Band {
@@ -33,8 +41,9 @@ struct Band {
   int row_begin, row_end;
 };
 
-using BandFn = void (*)(const Params&, const AxisTable& across, const AxisTable& down, const Band&,
-                        const Scratch&);
+// `chroma` is of kPlanes; without it `luma` is that of pixels.
+using BandFn = void (*)(const Params&, const AxisTables& luma, const AxisTables& chroma,
+                        const Band&, const Scratch&);
 
 // Source rows [begin, end) of the 64 columns at `col`, whole levels as [row][3][kStripCols] with
 // the even columns before the odd ones; columns past the edge repeat the last one.
@@ -60,7 +69,8 @@ struct PilCode {
 
 extern const PilCode pil_baseline, pil_avx2;
 
-void band_baseline(const Params&, const AxisTable&, const AxisTable&, const Band&, const Scratch&);
-void band_avx2(const Params&, const AxisTable&, const AxisTable&, const Band&, const Scratch&);
+void band_baseline(const Params&, const AxisTables&, const AxisTables&, const Band&,
+                   const Scratch&);
+void band_avx2(const Params&, const AxisTables&, const AxisTables&, const Band&, const Scratch&);
 
 }  // namespace aimills::video

@@ -5,6 +5,8 @@
 // `strip`, transposed so that a vector holds one column of eight output rows, and filtered along
 // the columns. Each source pixel is converted once per band.
 
+#pragma once
+
 #if defined(__F16C__)
 #include <immintrin.h>
 #endif
@@ -25,16 +27,18 @@ AIMILLS_HD v8f splat(float x) { return v8f{x, x, x, x, x, x, x, x}; }
 
 // ---- along the rows
 
-// out[3][64] += the weighted rows of a chunk; one channel's 64 columns are held in registers.
+// out[kChannels][64] += the weighted rows of a chunk; one channel's 64 columns are held in
+// registers.
+template <int kChannels>
 __attribute__((noinline)) static void filter_rows(const float* chunk, const float* weights,
                                                   int rows, bool first, float* __restrict out) {
-  for (int c = 0; c < 3; ++c, chunk += kStripCols, out += kStripCols) {
+  for (int c = 0; c < kChannels; ++c, chunk += kStripCols, out += kStripCols) {
     v8f sum[8];
 #pragma GCC unroll 8
     for (int i = 0; i < 8; ++i) sum[i] = first ? splat(0.0f) : load8(out + 8 * i);
     for (int r = 0; r < rows; ++r) {
       const v8f w = splat(weights[r]);
-      const float* row = chunk + r * 3 * kStripCols;
+      const float* row = chunk + r * kChannels * kStripCols;
 #pragma GCC unroll 8
       for (int i = 0; i < 8; ++i) sum[i] += w * load8(row + 8 * i);
     }
@@ -43,21 +47,23 @@ __attribute__((noinline)) static void filter_rows(const float* chunk, const floa
   }
 }
 
-// All rows of the band for one strip, from the source to `strip`.
-static void filter_strip(const Params& p, const AxisTable& down, const Band& band, int col,
-                         ConvertFn convert, const Scratch& s) {
+// All rows of the band for the strip at column `col`, from the source to `strip`.
+template <class Work>
+static void filter_strip(const Work& work, const AxisTable& down, const Band& band, int col,
+                         const Scratch& s) {
+  constexpr int kRow = Work::kChannels * kStripCols;
   const int begin = down.begin[band.row_begin], end = down.end[band.row_end - 1];
   int active = band.row_begin;  // the first output row that a later chunk still reaches
   for (int chunk = begin; chunk < end; chunk += kChunkRows) {
     const int chunk_end = smaller(chunk + kChunkRows, end);
     while (down.end[active] <= chunk) ++active;
     if (down.begin[active] >= chunk_end) continue;  // windows with gaps between them
-    convert(p, band.frame, chunk, chunk_end, col, s.chunk);
+    work.load(chunk, chunk_end, col, s.chunk);
     for (int i = active; i < band.row_end && down.begin[i] < chunk_end; ++i) {
       const int from = larger(down.begin[i], chunk), to = smaller(down.end[i], chunk_end);
       const float* weights = down.weights + i64(i) * down.taps + (from - down.begin[i]);
-      filter_rows(s.chunk + (from - chunk) * 3 * kStripCols, weights, to - from,
-                  from == down.begin[i], s.strip + i64(i - band.row_begin) * 3 * kStripCols);
+      filter_rows<Work::kChannels>(s.chunk + (from - chunk) * kRow, weights, to - from,
+                                   from == down.begin[i], s.strip + i64(i - band.row_begin) * kRow);
     }
   }
 }
@@ -90,19 +96,22 @@ AIMILLS_HD void transpose8(v8f (&m)[8]) {
   }
 }
 
-// Eight rows of `strip` into [3][capacity][8] at column `at`.
+// Eight rows of `strip` into [kChannels][capacity][8] at column `at`. Where they are `kSplit` even
+// columns come before odd ones.
+template <int kChannels, bool kSplit>
 __attribute__((noinline)) static void transpose_group(const float* strip, float* __restrict columns,
                                                       i64 capacity, int at) {
-  for (int c = 0; c < 3; ++c) {
+  constexpr int kStep = kSplit ? 2 : 1;
+  for (int c = 0; c < kChannels; ++c) {
     float* to = columns + (c * capacity + at) * 8;
     for (int i = 0; i < kStripCols; i += 8) {
       v8f m[8];
 #pragma GCC unroll 8
-      for (int r = 0; r < 8; ++r) m[r] = load8(strip + (r * 3 + c) * kStripCols + i);
+      for (int r = 0; r < 8; ++r) m[r] = load8(strip + (r * kChannels + c) * kStripCols + i);
       transpose8(m);
-      const int col = i < kPairs ? 2 * i : 2 * (i - kPairs) + 1;
+      const int col = !kSplit ? i : i < kPairs ? 2 * i : 2 * (i - kPairs) + 1;
 #pragma GCC unroll 8
-      for (int k = 0; k < 8; ++k) store8(to + (col + 2 * k) * 8, m[k]);
+      for (int k = 0; k < 8; ++k) store8(to + (col + kStep * k) * 8, m[k]);
     }
   }
 }
@@ -180,77 +189,80 @@ AIMILLS_HD void store_group(const Params& p, int channel, const v8f* level, i64 
   }
 }
 
-// Outputs [x, x + count) of eight rows (`rows` of them exist), `columns` starting at source column
-// `first`; `at` and `down` are the places of the frame, which is stored `copies` times, and of its
-// rows.
-__attribute__((noinline)) static void filter_columns(const Params& p, const AxisTable& across,
-                                                     const float* columns, i64 capacity, int first,
-                                                     const i64* down, i64 at, int copies, int rows,
-                                                     int x, int count) {
-  v8f level[3][8];
-  const i64 plane = capacity * 8;
-  for (int k = 0; k < 8; ++k) {
-    if (k >= count) {
-      for (int c = 0; c < 3; ++c) level[c][k] = level[c][k - 1];
-      continue;
-    }
-    const int i = x + k;
-    const float* from = columns + i64(across.begin[i] - first) * 8;
-    const float* weights = across.weights + i64(i) * across.taps;
-    v8f r = splat(0.0f), g = r, b = r;
-    // Past the window weights are zero and columns are finite.
-    for (int t = across.end[i] - across.begin[i]; t > 0; t -= kUnroll) {
+// Weighted sums of output `i`, of eight rows; `columns` start at source column `first`.
+template <int kChannels>
+AIMILLS_HD void sum_columns(const AxisTable& across, const float* columns, int first, int i,
+                            v8f (&sum)[kChannels]) {
+  const i64 plane = i64(column_capacity(across)) * 8;
+  const float* from = columns + i64(across.begin[i] - first) * 8;
+  const float* weights = across.weights + i64(i) * across.taps;
+#pragma GCC unroll 3
+  for (int c = 0; c < kChannels; ++c) sum[c] = splat(0.0f);
+  // Past the window weights are zero and columns are finite.
+  for (int t = across.end[i] - across.begin[i]; t > 0; t -= kUnroll) {
 #pragma GCC unroll 4
-      for (int k = 0; k < kUnroll; ++k, from += 8) {
-        const v8f w = splat(*weights++);
-        r += w * load8(from);
-        g += w * load8(from + plane);
-        b += w * load8(from + 2 * plane);
-      }
+    for (int k = 0; k < kUnroll; ++k, from += 8) {
+      const v8f w = splat(*weights++);
+#pragma GCC unroll 3
+      for (int c = 0; c < kChannels; ++c) sum[c] += w * load8(from + c * plane);
     }
-    level[0][k] = to_levels(r);
-    level[1][k] = to_levels(g);
-    level[2][k] = to_levels(b);
   }
+}
+
+// Where a group of eight rows is stored, of which `rows` exist: the places of the frame, which is
+// stored `copies` times, and of the rows.
+struct Group {
+  const i64* down;
+  i64 at;
+  int copies, rows;
+};
+
+// Levels of `count` columns whose places are `across`; `level` is transposed in place.
+AIMILLS_HD void store_columns(const Params& p, const Group& group, v8f (&level)[3][8],
+                              const i64* across, int count) {
   for (int c = 0; c < 3; ++c) {
     transpose8(level[c]);
-    for (int copy = 0; copy < copies; ++copy) {
-      store_group(p, c, level[c], at + copy * p.time.pixel + c * p.channel, down, across.place + x,
-                  rows, count);
+    for (int copy = 0; copy < group.copies; ++copy) {
+      store_group(p, c, level[c], group.at + copy * p.time.pixel + c * p.channel, group.down,
+                  across, group.rows, count);
     }
   }
 }
 
 // Output columns [x, x_end) of a group of rows, which it will write a few bytes at a time.
-AIMILLS_HD void prefetch_outputs(const Params& p, const AxisTable& across, const i64* down, i64 at,
-                                 int rows, int x, int x_end) {
+AIMILLS_HD void prefetch_outputs(const Params& p, const AxisTable& across, const Group& group,
+                                 int x, int x_end) {
   if (x == x_end) return;
   const i64 size = bytes_of(p.dtype), span = across.place[x_end - 1] - across.place[x];
   if (span != x_end - x - 1) return;  // scattered
   for (int c = 0; c < 3; ++c) {
-    for (int r = 0; r < rows; ++r) {
-      const i64 first = at + c * p.channel + down[r] + across.place[x];
+    for (int r = 0; r < group.rows; ++r) {
+      const i64 first = group.at + c * p.channel + group.down[r] + across.place[x];
       const u8* line = static_cast<const u8*>(p.out) + first * size;
       for (i64 i = 0; i <= span * size; i += 64) __builtin_prefetch(line + i, 1);
     }
   }
 }
 
+template <int kChannels>
 AIMILLS_HD void keep_columns(float* columns, i64 capacity, int from, int count) {
-  for (int c = 0; c < 3; ++c) {
+  for (int c = 0; c < kChannels; ++c) {
     float* plane = columns + c * capacity * 8;
     if (from > 0) __builtin_memmove(plane, plane + i64(from) * 8, i64(count) * 8 * sizeof(float));
   }
 }
 
-static void run_band(const Params& p, const AxisTable& across, const AxisTable& down,
-                     const Band& band, const Scratch& s) {
-  const ConvertFn convert = convert_of(p);
-  const int width = p.left + p.crop_width, out_width = p.across.count;
-  const i64 frame = place_of_frame(p, band.frame);
-  const int copies = copies_of_frame(p, band.frame);
-  const int rows = band.row_end - band.row_begin;
-  const i64 capacity = s.column_capacity;
+// ---- a band
+
+// Strips of the columns up to `width`. `work` says what is in them and takes the columns of each
+// group of rows, in which those of outputs [x, x_end) are whole.
+template <class Work>
+static void walk_strips(const Params& p, const AxisTables& tables, const Band& band, int width,
+                        const Work& work, const Scratch& s) {
+  constexpr int kChannels = Work::kChannels;
+  const AxisTable& across = tables.across;
+  const int out_width = p.across.count, rows = band.row_end - band.row_begin;
+  const i64 capacity = column_capacity(across);
   int x = 0, first = 0;  // the next output column; the source column at the start of `columns`
   for (int col = 0; col < width && x < out_width; col += kStripCols) {
     const int ready = smaller(col + kStripCols, width);
@@ -258,26 +270,75 @@ static void run_band(const Params& p, const AxisTable& across, const AxisTable& 
       first = ready;
       continue;
     }
-    filter_strip(p, down, band, col, convert, s);
+    filter_strip(work, tables.down, band, col, s);
     int x_end = x;
     while (x_end < out_width && across.end[x_end] <= ready) ++x_end;
     const int keep = x_end < out_width ? smaller(across.begin[x_end], ready) : ready;
     for (int g = 0; g < rows; g += kGroupRows) {
-      float* columns = s.columns + i64(g) * 3 * capacity;
-      const int group_rows = smaller(rows - g, kGroupRows);
-      const i64* places = down.place + band.row_begin + g;
-      prefetch_outputs(p, across, places, frame, group_rows, x, x_end);
-      transpose_group(s.strip + i64(g) * 3 * kStripCols, columns, capacity, col - first);
-      for (int at = x; at < x_end; at += 8) {
-        const int count = smaller(x_end - at, 8);
-        filter_columns(p, across, columns, capacity, first, places, frame, copies, group_rows, at,
-                       count);
-      }
-      keep_columns(columns, capacity, keep - first, ready - keep);
+      float* columns = s.columns + i64(g) * kChannels * capacity;
+      work.expect(g, x, x_end);
+      transpose_group<kChannels, Work::kSplit>(s.strip + i64(g) * kChannels * kStripCols, columns,
+                                               capacity, col - first);
+      work.take(g, columns, first, x, x_end);
+      keep_columns<kChannels>(columns, capacity, keep - first, ready - keep);
     }
     x = x_end;
     first = keep;
   }
+}
+
+// How the rows of a band from the `g`-th on are stored.
+AIMILLS_HD Group group_of(const Params& p, const AxisTable& down, const Band& band, int g) {
+  return {down.place + band.row_begin + g, place_of_frame(p, band.frame),
+          copies_of_frame(p, band.frame), smaller(band.row_end - band.row_begin - g, kGroupRows)};
+}
+
+// Outputs [x, x + count) of a group of rows.
+__attribute__((noinline)) static void finish_pixels(const Params& p, const Group& group,
+                                                    const AxisTable& across, const float* columns,
+                                                    int first, int x, int count) {
+  v8f level[3][8];
+  for (int k = 0; k < 8; ++k) {
+    if (k >= count) {
+      for (int c = 0; c < 3; ++c) level[c][k] = level[c][k - 1];
+      continue;
+    }
+    v8f sum[3];
+    sum_columns<3>(across, columns, first, x + k, sum);
+    for (int c = 0; c < 3; ++c) level[c][k] = to_levels(sum[c]);
+  }
+  store_columns(p, group, level, across.place + x, count);
+}
+
+// RGB levels, which the filter takes to levels.
+struct PixelWork {
+  static constexpr int kChannels = 3;
+  static constexpr bool kSplit = true;
+  const Params& p;
+  const AxisTables& tables;
+  const Band& band;
+  ConvertFn convert;
+
+  void load(int begin, int end, int col, float* chunk) const {
+    convert(p, band.frame, begin, end, col, chunk);
+  }
+
+  void expect(int g, int x, int x_end) const {
+    prefetch_outputs(p, tables.across, group_of(p, tables.down, band, g), x, x_end);
+  }
+
+  void take(int g, const float* columns, int first, int x, int x_end) const {
+    const Group group = group_of(p, tables.down, band, g);
+    for (int at = x; at < x_end; at += 8) {
+      finish_pixels(p, group, tables.across, columns, first, at, smaller(x_end - at, 8));
+    }
+  }
+};
+
+static void run_pixels(const Params& p, const AxisTables& tables, const Band& band,
+                       const Scratch& s) {
+  const PixelWork work{p, tables, band, convert_of(p)};
+  walk_strips(p, tables, band, p.left + p.crop_width, work, s);
 }
 
 }  // namespace

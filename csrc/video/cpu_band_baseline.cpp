@@ -1,11 +1,16 @@
 #include "video/cpu_band.inl"
 #include "video/cpu_pil.inl"
+#include "video/cpu_planes.inl"
 
 namespace aimills::video {
 
-void band_baseline(const Params& p, const AxisTable& across, const AxisTable& down,
+void band_baseline(const Params& p, const AxisTables& luma, const AxisTables& chroma,
                    const Band& band, const Scratch& scratch) {
-  run_band(p, across, down, band, scratch);
+  if (p.passes == kPlanes) {
+    run_planes(p, luma, chroma, band, scratch);
+  } else {
+    run_pixels(p, luma, band, scratch);
+  }
 }
 
 const PilCode pil_baseline = {convert_strip, join_levels, dot_levels, add_levels};

@@ -1,6 +1,8 @@
 #include "video/cpu_video.h"
 
 #include <algorithm>
+#include <memory>
+#include <tuple>
 #include <vector>
 
 #include "video/cpu_band.h"
@@ -22,11 +24,11 @@ struct Table {
 
   Table(const Axis& axis, const StoreAxis& store)
       : taps(static_cast<int>(taps_of(axis)) + kUnroll - 1) {
-    begin.resize(axis.out);
-    end.resize(axis.out);
-    place.resize(axis.out);
-    weights.resize(axis.out * taps);
-    for (i64 i = 0; i < axis.out; ++i) {
+    begin.resize(store.count);
+    end.resize(store.count);
+    place.resize(store.count);
+    weights.resize(i64(store.count) * taps);
+    for (i64 i = 0; i < store.count; ++i) {
       place[i] = place_of_sample(store, static_cast<int>(i));
       fill(axis, i);
     }
@@ -48,16 +50,74 @@ struct Table {
   AxisTable view() const { return {begin.data(), end.data(), place.data(), weights.data(), taps}; }
 };
 
+// Tables of the last geometries, kept by the thread that asked: to work them out takes some per
+// cent of a frame's time. What no lock guards, a fork can't leave locked.
+class KeptTables {
+ public:
+  std::shared_ptr<const Table> of(const Axis& axis, const StoreAxis& store) {
+    for (const Kept& k : kept_) {
+      if (k.is_of(axis, store)) return k.table;
+    }
+    Kept made{axis, store, std::make_shared<const Table>(axis, store)};
+    if (made.table->weights.size() <= kMostWeights) {
+      if (kept_.size() == kMostTables) kept_.erase(kept_.begin());
+      kept_.push_back(made);
+    }
+    return made.table;
+  }
+
+ private:
+  static constexpr size_t kMostTables = 16, kMostWeights = 1 << 16;
+
+  struct Kept {
+    Axis axis;
+    StoreAxis store;
+    std::shared_ptr<const Table> table;
+
+    static auto key(const Axis& a, const StoreAxis& s) {
+      return std::make_tuple(a.first, a.count, a.in, a.out, a.unit, a.filter, a.antialias,
+                             a.shifted, a.shift, s.pixel, s.patch, s.group, s.first, s.step,
+                             s.pixels, s.patches, s.count);
+    }
+
+    bool is_of(const Axis& a, const StoreAxis& s) const { return key(axis, store) == key(a, s); }
+  };
+
+  std::vector<Kept> kept_;
+};
+
+thread_local KeptTables kept_tables;
+
+struct Tables {
+  std::shared_ptr<const Table> across, down;
+
+  Tables(const Axis& across_axis, const Axis& down_axis, const Params& p)
+      : across(kept_tables.of(across_axis, p.across)), down(kept_tables.of(down_axis, p.down)) {}
+
+  AxisTables view() const { return {across->view(), down->view()}; }
+};
+
 struct Plan {
   int band_rows;
   int bands;  // of one frame
-  int column_capacity;
   i64 items;
 };
 
-Plan make_plan(const Params& p, const AxisTable& across, int threads) {
-  const int capacity = across.taps + kStripCols;
-  const i64 row_bytes = 3 * sizeof(float) * (i64(kStripCols) + capacity);
+// Floats of Scratch that an output row takes.
+struct RowFloats {
+  i64 strip, columns, chroma;
+
+  i64 sum() const { return strip + columns + chroma; }
+};
+
+RowFloats row_floats(const Params& p, const AxisTables& luma) {
+  const i64 capacity = column_capacity(luma.across);  // no less than that of chroma
+  if (p.passes == kPlanes) return {2 * kStripCols, 2 * capacity, 2 * i64(p.across.count)};
+  return {3 * kStripCols, 3 * capacity, 0};
+}
+
+Plan make_plan(const Params& p, const RowFloats& row, int threads) {
+  const i64 row_bytes = i64(sizeof(float)) * row.sum();
   const i64 fits = std::max<i64>(kScratchBytes / row_bytes / kGroupRows, 1) * kGroupRows;
   // As few bands as fit, since each converts some rows of its neighbour too, but a whole number per
   // thread.
@@ -66,22 +126,21 @@ Plan make_plan(const Params& p, const AxisTable& across, int threads) {
   while (p.frames * bands < 4 * threads && p.frames * bands % threads != 0 && bands < most) ++bands;
   const i64 rows = ceil_div(ceil_div(p.down.count, bands), kGroupRows) * kGroupRows;
   bands = ceil_div(p.down.count, rows);
-  return {static_cast<int>(rows), static_cast<int>(bands), capacity, p.frames * bands};
+  return {static_cast<int>(rows), static_cast<int>(bands), p.frames * bands};
 }
 
 class Buffers {
  public:
-  Buffers(const Plan& plan)
+  Buffers(const Plan& plan, const RowFloats& row)
       : chunk_(size_t(kChunkRows) * 3 * kStripCols),
-        strip_(size_t(plan.band_rows) * 3 * kStripCols),
-        columns_(size_t(plan.band_rows) * 3 * plan.column_capacity + kUnroll * kGroupRows),
-        capacity_(plan.column_capacity) {}
+        strip_(plan.band_rows * row.strip),
+        columns_(plan.band_rows * row.columns + kUnroll * kGroupRows),
+        chroma_(plan.band_rows * row.chroma) {}
 
-  Scratch view() { return {chunk_.data(), strip_.data(), columns_.data(), capacity_}; }
+  Scratch view() { return {chunk_.data(), strip_.data(), columns_.data(), chroma_.data()}; }
 
  private:
-  std::vector<float> chunk_, strip_, columns_;
-  int capacity_;
+  std::vector<float> chunk_, strip_, columns_, chroma_;
 };
 
 bool has_avx2() {
@@ -106,16 +165,18 @@ Code code_of_machine() {
 }
 
 void run_float(const Params& p, int threads, BandFn band_fn) {
-  const Table down(down_axis(p), p.down);
-  const Table across(across_axis(p), p.across);
-  const Plan plan = make_plan(p, across.view(), std::max(threads, 1));
+  const Tables luma(across_axis(p), down_axis(p), p);
+  const Tables chroma =
+      p.passes == kPlanes ? Tables(chroma_across_axis(p), chroma_down_axis(p), p) : luma;
+  const RowFloats row = row_floats(p, luma.view());
+  const Plan plan = make_plan(p, row, std::max(threads, 1));
   const i64 count = threads_for(p, plan.items, threads);
   std::vector<Buffers> buffers;
-  for (i64 i = 0; i < count; ++i) buffers.emplace_back(plan);
+  for (i64 i = 0; i < count; ++i) buffers.emplace_back(plan, row);
   share(count, plan.items, [&](i64 thread, i64 item) {
     const int begin = static_cast<int>(item % plan.bands) * plan.band_rows;
     const int end = static_cast<int>(std::min<i64>(begin + i64(plan.band_rows), p.down.count));
-    band_fn(p, across.view(), down.view(), {item / plan.bands, begin, end}, buffers[thread].view());
+    band_fn(p, luma.view(), chroma.view(), {item / plan.bands, begin, end}, buffers[thread].view());
   });
 }
 
@@ -130,7 +191,7 @@ const char* cpu_isa() { return has_avx2() ? "avx2" : "baseline"; }
 void run_cpu(const Params& p, int threads, bool baseline) {
   if (p.frames == 0) return;
   const Code code = baseline ? Code{band_baseline, pil_baseline} : code_of_machine();
-  if (p.passes == kFloat) {
+  if (p.passes == kFloat || p.passes == kPlanes) {
     run_float(p, threads, code.band);
   } else {
     run_pil(p, threads, code.pil);

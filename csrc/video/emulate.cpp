@@ -18,26 +18,45 @@ class Block {
   i64 tiles() const { return t_.total; }
 
   template <class Loader>
-  void run(i64 tile) {
+  void run(i64 i) {
     words_.assign(words_.size(), kPoison);
-    const Shared s = shared_of(t_, words_.data() + kFence);
-    std::vector<ThreadState> states(kThreads);
-    Place at = place_of(p_, t_, tile);
-    each([&](int tid) { begin_tile(p_, t_, at, s, tid, states[tid]); });
-    for (at.row = at.row_begin; at.row < at.row_end; at.row += kChunkRows) {
-      at.rows = smaller(at.row_end - at.row, kChunkRows);
-      for (at.col = at.col_begin; at.col < at.col_end; at.col += t_.chunk_cols) {
-        at.cols = smaller(at.col_end - at.col, t_.chunk_cols);
-        each([&](int tid) { load_phase<Loader>(p_, t_, at, s, tid); });
-        each([&](int tid) { across_phase(p_, t_, at, s, tid); });
-      }
-      each([&](int tid) { down_phase(t_, at, s, tid, states[tid]); });
-    }
-    each([&](int tid) { finish_tile(p_, t_, at, tid, states[tid]); });
+    const Tile tile = tile_of(t_, i);
+    states_.assign(kThreads, {});
+    run_parts(Loader{}, tile);
+    each([&](int tid) { finish_tile<Loader>(p_, t_, tile, tid, states_[tid]); });
     check_fences();
   }
 
  private:
+  // As in kernel.h.
+  template <class Loader>
+  void run_parts(Loader, const Tile& tile) {
+    run_part<Loader>(tile);
+  }
+
+  template <class Kind>
+  void run_parts(Planes<Kind>, const Tile& tile) {
+    run_part<Luma<Kind>>(tile);
+    run_part<Chroma<Kind>>(tile);
+  }
+
+  template <class Part>
+  void run_part(const Tile& tile) {
+    const Shared s = shared_of(t_, words_.data() + kFence);
+    Place at = place_of<Part>(p_, t_, tile);
+    each([&](int tid) { begin_part<Part>(p_, t_, at, s, tid, states_[tid]); });
+    for (at.row = at.row_begin; at.row < at.row_end; at.row += kChunkRows) {
+      at.rows = smaller(at.row_end - at.row, kChunkRows);
+      for (at.col = at.col_begin; at.col < at.col_end; at.col += t_.chunk_cols) {
+        at.cols = smaller(at.col_end - at.col, t_.chunk_cols);
+        each([&](int tid) { load_phase<Part>(p_, t_, at, s, tid); });
+        each([&](int tid) { across_phase<Part>(p_, t_, at, s, tid); });
+      }
+      each([&](int tid) { down_phase<Part>(t_, at, s, tid, states_[tid]); });
+    }
+    each([&](int tid) { end_part<Part>(states_[tid]); });
+  }
+
   // Even phases run backwards: an order that the kernel must not depend on.
   template <class F>
   void each(const F& phase) {
@@ -56,6 +75,7 @@ class Block {
   const Params& p_;
   const Tiling t_;
   std::vector<u32> words_;
+  std::vector<ThreadState> states_;
   bool backwards_ = false;
 };
 

@@ -5,6 +5,42 @@
 
 namespace aimills::video {
 
+template <class Part>
+static __device__ __forceinline__ void run_part(const Params& p, const Tiling& t, const Tile& tile,
+                                                const Shared& s, int tid, ThreadState& state) {
+  Place at = place_of<Part>(p, t, tile);
+  begin_part<Part>(p, t, at, s, tid, state);
+  __syncthreads();
+  for (at.row = at.row_begin; at.row < at.row_end; at.row += kChunkRows) {
+    at.rows = smaller(at.row_end - at.row, kChunkRows);
+    for (at.col = at.col_begin; at.col < at.col_end; at.col += t.chunk_cols) {
+      at.cols = smaller(at.col_end - at.col, t.chunk_cols);
+      load_phase<Part>(p, t, at, s, tid);
+      __syncthreads();
+      across_phase<Part>(p, t, at, s, tid);
+      __syncthreads();
+    }
+    down_phase<Part>(t, at, s, tid, state);
+  }
+  end_part<Part>(state);
+}
+
+// The loader says by its type what parts there are.
+template <class Loader>
+static __device__ __forceinline__ void run_parts(Loader, const Params& p, const Tiling& t,
+                                                 const Tile& tile, const Shared& s, int tid,
+                                                 ThreadState& state) {
+  run_part<Loader>(p, t, tile, s, tid, state);
+}
+
+template <class Kind>
+static __device__ __forceinline__ void run_parts(Planes<Kind>, const Params& p, const Tiling& t,
+                                                 const Tile& tile, const Shared& s, int tid,
+                                                 ThreadState& state) {
+  run_part<Luma<Kind>>(p, t, tile, s, tid, state);
+  run_part<Chroma<Kind>>(p, t, tile, s, tid, state);
+}
+
 // One of any number of `blocks`, which take tiles in turns. Left alone, ptxas 13.0 and 13.5 spill a
 // few registers to fit a third or fourth block on an SM.
 template <class Loader>
@@ -13,23 +49,11 @@ static __device__ __forceinline__ void run_blocks(const Params& p, i64 block, i6
   const Tiling t = tiling_of(p);
   const Shared s = shared_of(t, words);
   const int tid = static_cast<int>(threadIdx.x);
-  for (i64 tile = block; tile < t.total; tile += blocks) {
-    Place at = place_of(p, t, tile);
+  for (i64 i = block; i < t.total; i += blocks) {
+    const Tile tile = tile_of(t, i);
     ThreadState state;
-    begin_tile(p, t, at, s, tid, state);
-    __syncthreads();
-    for (at.row = at.row_begin; at.row < at.row_end; at.row += kChunkRows) {
-      at.rows = smaller(at.row_end - at.row, kChunkRows);
-      for (at.col = at.col_begin; at.col < at.col_end; at.col += t.chunk_cols) {
-        at.cols = smaller(at.col_end - at.col, t.chunk_cols);
-        load_phase<Loader>(p, t, at, s, tid);
-        __syncthreads();
-        across_phase(p, t, at, s, tid);
-        __syncthreads();
-      }
-      down_phase(t, at, s, tid, state);
-    }
-    finish_tile(p, t, at, tid, state);
+    run_parts(Loader{}, p, t, tile, s, tid, state);
+    finish_tile<Loader>(p, t, tile, tid, state);
     __syncthreads();
   }
   pad_phase(p, block * kThreads + tid, blocks * kThreads);

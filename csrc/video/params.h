@@ -9,7 +9,8 @@ enum Source : int { kYuv420, kYuv420Wide, kYuv422, kYuv422Wide, kYuv444, kYuv444
 AIMILLS_HD constexpr bool is_wide(int source) { return (source & 1) != 0; }
 
 enum Filter : int { kNearest, kArea, kBilinear, kBicubic, kLanczos };
-enum Passes : int { kFloat, kPilAcross, kPilDown };
+// kPlanes: Y, U and V are filtered, each in its own size, and become RGB behind the filter.
+enum Passes : int { kFloat, kPilAcross, kPilDown, kPlanes };
 enum Transfer : int { kSdr, kPq, kHlg };
 
 // Samples of one component; strides are in bytes.
@@ -53,7 +54,9 @@ struct Params {
   // out = (level - mean) * scale with mean in levels. Two floats hold the mean, so that a level
   // close to it keeps all its digits.
   float mean_hi[3], mean_lo[3], scale[3];
-  float jitter[12];  // where `jittered`: rows of three factors and an offset, on levels
+  // Rows of three factors and an offset: where `jittered` on levels; of kPlanes on codes, which
+  // gives levels.
+  float jitter[12];
 };
 
 static_assert(sizeof(Params) == 464, "kernels/video/problem.py packs this layout");

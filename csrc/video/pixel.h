@@ -3,6 +3,7 @@
 // GPU.
 
 #include "video/tone.h"
+#include "video/weights.h"
 
 namespace aimills::video {
 
@@ -94,9 +95,68 @@ struct Any {
   AIMILLS_HD_MEMBER static bool cols(const Params& p) { return p.source < kYuv444; }
 };
 
+// Samples that are filtered alike and what becomes of them: three channels of each pixel, ...
+struct Pixels {
+  static constexpr int kChannels = 3, kFirst = 0;
+  AIMILLS_HD_MEMBER static Axis down(const Params& p) { return down_axis(p); }
+  AIMILLS_HD_MEMBER static Axis across(const Params& p) { return across_axis(p); }
+  AIMILLS_HD_MEMBER static u32 channel(u32 word, int c) { return word >> (8 * c) & 255u; }
+  AIMILLS_HD_MEMBER static float level(const Params&, const float* value, int c) {
+    return value[c];
+  }
+};
+
+// ... a plane of luma, ...
+template <class Kind>
+struct Luma {
+  static constexpr int kChannels = 1, kFirst = 0;
+  AIMILLS_HD_MEMBER static Axis down(const Params& p) { return down_axis(p); }
+  AIMILLS_HD_MEMBER static Axis across(const Params& p) { return across_axis(p); }
+  AIMILLS_HD_MEMBER static u32 channel(u32 word, int) { return word; }
+
+  AIMILLS_HD_MEMBER static void load_pair(const Params& p, i64 frame, int row, int col, u32* out) {
+    const Plane& y = p.planes[0];
+    const u8* luma = y.data + frame * y.frame + row * y.row;
+    for (int i = 0; i < 2 && col + i < p.width; ++i) {
+      out[i] = static_cast<u32>(Kind::code(p, luma, y.col, col + i));
+    }
+  }
+};
+
+// ... and the two of chroma.
+template <class Kind>
+struct Chroma {
+  static constexpr int kChannels = 2, kFirst = 1;
+  AIMILLS_HD_MEMBER static Axis down(const Params& p) { return chroma_down_axis(p); }
+  AIMILLS_HD_MEMBER static Axis across(const Params& p) { return chroma_across_axis(p); }
+  AIMILLS_HD_MEMBER static u32 channel(u32 word, int c) { return word >> (16 * c) & 0xffffu; }
+
+  AIMILLS_HD_MEMBER static void load_pair(const Params& p, i64 frame, int row, int col, u32* out) {
+    const Plane &u = p.planes[1], &v = p.planes[2];
+    const u8* blue = u.data + frame * u.frame + row * u.row;
+    const u8* red = v.data + frame * v.frame + row * v.row;
+    const int width = Kind::cols(p) ? (p.width + 1) >> 1 : p.width;
+    for (int i = 0; i < 2 && col + i < width; ++i) {
+      out[i] = static_cast<u32>(Kind::code(p, blue, u.col, col + i)) |
+               static_cast<u32>(Kind::code(p, red, v.col, col + i)) << 16;
+    }
+  }
+};
+
+// Planes that are filtered before the colour matrix.
+template <class Kind>
+struct Planes {
+  using First = Luma<Kind>;
+  using Second = Chroma<Kind>;
+  AIMILLS_HD_MEMBER static float level(const Params& p, const float* code, int c) {
+    const float* m = p.jitter + 4 * c;
+    return m[0] * code[0] + m[1] * code[1] + m[2] * code[2] + m[3];
+  }
+};
+
 template <class Kind, class Finish = Plain>
-struct Yuv {
-  struct Chroma {
+struct Yuv : Pixels {
+  struct Pair {
     int u, v;
   };
 
@@ -105,7 +165,7 @@ struct Yuv {
     const u8 *near_u, *far_u, *near_v, *far_v;
     ChromaTaps taps;
 
-    AIMILLS_HD_MEMBER Chroma at(const Params& p, int col) const {
+    AIMILLS_HD_MEMBER Pair at(const Params& p, int col) const {
       const i64 u = p.planes[1].col, v = p.planes[2].col;
       const int near = taps.near_weight, far = taps.far_weight;
       return {Kind::code(p, near_u, u, col) * near + Kind::code(p, far_u, u, col) * far,
@@ -121,7 +181,7 @@ struct Yuv {
             first_v + taps.far * v.row, taps};
   }
 
-  AIMILLS_HD_MEMBER static u32 packed(const Params& p, int y, const Chroma& near, const Chroma& far,
+  AIMILLS_HD_MEMBER static u32 packed(const Params& p, int y, const Pair& near, const Pair& far,
                                       int weight) {
     const int u = near.u * (4 - weight) + far.u * weight - p.chroma_zero;
     const int v = near.v * (4 - weight) + far.v * weight - p.chroma_zero;
@@ -137,17 +197,17 @@ struct Yuv {
     const bool second = col + 1 < p.width;
     if (!Kind::cols(p)) {
       for (int i = 0; i < 1 + second; ++i) {
-        const Chroma chroma = rows.at(p, col + i);
+        const Pair chroma = rows.at(p, col + i);
         out[i] = packed(p, Kind::code(p, luma, y.col, col + i), chroma, chroma, 0);
       }
       return;
     }
     const int i = col / 2, last = (p.width + 1) / 2 - 1;
-    const Chroma middle = rows.at(p, i);
-    const Chroma left = p.even_col ? rows.at(p, larger(i - 1, 0)) : middle;
+    const Pair middle = rows.at(p, i);
+    const Pair left = p.even_col ? rows.at(p, larger(i - 1, 0)) : middle;
     out[0] = packed(p, Kind::code(p, luma, y.col, col), middle, left, p.even_col);
     if (!second) return;
-    const Chroma right = p.odd_col ? rows.at(p, smaller(i + 1, last)) : middle;
+    const Pair right = p.odd_col ? rows.at(p, smaller(i + 1, last)) : middle;
     out[1] = packed(p, Kind::code(p, luma, y.col, col + 1), middle, right, p.odd_col);
   }
 };
@@ -172,7 +232,7 @@ using Yuv420 = Yuv<Halved<u8>>;
 using Yuv420Wide = Yuv<Halved<u16>>;
 
 template <class Finish>
-struct AnyFormat {
+struct AnyFormat : Pixels {
   AIMILLS_HD_MEMBER static void load_pair(const Params& p, i64 frame, int row, int col, u32* out) {
     if (p.source == kRgb) {
       Rgb8<Finish>::load_pair(p, frame, row, col, out);
@@ -182,6 +242,8 @@ struct AnyFormat {
   }
 };
 
+using Planes420 = Planes<Halved<u8>>;
+using PlanesAny = Planes<Any>;
 using General = AnyFormat<Plain>;
 using Graded = AnyFormat<Grading>;
 
@@ -189,6 +251,10 @@ using Graded = AnyFormat<Grading>;
 // Calls `f` with the loader for `p`.
 template <class F>
 static inline auto with_loader(const Params& p, const F& f) {
+  if (p.passes == kPlanes) {
+    if (p.source == kYuv420) return f(Planes420{});
+    return f(PlanesAny{});
+  }
   if (!is_graded(p)) {
     if (p.source == kYuv420) return f(Yuv420{});
     if (p.source == kYuv420Wide) return f(Yuv420Wide{});

@@ -5,9 +5,11 @@
 // graph captures it. The phases are plain functions of the thread index: the same code runs on the
 // host in tests (emulate.cpp), one thread after the other.
 //
-//   begin_tile | for each chunk of source rows: for each chunk of source columns:
-//     load_phase (levels and column weights to shared memory) | across_phase
-//   | down_phase (into registers) ... finish_tile
+//   for each part (samples that are filtered alike: all, or luma and then chroma):
+//     begin_part | for each chunk of source rows: for each chunk of source columns:
+//       load_phase (levels and column weights to shared memory) | across_phase
+//     | down_phase (into registers) ... end_part
+//   finish_tile
 
 #include "video/pixel.h"
 #include "video/weights.h"
@@ -36,7 +38,8 @@ struct Shared {
   float* weights;   // [taps][tile_cols]
 };
 
-// How the output is cut; the same for all blocks.
+// How the output is cut; the same for all blocks, and for chroma, whose windows and footprints are
+// no longer than luma's.
 struct Tiling {
   int tile_cols;   // a power of two
   int chunk_cols;  // even
@@ -82,10 +85,19 @@ AIMILLS_HD Shared shared_of(const Tiling& t, u32* words) {
   return s;
 }
 
-// Where the block is: its tile, and the chunk of source rows and columns in shared memory.
-struct Place {
+struct Tile {
   i64 frame;
   int out_row, out_col;
+};
+
+AIMILLS_HD Tile tile_of(const Tiling& t, i64 i) {
+  const i64 tile_row = i / t.tiles_x, frame = tile_row / t.tiles_y;
+  return {frame, static_cast<int>(tile_row - frame * t.tiles_y) * kTileRows,
+          static_cast<int>(i - tile_row * t.tiles_x) * t.tile_cols};
+}
+
+// Where the block is: its tile, and the chunk of source rows and columns in shared memory.
+struct Place : Tile {
   int row_begin, row_end;  // source rows of the tile
   int col_begin, col_end;
   int row, rows;  // of the chunk
@@ -93,17 +105,15 @@ struct Place {
 };
 
 struct ThreadState {
-  float sum[kOutputsPerThread][4];
+  float sum[kOutputsPerThread][4];  // of three channels, and of the weights
 };
 
-AIMILLS_HD Place place_of(const Params& p, const Tiling& t, i64 tile) {
+template <class Part>
+AIMILLS_HD Place place_of(const Params& p, const Tiling& t, const Tile& tile) {
   Place at{};
-  const i64 tile_row = tile / t.tiles_x;
-  at.frame = tile_row / t.tiles_y;
-  at.out_col = static_cast<int>(tile - tile_row * t.tiles_x) * t.tile_cols;
-  at.out_row = static_cast<int>(tile_row - at.frame * t.tiles_y) * kTileRows;
-  const Axis down = down_axis(p);
-  const Axis across = across_axis(p);
+  static_cast<Tile&>(at) = tile;
+  const Axis down = Part::down(p);
+  const Axis across = Part::across(p);
   at.row_begin = window_of(down, at.out_row).begin;
   at.row_end = window_of(down, smaller<i64>(at.out_row + kTileRows, p.down.count) - 1).end;
   at.col_begin = window_of(across, at.out_col).begin & ~1;
@@ -111,24 +121,29 @@ AIMILLS_HD Place place_of(const Params& p, const Tiling& t, i64 tile) {
   return at;
 }
 
-AIMILLS_HD void begin_tile(const Params& p, const Tiling& t, const Place& at, const Shared& s,
+template <class Part>
+AIMILLS_HD void begin_part(const Params& p, const Tiling& t, const Place& at, const Shared& s,
                            int tid, ThreadState& state) {
-  const Axis down = down_axis(p);
-  const Axis across = across_axis(p);
+  const Axis down = Part::down(p);
+  const Axis across = Part::across(p);
   if (tid < kTileRows) {
     s.rows[tid] = window_of(down, smaller<i64>(at.out_row + tid, p.down.count - 1));
   } else if (tid < kTileRows + t.tile_cols) {
     const int c = tid - kTileRows;
     s.columns[c] = window_of(across, smaller<i64>(at.out_col + c, p.across.count - 1));
   }
-  for (auto& sum : state.sum) sum[0] = sum[1] = sum[2] = sum[3] = 0.0f;
+  for (auto& sum : state.sum) {
+    for (int c = 0; c < Part::kChannels; ++c) sum[Part::kFirst + c] = 0.0f;
+    sum[3] = 0.0f;
+  }
 }
 
 // ---- levels and weights into shared memory
 
+template <class Part>
 AIMILLS_HD void load_weights(const Params& p, const Tiling& t, const Place& at, const Shared& s,
                              int tid) {
-  const Axis across = across_axis(p);
+  const Axis across = Part::across(p);
   for (int i = tid; i < t.taps * t.tile_cols; i += kThreads) {
     AIMILLS_READ_ANEW
     const int c = i % t.tile_cols, tap = i / t.tile_cols;
@@ -138,7 +153,7 @@ AIMILLS_HD void load_weights(const Params& p, const Tiling& t, const Place& at, 
   }
 }
 
-template <class Loader>
+template <class Part>
 AIMILLS_HD void load_phase(const Params& p, const Tiling& t, const Place& at, const Shared& s,
                            int tid) {
   const int pairs = t.chunk_cols / 2;
@@ -146,18 +161,18 @@ AIMILLS_HD void load_phase(const Params& p, const Tiling& t, const Place& at, co
     AIMILLS_READ_ANEW
     const int row = i / pairs, col = 2 * (i % pairs);
     if (col < at.cols) {
-      Loader::load_pair(p, at.frame, at.row + row, at.col + col,
-                        s.levels + row * t.chunk_cols + col);
+      Part::load_pair(p, at.frame, at.row + row, at.col + col, s.levels + row * t.chunk_cols + col);
     }
   }
-  if (!t.one_chunk || at.row == at.row_begin) load_weights(p, t, at, s, tid);
+  if (!t.one_chunk || at.row == at.row_begin) load_weights<Part>(p, t, at, s, tid);
 }
 
 // ---- the two filters
 
+template <class Part>
 AIMILLS_HD void across_phase(const Params& p, const Tiling& t, const Place& at, const Shared& s,
                              int tid) {
-  const Axis down = down_axis(p);
+  const Axis down = Part::down(p);
   if (tid < kDownWords) {
     const int r = tid / kChunkRows, j = at.row + tid % kChunkRows;
     const Window window = s.rows[r];
@@ -172,22 +187,23 @@ AIMILLS_HD void across_phase(const Params& p, const Tiling& t, const Place& at, 
   const u32* levels = s.levels + row * t.chunk_cols - at.col;
   const float* weights = s.weights + c;
   float* sums = s.across + tid * 4;
-  float r = 0.0f, g = 0.0f, b = 0.0f, total = 0.0f;
+  float sum[Part::kChannels] = {}, total = 0.0f;
   for (int j = begin; j < end; ++j, weights += t.tile_cols) {
-    const u32 level = levels[j];
+    const u32 word = levels[j];
     const float w = *weights;
-    r += w * static_cast<float>(level & 255u);
-    g += w * static_cast<float>((level >> 8) & 255u);
-    b += w * static_cast<float>(level >> 16);
+    AIMILLS_UNROLLED
+    for (int c = 0; c < Part::kChannels; ++c) {
+      sum[c] += w * static_cast<float>(Part::channel(word, c));
+    }
     total += w;
   }
   const bool first = at.col == at.col_begin;
-  sums[0] = first ? r : sums[0] + r;
-  sums[1] = first ? g : sums[1] + g;
-  sums[2] = first ? b : sums[2] + b;
+  AIMILLS_UNROLLED
+  for (int c = 0; c < Part::kChannels; ++c) sums[c] = first ? sum[c] : sums[c] + sum[c];
   sums[3] = first ? total : sums[3] + total;
 }
 
+template <class Part>
 AIMILLS_HD void down_phase(const Tiling& t, const Place& at, const Shared& s, int tid,
                            ThreadState& state) {
   AIMILLS_UNROLLED
@@ -200,15 +216,24 @@ AIMILLS_HD void down_phase(const Tiling& t, const Place& at, const Shared& s, in
       const float w = s.down[r * kChunkRows + row];
       const float* across = s.across + (row * t.tile_cols + c) * 4;
       const float scale = w / across[3];
-      sum[0] += scale * across[0];
-      sum[1] += scale * across[1];
-      sum[2] += scale * across[2];
+      AIMILLS_UNROLLED
+      for (int c = 0; c < Part::kChannels; ++c) sum[Part::kFirst + c] += scale * across[c];
       sum[3] += w;
     }
   }
 }
 
-AIMILLS_HD void finish_tile(const Params& p, const Tiling& t, const Place& at, int tid,
+// Sums of the part to values.
+template <class Part>
+AIMILLS_HD void end_part(ThreadState& state) {
+  for (auto& sum : state.sum) {
+    AIMILLS_UNROLLED
+    for (int c = 0; c < Part::kChannels; ++c) sum[Part::kFirst + c] /= sum[3];
+  }
+}
+
+template <class Loader>
+AIMILLS_HD void finish_tile(const Params& p, const Tiling& t, const Tile& at, int tid,
                             const ThreadState& state) {
   const i64 frame = place_of_frame(p, at.frame);
   const int copies = copies_of_frame(p, at.frame);
@@ -220,7 +245,7 @@ AIMILLS_HD void finish_tile(const Params& p, const Tiling& t, const Place& at, i
     const i64 place = frame + place_of_sample(p.down, row) + place_of_sample(p.across, col);
     AIMILLS_UNROLLED
     for (int c = 0; c < 3; ++c) {
-      const float level = to_level(state.sum[k][c] / state.sum[k][3]);
+      const float level = to_level(Loader::level(p, state.sum[k], c));
       const float x = normalize(p, c, level);
       AIMILLS_ROLLED
       for (int copy = 0; copy < copies; ++copy) {

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from aimills_kernels._op import Case, Invalid
@@ -143,6 +144,10 @@ ERRORS = (
             "perm must name each of the 300 columns", base="act-order", value=True),
     Invalid("perm names a column beyond", spoil("perm", 300), "perm must name", value=True,
             base="act-order"),
+    Invalid("perm names a column where no group is",
+            vary(codes=lambda a: a["codes"].repeat(1, 2),
+                 perm=lambda a: F.pad(a["perm"], (320, 0), value=-1)),
+            "perm must name columns in its first 320 places", base="act-order", value=True),
     Invalid("group_of is too large", spoil("group_of", 90), "group_of must be 0 to",
             base="act-shard", value=True),
 )  # fmt: skip

@@ -96,13 +96,15 @@ def values(
     group_of: Tensor | None,
     offsets: Tensor | None,
     masked_m: Tensor | None,
+    bias: Tensor | None,
+    group_size: int,
     *others: Any,
 ) -> None:
     check_lengths(NAME, x, offsets, masked_m, len(codes))
     for e in range(len(codes)):
         op_w4.check_weight_values(
             NAME, x.shape[-1], scales[e], of_group(zeros, e, 3), of_group(perm, e, 2),
-            of_group(group_of, e, 2),
+            of_group(group_of, e, 2), group_size,
         )  # fmt: skip
 
 
@@ -122,8 +124,8 @@ def inputs(case: Case, generator: torch.Generator) -> dict[str, Any]:
     stacked = {}
     for name in ("codes", "scales", "zeros", "perm", "group_of", "bias"):
         each = [d[name] for d in drawn]
-        if name == "perm" and each[0] is not None:
-            each = [t.roll(e) for e, t in enumerate(each)]
+        if name == "perm" and each[0] is not None:  # what is behind K may have no group
+            each = [torch.cat((t[: case.K].roll(e), t[case.K :])) for e, t in enumerate(each)]
         stacked[name] = None if each[0] is None else torch.stack(each)[:E].contiguous()
     return {
         **drawn[0], **stacked, **given, "x": lay_out(case, "x", x),

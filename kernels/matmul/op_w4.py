@@ -130,14 +130,14 @@ def _check_packed(
 
 def values(
     x: Tensor, codes: Tensor, scales: Tensor, zeros: Tensor | None, perm: Tensor | None,
-    group_of: Tensor | None, *others: Any,
+    group_of: Tensor | None, bias: Tensor | None, group_size: int, *others: Any,
 ) -> None:  # fmt: skip
-    check_weight_values(NAME, x.shape[1], scales, zeros, perm, group_of)
+    check_weight_values(NAME, x.shape[1], scales, zeros, perm, group_of, group_size)
 
 
 def check_weight_values(
     op: str, K: int, scales: Tensor, zeros: Tensor | None, perm: Tensor | None,
-    group_of: Tensor | None,
+    group_of: Tensor | None, group_size: int,
 ) -> None:  # fmt: skip
     check_scale(op, "scales", scales)
     if zeros is not None and zeros.numel() and int(zeros.max()) > 16:
@@ -148,6 +148,12 @@ def check_weight_values(
         if len(times) != K or not bool((times == 1).all()):
             raise ValueError(
                 f"{op}: perm must name each of the {K} columns of x once, and no other"
+            )
+        last = int((perm >= 0).nonzero().max()) if K else 0
+        if group_of is None and last >= len(scales) * group_size:
+            raise ValueError(
+                f"{op}: perm must name columns in its first {len(scales) * group_size} places, "
+                f"which have a row of scales, got one at {last}"
             )
     if group_of is not None and group_of.numel():
         low, high = group_of.aminmax()

@@ -133,17 +133,18 @@ _TINY: dict[str, Any] = dict(F=1, H=12, W=20, h=5, w=7)
 JITTER = (0.95, 0.31, -0.06, 0.02, 0.07, 0.86, 0.27, 0.01, 0.21, -0.05, 1.04, -0.03)
 _HD: dict[str, Any] = dict(F=16, H=1080, W=1920, cpu=dict(F=1), tags={"bench", "accept"})
 _QWEN: dict[str, Any] = dict(store="patches", patch=(2, 14, 2))
+_I = {"interpret"}
 
 CASES = (
-    Case("tiny", **_TINY, dtype="f32"),
+    Case("tiny", **_TINY, dtype="f32", tags=_I),
     Case("tiny-f16", **_TINY, dtype="f16"),
-    Case("tiny-bf16", **_TINY),
+    Case("tiny-bf16", **_TINY, tags=_I),
     Case("one-pixel", F=2, H=1, W=1, h=1, w=1, dtype="f32"),
     Case("one-pixel-up", F=1, H=1, W=1, h=9, w=5),
     Case("to-one-pixel", F=1, H=61, W=131, h=1, w=1, dtype="f32"),
     Case("ragged", F=1, H=21, W=31, h=17, w=9, dtype="f32"),
     Case("ragged-bilinear", F=2, H=67, W=131, h=23, w=45, interpolation="bilinear", dtype="f16"),
-    Case("empty", F=0, H=12, W=20, h=5, w=7),
+    Case("empty", F=0, H=12, W=20, h=5, w=7, tags=_I),
     Case("identity", F=1, H=33, W=71, h=33, w=71, dtype="f32"),
     Case("upscale", F=1, H=19, W=37, h=50, w=111, dtype="f32"),
     Case("upscale-bilinear", F=1, H=19, W=37, h=50, w=111, interpolation="bilinear"),
@@ -166,8 +167,8 @@ CASES = (
     Case("tall", F=1, H=5003, W=6, h=3, w=4, dtype="f32"),
     Case("sparse", F=3, H=21, W=70, h=10, w=30, layout="sparse", dtype="f32"),
     Case("many-frames", F=70000, H=2, W=2, h=1, w=1, cpu=dict(F=40)),
-    Case("u8", **_TINY, dtype="u8"),
-    Case("e4m3", **_TINY, dtype="e4m3"),
+    Case("u8", **_TINY, dtype="u8", tags=_I),
+    Case("e4m3", **_TINY, dtype="e4m3", tags=_I),
     Case("e4m3-saturated", **_TINY, dtype="e4m3", std=[1e-4, 1.0, -1e-4]),
     Case("nhwc", F=2, H=30, W=50, h=11, w=23, store="NHWC", dtype="u8"),
     Case("ntchw", F=4, H=12, W=20, h=5, w=7, store="NTCHW", clip=2),
@@ -221,6 +222,8 @@ CASES = (
             ("pq", "yuv444p10", "saturated", "tight"), ("hlg", "rgb24", "noise", "strided"),
         )
     ),
+    Case("hlg-jitter-narrow", **_TINY, format="p010", space="bt2020", transfer="hlg",
+         jitter=JITTER, antialias=False, dtype="f32", tags=_I),
     Case("pq-pil", F=1, H=22, W=40, h=13, w=23, format="p010", space="bt2020", transfer="pq",
          mode="pil", dtype="u8"),
     Case("jitter", F=2, H=30, W=50, h=11, w=23, jitter=JITTER, dtype="f32"),
@@ -228,7 +231,7 @@ CASES = (
          jitter=JITTER, dtype="f32"),
     Case("crop", F=2, H=50, W=150, h=20, w=30, crop=(7, 71, 31, 67), dtype="f32"),
     Case("crop-pil", F=1, H=50, W=150, h=20, w=30, crop=(7, 71, 31, 67), mode="pil", dtype="f32"),
-    Case("flip", F=1, H=30, W=50, h=11, w=23, flip=True, dtype="f32"),
+    Case("flip", F=1, H=30, W=50, h=11, w=23, flip=True, dtype="f32", tags=_I),
     *(
         Case(f"rotate-{degrees}", F=1, H=30, W=50, h=11, w=23, rotate=degrees, dtype="f32")
         for degrees in (90, 180, 270)
@@ -236,12 +239,37 @@ CASES = (
     Case("letterbox", F=2, H=30, W=50, h=13, w=22, pad=(4, 0, 5, 1), pad_level=114, dtype="f32"),
     Case("all-at-once", F=3, H=60, W=90, h=22, w=24, crop=(3, 5, 50, 77), pad=(1, 4, 5, 0),
          flip=True, rotate=270, format="p010", interpolation="lanczos", store="patches",
-         patch=(2, 7, 2), dtype="e4m3", pad_level=128),
+         patch=(2, 7, 2), dtype="e4m3", pad_level=128, tags=_I),
     Case("all-at-once-pil", F=3, H=60, W=90, h=22, w=28, crop=(3, 5, 50, 77), pad=(1, 4, 5, 0),
          flip=True, rotate=90, store="NHWC", mode="pil13", dtype="u8", pad_level=9),
+    *(
+        Case(f"fast-{form}", F=2, H=H, W=57, h=23, w=h, format=form, mode="fast", location=location,
+             fill=fill, layout=layout, interpolation=name, dtype="f32")
+        for form, H, h, location, fill, layout, name in (
+            ("nv12", 81, 17, "left", "noise", "tight", "bicubic"),
+            ("p010", 20, 90, "topleft", "noise", "pitched", "lanczos"),
+            ("i420", 44, 29, "center", "impulses", "strided", "area"),
+            ("nv21", 9, 70, "left", "saturated", "pitched", "nearest"),
+            ("yuv422p10", 51, 24, "left", "noise", "tight", "bilinear"),
+        )
+    ),
+    Case("fast-narrow", F=1, H=31, W=150, h=14, w=161, mode="fast", antialias=False, dtype="f32"),
+    Case("fast-nearest-chroma", F=1, H=31, W=150, h=14, w=61, mode="fast", upsampling="nearest",
+         dtype="f32"),
+    Case("fast-one-pixel", F=1, H=1, W=1, h=3, w=2, mode="fast", dtype="u8"),
+    Case("fast-wide", F=1, H=6, W=2001, h=4, w=3, mode="fast", location="topleft", dtype="f32"),
+    Case("fast-rgb", F=1, H=30, W=50, h=11, w=23, format="bgr24", mode="fast", jitter=JITTER),
+    Case("all-at-once-fast", F=3, H=60, W=90, h=22, w=24, crop=(3, 5, 51, 78), pad=(1, 4, 5, 0),
+         flip=True, rotate=270, format="p010", interpolation="lanczos", store="patches",
+         patch=(2, 7, 2), dtype="e4m3", pad_level=128, jitter=JITTER, mode="fast"),
     Case("hd-224", **{**_HD, "tags": _HD["tags"] | {"energy"}}, h=224, w=224),
     Case("hd-qwen2.5-vl", **_HD, h=560, w=1008),
-    Case("hd-qwen2.5-vl-patches", **{**_HD, "tags": {"bench"}}, h=560, w=1008, **_QWEN),
+    Case("aot-hdr", F=16, H=2160, W=3840, h=560, w=1008, format="p010", space="bt2020",
+         transfer="pq", jitter=JITTER, location="topleft", interpolation="lanczos", **_QWEN,
+         dtype="e4m3", cpu=dict(F=1, H=54, W=96, h=28, w=28), tags={"aot", "full"}),
+    Case("hd-qwen2.5-vl-patches", **{**_HD, "tags": {"bench", "aot"}}, h=560, w=1008, **_QWEN),
+    Case("hd-224-fast", **{**_HD, "tags": {"bench"}}, h=224, w=224, mode="fast"),
+    Case("hd-qwen2.5-vl-fast", **{**_HD, "tags": {"bench"}}, h=560, w=1008, mode="fast", **_QWEN),
     Case("hd-224-bilinear", **{**_HD, "tags": {"bench"}}, h=224, w=224, interpolation="bilinear"),
 )  # fmt: skip
 
@@ -282,6 +310,11 @@ ERRORS = (
     Invalid(
         "HDR of BT.709", _with(transfer="pq"), "color_space must be bt2020 for transfer pq, got"
     ),
+    Invalid(
+        "fast HDR",
+        _with(resize_mode="fast", transfer="pq", color_space="bt2020"),
+        "transfer must be sdr in mode fast, which filters before light is mapped, got pq",
+    ),
     Invalid("jitter of three", _with(jitter=[1.0] * 3), "jitter must have 12 values, got 3"),
     Invalid("infinite jitter", _with(jitter=[float("inf")] * 12), "jitter must be finite"),
     Invalid("unknown filter", _with(interpolation="hamming"), "interpolation must be nearest, are"),
@@ -293,7 +326,7 @@ ERRORS = (
     Invalid("unknown format", _with(format="yuyv"), "format must be nv12, .* got 'yuyv'"),
     Invalid("nv12 as p010", _with(format="p010"), "y plane of p010 must be uint16, got uint8"),
     Invalid("nv12 as i420", _with(format="i420"), r"i420 is 3 planes \(y, u, v\), got 2"),
-    Invalid("unknown mode", _with(resize_mode="fast"), "mode must be torch, pil or pil13"),
+    Invalid("unknown mode", _with(resize_mode="exact"), "mode must be torch, pil, pil13 or"),
     Invalid(
         "narrow lanczos", _with(interpolation="lanczos", antialias=False),
         "antialias must be True for lanczos, got False",

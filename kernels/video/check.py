@@ -93,8 +93,13 @@ def _check_colour(a: Arguments) -> None:
 def _check_filter(a: Arguments) -> None:
     if not a.antialias and a.interpolation in ("area", "lanczos"):
         raise error(f"antialias must be True for {a.interpolation}, got False")
-    if not a.antialias and a.resize_mode != "torch":
+    if not a.antialias and a.resize_mode in ("pil", "pil13"):
         raise error(f"antialias must be True in mode {a.resize_mode}, got False")
+    if a.transfer != "sdr" and a.resize_mode == "fast":
+        raise error(
+            f"transfer must be sdr in mode fast, which filters before light is mapped, "
+            f"got {a.transfer}"
+        )
 
 
 def _check_values(a: Arguments) -> None:

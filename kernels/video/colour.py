@@ -37,13 +37,18 @@ def exact_levels(
     form = FORMATS[format]
     if form.rgb:
         return torch.stack([view.to(wide) for view in form.views(planes)], 1)
-    luma, u, v = (_codes(view, form, wide) for view in form.views(planes))
+    luma, u, v = (codes(view, form, wide) for view in form.views(planes))
     height, width = luma.shape[1:]
     places = chroma_places(location)
     down, across = form.halved
     for dim, size, halved, place in ((1, height, down, places[0]), (2, width, across, places[1])):
         if halved:
             u, v = (_upsample(c, dim, size, place, upsampling) for c in (u, v))
+    return matrixed(luma, u, v, form, space, range_)
+
+
+def matrixed(luma: Tensor, u: Tensor, v: Tensor, form: Format, space: str, range_: str) -> Tensor:
+    """Exact levels of codes, each [F, H, W]."""
     s = scaling(form.bits, range_)
     kr, kb = KR_KB[space]
     luma = (luma - s.black) * s.luma_scale
@@ -59,9 +64,9 @@ def chroma_places(location: str) -> tuple[bool, bool]:
     return location == "topleft", location in ("left", "topleft")
 
 
-def _codes(samples: Tensor, form: Format, wide: torch.dtype) -> Tensor:
-    codes = samples.to(wide)
-    return (codes / 2**form.shift).floor() if form.shift else codes
+def codes(samples: Tensor, form: Format, wide: torch.dtype) -> Tensor:
+    stored = samples.to(wide)
+    return (stored / 2**form.shift).floor() if form.shift else stored
 
 
 def _upsample(chroma: Tensor, dim: int, size: int, cosited: bool, upsampling: str) -> Tensor:

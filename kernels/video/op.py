@@ -10,9 +10,11 @@ from torch import Tensor
 
 from aimills_kernels._op import Case, Cost, Op, Problem, Provider
 from aimills_kernels._tolerance import EPS32, Levels
+from aimills_kernels.kernels.video import config
 from aimills_kernels.kernels.video.cases import CASES, ERRORS, case_options, inputs
 from aimills_kernels.kernels.video.check import check
 from aimills_kernels.kernels.video.colour import exact_levels
+from aimills_kernels.kernels.video.fast import fast_between, fast_levels
 from aimills_kernels.kernels.video.formats import FORMATS
 from aimills_kernels.kernels.video.layouts import arrange
 from aimills_kernels.kernels.video.problem import Arguments, extension_error
@@ -55,7 +57,8 @@ def reference(
     1. RGB by ITU-R BT.601-7, BT.709-6 or BT.2020-2; of HDR, SDR by ITU-R BT.2446-1 (tone.py);
        with a `jitter`, an affine change; rounded half to even to levels 0..255
     2. crop to (top, left, height, width), resize, rounded to levels again; in the modes "pil" and
-       "pil13" as Pillow does it
+       "pil13" as Pillow does it; in the mode "fast" Y, U and V are cropped and resized, each in its
+       own size, before they become RGB, which is rounded once (fast.py)
     3. flip, rotate, pad with `pad_level`
     4. (level / 255 - mean) / std, rounded to `dtype` (u8: the level), laid out
     """
@@ -65,8 +68,12 @@ def reference(
         resize_mode, mean, std, dtype, layout, clip, patch,
     )  # fmt: skip
     narrow = dtype in (torch.float32, torch.float16, torch.bfloat16)
-    exact = _graded(a, _cropped(a, torch.float32 if narrow else torch.float64))
-    out = _finished(a, _resized(a, exact.round().clamp(0, 255)))
+    wide = torch.float32 if narrow else torch.float64
+    if a.by_planes:
+        levels = fast_levels(a, wide).round().clamp(0, 255)
+    else:
+        levels = _resized(a, _graded(a, _cropped(a, wide)).round().clamp(0, 255))
+    out = _finished(a, levels)
     return (out.clamp(-_E4M3_LARGEST, _E4M3_LARGEST) if dtype == DTYPE_E4M3 else out).to(dtype)
 
 
@@ -89,7 +96,7 @@ def _graded(a: Arguments, levels: Tensor) -> Tensor:
 
 def _resized(a: Arguments, levels: Tensor) -> Tensor:
     """Levels to levels."""
-    if a.resize_mode != "torch":
+    if a.resize_mode in ("pil", "pil13"):
         return resize_pil(levels, *a.resized, a.interpolation, a.resize_mode)
     for dim, size in zip((2, 3), a.resized, strict=True):
         levels = resize(levels, dim, size, a.interpolation, a.antialias)
@@ -165,9 +172,14 @@ def _between(args: tuple) -> tuple[Tensor, Tensor]:
     Where the exact value lies near a tie, each of the two roundings to levels may fall either way.
     """
     a = Arguments(*args)
-    rgb, doubt = _graded_between(a, _cropped(a, torch.float64))
-    low, high = (end.round().clamp(0, 255) for end in (rgb - doubt, rgb + doubt))
-    ends = [_finished(a, levels.clamp(0, 255)) for levels in _filtered_between(a, low, high)]
+    if a.by_planes:
+        exact, doubt = fast_between(a)
+        found = (exact - doubt).round(), (exact + doubt).round()
+    else:
+        rgb, doubt = _graded_between(a, _cropped(a, torch.float64))
+        low, high = (end.round().clamp(0, 255) for end in (rgb - doubt, rgb + doubt))
+        found = _filtered_between(a, low, high)
+    ends = [_finished(a, levels.clamp(0, 255)) for levels in found]
     if a.dtype == DTYPE_E4M3:
         ends = [end.clamp(-_E4M3_LARGEST, _E4M3_LARGEST) for end in ends]
     return torch.minimum(*ends), torch.maximum(*ends)
@@ -195,10 +207,10 @@ def _filtered_between(a: Arguments, low: Tensor, high: Tensor) -> tuple[Tensor, 
     single = middle.float()
     for dim, size in zip((2, 3), a.resized, strict=True):
         filter_ = (dim, size, a.interpolation, a.antialias)
-        if a.resize_mode == "torch":
+        if a.resize_mode in ("torch", "fast"):
             middle, single = resize(middle, *filter_), resize(single, *filter_)
         doubt = resize(doubt, *filter_, magnitudes=True)
-    if a.resize_mode != "torch":  # exact, save where a level before it is in doubt
+    if a.resize_mode in ("pil", "pil13"):  # exact, save where a level before it is in doubt
         level = resize_pil(low, *a.resized, a.interpolation, a.resize_mode)
         spread = torch.where(doubt > 0, (2 * doubt).ceil() + 1, 0)
         return level - spread, level + spread
@@ -215,7 +227,7 @@ def _cpu_rejects(p: Problem) -> str | None:
 
 def kernel_rejects(p: Problem) -> str | None:
     """What the CUDA kernel can't do, wherever it is compiled."""
-    if p.resize_mode != "torch":
+    if p.resize_mode in ("pil", "pil13"):
         return f"the kernel filters in floats, and mode is {p.resize_mode}"
     return None
 
@@ -230,6 +242,23 @@ def _nvrtc_rejects(p: Problem) -> str | None:
     from aimills_kernels.kernels.video import nvrtc
 
     return kernel_rejects(p) or nvrtc.missing(p.sm)
+
+
+def without_mode(p: Problem) -> str | None:
+    if p.resize_mode != "torch":
+        return f"the Triton kernel has mode torch alone, and mode is {p.resize_mode}"
+    return None
+
+
+def too_many_programs(a: Arguments) -> str | None:
+    count = config.programs(a)
+    if count > config.MOST_PROGRAMS:
+        return f"it would take {count} programs, and a launch has {config.MOST_PROGRAMS} at most"
+    return None
+
+
+def _triton_rejects(p: Problem) -> str | None:
+    return without_mode(p) or too_many_programs(Arguments(*p.args))
 
 
 _SOURCES = (
@@ -248,6 +277,15 @@ _SOURCES = (
     "kernels/video/problem.py",
 )
 
+_TRITON_SOURCES = (
+    "kernels/video/config.py",
+    "kernels/video/device_tone.py",
+    "kernels/video/device_weights.py",
+    "kernels/video/formats.py",
+    "kernels/video/layouts.py",
+    "kernels/video/problem.py",
+)
+
 PROVIDERS = (
     Provider(
         "cuda", "aimills_kernels.kernels.video.cuda:launch", sm=(80, 90, 100, 120),
@@ -256,6 +294,10 @@ PROVIDERS = (
     Provider(
         "nvrtc", "aimills_kernels.kernels.video.nvrtc:launch", rejects=_nvrtc_rejects,
         needs=("cupy",), sources=_SOURCES,
+    ),
+    Provider.triton(
+        "triton", "aimills_kernels.kernels.video.triton_video:launch", rejects=_triton_rejects,
+        sources=_TRITON_SOURCES,
     ),
     Provider(
         "cpu", "aimills_kernels.kernels.video.cpu:launch", devices=("cpu",), rejects=_cpu_rejects

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from aimills_kernels._op import Case, Cost, Invalid, Op, Provider
+from aimills_kernels._op import Case, Cost, Invalid, Op, Problem, Provider
 from aimills_kernels._tolerance import Levels
 from aimills_kernels.kernels.video import op as one
 from aimills_kernels.kernels.video.cases import JITTER
@@ -110,9 +110,11 @@ _TOKENS: dict[str, Any] = dict(store="patches", patch=(2, 14, 2))
 _SMALL = ((1, 30, 50, 28, 28), (3, 45, 31, 56, 28), (2, 16, 90, 28, 56))
 
 CASES = (
-    Case("tiny", clips=((1, 12, 20, 5, 7), (2, 9, 13, 5, 7))),
-    Case("ragged", clips=_SMALL, layout="strided", flips=(True, False, True), dtype="f32",
-         **_TOKENS, crops=((3, 5, 20, 41), (0, 0, 45, 31), (2, 1, 13, 80))),
+    Case("tiny", clips=((1, 12, 20, 5, 7), (2, 9, 13, 5, 7)), dtype="f32",
+         tags={"interpret", "full"}),
+    Case("ragged", clips=((1, 30, 50, 12, 12), (3, 45, 31, 24, 12), (2, 16, 90, 12, 24)),
+         layout="strided", flips=(True, False, True), dtype="f32", store="patches", patch=(2, 6, 2),
+         crops=((3, 5, 20, 41), (0, 0, 45, 31), (2, 1, 13, 80))),
     Case("clips", clips=((2, 12, 20, 9, 8), (2, 14, 11, 9, 8)), store="NTCHW", dtype="f32",
          layout="pitched", pad=(1, 0, 0, 2), rotate=90),
     Case("one", clips=((2, 12, 20, 5, 7),), store="NHWC", dtype="u8", interpolation="area"),
@@ -122,11 +124,15 @@ CASES = (
     Case("hlg", clips=_SMALL[:2], dtype="f32", format="p010", space="bt2020", transfer="hlg",
          **_TOKENS),
     Case("pil", clips=_SMALL[:2], dtype="u8", mode="pil", **_TOKENS),
+    Case("fast", clips=_SMALL[:2], dtype="f32", mode="fast", **_TOKENS,
+         crops=((3, 5, 20, 41), (0, 0, 45, 31)), jitters=(JITTER, JITTER)),
     Case("many", clips=((1, 3, 4, 2, 3), (1, 5, 2, 2, 3)) * 35, dtype="u8"),
     Case("sparse", clips=((2, 6, 8, 3, 4), (1, 6, 8, 3, 4)), layout="sparse", dtype="u8"),
     Case("hd-tokens", clips=tuple((4, H, W, H // 56 * 28, W // 56 * 28) for H, W in _FILMED) * 4,
          cpu=dict(clips=((1, 270, 480, 112, 224), (1, 480, 270, 224, 112))),
          tags={"bench", "accept"}, **_TOKENS),
+    Case("aot-tokens", clips=((4, 1080, 1920, 532, 952),), **_TOKENS, tags={"aot", "full"},
+         cpu=dict(clips=((1, 54, 96, 28, 28),))),
 )  # fmt: skip
 
 
@@ -156,6 +162,14 @@ ERRORS = (
     Invalid("HDR of BT.709", _with(transfer="pq"), "clip 0: color_space must be bt2020"),
 )  # fmt: skip
 
+
+def _triton_rejects(p: Problem) -> str | None:
+    if reason := one.without_mode(p):
+        return reason
+    clips = (Arguments(*args) for args in RaggedArguments(*p.args).each())
+    return next((r for a in clips if (r := one.too_many_programs(a))), None)
+
+
 _SOURCES = (
     *(s for s in one._SOURCES if not s.endswith(".cu")),
     "csrc/video/batch.h",
@@ -171,6 +185,10 @@ PROVIDERS = (
     Provider(
         "nvrtc", "aimills_kernels.kernels.video.nvrtc:launch_ragged", rejects=one._nvrtc_rejects,
         needs=("cupy",), sources=_SOURCES,
+    ),
+    Provider.triton(
+        "triton", "aimills_kernels.kernels.video.triton_video:launch_ragged",
+        rejects=_triton_rejects, sources=(*one._TRITON_SOURCES, "kernels/video/ragged.py"),
     ),
     Provider(
         "cpu", "aimills_kernels.kernels.video.cpu:launch_ragged", devices=("cpu",),

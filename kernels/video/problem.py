@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import struct
 import warnings
-from functools import lru_cache
+from functools import lru_cache, partial
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import torch
@@ -25,25 +26,28 @@ OPTIONS = {
     "chroma_upsampling": ("linear", "nearest"),
     "transfer": ("sdr", "pq", "hlg"),
     "interpolation": ("nearest", "area", "bilinear", "bicubic", "lanczos"),
-    "resize_mode": ("torch", "pil", "pil13"),
+    "resize_mode": ("torch", "pil", "pil13", "fast"),
     "layout": LAYOUTS,
 }
 DTYPES = {
     "bf16": torch.bfloat16, "f16": torch.float16, "f32": torch.float32, "u8": torch.uint8,
     "e4m3": torch.float8_e4m3fn,
 }  # fmt: skip
-# Of csrc/video/pixel.h: one for each of the first sources in params.h, one for the rest, and one
-# for all where HDR or a jitter follows the matrix.
-LOADERS = ("Yuv420", "Yuv420Wide", "General", "Graded")
+# Of csrc/video/pixel.h: for the mode "fast" one for the first source in params.h and one for the
+# rest; else one for each of the first two, one for the rest, and one for all where HDR or a jitter
+# follows the matrix.
+LOADERS = ("Planes420", "PlanesAny", "Yuv420", "Yuv420Wide", "General", "Graded")
 _DTYPE_CODES = {
     torch.float32: 0, torch.float16: 1, torch.bfloat16: 2, torch.uint8: 3, torch.float8_e4m3fn: 4,
 }  # fmt: skip
 _STRIDES = struct.Struct("<3q")  # of frames, rows and columns of a component, in bytes
 _OUTPUT = struct.Struct("<3q")
 _STORE = struct.Struct("<3q 6i")
-_OPTIONS = struct.Struct("<6i 2i 5i 5i 2i")
-_FLOATS = struct.Struct("<6f 9f 12f 4x")
-_WHOLE = struct.Struct("<Q24s Q24s Q24s Q360s")
+_SIZE = struct.Struct("<2i")
+_OPTIONS = struct.Struct("<2i 5i 2i")
+_ENDS = struct.Struct("<3i")
+_FLOATS = struct.Struct("<6f 9f")
+_WHOLE = struct.Struct("<Q24s Q24s Q24s Q 176s 4i 36s i 12s i 60s 12f 4x")
 
 
 class Arguments(NamedTuple):
@@ -106,6 +110,12 @@ class Arguments(NamedTuple):
         return top + self.height + bottom, left + self.width + right
 
     @property
+    def by_planes(self) -> bool:
+        """Whether Y, U and V are filtered, each in its own size, before the colour matrix. Of RGB
+        nothing lies between the planes and the filter, so that "fast" is "torch"."""
+        return self.resize_mode == "fast" and not self.form.rgb
+
+    @property
     def placed(self) -> Layout:
         frames = self.form.size(self.planes)[0]
         return layout_of(self.layout, self.patch, frames, self.clip, *self.canvas)
@@ -119,9 +129,11 @@ def _source(form: Format) -> int:
 
 
 def loader_of(a: Arguments) -> str:
+    if a.by_planes:
+        return LOADERS[min(_source(a.form), 1)]
     if a.transfer != "sdr" or a.jitter:
-        return LOADERS[3]
-    return LOADERS[min(_source(a.form), 2)]
+        return LOADERS[5]
+    return LOADERS[2 + min(_source(a.form), 2)]
 
 
 def packed(outs: tuple[Tensor, ...], args: tuple) -> bytes:
@@ -130,33 +142,46 @@ def packed(outs: tuple[Tensor, ...], args: tuple) -> bytes:
 
 
 def packed_at(address: int, args: tuple) -> tuple[bytes, int]:
-    """The struct for an output at this address, and how many bytes it has. All but the addresses is
-    kept from call to call: to work it out takes ten times as long as to find it."""
-    planes = args[0]
-    key = (
-        *[tuple(a) if type(a) is list else a for a in args[1:]],
-        *[(t.shape, t.stride()) for t in planes],
-    )
+    """The struct for an output at this address, and how many bytes it has. All but the addresses,
+    the crop and the jitter, which training draws anew, is kept from call to call: to work it out
+    takes ten times as long as to find it."""
+    planes, crop, jitter = args[0], args[_CROP], args[_JITTER]
+    key = geometry(planes, _kept_of(args))
     if (found := _KEPT.get(key)) is None:
         if len(_KEPT) >= _KEPT_MOST:
             _KEPT.clear()
         found = _KEPT[key] = _without_addresses(Arguments(*args))
-    (y, u, v), (y_strides, u_strides, v_strides), rest, size = found
+    (y, u, v), (y_strides, u_strides, v_strides), whole, passes, parts, codes, size = found
+    box = tuple(crop) or whole
     starts = [t.data_ptr() for t in planes]
-    whole = _WHOLE.pack(
+    stores, options, ends, floats = parts
+    packed = _WHOLE.pack(
         starts[y[0]] + y[1], y_strides, starts[u[0]] + u[1], u_strides, starts[v[0]] + v[1],
-        v_strides, address, rest,
+        v_strides, address, stores, *box, options, passes(box), ends,
+        bool(jitter) and codes is None, floats, *_affine_rows(jitter, codes),
     )  # fmt: skip
-    return whole, size
+    return packed, size
 
 
+def geometry(planes: list[Tensor], others: tuple) -> tuple:
+    """A key of all but the addresses."""
+    return (
+        *[tuple(a) if type(a) is list else a for a in others],
+        *[(t.shape, t.stride()) for t in planes],
+    )
+
+
+_CROP, _JITTER = Arguments._fields.index("crop"), Arguments._fields.index("jitter")
+_NO_JITTER = [1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0]
+_kept_of = itemgetter(*(i for i in range(1, len(Arguments._fields)) if i not in (_CROP, _JITTER)))
 _KEPT: dict[tuple, tuple] = {}
 _KEPT_MOST = 256
 
 
 def _without_addresses(a: Arguments) -> tuple:
-    """(plane, offset in bytes) and the strides of each component, what follows the output's
-    address, and the bytes of the output."""
+    """(plane, offset in bytes) and the strides of each component, the box of the whole frame, the
+    passes for a box, what surrounds these in the struct, of planes that are filtered before it the
+    matrix from their codes, and the bytes of the output."""
     form, place = a.form, a.placed
     frames, height, width = form.size(a.planes)
     zero, weights = _chroma(form.bits, form.halved, a.chroma_location, a.chroma_upsampling)
@@ -166,23 +191,28 @@ def _without_addresses(a: Arguments) -> tuple:
         size, steps = t.element_size(), list(t.stride())
         components.append((plane, 0 if dim is None else index * steps.pop(dim) * size))
         strides.append(_STRIDES.pack(*(s * size for s in steps)))
-    rest = (
-        _OUTPUT.pack(frames, place.clip_stride, place.channel),
-        *_stores(a, place),
+    stores = (
+        _OUTPUT.pack(frames, place.clip_stride, place.channel), *_stores(a, place),
+        _SIZE.pack(height, width),
+    )  # fmt: skip
+    parts = (
+        b"".join(stores),
         _OPTIONS.pack(
-            height, width, *a.box, _source(form), form.shift, zero, *weights,
-            OPTIONS["interpolation"].index(a.interpolation), a.antialias, _passes(a),
-            _DTYPE_CODES[a.dtype], a.pad_level, OPTIONS["transfer"].index(a.transfer),
-            bool(a.jitter),
+            _source(form), form.shift, zero, *weights,
+            OPTIONS["interpolation"].index(a.interpolation), a.antialias,
+        ),
+        _ENDS.pack(
+            _DTYPE_CODES[a.dtype], a.pad_level, OPTIONS["transfer"].index(a.transfer)
         ),
         _FLOATS.pack(
             *_color(form.bits, a.color_space, a.color_range),
             *_affine(a.mean, a.std, a.dtype == torch.uint8),
-            *([255 * v if i % 4 == 3 else v for i, v in enumerate(a.jitter)] or [0.0] * 12),
         ),
     )  # fmt: skip
     size = math.prod(place.shape) * a.dtype.itemsize
-    return tuple(components), tuple(strides), b"".join(rest), size
+    passes = partial(_passes, "planes" if a.by_planes else a.resize_mode, a.resized)
+    codes = _code_rows(a) if a.by_planes else None
+    return tuple(components), tuple(strides), (0, 0, height, width), passes, parts, codes, size
 
 
 def _stores(a: Arguments, place: Layout) -> list[bytes]:
@@ -205,10 +235,11 @@ def _store(axis: Axis, first: int, length: int, count: int, reverse: bool) -> by
     )
 
 
-def _passes(a: Arguments) -> int:
-    if a.resize_mode == "torch":
-        return 0
-    return 2 if vertical_first(a.resize_mode, a.box[2:], a.resized) else 1
+def _passes(mode: str, resized: tuple[int, int], box: tuple[int, ...]) -> int:
+    """The enum in csrc/video/params.h."""
+    if mode in ("torch", "fast", "planes"):
+        return 3 if mode == "planes" else 0
+    return 2 if vertical_first(mode, (box[2], box[3]), resized) else 1
 
 
 def _chroma(
@@ -231,6 +262,37 @@ def _color(bits: int, space: str, range_: str) -> tuple[float, ...]:
         s.luma_scale, -s.black * s.luma_scale, 2 * (1 - kr) * chroma,
         -2 * kb * (1 - kb) / kg * chroma, -2 * kr * (1 - kr) / kg * chroma, 2 * (1 - kb) * chroma,
     )  # fmt: skip
+
+
+def code_matrix(a: Arguments) -> list[list[float]]:
+    """From Y, U and V in codes to RGB levels, with the jitter: rows of three factors and an
+    offset."""
+    return _rows(_affine_rows(a.jitter, _code_rows(a)))
+
+
+def _code_rows(a: Arguments) -> list[list[float]]:
+    """The same without a jitter."""
+    luma, black, r_v, g_u, g_v, b_u = _color(a.form.bits, a.color_space, a.color_range)
+    zero = scaling(a.form.bits, a.color_range).zero
+    chroma = [[16 * u, 16 * v, black - 16 * zero * (u + v)]
+              for u, v in ((0.0, r_v), (g_u, g_v), (b_u, 0.0))]  # fmt: skip
+    return [[luma, *row] for row in chroma]
+
+
+def _rows(numbers: list[float]) -> list[list[float]]:
+    return [numbers[i : i + 4] for i in (0, 4, 8)]
+
+
+def _affine_rows(jitter: list[float], codes: list[list[float]] | None) -> list[float]:
+    """Of a jitter, its offsets in levels, behind the matrix from codes where that has not been
+    applied before: twelve numbers, by rows."""
+    own = [255 * v if i % 4 == 3 else v for i, v in enumerate(jitter or _NO_JITTER)]
+    if codes is None:
+        return own
+    return [
+        sum(row[k] * codes[k][i] for k in range(3)) + (row[3] if i == 3 else 0)
+        for row in _rows(own) for i in range(4)
+    ]  # fmt: skip
 
 
 def _affine(mean: list[float], std: list[float], levels: bool) -> list[float]:

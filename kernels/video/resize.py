@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,36 +14,53 @@ RADIUS = {"nearest": 0.5, "area": 0.5, "bilinear": 1, "bicubic": 2, "lanczos": 3
 _PIL_BITS = 22
 
 
+class Grid(NamedTuple):
+    """Where outputs lie among samples: output i at ((2 i + 1) span + shift) / (2 step), but not
+    beyond the last sample; sample j at j + 1/2."""
+
+    samples: int
+    span: int
+    step: int
+    shift: int = 0
+
+
+def chroma_grid(first: int, size: int, out: int, cosited: bool) -> Grid:
+    """Of `out` outputs that cover luma samples [first, first + size), among the chroma samples that
+    stand for these. Two luma samples share one, which lies on the first or between the two."""
+    begin, end = first // 2, (first + size + 1) // 2
+    shift = 2 * out * (first - 2 * begin) + out * cosited
+    return Grid(end - begin, size, 2 * out, shift)
+
+
 def filter_taps(
     size: int, out: int, interpolation: str, antialias: bool, wide: torch.dtype,
-    device: torch.device,
+    device: torch.device, grid: Grid | None = None,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Source positions and weights, both [taps, out].
 
     With antialias Pillow's `precompute_coeffs`, the positions as whole multiples of 1 / (2 unit).
     Without, the filter is as wide as a sample of the source, and what lies beyond the border is the
-    sample at it.
+    sample at it. Without a `grid` outputs cover all samples.
     """
+    count, span, step, shift = grid or Grid(size, size, out)
     i = torch.arange(out, device=device)
+    center = ((2 * i + 1) * span + shift).clamp(max=2 * step * count - 1)
     if interpolation == "nearest":
-        return ((2 * i + 1) * size // (2 * out)).unsqueeze(0), torch.ones(
-            1, out, dtype=wide, device=device
-        )
-    unit = max(size, out) if antialias else out
-    center = (2 * i + 1) * size
+        return (center // (2 * step)).unsqueeze(0), torch.ones(1, out, dtype=wide, device=device)
+    unit = max(span, step) if antialias else step
     support = int(2 * RADIUS[interpolation]) * unit
-    begin, end = ((center + s + out) // (2 * out) for s in (-support, support))
+    begin, end = ((center + s + step) // (2 * step) for s in (-support, support))
     if antialias:
-        begin, end = begin.clamp(min=0), end.clamp(max=size)
+        begin, end = begin.clamp(min=0), end.clamp(max=count)
     at = begin + torch.arange(int((end - begin).max()), device=device).unsqueeze(1)
-    distance = (2 * at + 1) * out - center
+    distance = (2 * at + 1) * step - center
     if interpolation == "area":
         weights = ((distance > -unit) & (distance <= unit)).to(wide)
     else:
         x = distance.to(wide).abs() / (2 * unit)
         weights = _filter(x, interpolation, antialias)
     weights = torch.where(at < end, weights, 0.0)
-    return at.clamp(0, size - 1), weights / weights.sum(0)
+    return at.clamp(0, count - 1), weights / weights.sum(0)
 
 
 def _filter(x: Tensor, interpolation: str, antialias: bool) -> Tensor:
@@ -58,14 +76,16 @@ def _filter(x: Tensor, interpolation: str, antialias: bool) -> Tensor:
 
 def resize(
     levels: Tensor, dim: int, out: int, interpolation: str, antialias: bool, *,
-    magnitudes: bool = False,
+    magnitudes: bool = False, grid: Grid | None = None,
 ) -> Tensor:  # fmt: skip
     """A sum over taps: a matmul would follow autocast and TF32 settings. With `magnitudes` of the
     weights it says how far a sum may move where each level may move so far."""
     size = levels.shape[dim]
-    if size == out:
+    if grid is None and size == out:
         return levels  # the weights of the identity are exactly 0 and 1
-    at, weights = filter_taps(size, out, interpolation, antialias, levels.dtype, levels.device)
+    at, weights = filter_taps(
+        size, out, interpolation, antialias, levels.dtype, levels.device, grid
+    )
     return _weighted(levels, dim, at, weights.abs() if magnitudes else weights)
 
 

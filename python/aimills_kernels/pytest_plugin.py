@@ -248,6 +248,7 @@ class BenchOp:
         `unit` are the least work, for the share of the ceilings.
         """
         from aimills_kernels._op import Case, Cost
+        from aimills_kernels.harness import _guard
         from aimills_kernels.harness.pytest_rows import Own
 
         called = str(name or getattr(function, "__name__", type(function).__name__))
@@ -262,11 +263,15 @@ class BenchOp:
         try:
             if wrong := own.refused(place):
                 pytest.fail(f"bench_op: {wrong}", pytrace=False)
+            if self._timing and (wrong := self._rows.taken(own, place, self._node.nodeid)):
+                pytest.fail(f"bench_op: {wrong}", pytrace=False)
             if self._timing:
                 return self._show(self._rows.own(own, place))
             wrong = own.check(place)
         except SystemExit as error:  # pytest would show where from, and no sentence
             wrong = f"it or a peer tried to end the process: SystemExit: {error}"
+        except _guard.Replaced as error:
+            wrong = str(error)
         if wrong:
             pytest.fail(f"{called}: {wrong}", pytrace=False)
         self._unused()
@@ -313,7 +318,7 @@ class BenchOp:
             options = self._config.option
             self._state.rows = Rows(
                 float(options.benchmark_max_time), _timeout_s(self._config) or None,
-                options.aimills_energy, self._say,
+                options.aimills_energy, self._say, self._config.rootpath,
             )  # fmt: skip
         return self._state.rows
 

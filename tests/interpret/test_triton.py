@@ -17,7 +17,7 @@ from aimills_kernels import _dispatch
 from aimills_kernels._op import Case, Op, Problem, Provider
 from aimills_kernels._registry import OPS
 from aimills_kernels._validate import validate, validate_each
-from tests.drawn import CASES, few, seeds
+from tests.drawn import INTERPRETED, few, seeds
 from tests.interpret import only_in_the_interpreter
 
 pytestmark = only_in_the_interpreter
@@ -96,7 +96,7 @@ def test_a_batch_invariant_call_has_gradients(seed: int) -> None:
 @few(4)
 @given(data=st.data(), seed=seeds())
 def test_drawn_shapes_and_strides(op: Op, data: st.DataObject, seed: int) -> None:
-    case = data.draw(CASES[op.name])
+    case = data.draw(INTERPRETED[op.name])
     triton = [p for p in op.providers if p.interpret]
     for result in validate_each(op, case, triton, device="cpu", seed=seed):
         assert result.ok or result.skipped, f"{case.describe()}: {result}"

@@ -526,7 +526,8 @@ def _labels(instr: Instr, kernel: Kernel) -> list[Operand | None]:
 
 
 def _said(operand: Operand | None) -> str:
-    return getattr(operand, "name", "nothing")
+    """In one line: a name that a comma is missing from goes over two."""
+    return " ".join(getattr(operand, "name", "nothing").split())
 
 
 def _name(name: str, kernel: Kernel, scopes: list[dict[str, str]]) -> Operand:

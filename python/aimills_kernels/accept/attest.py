@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from securesystemslib.dsse import Envelope
@@ -17,7 +17,7 @@ from securesystemslib.exceptions import Error, VerificationError
 from aimills_kernels.accept import evidence, facts, journal, keys, report
 from aimills_kernels.accept.evidence import Pod
 
-FILE = "attestation.json"
+FILE = evidence.SIGNATURE
 PAYLOAD = "application/vnd.in-toto+json"
 STATEMENT = "https://in-toto.io/Statement/v1"
 PREDICATE = "urn:aimills-kernels:pod-acceptance:1"
@@ -89,8 +89,9 @@ def no_pod(data: dict[str, Any], pod: Pod) -> str | None:
         return "it is of a CPU"
     if (hardware, data["hardware"]) != (facts.POD, facts.POD):
         return "what was under test is not known"
-    if any(not r.begin.get("uuid") for r in pod.ranks):
-        return "a device has no UUID"
+    # A GPU that a node should have and has not got measured nothing, and has none.
+    if any(not r.begin.get("uuid") and any(r.of("measure")) for r in pod.ranks):
+        return "a device that was measured has no UUID"
     return None
 
 
@@ -100,7 +101,7 @@ def data_of(folder: Path) -> dict[str, Any]:
         found = json.loads(path.read_text())
     except FileNotFoundError:
         raise ValueError(f"{folder} holds no {report.DATA}") from None
-    except ValueError:
+    except (ValueError, RecursionError):
         raise ValueError(f"{path} is no JSON") from None
     if not isinstance(found, dict) or (found.get("kind"), found.get("schema")) != (
         report.KIND,
@@ -113,11 +114,22 @@ def data_of(folder: Path) -> dict[str, Any]:
 # ---- the envelope and what it signs
 
 
+def written(found: Envelope) -> str:
+    return json.dumps(found.to_dict(), indent=1) + "\n"
+
+
 def envelope(folder: Path) -> Envelope:
+    """The one in the file, which stands there in the one form that `written` gives: JSON and base64
+    leave room for bytes that no signature covers."""
     path = folder / FILE
     try:
-        found = Envelope.from_dict(json.loads(path.read_text()))
-    except (Error, ValueError, KeyError, TypeError, AttributeError):
+        text = path.read_bytes()
+        found = Envelope.from_dict(json.loads(text))
+        if written(found).encode() != text:
+            raise Untrue(
+                f"{path} was changed after the signature, in a byte that it does not cover"
+            )
+    except (Error, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise Untrue(f"{path} is no signed envelope") from None
     if found.payload_type != PAYLOAD:
         raise Untrue(f"{path} signs a {found.payload_type!r}, not an in-toto statement")
@@ -143,11 +155,24 @@ def stated(found: Envelope, folder: Path) -> dict[str, Any]:
         made = json.loads(found.payload)
         known = made["_type"] == STATEMENT and made["predicateType"] in (PREDICATE, TEST)
         names = {s["name"]: s["digest"]["sha256"] for s in made["subject"]}
-        if known and names and made["predicate"]["verdict"]:
+        here = all(_is_inside(name) for name in names)
+        if known and names and here and made["predicate"]["verdict"]:
             return dict(made)
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         pass
     raise Untrue(f"{folder / FILE} holds no statement of an acceptance")
+
+
+def _is_inside(name: str) -> bool:
+    path = PurePosixPath(name)
+    return not path.is_absolute() and ".." not in path.parts
+
+
+def beside(made: dict[str, Any], folder: Path) -> list[str]:
+    """Files in the folder of which the statement says nothing."""
+    known = {FILE, *(s["name"] for s in made["subject"]), *journal_files(folder)}
+    there = (p.relative_to(folder).as_posix() for p in folder.rglob("*") if not p.is_dir())
+    return sorted(name for name in there if name not in known)
 
 
 def changed(made: dict[str, Any], folder: Path) -> list[str]:

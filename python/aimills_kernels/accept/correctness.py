@@ -33,7 +33,7 @@ def run(session: Session) -> str:
         for case in cases_of(op)
     ]
     first = len(session.checks)
-    with session.progress("correctness", len(todo)) as step:
+    with session.gathered(), session.progress("correctness", len(todo)) as step:
         for op, case, device in todo:
             step(f"{op} {case}")
             due = [p for p in op.all_providers if _is_due(session, op, case, p, device)]

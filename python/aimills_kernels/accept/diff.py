@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from aimills_kernels.accept.facts import criteria_named
 from aimills_kernels.accept.metrics import HIGHER, LOWER, METRICS
 from aimills_kernels.accept.values import number
 
@@ -18,8 +19,9 @@ class Difference:
     """code: 1 where a rule is worse than before, 2 where something of A is not in B, else 0."""
 
     values: tuple[Row, ...]  # where, metric, unit, old, new, change (a share), better
-    findings: tuple[Row, ...]  # where, rule, old, new, text
+    findings: tuple[Row, ...]  # where, rule, old, new, text, lost
     devices: tuple[str, ...]  # a sentence for each that only one report has, or that was exchanged
+    notes: tuple[str, ...] = ()  # what else keeps them apart
 
     @property
     def code(self) -> int:
@@ -28,7 +30,7 @@ class Difference:
             return 1
         if any(f["old"] is None and f["new"] == "fail" for f in self.findings):
             return 1
-        lost = any(f["new"] is None for f in self.findings)
+        lost = any(f["lost"] or (f["old"] is None and f["new"] == "unknown") for f in self.findings)
         return 2 if lost or any(v["new"] is None for v in self.values) else 0
 
 
@@ -37,8 +39,25 @@ def diff(old: Row, new: Row) -> Difference:
     _comparable(old, new)
     devices = [{d["where"]: d for d in report["devices"]} for report in (old, new)]
     return Difference(
-        tuple(_values(*devices)), tuple(_findings(old, new)), tuple(_exchanged(*devices))
-    )
+        tuple(_values(*devices)), tuple(_findings(old, new)), tuple(_exchanged(*devices)),
+        tuple(_notes(old, new)),
+    )  # fmt: skip
+
+
+def _notes(old: Row, new: Row) -> list[str]:
+    found = []
+    if new["simulated"]:
+        found.append("both are simulated: no pod was tested")
+    if old["profile"] != new["profile"]:
+        found.append(f"A is of the profile {old['profile']}, B of {new['profile']}")
+    if _digest(old) != _digest(new):
+        sides = [criteria_named(report["criteria"]) for report in (old, new)]
+        found.append(f"A was judged by {sides[0]}, B by {sides[1]}")
+    return found
+
+
+def _digest(report: Row) -> str | None:
+    return (report["criteria"] or {}).get("digest")
 
 
 def _comparable(old: Row, new: Row) -> None:
@@ -80,7 +99,11 @@ def _better(metric: str, old: float | None, new: float | None) -> bool | None:
 
 
 def _findings(old: Row, new: Row) -> list[Row]:
-    """Rules whose outcome is another: the worst where one was asked several times of a place."""
+    """Rules whose outcome is another: the worst where one was asked several times of a place.
+    `lost`: B says nothing of it. A crash or a wrong result is told where there was one, so that B
+    is silent of what was mended; a metric that B has not, or a check that held, was not asked."""
+    measured = {d["where"]: d["measures"] for d in new["devices"]}
+    same = _digest(old) == _digest(new)
     sides = [_worst(old), _worst(new)]
     found = []
     for key in dict.fromkeys([*sides[0], *sides[1]]):
@@ -89,8 +112,15 @@ def _findings(old: Row, new: Row) -> list[Row]:
             found.append({
                 "where": key[0], "rule": key[1], "old": a and a["status"],
                 "new": b and b["status"], "text": (b or a or {})["text"],
+                "lost": b is None and _lost(a or {}, measured.get(key[0]), same),
             })  # fmt: skip
     return found
+
+
+def _lost(old: Row, measured: Row | None, same_criteria: bool) -> bool:
+    if not old["metric"] or (same_criteria and measured is None):
+        return bool(old["status"] == "pass")
+    return not same_criteria or old["metric"] not in (measured or ())
 
 
 def _worst(report: Row) -> dict[tuple[str, str], Row]:

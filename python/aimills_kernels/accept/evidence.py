@@ -12,6 +12,7 @@ from typing import Any
 from aimills_kernels.accept import journal
 
 FOLDER = "journal"
+SIGNATURE = "attestation.json"
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,16 @@ class Rank:
     def device(self) -> str:
         """ "cpu", "cuda:3"."""
         return str(self.begin.get("device", "?"))
+
+    @cached_property
+    def where(self) -> str:
+        """Its name for a person, that no other rank has: of a launcher that lets each rank see one
+        GPU alone, all are "cuda:0"."""
+        name = f"{self.node} {self.device}"
+        local = self.begin.get("local_rank", 0)
+        return (
+            name if local == 0 or self.device == f"cuda:{local}" else f"{name} (rank {self.rank})"
+        )
 
     @property
     def sku(self) -> str:
@@ -94,7 +105,13 @@ def read(folder: Path) -> Pod:
     paths = sorted((folder / FOLDER).glob("*.jsonl"))
     if not paths:
         raise FileNotFoundError(f"{folder}: there is no journal in its folder {FOLDER}/")
-    return pod([Rank(tuple(journal.read(path, torn=True)), path) for path in paths])
+    ranks = [Rank(tuple(journal.read(path, torn=True)), path) for path in paths]
+    try:
+        return pod(ranks)
+    except (ValueError, TypeError):
+        raise journal.Damaged(
+            f"{folder}: a journal states no whole number as rank or world"
+        ) from None
 
 
 def pod(ranks: Sequence[Rank]) -> Pod:

@@ -6,15 +6,16 @@ import contextlib
 import json
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from aimills_kernels.accept.evidence import FOLDER
+from aimills_kernels.accept.evidence import FOLDER, SIGNATURE
 from aimills_kernels.accept.journal import FIRST, Journal, digest, encoded, read
 from aimills_kernels.accept.launch import Launch
 
 REPORT = "report.json"
+_OF_A_RUN = ("world", "uuid", "profile", "stages", "ops", "exclude", "seed", "criteria", "version")
 
 
 class Used(ValueError):
@@ -51,6 +52,12 @@ class RankJournal(Journal):
             self.gaps += kind == "not_run" and bool(data.get("gap"))
             return entry
 
+    def sync(self) -> None:
+        try:
+            super().sync()
+        except OSError as error:
+            raise Unwritable(_sentence(self.path, error)) from error
+
     def _mend(self) -> None:
         """Go on after the last whole entry that is on the disk."""
         with contextlib.suppress(OSError):
@@ -77,7 +84,8 @@ def journals(folder: Path) -> list[Path]:
 
 def refuse_used(folder: Path, run: str | None) -> None:
     """`Used` where it holds a report, or a journal of a run other than `run`."""
-    taken: Path | None = folder / REPORT if (folder / REPORT).exists() else None
+    there = (p for p in (folder / REPORT, folder / SIGNATURE) if p.exists())
+    taken: Path | None = next(there, None)
     for path in journals(folder):
         if run is None or _run_of(path) not in (None, run):
             taken = path
@@ -85,6 +93,34 @@ def refuse_used(folder: Path, run: str | None) -> None:
         raise Used(
             f"{folder} holds a run already ({taken.relative_to(folder)}): name another folder with "
             "--out, or go on with that run by --resume"
+        )
+
+
+def refuse_other(path: Path, known: Iterable[dict[str, Any]], asked: dict[str, Any]) -> None:
+    """`Used` where what is asked for is not what this journal was begun with: stages that it has
+    behind it were run otherwise, or on another device, and would pass for what is asked."""
+    begun = [e for e in known if e["kind"] == "begin"]
+    for key in _OF_A_RUN if begun else ():
+        if key in asked and begun[-1].get(key) != asked[key]:
+            raise Used(
+                f"--resume: {path} was begun with {key} {_short(begun[-1].get(key))}, and not with "
+                f"{_short(asked[key])}: go on with it as it was begun, or name another folder with "
+                "--out"
+            )
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, dict):
+        value = " ".join(str(value.get(k, "")) for k in ("name", "version"))
+    return ", ".join(map(str, value)) or "none" if isinstance(value, list) else str(value)
+
+
+def refuse_signed(folder: Path) -> None:
+    """`Used` where its journals and report are signed, for whatever would change them."""
+    if (folder / SIGNATURE).exists():
+        raise Used(
+            f"{folder} is signed, and what is signed is not changed: work on a copy without "
+            f"{SIGNATURE}"
         )
 
 
@@ -100,11 +136,12 @@ def _run_of(path: Path) -> str | None:
 def opened(folder: Path, launch: Launch, resume: bool) -> RankJournal:
     """This rank's journal, new or gone on with."""
     path = path_of(folder, launch)
-    if resume and path.exists():
-        return RankJournal(path, new=False)
     try:
-        return RankJournal(path)
+        return RankJournal(path, new=not (resume and path.exists()))
     except Unwritable as error:
+        if isinstance(error.__cause__, BlockingIOError):
+            text = "another process is writing it, so that run is not at its end"
+            raise Used(f"{path}: {text}") from None
         if isinstance(error.__cause__, FileExistsError):
             raise Used(
                 f"{path} exists already: two processes say that they are rank {launch.rank} of "

@@ -9,6 +9,7 @@ from typing import Any
 
 from aimills_kernels.accept import journal
 from aimills_kernels.accept.evidence import Pod, Rank
+from aimills_kernels.accept.judging.view import View
 from aimills_kernels.accept.metrics import METRICS
 from aimills_kernels.accept.values import number
 from aimills_kernels.report.parts import flat
@@ -23,18 +24,18 @@ _STATES = ("failed", "wrong", "cut", "not run", "excluded", "passed")
 
 def where(rank: Rank) -> str:
     """As findings name a device: "node-3 cuda:5"."""
-    return f"{rank.node} {rank.device}"
+    return rank.where
 
 
 def hardware(pod: Pod) -> str:
-    """What the evidence is of. One simulated device or CPU makes all of it no pod's."""
-    if not pod.ranks:
-        return UNKNOWN
-    if any(r.simulated for r in pod.ranks):
+    """What the evidence is of. One simulated device or CPU makes all of it no pod's; a rank that
+    died before it said what it is says nothing of the others."""
+    ranks = [r for r in pod.ranks if r.begin]
+    if any(r.simulated for r in ranks):
         return SIMULATED
-    if any(r.device == "cpu" for r in pod.ranks):
+    if any(r.device == "cpu" for r in ranks):
         return CPU
-    return POD if all(r.device.startswith("cuda") for r in pod.ranks) else UNKNOWN
+    return POD if ranks and all(r.device.startswith("cuda") for r in ranks) else UNKNOWN
 
 
 # ---- devices and what was measured on them
@@ -60,12 +61,13 @@ def devices(pod: Pod) -> list[Row]:
 
 
 def measures(rank: Rank) -> dict[str, Row]:
-    """By metric the last value, and how often it was measured."""
-    found: dict[str, Row] = {}
-    for entry in rank.of("measure"):
-        count = found.get(entry["metric"], {"n": 0})["n"]
-        found[entry["metric"]] = {
-            "value": entry["value"], "unit": entry["unit"], "n": count + 1,
+    """By metric the value that is judged, with its detail, and how often it was measured."""
+    view, found = View(rank), {}
+    for metric, entries in view.measures.items():
+        value = view.value(metric)
+        entry = next((e for e in reversed(entries) if e["value"] == value), entries[-1])
+        found[metric] = {
+            "value": value, "unit": entry["unit"], "n": len(entries),
             "detail": entry.get("detail") or {},
         }  # fmt: skip
     return found
@@ -268,3 +270,11 @@ def listed(names: Iterable[str], most: int = 3) -> str:
 
 def text_or_none(value: Any) -> str | None:
     return None if value is None else str(value)
+
+
+def criteria_named(criteria: Row | None) -> str:
+    if not criteria:
+        return "no criteria for this device"
+    digest = f" (sha256 {criteria['digest'][:12]}…)" if criteria["digest"] else ""
+    whose = "" if criteria["from"] == "package" else " from a file of the operator's"
+    return f"criteria {criteria['name']} {criteria['version'] or ''}".rstrip() + whose + digest

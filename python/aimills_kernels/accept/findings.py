@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 PASS, WARN, FAIL, UNKNOWN = "pass", "warn", "fail", "unknown"
+HAS_TO_BE = "has to be: "  # in a text, before the threshold in words
 ACCEPTED, REJECTED, INCOMPLETE = 0, 1, 2
 
 

@@ -30,15 +30,19 @@ def judge(pod: Pod, criteria: Criteria) -> list[Finding]:
 
 def _devices(views: list[View], criteria: Criteria) -> list[Finding]:
     """Whether the criteria speak of these devices at all."""
-    if criteria.type == "cpu" and views:
+
+    def judges(view: View) -> bool:
+        return criteria.judges(view.rank.sku, view.rank.device)
+
+    if criteria.type == "cpu" and views and all(judges(v) for v in views):
         text = "CPU, not pod hardware: only right and wrong are judged, no speed"
         return [Finding("device.kind", WARN, "pod", text)]
     found = []
     for view in views:
-        if criteria.judges(view.rank.sku, view.rank.device):
+        if judges(view):
             continue
         said = f"{view.where}: {view.rank.sku!r}"
-        if criteria.devices:
+        if criteria.devices or criteria.type == "cpu":
             text = f"{said} is not the {criteria.title} that the criteria {criteria.name} judge"
             found.append(Finding("device.model", FAIL, view.where, text, "gpu.name", view.rank.sku,
                                  ", ".join(criteria.devices), "text"))  # fmt: skip

@@ -9,7 +9,9 @@ from typing import Any
 
 from aimills_kernels.accept import evidence
 from aimills_kernels.accept.criteria import choose, load
+from aimills_kernels.accept.criteria.lint import sound
 from aimills_kernels.accept.evidence import Pod, Rank
+from aimills_kernels.accept.evidence_folder import refuse_signed
 from aimills_kernels.accept.findings import FAIL, UNKNOWN, Finding, code_of
 from aimills_kernels.accept.judge import judge
 from aimills_kernels.accept.report import rendered, write
@@ -20,6 +22,8 @@ class Outcome:
     code: int
     report: dict[str, Any]
     findings: tuple[Finding, ...]
+    signed: Path | None = None
+    unsigned: str = ""  # why not, where it should have been
 
 
 def criteria_for(begin: dict[str, Any], named: str | None) -> Any:
@@ -34,12 +38,19 @@ def told(criteria: Any) -> dict[str, Any]:
 
 
 def merge(folder: Path, named: str | None = None) -> Outcome:
-    """Read the journals in `folder`, judge them, write the report's files beside them."""
+    """Read the journals in `folder`, judge them, write the report's files beside them. `Used` where
+    they are signed."""
+    refuse_signed(folder)
     pod = evidence.read(folder)
-    criteria = load(named) if named else _of_the_run(pod)
+    criteria = sound(named) if named else _of_the_run(pod)
     findings = findings_of(pod, criteria)
     files = rendered(pod, findings, criteria)
-    write(files, folder)
+    try:
+        write(files, folder)
+    except OSError as error:
+        why = error.strerror or error
+        text = f"the report in {folder} can't be written ({why}); the journals are kept, and"
+        raise OSError(error.errno, f"{text} `accept merge` makes it from them") from error
     return Outcome(code_of(findings), json.loads(files["report.json"]), tuple(findings))
 
 
@@ -60,7 +71,7 @@ def _twice(pod: Pod) -> list[Finding]:
     seen: dict[str, str] = {}
     found = []
     for rank in pod.ranks:
-        where, uuid = f"{rank.node} {rank.device}", rank.begin.get("uuid")
+        where, uuid = rank.where, rank.begin.get("uuid")
         if uuid and uuid in seen:
             text = f"{where} and {seen[uuid]} are one and the same GPU ({uuid})"
             found.append(Finding("rank.device", FAIL, where, text))

@@ -33,8 +33,9 @@ def make(folder: Path) -> tuple[Path, Path]:
 
 def signer(path: Path) -> CryptoSigner:
     """What signs with the private key in this file."""
+    content = _read(path)
     try:
-        key = load_pem_private_key(_read(path), None)
+        key = load_pem_private_key(content, None)
     except (ValueError, TypeError):
         key = None
     if not isinstance(key, Ed25519PrivateKey):
@@ -44,8 +45,9 @@ def signer(path: Path) -> CryptoSigner:
 
 def verifier(path: Path) -> SSlibKey:
     """What verifies with the public key in this file."""
+    content = _read(path)
     try:
-        key = load_pem_public_key(_read(path))
+        key = load_pem_public_key(content)
     except ValueError:
         key = None
     if not isinstance(key, Ed25519PublicKey):

@@ -21,16 +21,18 @@ def _of_session(run: Callable[[Session], str], *, here: bool) -> Callable[[Conte
 
     def work(ctx: Context) -> str:
         session: Session = ctx.options["session"]
+        session.seconds, session.profile = ctx.seconds, ctx.profile
         shown, counted = len(session.pictures), {id(n): n.count for n in session.not_run}
         limit = session.settings.timeout_s if here else None
         try:
             with _steps(session, limit, ctx.options["hung"]):
                 return run(session)
         finally:
-            for entry in session.not_run:
-                if count := entry.count - counted.get(id(entry), 0):
-                    row = {**asdict(entry), "count": count}
-                    ctx.journal.append("not_run", stage=ctx.stage, **row)
+            with ctx.journal.gathered():
+                for entry in session.not_run:
+                    if count := entry.count - counted.get(id(entry), 0):
+                        row = {**asdict(entry), "count": count}
+                        ctx.journal.append("not_run", stage=ctx.stage, **row)
             _show(ctx, session, shown)
 
     return work

@@ -45,7 +45,7 @@ METRICS: dict[str, Metric] = {
         *_metrics(
             "text", NEITHER,
             gpu__name="name of the device", gpu__driver="version of the driver",
-            gpu__vbios="version of the VBIOS",
+            gpu__vbios="version of the VBIOS", gpu__toolkit="CUDA toolkit of PyTorch",
         ),
         *_metrics(
             "1", NEITHER,
@@ -63,7 +63,8 @@ METRICS: dict[str, Metric] = {
             ecc__corrected="corrected memory errors since boot",
             remap__uncorrected="rows remapped for uncorrected errors",
             remap__pending="a row remapping is pending", remap__failed="a row remapping failed",
-            xid__count="XID errors since boot", pcie__replays="PCIe replays since boot",
+            xid__count="XID errors since boot", burn__xid="XID errors in the burn",
+            pcie__replays="PCIe replays since boot",
             nvlink__errors="NVLink errors since boot",
         ),
         *_metrics(
@@ -84,6 +85,7 @@ METRICS: dict[str, Metric] = {
             gemm__wrong="elements of a matmul further off than roundings explain",
             link__wrong="elements that arrived wrong over a link",
             collective__wrong="elements of a collective's result that are wrong",
+            work__wrong="values of a workload's result that are not finite",
         ),
         *_metrics(
             "FLOP/s", HIGHER,
@@ -123,3 +125,8 @@ METRICS: dict[str, Metric] = {
         ),
     )
 }  # fmt: skip
+
+
+def is_collective_rate(name: str) -> bool:
+    """What depends on how many work together; a wrong element is wrong with any number."""
+    return name.startswith("collective.") and METRICS[name].unit == "B/s"

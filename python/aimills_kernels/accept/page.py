@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from aimills_kernels.accept import charts, pod_charts, pod_tables, tables
-from aimills_kernels.accept.facts import CPU, POD, SIMULATED, listed
+from aimills_kernels.accept.facts import CPU, POD, SIMULATED, criteria_named, listed
 from aimills_kernels.harness._reading import ENOUGH
 from aimills_kernels.report.bars import legend, times
 from aimills_kernels.report.html import Html, el, join
@@ -34,7 +34,8 @@ def render(data: dict[str, Any], pictures: Sequence[dict[str, Any]] = ()) -> str
     """The page for a report; `pictures` are what the video op made, as `report.pictures` has them:
     caption, data (a data URI), width and height."""
     shown = [p for p in pictures if _is_picture(p)]
-    return document(data["headline"], [*_pod(data), *_checks_and_times(data, shown), _foot(data)])
+    parts = [*_pod(data), *_checks_and_times(data, shown), _foot(data)]
+    return document(data["headline"], parts, paper=_PAPER.get(data["hardware"], _NO_POD))
 
 
 def _pod(data: dict[str, Any]) -> list[Html]:
@@ -83,6 +84,9 @@ def _checks_and_times(data: dict[str, Any], pictures: Sequence[dict[str, Any]]) 
 # ---- the top
 
 
+# On each sheet of paper: sheets get apart.
+_NO_POD = "Not pod hardware"
+_PAPER = {SIMULATED: "SIMULATED, not pod hardware", CPU: "CPU, not pod hardware", POD: ""}
 _BANNERS = {
     SIMULATED: "Simulated. No hardware was measured: every figure on this page was made up by a "
     "program, to train people and to test the rules.",
@@ -106,14 +110,14 @@ def _head(data: dict[str, Any]) -> Html:
         data["created"].replace("T", " ").replace("+00:00", " UTC"),
         f"{data['seconds']:.0f} s",
         f"profile {data['profile']}" if data["profile"] else "",
-        _criteria(data),
+        criteria_named(data["criteria"]),
         f"seed {data['seed']}",
         f"run {data['run']}" if data["run"] else "",
         _named(data),
     ]
     whole = word != "accepted" or not data["excluded"]
     whole = whole and data["hardware"] != SIMULATED
-    made = [el("h1", *parts, cls=_ROUND[word] if whole else "open")]
+    made = [el("h1", *parts, cls=_ROUND[word] if whole or word == "rejected" else "open")]
     if data["reasons"]:
         made.append(_listed(data["reasons"]))
     if data["warnings"]:
@@ -131,14 +135,6 @@ def _listed(texts: Sequence[str]) -> Html:
     if len(texts) > _REASONS:
         items.append(el("li", f"and {len(texts) - _REASONS} more, in the rules below"))
     return el("ul", *items, cls="reasons")
-
-
-def _criteria(data: dict[str, Any]) -> str:
-    found = data["criteria"]
-    if not found:
-        return "no criteria for this device"
-    digest = f" (sha256 {found['digest'][:12]}…)" if found["digest"] else ""
-    return f"criteria {found['name']} {found['version'] or ''}".rstrip() + digest
 
 
 def _named(data: dict[str, Any]) -> str:
@@ -176,9 +172,11 @@ def _figures(data: dict[str, Any], bench: list[dict[str, Any]]) -> Html:
 def _rules(data: dict[str, Any]) -> Html:
     if not data["findings"]:
         return section("Rules", "No rule was asked, so nothing can be said of this machine.")
+    found = data["findings"]
     return section(
-        "Rules", _RULES, pod_tables.rules(data["findings"]), pod_tables.findings(data["findings"])
-    )
+        "Rules", _RULES, pod_tables.rules(found), pod_tables.sources(found),
+        pod_tables.bad(found), pod_tables.findings(found),
+    )  # fmt: skip
 
 
 def _comparison(data: dict[str, Any]) -> Html:
@@ -192,7 +190,8 @@ def _comparison(data: dict[str, Any]) -> Html:
 
 def _energy(data: dict[str, Any]) -> Html:
     text = f"Read from {data['energy']['level']}. A sum stands only where every device has a value."
-    return section("Energy", text, pod_tables.energy(data), pod_tables.eu(data))
+    sweep = [pod_tables.sweep(found)] if (found := data["energy"]["sweep"]) else []
+    return section("Energy", text, pod_tables.energy(data), *sweep, pod_tables.eu(data))
 
 
 # ---- pictures

@@ -23,13 +23,15 @@ from aimills_kernels.accept.stage_run import Stopped
 _LOOK_S = 0.1
 _START_S = 120.0  # until the first word: a cold disk, and PyTorch to be read from it
 _END_S = 20.0  # after a request to end
+_REFUSED = 3  # exit code of a rank: a wrong use, as a folder that is taken
 _SILENT = 4.0  # times the wait of ranks for each other, that a journal may stand still
 
 
 def run(
     program: Sequence[str], world: int, run_name: str, folder: Path, stop: Stop, wait_s: float
 ) -> None:
-    """Until each rank has ended, or was ended. What they found is in the folder."""
+    """Until each rank has ended, or was ended. What they found is in the folder. `Used`: a rank
+    refused to begin, so that what is in the folder is not this run's."""
     store = dist.TCPStore("127.0.0.1", 0, None, True, wait_for_workers=False)
     ranks = [_start(program, r, world, store.port, run_name) for r in range(world)]
     paths = [_path(folder, r, world, run_name) for r in range(world)]
@@ -53,6 +55,8 @@ def run(
             if process.poll() is None:
                 process.kill()
             process.wait()
+    if any(process.returncode == _REFUSED for process in ranks):
+        raise evidence_folder.Used(f"{folder}: a rank refused to run, so there is no new report")
 
 
 def _start(

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from aimills_kernels.accept.facts import listed
-from aimills_kernels.accept.findings import FAIL, PASS, UNKNOWN, WARN
+from aimills_kernels.accept.findings import FAIL, HAS_TO_BE, PASS, UNKNOWN, WARN
 from aimills_kernels.accept.values import number, quantity, title
 from aimills_kernels.report.html import Html, el, join
 from aimills_kernels.report.parts import status, table
@@ -16,6 +16,7 @@ Row = dict[str, Any]
 
 _ORDER = (FAIL, UNKNOWN, WARN, PASS)
 _MOST = 3000  # rows of a folded table; report.json has all
+_PAPER = 200  # a longer one is left out of print, which says so
 _HASH = 64  # digits of a SHA-256
 
 
@@ -24,16 +25,35 @@ def rules(findings: Sequence[Row]) -> Html:
     groups: dict[tuple[int, str], list[Row]] = {}
     for f in findings:
         groups.setdefault((_ORDER.index(f["status"]), f["rule"]), []).append(f)
-    rows = [_rule(groups[key]) for key in sorted(groups, key=lambda key: key[0])]
+    numbers = _numbers(findings)
+    rows = [_rule(groups[key], numbers) for key in sorted(groups, key=lambda key: key[0])]
     return table(
         ("outcome", "rule", "where", ">measured", ">held against", "source"), rows, "rules"
     )
 
 
-def _rule(found: Sequence[Row]) -> tuple:
+def _numbers(findings: Sequence[Row]) -> dict[str, int]:
+    """Sources by the order in which the table of rules names them."""
+    found = sorted(findings, key=lambda f: _ORDER.index(f["status"]))
+    named = dict.fromkeys(f["source"] for f in found if f["source"])
+    return {source: number for number, source in enumerate(named, 1)}
+
+
+def sources(findings: Sequence[Row]) -> Html:
+    """Written out once, since many rules have the same."""
+    named = _numbers(findings)
+    if not named:
+        return Html("")
+    items = [el("li", source, id=f"source-{number}") for source, number in named.items()]
+    return el("div", el("h4", "Sources"), el("ol", *items, cls="sources"))
+
+
+def _rule(found: Sequence[Row], numbers: dict[str, int]) -> tuple:
     first = found[0]
     about = title(first["metric"]) if first["metric"] else ""
-    what = first["text"] if first["status"] != PASS else about
+    due = first["text"].partition(HAS_TO_BE)[2]
+    held = ": ".join(part for part in (about, due) if part)
+    what = first["text"] if first["status"] != PASS else held
     if len(found) > 1 and first["status"] != PASS:
         what += f" (and {len(found) - 1} more)"
     return (
@@ -42,8 +62,12 @@ def _rule(found: Sequence[Row]) -> tuple:
         _places(found),
         _range([f["measured"] for f in found], first),
         _range([f["threshold"] for f in found], first),
-        el("small", first["source"] or NONE),
+        _link(numbers.get(first["source"])),
     )
+
+
+def _link(number: int | None) -> Any:
+    return NONE if number is None else el("a", f"[{number}]", href=f"#source-{number}")
 
 
 def _places(found: Sequence[Row]) -> str:
@@ -68,15 +92,23 @@ def _short(text: str) -> str:
     return text if len(text) < _HASH else f"{text[:12]}..."
 
 
-def findings(found: Sequence[Row]) -> Html:
-    """Every finding, folded."""
+def bad(found: Sequence[Row]) -> Html:
+    """What is no pass, each device by itself, where the table of rules joins several."""
+    rows = [f for f in found if f["status"] != PASS]
+    if len({f["rule"] for f in rows}) == len(rows):
+        return Html("")
+    return findings(rows, "Broken, not asked or in warning")
+
+
+def findings(found: Sequence[Row], head: str = "Every finding") -> Html:
+    """One a row, folded."""
     rows = [
         (status(f["status"]), f["rule"], f["where"], _value(f, "measured"), _value(f, "threshold"),
          f["text"])
         for f in sorted(found, key=lambda f: _ORDER.index(f["status"]))
     ]  # fmt: skip
     columns = ("outcome", "rule", "where", ">measured", ">held against", "in words")
-    return folded(f"Every finding: {len(rows)}", columns, rows, "wide-last")
+    return folded(f"{head}: {len(rows)}", columns, rows, "each")
 
 
 def _value(found: Row, key: str) -> str:
@@ -86,11 +118,12 @@ def _value(found: Row, key: str) -> str:
 def folded(head: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], cls: str = "") -> Html:
     left = len(rows) - _MOST
     more = el("p", f"{left} further rows are in report.json.", cls="apart") if left > 0 else ""
-    return el("details", el("summary", head), table(columns, rows[:_MOST], cls), more)
+    long = "long" if len(rows) > _PAPER else None
+    return el("details", el("summary", head), table(columns, rows[:_MOST], cls), more, cls=long)
 
 
 def values(data: Row) -> Html:
-    """Every last value beside the pod's median, folded."""
+    """Every value that is judged beside the pod's median, folded."""
     rows = []
     for device in data["devices"]:
         for metric, row in device["measures"].items():
@@ -128,6 +161,17 @@ def energy(data: Row) -> Html:
     return table(columns, rows)
 
 
+def sweep(found: Sequence[Row]) -> Html:
+    rows = [
+        (
+            s["where"], quantity(s["limit_w"], "W"), quantity(s["rate"], "FLOP/s"),
+            quantity(s["per_joule"], "FLOP/J"),
+        )
+        for s in found
+    ]  # fmt: skip
+    return table(("device", ">power limit", ">matmul", ">matmul per joule"), rows)
+
+
 def _power(name: Any, row: Row) -> tuple:
     watts = (quantity(row[k], "W") for k in ("idle_w", "load_w", "limit_w"))
     joules = (quantity(row[k], "J") for k in ("burn_joules", "run_joules"))
@@ -145,7 +189,7 @@ def _per_joule(metric: str, value: float) -> str:
 def eu(data: Row) -> Html:
     rows = [
         (
-            f["field"], f["title"], status(f["measured"]),
+            join([f["field"] or NONE, el("small", f["point"])]), f["title"], status(f["measured"]),
             NONE if f["value"] is None else f"{f['value']:.6g} {f['unit']}", f["note"],
         )
         for f in data["eu_2024_1364"]

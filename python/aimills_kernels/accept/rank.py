@@ -16,18 +16,21 @@ import torch
 from aimills_kernels._version import __version__
 from aimills_kernels.accept import evidence_folder, judged, preflight, stage_run
 from aimills_kernels.accept.context import Context, StageSpec
+from aimills_kernels.accept.device_memory import release
 from aimills_kernels.accept.evidence_folder import RankJournal
 from aimills_kernels.accept.journal import read
 from aimills_kernels.accept.launch import WAIT_S, Launch
 from aimills_kernels.accept.session import EXCLUDED, Progress, Session, Settings, Stage, silent
 from aimills_kernels.accept.stage_run import Stopped
+from aimills_kernels.accept.stages import power
 from aimills_kernels.accept.telemetry import Telemetry, telemetry_of
 from aimills_kernels.accept.together import Together
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What was asked for, the same on every rank. `criteria` as the user named them."""
+    """What was asked for, the same on every rank. `criteria` as the user named them; `sign` is the
+    private key that whoever makes the report signs it with."""
 
     settings: Settings
     folder: Path
@@ -37,6 +40,15 @@ class Plan:
     wait_s: float = WAIT_S
     expect_gpus: int | None = None
     criteria: str | None = None
+    sign: Path | None = None
+
+    def asked(self) -> dict[str, Any]:
+        """As a begin entry states it; a run is gone on with as it was begun."""
+        return {
+            "profile": self.profile, "version": __version__,
+            "stages": [s.name for s in self.stages], "ops": [op.name for op in self.settings.ops],
+            "exclude": sorted(self.settings.exclude), "seed": self.settings.seed,
+        }  # fmt: skip
 
     def seconds(self, spec: StageSpec) -> float:
         return float(spec.seconds.get(self.profile) or max(spec.seconds.values()))
@@ -92,10 +104,11 @@ def run(
             return
         together.start(done)
         telemetry = telemetry_of(device)  # one: it tells once what it can't read
-        for spec in plan.stages:
-            if not together.is_done(spec, done):
-                told(_stage(plan, spec, device, journal, session, together, telemetry, stop, leave))
-        journal.append("end", state="done", reason="")
+        first = (power.RESTORE,) if _must_restore(device, journal, telemetry) else ()
+        due = [spec for spec in plan.stages if not together.is_done(spec, done)]
+        for spec in (*first, *due):
+            told(_stage(plan, spec, device, journal, session, together, telemetry, stop, leave))
+        journal.append("end", state="done", reason="", journal_s=round(journal.spent_s, 4))
     except Stopped as asked:
         with contextlib.suppress(Stopped):
             journal.append("end", state="stopped", reason=f"{asked}")
@@ -106,6 +119,12 @@ def run(
         raise
     finally:
         session.close()
+        journal.close()
+
+
+def _must_restore(device: torch.device, journal: RankJournal, telemetry: Telemetry) -> bool:
+    """Whether a killed power sweep left what would slow every stage."""
+    return power.is_left(Context(device, journal, "", "quick", 0.0, telemetry=telemetry))
 
 
 def _begin(
@@ -120,14 +139,12 @@ def _begin(
         "run": launch.run, "node": launch.node, "rank": launch.rank, "world": launch.world,
         "local_rank": launch.local_rank, "local_world": launch.local_world,
         "launch": launch.contract, "device": str(device), **_identity(device, environment),
-        "profile": plan.profile, "simulated": False, "version": __version__,
-        "stages": [s.name for s in plan.stages], "ops": [op.name for op in plan.settings.ops],
-        "exclude": sorted(plan.settings.exclude), "seed": plan.settings.seed,
-        "environment": environment, "resumed": bool(known),
+        **plan.asked(), "simulated": False, "environment": environment, "resumed": bool(known),
     }  # fmt: skip
     begin["criteria"] = judged.told(judged.criteria_for(begin, plan.criteria))
     if plan.criteria and Path(plan.criteria).is_file():
         begin["criteria_file"] = str(Path(plan.criteria).resolve())
+    evidence_folder.refuse_other(journal.path, known, begin)
     journal.append("begin", **begin)
     if known:
         text = f"gone on with a run that {_how_it_ended(known)}"
@@ -187,7 +204,11 @@ def _stage(
         {"session": session, "stop": stop.event, "hung": hung},
     )  # fmt: skip
     work = together.guarded(spec) if spec.together and together.launch.world > 1 else None
-    return stage_run.run(spec, ctx, journal, work)
+    try:
+        return stage_run.run(spec, ctx, journal, work)
+    finally:
+        telemetry.tell_xids(journal, spec.name)
+        release(device)
 
 
 def _excluded(spec: StageSpec, journal: RankJournal) -> Stage:

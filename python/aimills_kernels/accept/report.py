@@ -14,6 +14,8 @@ from typing import Any
 from aimills_kernels._files import write_together
 from aimills_kernels._version import __version__
 from aimills_kernels.accept import eu, facts, junit, page, prometheus, traces
+from aimills_kernels.accept.criteria import load as shipped
+from aimills_kernels.accept.criteria import names
 from aimills_kernels.accept.evidence import Pod
 from aimills_kernels.accept.findings import (
     ACCEPTED,
@@ -63,7 +65,7 @@ def build(pod: Pod, findings: Sequence[Finding], criteria: Any = None) -> dict[s
         "profile": facts.text_or_none(first.get("profile")),
         "world": pod.world,
         "missing": pod.missing,
-        "criteria": _criteria(first, criteria),
+        "criteria": criteria_of(pod, criteria),
         "devices": devices,
         "findings": [_finding(f) for f in findings],
         "comparison": facts.comparison(devices),
@@ -90,12 +92,14 @@ def build(pod: Pod, findings: Sequence[Finding], criteria: Any = None) -> dict[s
 def rendered(pod: Pod, findings: Sequence[Finding], criteria: Any = None) -> dict[str, str]:
     """The text of each file by its name. `report.json` comes last: where it is, the others are."""
     data = build(pod, findings, criteria)
-    return {
+    texts = {
         "report.html": page.render(data, pictures(pod)),
         "junit.xml": junit.render(data),
         "metrics.prom": prometheus.render(data),
         DATA: json.dumps(data, indent=1, allow_nan=False) + "\n",
     }
+    # A host's name need be no UTF-8, and half a character can't be written.
+    return {name: text.encode(errors="replace").decode() for name, text in texts.items()}
 
 
 def write(files: dict[str, str], folder: Path) -> dict[str, Path]:
@@ -167,17 +171,18 @@ def _finite(value: Any) -> Any:
     return value
 
 
-def _criteria(begin: dict[str, Any], criteria: Any) -> dict[str, Any] | None:
-    """As the run states them: `judged` where these were at hand when the report was made."""
-    said = begin.get("criteria")
+def criteria_of(pod: Pod, criteria: Any) -> dict[str, Any] | None:
+    """What the pod was judged by. `from`: whose name anybody can write into a file of their own."""
+    said = pod.ranks[0].begin.get("criteria") if pod.ranks else None
     if criteria is None and not said:
         return None
     said = said if isinstance(said, dict) else {"name": said}
     return {
         "name": facts.text_or_none(getattr(criteria, "name", None) or said.get("name")),
         "version": facts.text_or_none(getattr(criteria, "version", None) or said.get("version")),
-        "digest": facts.text_or_none(getattr(criteria, "digest", None) or said.get("digest")),
+        "digest": (digest := facts.text_or_none(getattr(criteria, "digest", said.get("digest")))),
         "at_the_run": facts.text_or_none(said.get("digest")),
+        "from": "package" if digest in {shipped(n).digest for n in names()} else "file",
     }
 
 

@@ -6,6 +6,7 @@ import os
 import time
 import uuid
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -48,7 +49,7 @@ def accept(
 
     def leave() -> None:
         if launch.rank == 0 and launch.contract != launching.PARENT:
-            judged.merge(plan.folder, plan.criteria)
+            _reported(plan, stop)
 
     with stop.listening():
         rank.run(plan, launch, device or plan.settings.devices[0], stop, problem=problem,
@@ -59,7 +60,7 @@ def accept(
             _wait(plan, launch.world, _LAST_WORDS_S if stop.event.is_set() else plan.wait_s)
         except Stopped:
             _wait(plan, launch.world, _LAST_WORDS_S)
-    outcome = judged.merge(plan.folder, plan.criteria)
+    outcome = _reported(plan, stop)
     _interrupted(stop)
     return outcome
 
@@ -69,9 +70,26 @@ def accept_by_ranks(plan: Plan, program: Sequence[str], world: int) -> Outcome:
     stop = Stop()
     with stop.listening():
         parent.run(program, world, new_run(), plan.folder, stop, plan.wait_s)
-    outcome = judged.merge(plan.folder, plan.criteria)
+    outcome = _reported(plan, stop)
     _interrupted(stop)
     return outcome
+
+
+def _reported(plan: Plan, stop: Stop) -> Outcome:
+    """The report, signed where that was asked for. One that can't be signed stands unsigned, and so
+    does that of a run that was stopped, which could not be gone on with."""
+    outcome = judged.merge(plan.folder, plan.criteria)
+    if plan.sign is None:
+        return outcome
+    if stop.event.is_set():
+        return replace(outcome, unsigned=f"the run was stopped by {stop.name}; --resume goes on")
+    from aimills_kernels.accept.sign import sign_folder
+
+    criteria = Path(plan.criteria) if plan.criteria and Path(plan.criteria).is_file() else None
+    try:
+        return replace(outcome, signed=sign_folder(plan.folder, plan.sign, criteria=criteria))
+    except (ValueError, OSError) as error:
+        return replace(outcome, unsigned=str(error).removeprefix("not signed: "))
 
 
 def new_run() -> str:

@@ -31,7 +31,7 @@ def _by_name(items: Spec) -> Spec:
     return {"type": "object", "additionalProperties": items}
 
 
-_MEASURE = closed({"value": about("the last one", _ANY), "unit": TEXT, "n": COUNT,
+_MEASURE = closed({"value": about("that is judged", _ANY), "unit": TEXT, "n": COUNT,
                    "detail": _OBJECT})  # fmt: skip
 _END = closed({"value": FIGURE, "where": TEXT})
 _DEVICE = closed(
@@ -103,11 +103,17 @@ _ENERGY = closed(
                     "per_joule": about("metric to work per joule", _by_name(FIGURE))})
         ),
         "pod": about("sums; null where a device has no value", closed(_SUMS)),
+        "sweep": about(
+            "matmul at lower power limits, where that was asked for: FLOP/s and FLOP/J",
+            array(closed({"where": TEXT, "limit_w": FIGURE, "rate": maybe(FIGURE),
+                          "per_joule": maybe(FIGURE)})),
+        ),
     }
 )  # fmt: skip
 _EU = closed(
     {
-        "field": about("as the regulation's annexes call it", TEXT),
+        "point": about("of the regulation, as Annex II, 1(e)", TEXT),
+        "field": about("its symbol there, subscripts on the line; empty: it has none", TEXT),
         "title": TEXT,
         "unit": maybe(TEXT),
         "measured": _one_of("partly", "no"),
@@ -181,8 +187,10 @@ _REPORT: dict[str, Spec] = {
     "world": about("devices that there had to be", COUNT),
     "missing": about("ranks without a journal", array(COUNT)),
     "criteria": about(
-        "what it was judged by; `at_the_run` is the digest that the run stated",
-        maybe(closed({k: maybe(TEXT) for k in ("name", "version", "digest", "at_the_run")})),
+        "what it was judged by; `at_the_run` is the digest that the run stated, `from` whether the "
+        "package brings these criteria or a file did",
+        maybe(closed({k: maybe(TEXT) for k in ("name", "version", "digest", "at_the_run")}
+                     | {"from": _one_of("package", "file")})),
     ),
     "devices": array(_DEVICE),
     "findings": about("every rule on every device, node or pod", array(_FINDING)),

@@ -34,10 +34,10 @@ class Settings:
     ops: tuple[Op, ...]
     exclude: frozenset[str] = frozenset()
     seed: int = 0
-    budget_s: float = 60.0
+    budget_s: float | None = None  # of the bench; None: what its profile gives it
     video: Path | None = None
     timeout_s: float | None = None  # of a check or a sample; None: no end, all in this process
-    energy: bool = False
+    energy: bool | None = None  # joules in the bench; None: in the profiles that have the time
 
     def leaves_out(self, op: Op, case: str = "", provider: Provider | None = None) -> bool:
         names = {op.name, f"{op.name}/{case}"}
@@ -91,6 +91,8 @@ class Session:
     settings: Settings
     progress: Progress = silent
     journal: Journal | None = None
+    seconds: float = 60.0  # that the profile gives the stage
+    profile: str = "quick"
     stages: list[Stage] = field(default_factory=list)
     checks: list[dict[str, Any]] = field(default_factory=list)
     not_run: list[NotRun] = field(default_factory=list)
@@ -115,6 +117,10 @@ class Session:
     def check(self, row: dict[str, Any]) -> None:
         self.checks.append(row)
         self._write("check", row)
+
+    def gathered(self) -> AbstractContextManager[None]:
+        """Around many checks, which would wait for the disk longer than some of them take."""
+        return contextlib.nullcontext() if self.journal is None else self.journal.gathered()
 
     def bench(self, record: dict[str, Any]) -> None:
         self.benches.append(record)

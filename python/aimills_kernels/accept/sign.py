@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from securesystemslib.dsse import Envelope
@@ -40,7 +39,7 @@ def sign_folder(
     if why is None and as_test:
         raise ValueError(f"{folder} is of a pod, so --as-test would say less than is true")
     result = Result()
-    follows(result, folder, pod, data, (judge or judged)(pod, data, criteria))
+    follows(result, folder, pod, data, lambda: (judge or judged)(pod, data, criteria))
     if found := [*result.untrue, *result.open]:
         raise ValueError(f"not signed: {found[0]}")
     payload = attest.encoded(attest.statement(folder, pod, data, test=why is not None))
@@ -52,5 +51,5 @@ def sign_folder(
     if found_there.payload != payload:
         raise ValueError(f"{path} signs something else and is not overwritten: move it away")
     found_there.sign(signer)
-    write_whole(path, json.dumps(found_there.to_dict(), indent=1) + "\n")
+    write_whole(path, attest.written(found_there))
     return path

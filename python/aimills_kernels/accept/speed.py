@@ -13,21 +13,24 @@ from aimills_kernels.accept.session import BENCH, NotRun, Session, Settings
 from aimills_kernels.harness._rows import ENOUGH
 
 TAG = "accept"  # of the cases that are timed
+_TIMES = 0.3  # of the stage's time, where the rest is for joules of each op
+_ENERGY_S = 9.0  # for the joules of a case: of its first contestant, ours where there is one
 
 
 def run(session: Session) -> str:
     settings = session.settings
+    budget_s = settings.budget_s or session.seconds * (_TIMES if _with_energy(session) else 1)
     for device in settings.devices:
         ops = sorted(
             (_without_excluded(op, settings) for op in settings.ops if not settings.leaves_out(op)),
             key=lambda op: not _has_own(op, device),
         )
         ops = [op if _has_own(op, device) else _one_case(session, op, device) for op in ops]
-        found = _bench(session, ops, device, settings.budget_s)
+        found = _bench(session, ops, device, budget_s)
         # Each op gets its turn, also where the first ones used up the time.
         late = [op for op in ops if op.name not in _heard(found["rows"])]
         found["rows"] = [r for r in found["rows"] if r["op"] not in {op.name for op in late}]
-        share, ceilings = settings.budget_s / len(ops), found["ceilings"]
+        share, ceilings = budget_s / len(ops), found["ceilings"]
         again = [_bench(session, [op], device, share, ceilings) for op in late]
         for record in (found, *again):
             session.bench(record)
@@ -49,11 +52,26 @@ def _bench(
         options: dict[str, Any] = {
             "ops": ops, "tag": TAG, "device": str(device), "budget_s": budget_s, "progress": step,
             "seed": session.settings.seed, "peers": True, "least": ENOUGH,
-            "with_energy": session.settings.energy,
+            "with_energy": _with_energy(session), "energy_s": _ENERGY_S,
+            "energy_cases": [f"{op.name}/{case}" for op in ops if (case := energy_case(op))],
         }  # fmt: skip
         if worker := session.worker(device):
             return isolated.run(**options, worker=worker)
         return bench.run(**options, measured=measured)
+
+
+def energy_case(op: Op) -> str | None:
+    """The one case of which an op's joules are taken: of those that are timed the first that is
+    meant for it, else the first."""
+    from aimills_kernels.harness.bench import ENERGY
+
+    timed = [case for case in op.cases if TAG in case.tags]
+    return next((c.name for c in sorted(timed, key=lambda c: ENERGY not in c.tags)), None)
+
+
+def _with_energy(session: Session) -> bool:
+    asked = session.settings.energy
+    return session.profile in ("full", "burn-in") if asked is None else asked
 
 
 def _heard(rows: list[dict[str, Any]]) -> set[str]:

@@ -38,6 +38,8 @@ class CpuCounters:
     def __init__(self, library: Any):
         self.missing: list[str] = []
         self._absent: set[str] = set()
+        with contextlib.suppress(Exception):
+            library.cpu_percent(None)  # the share since the call before, and 0 where there is none
         self._reads: dict[str, Callable[[], float]] = {
             "cpu_mhz": lambda: library.cpu_freq().current,
             "cpu_share": lambda: library.cpu_percent(None) / 100,
@@ -80,7 +82,7 @@ class Window:
     ended: float = 0.0
     first: dict[str, float | None] = field(default_factory=dict)
     last: dict[str, float | None] = field(default_factory=dict)
-    xids: list[int] | None = None
+    xids: list[int] | None = field(default_factory=list)  # None: the driver did not tell them all
 
     @property
     def seconds(self) -> float:
@@ -181,13 +183,18 @@ class Telemetry:
         values = {name: self.read(name) for name in self._sample}
         journal.append("sample", stage=stage, values=values)
         window.samples.append(values)
+        xids = self.tell_xids(journal, stage)
+        window.xids = None if xids is None or window.xids is None else window.xids + xids
+        self._tell(journal, stage)
+
+    def tell_xids(self, journal: Journal, stage: str) -> list[int] | None:
+        """An event for each XID since the last look, which may lie stages back; None where the
+        driver does not tell."""
         xids = self.counters.new_xids() if isinstance(self.counters, Nvml) else None
-        if xids is not None:
-            window.xids = (window.xids or []) + xids
         for xid in xids or []:
             text = f"the driver reported XID {xid}"
             journal.append("event", stage=stage, name="xid", text=text, detail={"xid": xid})
-        self._tell(journal, stage)
+        return xids
 
     def _tell(self, journal: Journal, stage: str) -> None:
         for line in list(self.counters.missing):

@@ -111,7 +111,7 @@ class Together:
             return over(peer)
 
         found = pairs.measured(self.meeting, talk, f"{spec.name}/pairs", 3 * _PAIR_S)
-        said = pairs.blame(found).text(self._name)
+        said = pairs.blame(found, node=self._node).text(self._name)
         text = f"{spec.title} failed or was slow on {self._names(met.failed)}; in pairs: {said}"
         detail = {f"{a}-{b}": t for (a, b), t in found.items()}
         self._lose("timeout" if self.launch.rank == 0 else "alone", text, detail)
@@ -124,11 +124,13 @@ class Together:
         return ", ".join(map(self._name, ranks))
 
     def _name(self, rank: int) -> str:
-        """With its node: its own word, or that of a rank beside it."""
+        return f"rank {rank} (node {self._node(rank)})"
+
+    def _node(self, rank: int) -> str:
+        """By its own word, or that of a rank beside it."""
         width = self.launch.local_world
         beside = (n for r, n in sorted(self._nodes.items()) if r // width == rank // width)
-        node = self._nodes.get(rank) or next(beside, f"unknown, number {rank // width}")
-        return f"rank {rank} (node {node})"
+        return self._nodes.get(rank) or next(beside, f"unknown, number {rank // width}")
 
 
 def _first_line(error: Exception) -> str:

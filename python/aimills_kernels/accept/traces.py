@@ -95,9 +95,24 @@ def energy(pod: Pod, devices: Sequence[Row]) -> Row:
         name: _sum([d[name] for d in found], pod.world)
         for name in (*_WATTS, "burn_joules", "run_joules")
     }
-    return {"level": _LEVEL, "devices": found, "pod": sums}
+    return {"level": _LEVEL, "devices": found, "pod": sums, "sweep": _sweep(pod)}
 
 
+def _sweep(pod: Pod) -> list[Row]:
+    """Where the power limit was swept: at each limit the rate and the work per joule."""
+    made = []
+    for rank in pod.ranks:
+        steps: dict[float, Row] = {}
+        for entry in rank.of("measure"):
+            if column := _SWEPT.get(entry["metric"]):
+                watts = float(entry["detail"]["watts"])
+                steps.setdefault(watts, dict.fromkeys(_SWEPT.values()))[column] = entry["value"]
+        made += [{"where": where(rank), "limit_w": watts, **steps[watts]}
+                 for watts in sorted(steps, reverse=True)]  # fmt: skip
+    return made
+
+
+_SWEPT = {"sweep.rate": "rate", "sweep.energy": "per_joule"}
 _LEVEL = (
     "counters of the devices alone; no host, network, cooling or losses, and no meter at the wall"
 )

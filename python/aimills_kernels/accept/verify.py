@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from aimills_kernels._version import __version__
-from aimills_kernels.accept import attest, evidence, report
+from aimills_kernels.accept import attest, evidence, facts, report
 from aimills_kernels.accept.attest import Untrue
 from aimills_kernels.accept.evidence import Pod
 from aimills_kernels.accept.findings import Finding
@@ -30,6 +30,7 @@ class Result:
     open: list[str] = field(default_factory=list)
     said: list[str] = field(default_factory=list)
     headline: str = ""
+    beside: list[str] = field(default_factory=list)  # files of which the signature says nothing
 
     @property
     def code(self) -> int:
@@ -73,7 +74,7 @@ def verify(
             result.untrue.append(text)
         elif not test and (why := attest.no_pod(data, pod)):
             result.untrue.append(f"{folder} is signed as a pod's, and {why}")
-    follows(result, folder, pod, data, (judge or judged)(pod, data, criteria))
+    follows(result, folder, pod, data, lambda: (judge or judged)(pod, data, criteria))
     return result
 
 
@@ -95,6 +96,7 @@ def _signature(
             made = attest.signed(found, folder, key)
             result.said.append(f"the signature is that of {key}")
         result.untrue += [f"{folder}: {text}" for text in attest.changed(made, folder)]
+        result.beside = attest.beside(made, folder)
     except Untrue as error:
         result.untrue.append(str(error))
         return None
@@ -105,19 +107,20 @@ def _signature(
 
 
 def follows(
-    result: Result, folder: Path, pod: Pod, data: dict[str, Any], found: Any
-) -> None:  # fmt: skip
+    result: Result, folder: Path, pod: Pod, data: dict[str, Any], found: Callable[[], Any]
+) -> None:
     """The report made anew, against the files."""
-    if isinstance(found, str):
-        result.open.append(found)
+    try:
+        files = _made_anew(result, pod, found())
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError) as error:
+        text = f"what the journals in {folder} hold was written by no run, or by one of another"
+        result.untrue.append(f"{text} version ({type(error).__name__}: {error})".replace("\n", " "))
         return
-    findings, criteria = found
-    files = report.rendered(pod, findings, criteria)
     made_by = str(pod.ranks[0].begin.get("version"))
     for name in reversed(files):
         path = folder / name
-        here = path.read_text(errors="replace") if path.is_file() else None
-        if here == files[name]:
+        here = path.read_bytes() if path.is_file() else None
+        if here == files[name].encode():
             continue
         if here is None:
             result.untrue.append(f"{path} is missing")
@@ -131,6 +134,16 @@ def follows(
             result.untrue.append(text)
     if not result.untrue and not result.open:
         result.said.append("the report follows from the journals")
+
+
+def _made_anew(result: Result, pod: Pod, found: Any) -> dict[str, str]:
+    """The report's files; none where the reason why not is told instead."""
+    if isinstance(found, str):
+        result.open.append(found)
+        return {}
+    findings, criteria = found
+    result.said.append(f"judged by {facts.criteria_named(report.criteria_of(pod, criteria))}")
+    return report.rendered(pod, findings, criteria)
 
 
 def _first_difference(here: dict[str, Any], made: dict[str, Any]) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from aimills_kernels.accept.judged import Outcome
 from aimills_kernels.cli import _ui
+from aimills_kernels.cli._errors import INCOMPLETE, OK
 
 _SHOWN = 12  # reasons in the terminal; the report has all
 
@@ -23,4 +24,8 @@ def tell(outcome: Outcome, folder: Path) -> int:
     _ui.say(f"not checked: {'; '.join(report['not_checked'])}", "dim")
     _ui.say(report["headline"], _ui.style_of(report["verdict"]))
     _ui.say(f"report: {folder / 'report.html'} and report.json, {report['seconds']:.0f} s")
-    return outcome.code
+    if outcome.signed is not None:
+        _ui.say(f"signed: {outcome.signed}")
+    if outcome.unsigned:
+        _ui.say(f"NOT SIGNED: {outcome.unsigned}", "bold red")
+    return outcome.code or (INCOMPLETE if outcome.unsigned else OK)

@@ -229,11 +229,15 @@ def _accept(commands: Any) -> None:
     made.add_argument("--video", metavar="FILE", help="use this clip, not one that is made here")
     made.add_argument("--seed", type=_seed, default=0, help="of the inputs (default 0)")
     made.add_argument(
-        "--budget", type=seconds, metavar="SECONDS", help="for the benchmarks of one device"
+        "--budget",
+        type=seconds,
+        metavar="SECONDS",
+        help="for the benchmarks of one device; what the profile gives them by default",
     )
     made.add_argument(
-        "--energy", action="store_true", help="joules per call too, of cases with the tag energy"
-    )
+        "--energy", action=argparse.BooleanOptionalAction,
+        help="joules per call too, of a case of each op; in full and burn-in by default",
+    )  # fmt: skip
     made.add_argument(
         "--timeout", type=seconds, metavar="SECONDS",
         help=f"{_TIMEOUT} (default {TIMEOUT_S:g} on a GPU, none on a CPU)",
@@ -252,6 +256,9 @@ def _accept(commands: Any) -> None:
         "--wait", type=seconds, metavar="SECONDS", default=WAIT_S,
         help="that ranks wait for each other before one counts as missing (default %(default)g)",
     )  # fmt: skip
+    pod.add_argument(
+        "--sign", metavar="KEY", help="sign the report with this private key; by default unsigned"
+    )
     pod.add_argument(
         "--ranks", type=_count, metavar="N", help="with --device cpu: so many ranks, as a rehearsal"
     )

@@ -11,9 +11,9 @@ from pathlib import Path
 import torch
 
 from aimills_kernels._op import Op
-from aimills_kernels._words import near
-from aimills_kernels.accept import evidence_folder, judged
+from aimills_kernels.accept import evidence_folder, journal
 from aimills_kernels.accept import run as running
+from aimills_kernels.accept.criteria import lint
 from aimills_kernels.accept.evidence_folder import Unwritable
 from aimills_kernels.accept.launch import Launch, find
 from aimills_kernels.accept.rank import Plan
@@ -24,8 +24,6 @@ from aimills_kernels.cli._outcome import tell
 from aimills_kernels.harness._patience import TIMEOUT_S
 
 PROGRAM = (sys.executable, "-m", "aimills_kernels")  # of a rank that is started here
-_CPU_BUDGET_S = 60.0
-_GPU_BUDGET_S = 120.0
 
 
 def run(options: Namespace) -> int:
@@ -33,11 +31,13 @@ def run(options: Namespace) -> int:
     devices = _choose.devices(options.device)
     world = _ranks_to_start(options, launch, devices)
     mine, problem = _mine(options, launch, devices)
-    plan = _plan(options, mine)
-    if options.resume and launch is None and not evidence_folder.journals(plan.folder):
-        raise UsageError(f"--resume: there is no journal in {plan.folder}")
+    plan = _plan(options, mine, launch)
+    if options.resume and launch is None:
+        _go_on(plan, world or 1)
     if not options.resume:
         evidence_folder.refuse_used(plan.folder, launch.run if launch else None)
+    else:
+        evidence_folder.refuse_signed(plan.folder)
     try:
         if world:
             program = [*PROGRAM, *options.words]
@@ -55,6 +55,16 @@ def run(options: Namespace) -> int:
         sys.stdout.flush()
         os._exit(code)  # a communicator that is taken apart can hang for ever
     return code
+
+
+def _go_on(plan: Plan, world: int) -> None:
+    """Before ranks are started, which look each at its own journal again."""
+    paths = evidence_folder.journals(plan.folder)
+    if not paths:
+        raise UsageError(f"--resume: there is no journal in {plan.folder}")
+    for path in paths:
+        asked = {**plan.asked(), "world": world}
+        evidence_folder.refuse_other(path, journal.read(path, torn=True), asked)
 
 
 def _ranks_to_start(
@@ -86,16 +96,17 @@ def _mine(
     )
 
 
-def _plan(options: Namespace, device: torch.device) -> Plan:
+def _plan(options: Namespace, device: torch.device, launch: Launch | None) -> Plan:
+    key = _key(options.sign, device, launch)
     ops = _choose.ops()
     if options.criteria:
-        judged.load(options.criteria)
+        lint.sound(options.criteria)
     settings = Settings(
         devices=(device,),
         ops=ops,
         exclude=_excluded(options, ops),
         seed=options.seed,
-        budget_s=options.budget or (_CPU_BUDGET_S if device.type == "cpu" else _GPU_BUDGET_S),
+        budget_s=options.budget,
         video=_video(options.video),
         timeout_s=options.timeout or (None if device.type == "cpu" else TIMEOUT_S),
         energy=options.energy,
@@ -104,14 +115,34 @@ def _plan(options: Namespace, device: torch.device) -> Plan:
     return Plan(
         settings, _choose.directory(options.out), running.chosen(options.profile, options.stages),
         options.profile, options.resume, options.wait, options.expect_gpus, options.criteria,
+        key,
     )  # fmt: skip
+
+
+def _key(path: str | None, device: torch.device, launch: Launch | None) -> Path | None:
+    """The private key, found fit before a run of hours begins. It need not be on other nodes than
+    the one whose process makes the report."""
+    if path is None or (launch is not None and launch.rank):
+        return None
+    if device.type == "cpu":
+        raise UsageError(
+            "--sign: the report of a CPU can't be signed as a pod's; leave it out, and sign the "
+            "folder as a test by `accept sign --as-test`"
+        )
+    from aimills_kernels.accept import keys
+
+    try:
+        keys.signer(Path(path))
+    except ValueError as error:
+        raise UsageError(f"--sign: {error}") from None
+    return Path(path).resolve()
 
 
 def _known_stages(names: Sequence[str] | None) -> None:
     known = [s.name for s in running.EVERY]
     for name in names or ():
         if name not in known:
-            raise UsageError(f"--stages: unknown {name!r}; {near(name, known)}")
+            raise UsageError(f"--stages: unknown {name!r}; there are {', '.join(known)}")
 
 
 def _excluded(options: Namespace, ops: Sequence[Op]) -> frozenset[str]:

@@ -43,18 +43,22 @@ def run(options: Namespace) -> int:
 def _show(found: Difference, title: str, every: bool) -> None:
     from aimills_kernels.cli import _ui
 
-    for text in found.devices:
+    for text in (*found.notes, *found.devices):
         _ui.say(text, "yellow")
     shown = [v for v in found.values if every or v["change"] is None or abs(v["change"]) >= _SHOWN]
     if shown:
         columns = ("device", "metric", ">A", ">B", ">change", "")
         _ui.table(title, columns, [_line(v) for v in shown])
+    anew = [f for f in found.findings if f["old"] is None and f["new"] == "pass" and not every]
     for f in found.findings:
+        if f in anew:
+            continue
         style = {"fail": "bold red", "pass": "green"}.get(f["new"] or "", "yellow")
-        change = f"{f['old'] or 'not asked'} -> {f['new'] or 'not asked'}"
+        change = f"{f['old'] or 'none'} -> {f['new'] or 'none'}"
         _ui.say(f"{f['where']} {f['rule']}: {change}: {f['text']}", style)
     left = len(found.values) - len(shown)
     more = f"; {left} changes below 0.5 % are not shown" if left else ""
+    more += f", nor {len(anew)} rules that only B was asked, and that held" if anew else ""
     _ui.say(f"{len(found.findings)} findings and {len(found.values)} figures changed{more}")
 
 

@@ -16,8 +16,11 @@ def arguments(made: argparse.ArgumentParser) -> None:
 
 def run(options: Namespace) -> int:
     from aimills_kernels.accept import judged
+    from aimills_kernels.accept.criteria.lint import sound
     from aimills_kernels.cli._outcome import tell
 
+    if options.criteria:
+        sound(options.criteria)
     folder = Path(options.folder)
     try:
         outcome = judged.merge(folder, options.criteria)

@@ -48,11 +48,16 @@ def _count(text: str) -> int:
 
 
 def run(options: Namespace) -> int:
-    from aimills_kernels.accept.criteria import load
+    from aimills_kernels.accept.criteria.lint import sound
     from aimills_kernels.accept.simulate import layout, write
 
     if options.simulate is None:
         raise UsageError("--fault, --nodes and --times go with --simulate POD")
+    if options.sign is not None:
+        raise UsageError(
+            "--sign: the report of a simulated pod can't be signed as a pod's; leave it out, and "
+            "sign the folder as a test by `accept sign --as-test`"
+        )
     pod = layout(options.simulate, options.nodes)
     if options.times:
         _times(pod)
@@ -64,7 +69,7 @@ def run(options: Namespace) -> int:
     write(
         pod, folder, fault=options.fault, seed=options.seed,
         profile=getattr(options, "profile", None) or _DEFAULT,
-        criteria=load(named) if named else None,
+        criteria=sound(named) if named else None,
     )  # fmt: skip
     code, findings = _merged(folder, named)
     _tell(pod.name, options, code, findings)

@@ -36,6 +36,8 @@ def run(options: Namespace) -> int:
         _ui.say(f"not verified: {text}", "yellow")
     for text in found.untrue:
         _ui.say(f"WRONG: {text}", "bold red")
+    if found.beside:
+        _ui.say(f"not covered by the signature: {', '.join(found.beside)}", "yellow")
     if found.headline and not found.untrue:
         _ui.say(f"its verdict: {found.headline}")
     _ui.say(("genuine", "NOT GENUINE", "not verified in full")[found.code])

@@ -1,6 +1,6 @@
 """Clocks and the device's queue, as they were when this module was imported.
 
-A provider that replaces them later changes no time, and is found out.
+A provider that replaces them later changes no time, and `_guard` finds it out.
 """
 
 from __future__ import annotations
@@ -23,28 +23,6 @@ _record, _query, _wait, _elapsed = (
     getattr(_Event, name) for name in ("record", "query", "synchronize", "elapsed_time")
 )
 _replay = _CUDAGraph.replay
-
-_KEPT: list[tuple[Any, str, Any]] = [
-    (holder, name, getattr(holder, name))
-    for holder, names in (
-        (time, ("perf_counter_ns", "perf_counter", "monotonic", "monotonic_ns", "time")),
-        (torch.cuda, ("Event", "synchronize", "_sleep", "CUDAGraph", "graph")),
-        (_Event, ("record", "query", "synchronize", "elapsed_time")),
-        (_CUDAGraph, ("replay",)),
-    )
-    for name in names
-    if hasattr(holder, name)
-]
-
-
-def restore() -> str | None:
-    """Put back what was replaced since the import, and say what it was."""
-    found = []
-    for holder, name, value in _KEPT:
-        if getattr(holder, name) is not value:
-            setattr(holder, name, value)
-            found.append(f"{holder.__name__}.{name}")
-    return f"it replaced {', '.join(found)}" if found else None
 
 
 class Cuda:

@@ -52,8 +52,18 @@ def _identity(library: Any, handle: Any) -> Reads:
         "power_limit_min_w": lambda: (
             library.nvmlDeviceGetPowerManagementLimitConstraints(handle)[0] / 1e3
         ),
-        "mig": lambda: library.nvmlDeviceGetMigMode(handle)[0],
+        "mig": lambda: _mig(library, handle),
     }
+
+
+def _mig(library: Any, handle: Any) -> int:
+    """A GPU that has no MIG says so, and is not divided."""
+    try:
+        return library.nvmlDeviceGetMigMode(handle)[0]
+    except Exception as error:
+        if not isinstance(error, getattr(library, "NVMLError_NotSupported", ())):
+            raise
+        return 0
 
 
 def _health(library: Any, handle: Any) -> Reads:

@@ -19,6 +19,7 @@ from aimills_kernels._registry import OPS, get_op
 from aimills_kernels._validate import Validation, pick_device, validate_each
 from aimills_kernels.harness import (
     _clocks,
+    _guard,
     _problems,
     _rows,
     _stopping,
@@ -74,6 +75,7 @@ class _Run:
     at: Callable[[str], None]
     without: frozenset[str]
     configs: bool
+    energy_cases: frozenset[str] | None = None
     done: int = 0
     lost: str | None = None  # why nothing more can run on the device
     seconds: dict[str, float] = field(default_factory=dict)
@@ -82,6 +84,11 @@ class _Run:
     def step(self, label: str) -> None:
         self.progress(label, self.done, self.steps)
         self.done += 1
+
+    def wants_energy(self, op: Op, case: Case) -> bool:
+        if self.energy_cases is None:
+            return ENERGY in case.tags
+        return f"{op.name}/{case.name}" in self.energy_cases
 
     def left_s(self) -> float:
         return self.end - time.monotonic()
@@ -130,6 +137,7 @@ def run(
     target: float = _stopping.TARGET,
     with_energy: bool = False,
     energy_s: float = math.inf,
+    energy_cases: Iterable[str] | None = None,
     stamp: dict[str, Any] | None = None,
     at: Callable[[str], None] | None = None,
     without: Iterable[str] = (),
@@ -142,7 +150,7 @@ def run(
     a case that finds nothing left is a row with `skipped`. The ceilings come first and take some
     2 s more, unless `measured` hands over those that this process measured before. A contestant is
     done before its time is up when its median is known to `target`. `with_energy` measures the
-    joules of cases with the tag `energy` on top,
+    joules of cases with the tag `energy`, or of `energy_cases` (op/case), on top,
     of the first contestants where `energy_s` seconds are too few for all.
 
     `stamp` is an environment of this machine that is known already. `at(name)` is called before
@@ -155,6 +163,7 @@ def run(
     `progress(label, done, total)` is called before each step and once at the end. Raises
     ValueError for an unknown op, case or provider, and for a mode that the device does not have.
     """
+    _guard.begin()
     todo = _todo(ops, cases, providers, tag)
     place = _device(device)
     progress = progress or (lambda *_: None)
@@ -182,6 +191,7 @@ def run(
         at or (lambda name: None),
         frozenset(without),
         configs,
+        None if energy_cases is None else frozenset(energy_cases),
         done=1,
     )
     with _dispatch.on_device(place):
@@ -354,7 +364,7 @@ def _gate(
     for provider in due:
         state.at(provider.name)
         result = next(results)
-        if replaced := _clocks.restore():
+        if replaced := _guard.restore():
             result.failures.append(replaced)
         _enter(rows[result.provider], result)
         if result.failures:
@@ -389,7 +399,7 @@ def _ready_peers(
             _alive(state, each.name, error)
             continue
         finally:
-            replaced = _clocks.restore()
+            replaced = _guard.restore()
         if replaced:
             row["failure"] = replaced
             continue
@@ -426,23 +436,25 @@ def _time(
         at=state.at,
     )
     cost = op.cost(case)
-    idle = _idle(state, case)
+    idle = _idle(state, op, case)
     for contestant in contestants:
         row, timing = rows[contestant.name], timings[contestant.name]
         state.at(contestant.name)
         with _entering(state, row):
-            held = _energy(state, case, contestant, timing, idle)
+            held = _energy(state, op, case, contestant, timing, idle)
             if isinstance(timing, NoTime):
                 if not timing.ran or _right_afterwards(state, contestant, row):
                     _put_no_time(row, timing)
-            elif _right_afterwards(state, contestant, row):
+            elif _right_afterwards(state, contestant, row, timing.median_us):
                 _put_time(state, row, contestant, timing, cost)
                 row |= held if row["median_us"] is not None else {}
 
 
-def _right_afterwards(state: _Run, contestant: Contestant, row: dict[str, Any]) -> bool:
-    used, wrong = contestant.check(state.timer)
-    if replaced := _clocks.restore():
+def _right_afterwards(
+    state: _Run, contestant: Contestant, row: dict[str, Any], known_us: float = math.inf
+) -> bool:
+    used, wrong = contestant.check(state.timer, known_us)
+    if replaced := _guard.restore():
         wrong.append(replaced)
     if wrong and not contestant.external:
         row |= {"failure": "; ".join(wrong), "validated": False}
@@ -474,8 +486,9 @@ def _put_time(
 # ---- energy
 
 
-def _idle(state: _Run, case: Case) -> float | None:
-    asked = state.with_energy and ENERGY in case.tags and state.energy_s >= energy.WINDOW_S
+def _idle(state: _Run, op: Op, case: Case) -> float | None:
+    wanted = state.with_energy and state.wants_energy(op, case)
+    asked = wanted and state.energy_s >= energy.WINDOW_S
     if not asked or state.counters is None:
         return None
     state.timer.synchronize()
@@ -483,10 +496,15 @@ def _idle(state: _Run, case: Case) -> float | None:
 
 
 def _energy(
-    state: _Run, case: Case, contestant: Contestant, timing: Timing | NoTime, idle: float | None
+    state: _Run,
+    op: Op,
+    case: Case,
+    contestant: Contestant,
+    timing: Timing | NoTime,
+    idle: float | None,
 ) -> dict[str, Any]:
     """The fields `energy` and `energy_missing` of a row."""
-    if ENERGY not in case.tags or isinstance(timing, NoTime):
+    if not state.wants_energy(op, case) or isinstance(timing, NoTime):
         return {}
     if not state.with_energy:
         return {"energy_missing": "it was not asked for"}

@@ -66,14 +66,15 @@ class Facts:
         return value
 
 
-def stamp(device: str | None = None) -> dict[str, Any]:
-    """The environment as JSON-able facts. Never raises."""
+def stamp(device: str | None = None, project: Path = ROOT) -> dict[str, Any]:
+    """The environment as JSON-able facts; `git` is of the folder whose code is measured, by default
+    this package's. Never raises."""
     facts = Facts()
     found = {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "device": str(device) if device is not None else None,
         "package": __version__,
-        "git": _git(facts),
+        "git": _git(facts, project),
         "python": platform.python_version(),
         "torch": facts.get("torch", _torch),
         **{name.replace("-", "_"): facts.get(name, _version(name)) for name in _PACKAGES},
@@ -106,12 +107,18 @@ def _output(*command: str) -> str:
     return done.stdout.strip()
 
 
-def _git(facts: Facts) -> dict[str, Any] | None:
-    if not (ROOT / ".git").exists():
+def _git(facts: Facts, project: Path) -> dict[str, Any] | None:
+    at = ("git", "-C", str(project))
+    if project == ROOT and not (ROOT / ".git").exists():
         return None  # an installed wheel: the package version says it
-    at = ("git", "-C", str(ROOT))
+    if project != ROOT:
+        try:
+            _output(*at, "rev-parse", "--is-inside-work-tree")
+        except (OSError, RuntimeError, subprocess.SubprocessError):
+            return None
+    state = ("status", "--porcelain", "--", ":/", ":(exclude,top,glob)**/.benchmarks/**")
     commit = facts.get("git commit", lambda: _output(*at, "rev-parse", "--verify", "HEAD"))
-    dirty = facts.get("git state", lambda: bool(_output(*at, "status", "--porcelain")))
+    dirty = facts.get("git state", lambda: bool(_output(*at, *state)))
     return {"commit": commit, "dirty": dirty}
 
 

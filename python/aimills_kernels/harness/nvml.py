@@ -111,6 +111,7 @@ class Nvml:
             if not isinstance(error, getattr(self._library, "NVMLError_Timeout", ())):
                 self._xid_events = None
                 self.missing.append(f"xid: {first_line(error)}")
+                return found or None
         return found
 
     def set_power_limit(self, watts: float) -> None:

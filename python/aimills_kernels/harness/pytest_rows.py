@@ -17,7 +17,7 @@ from aimills_kernels._registry import get_op
 from aimills_kernels._tolerance import Exact, Ratio, Tolerance
 from aimills_kernels._validate import pick_device, validate
 from aimills_kernels._words import shown
-from aimills_kernels.harness import bench, ceilings, isolated, record
+from aimills_kernels.harness import _guard, bench, ceilings, env, isolated, record
 from aimills_kernels.harness._contest import OfPeer, Stage
 from aimills_kernels.harness._patience import patience
 from aimills_kernels.harness.compare import ONLY_BASE, Comparison, compare_records
@@ -33,14 +33,17 @@ NO_GPU = "it runs on cuda, "  # how the dispatcher begins to say that a provider
 @dataclass
 class Rows:
     """All that was timed in this session. With `timeout_s` a process of its own does what is
-    declared, and is ended when a step takes longer; `say` is where to tell of what ends this."""
+    declared, and is ended when a step takes longer; `say` is where to tell of what ends this;
+    `project` is the folder that somebody's own kernels are in."""
 
     budget_s: float
     timeout_s: float | None = None
     with_energy: bool = False
     say: Callable[[str], None] = print
+    project: Path = env.ROOT
     records: list[dict[str, Any]] = field(default_factory=list)
     _worker: isolated.Worker | None = None
+    _own: dict[tuple[str, str, str], str] = field(default_factory=dict)  # to the test
     _cases: dict[tuple[str, str], dict[str, Row] | str] = field(default_factory=dict)
     _ceilings: dict[str, dict[str, Any]] = field(default_factory=dict)
 
@@ -72,6 +75,13 @@ class Rows:
         self.records.append(made)
         return {row["provider"]: row for row in made["rows"]}
 
+    def taken(self, own: Own, device: str, test: str) -> str | None:
+        """Why this test's rows can't be told from those of another; None where they can."""
+        other = self._own.setdefault((own.name, own.case.name, device), test)
+        if other == test:
+            return None
+        return f"{other} has rows of {own.name} {own.case.name} too: give one of them a name="
+
     def own(self, own: Own, device: str) -> Row:
         """The row of somebody's kernel, timed beside its reference and peers."""
         op, case = own.op(device), own.case
@@ -81,6 +91,7 @@ class Rows:
             made = bench.run(
                 ops=[op], cases=[case.name], providers=[], device=device, measured=measured,
                 budget_s=self.budget_s * (1 + len(beside)), with_energy=self.with_energy, at=at,
+                stamp=env.stamp(device, self.project),
                 peers=[own.peer, *(Peer(name, function) for name, function in beside.items())],
             )  # fmt: skip
         self.records.append(made)
@@ -246,6 +257,7 @@ class Own:
 
     def check(self, device: str) -> str | None:
         """One checked pass: what is wrong."""
+        _guard.begin()
         place = torch.device(device)
         stage = Stage(self.op(device), self.case, place, 0, 0)
         contestant = OfPeer(stage, self.peer)
@@ -253,7 +265,9 @@ class Own:
             _, wrong = contestant.try_out()
             wrong += contestant.check(timer_for(place))[1]
         except Exception as error:  # whatever the kernel raises
-            return f"{type(error).__name__}: {error}".splitlines()[0]
+            wrong = [f"{type(error).__name__}: {error}".splitlines()[0]]
+        if replaced := _guard.restore():
+            wrong.append(replaced)
         return _joined(wrong)
 
 

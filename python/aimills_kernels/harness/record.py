@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 import math
+import statistics
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -213,21 +215,62 @@ def load(path: Path | str) -> dict[str, Any]:
         raise ValueError(f"{path}: can't be read: {error.strerror}") from error
     except ValueError as error:
         raise ValueError(f"{path}: not JSON, or cut short: {error}") from error
+    except RecursionError:
+        raise ValueError(f"{path}: not a benchmark record: it is nested too deeply") from None
     if not isinstance(record, dict) or record.get("kind") != KIND:
         raise ValueError(f"{path}: not a benchmark record")
     if record.get("schema") != SCHEMA:
         raise ValueError(f"{path}: has schema {record.get('schema')!r}, not {SCHEMA}")
     if wrong := _wrong(record, RECORD, ""):
         raise ValueError(f"{path}: {wrong}")
-    for index, row in enumerate(record["rows"]):
-        if row["failure"] and row["median_us"] is not None:
-            raise ValueError(f"{path}: rows[{index}] has a time in spite of a failure")
-        if row["median_us"] is not None and row["n"] != len(row["samples_us"]):
-            raise ValueError(
-                f"{path}: rows[{index}] says n is {row['n']} and holds "
-                f"{len(row['samples_us'])} samples"
-            )
+    if wrong := _contradiction(record):
+        raise ValueError(f"{path}: {wrong}")
     return record
+
+
+_CONTROLS = set(map(chr, (*range(32), *range(127, 160))))  # they steer a terminal
+_KEY = ("op", "case", "provider", "device", "model", "mode")
+
+
+def _contradiction(record: dict[str, Any]) -> str | None:
+    """What no schema can say: that a record was changed by hand or put together wrongly."""
+    try:
+        datetime.fromisoformat(record["created"])
+    except ValueError:
+        return f"created is {record['created']!r:.60}, not a time as ISO 8601 has it"
+    seen: set[tuple[Any, ...]] = set()
+    for index, row in enumerate(record["rows"]):
+        where, key = f"rows[{index}]", tuple(row[name] for name in _KEY)
+        if unprintable := [name for name in key if _CONTROLS & set(name or "")]:
+            return f"{where} has a name that can't be printed, {unprintable[0]!r:.60}"
+        if key in seen:
+            return f"{where} is a second row of {' '.join(key[:3])} on {row['device']}"
+        seen.add(key)
+        if row["failure"] and row["median_us"] is not None:
+            return f"{where} has a time in spite of a failure"
+        if said := _other_figures(where, row):
+            return said
+        if row["warm"] is not None and (said := _other_figures(f"{where}.warm", row["warm"])):
+            return said
+    return None
+
+
+def _other_figures(where: str, spread: dict[str, Any]) -> str | None:
+    """Statistics that don't follow from their samples."""
+    taken = spread["samples_us"]
+    if spread["median_us"] is None:
+        return None
+    if spread["n"] != len(taken):
+        return f"{where} says n is {spread['n']} and holds {len(taken)} samples"
+    if taken:
+        for name, value in (("median_us", statistics.median(taken)), ("min_us", min(taken))):
+            held = spread[name]
+            if held is not None and not math.isclose(held, value, rel_tol=1e-4, abs_tol=2e-3):
+                return f"{where}.{name} is {held:g}, and {value:g} by its samples"
+    beyond = [i for at in spread["flags"].values() for i in at if i >= len(taken)]
+    if beyond:
+        return f"{where}.flags names sample {beyond[0]} of {len(taken)}"
+    return None
 
 
 def _finite(text: str) -> float:

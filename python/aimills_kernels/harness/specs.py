@@ -8,33 +8,38 @@ from __future__ import annotations
 # Dense peaks without sparsity, TFLOP/s (int8: TOP/s), and memory GB/s, from NVIDIA's data sheets of
 # H100 (2023), H200 (2024), A100 (2021), L40S (2023), HGX B200 and GB200 (2025), which print most
 # tensor rates with sparsity, twice these. Watts of the board; GB/s of all NVLinks together, both
-# directions, and of PCIe in one. By the driver's name; the first that is contained wins.
+# directions, and of PCIe in one; size: GiB of memory. By the driver's name; the first that is
+# contained wins.
 _HOPPER = {"f32": 66.9, "tf32": 494.7, "f16": 989.4, "fp8": 1978.9, "int8": 1978.9}
 _SPECS: tuple[tuple[str, dict[str, float]], ...] = (
     ("H100 PCIe", {"f32": 51.2, "tf32": 378.0, "f16": 756.5, "fp8": 1513.0, "int8": 1513.0,
-                   "copy": 2039.0, "power": 350.0, "pcie": 63.0}),
+                   "size": 80.0, "copy": 2039.0, "power": 350.0, "pcie": 63.0}),
     ("H100 NVL", {"f32": 60.0, "tf32": 417.5, "f16": 835.5, "fp8": 1671.0, "int8": 1671.0,
-                  "copy": 3938.0, "power": 400.0, "pcie": 63.0}),
-    ("H100 80GB HBM3", {**_HOPPER, "copy": 3352.0, "power": 700.0, "nvlink": 900.0, "pcie": 63.0}),
+                  "size": 94.0, "copy": 3938.0, "power": 400.0, "pcie": 63.0}),
+    ("H100 80GB HBM3", {**_HOPPER, "size": 80.0, "copy": 3352.0, "power": 700.0,
+                        "nvlink": 900.0, "pcie": 63.0}),
     ("H200 NVL", {"f32": 60.0, "tf32": 417.5, "f16": 835.5, "fp8": 1671.0, "int8": 1671.0,
-                  "copy": 4800.0, "power": 600.0, "pcie": 63.0}),
-    ("H200", {**_HOPPER, "copy": 4800.0, "power": 700.0, "nvlink": 900.0, "pcie": 63.0}),
-    ("A100-SXM4-80GB", {"f32": 19.5, "tf32": 156.0, "f16": 312.0, "int8": 624.0, "copy": 2039.0,
-                        "power": 400.0, "nvlink": 600.0, "pcie": 31.5}),
-    ("A100 80GB PCIe", {"f32": 19.5, "tf32": 156.0, "f16": 312.0, "int8": 624.0, "copy": 1935.0,
-                        "power": 300.0, "pcie": 31.5}),
-    ("A100", {"f32": 19.5, "tf32": 156.0, "f16": 312.0, "int8": 624.0, "copy": 1555.0}),
+                  "size": 141.0, "copy": 4800.0, "power": 600.0, "pcie": 63.0}),
+    ("H200", {**_HOPPER, "size": 141.0, "copy": 4800.0, "power": 700.0, "nvlink": 900.0,
+              "pcie": 63.0}),
+    ("A100-SXM4-80GB", {"f32": 19.5, "tf32": 156.0, "f16": 312.0, "int8": 624.0, "size": 80.0,
+                        "copy": 2039.0, "power": 400.0, "nvlink": 600.0, "pcie": 31.5}),
+    ("A100 80GB PCIe", {"f32": 19.5, "tf32": 156.0, "f16": 312.0, "int8": 624.0, "size": 80.0,
+                        "copy": 1935.0, "power": 300.0, "pcie": 31.5}),
+    ("A100", {"f32": 19.5, "tf32": 156.0, "f16": 312.0, "int8": 624.0, "size": 40.0,
+              "copy": 1555.0}),
     ("L40S", {"f32": 91.6, "tf32": 183.0, "f16": 362.05, "fp8": 733.0, "int8": 733.0,
-              "copy": 864.0, "power": 350.0, "pcie": 31.5}),
+              "size": 48.0, "copy": 864.0, "power": 350.0, "pcie": 31.5}),
     ("GB200", {"f32": 80.0, "tf32": 1250.0, "f16": 2500.0, "fp8": 5000.0, "int8": 5000.0,
-               "copy": 8000.0, "power": 1200.0, "nvlink": 1800.0}),
+               "size": 186.0, "copy": 8000.0, "power": 1200.0, "nvlink": 1800.0}),
     ("B200", {"f32": 80.0, "tf32": 1125.0, "f16": 2250.0, "fp8": 4500.0, "int8": 4500.0,
-              "copy": 8000.0, "power": 1000.0, "nvlink": 1800.0, "pcie": 63.0}),
+              "size": 180.0, "copy": 8000.0, "power": 1000.0, "nvlink": 1800.0, "pcie": 63.0}),
 )  # fmt: skip
 
 # A bus bandwidth of a collective that the switch sums passes that of one direction.
 _METRICS: dict[str, tuple[tuple[str, ...], float]] = {
     "copy": (("memory.copy", "memory.read", "memory.write", "memory.copy_hot"), 1e9),
+    "size": (("gpu.memory",), 2.0**30),
     "f32": (("gemm.f32",), 1e12),
     "tf32": (("gemm.tf32",), 1e12),
     "f16": (("gemm.f16", "gemm.bf16", "burn.rate"), 1e12),

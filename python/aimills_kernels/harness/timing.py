@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import random
 import statistics
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -17,7 +18,7 @@ from typing import Any, Literal
 import torch
 
 from aimills_kernels._validate import NO_MEMORY
-from aimills_kernels.harness import _clocks, _stopping
+from aimills_kernels.harness import _clocks, _guard, _stopping
 from aimills_kernels.harness._timers import LAUNCH, CpuTimer, CudaTimer, Mode, Timer, timer_for
 from aimills_kernels.harness.env import first_line
 from aimills_kernels.harness.nvml import Counters, Watch
@@ -242,8 +243,10 @@ def _guarded(timer: Timer, lane: _Lane, step: Callable[..., None], *more: Any) -
         lane.broken = no_time(error)
         if not timer.usable():
             raise DeviceLost(lane.name, lane.broken.why) from error
-    if replaced := _clocks.restore():
+    begin = _now()
+    if replaced := _guard.restore():
         lane.broken = NoTime(replaced)
+    lane.spent_s += _since(begin)
 
 
 def _take(timer: Timer, lane: _Lane, round_: int, rotate: Rotate | None) -> None:
@@ -370,3 +373,6 @@ def _result(timer: Timer, lane: _Lane) -> Timing | NoTime:
         flushed_s=lane.flushed_s,
         spent_s=lane.spent_s,
     )
+
+
+_guard.keep(sys.modules[__name__])

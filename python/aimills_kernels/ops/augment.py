@@ -162,8 +162,7 @@ def color_jitter(
 ) -> tuple[float, ...]:
     """The twelve numbers of `video_to_tensor`'s `jitter` for these factors, and for a turn of the
     hue in parts of a full one; `Augment` says what they mean."""
-    whole = _scaled(brightness)
-    whole = _then(whole, _scaled(contrast, 0.5 * (1 - contrast)))
+    whole = _then(_scaled(brightness), _scaled(contrast, 0.5 * (1 - contrast)))
     whole = _then(whole, _chroma(saturation, 0.0))
     whole = _then(whole, _chroma(1.0, hue))
     return tuple(v for row in whole for v in row)
@@ -189,10 +188,14 @@ def _chroma(gain: float, turn: float) -> Matrix:
 
 
 def _then(first: Matrix, second: Matrix) -> Matrix:
+    # Written out: `sum` adds floats in another way from Python 3.12 on, and is slower.
+    p, q, r = first
     return tuple(
-        tuple(sum(row[k] * first[k][j] for k in range(3)) + (row[3] if j == 3 else 0.0)
-              for j in range(4))
-        for row in second
+        (
+            x * p[0] + y * q[0] + z * r[0], x * p[1] + y * q[1] + z * r[1],
+            x * p[2] + y * q[2] + z * r[2], x * p[3] + y * q[3] + z * r[3] + offset,
+        )
+        for x, y, z, offset in second
     )  # fmt: skip
 
 

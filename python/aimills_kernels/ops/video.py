@@ -106,7 +106,10 @@ def video_to_tensor(
             "area" and "lanczos" don't have, is torch's own (bicubic: a = -0.75).
         mode: "torch", as above; "pil": bit for bit Pillow's resize up to version 12 (integer
             weights, rounded to levels between the passes); "pil13": as Pillow 13 does it, which
-            filters along the other axis first where that takes away far more rows than columns.
+            filters along the other axis first where that takes away far more rows than columns;
+            "fast": luma and chroma are filtered, each in its own size, before the colour matrix,
+            and levels are rounded once. It takes a fraction of the work and is a level off where
+            no colour leaves RGB's range; for RGB formats it is "torch", and HDR it refuses.
         mean: three values in units of 0..1, subtracted; zeros by default.
         std: three values to divide by; ones by default.
         dtype: torch.bfloat16, float16, float32, float8_e4m3fn (saturating at 448), or uint8: the

@@ -12,6 +12,11 @@ from aimills_kernels.report.html import Html, el
 # What a picture of its own needs too stands in a file of its own.
 PLOT_STYLE = Path(__file__).with_name("plot.css").read_text()
 STYLE = PLOT_STYLE + Path(__file__).with_name("style.css").read_text()
+_SHEET = """@page {
+  @top-left { content: "%s"; font: bold 9px sans-serif; }
+  @bottom-right { content: counter(page) " / " counter(pages); font: 9px sans-serif; }
+}
+"""
 # The page states that it loads nothing, and a browser holds it to that.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 _MARKS = {
@@ -23,7 +28,8 @@ _MARKS = {
 }  # fmt: skip
 
 
-def document(title: str, sections: Iterable[Html]) -> str:
+def document(title: str, sections: Iterable[Html], paper: str = "") -> str:
+    """A whole page. `paper`: words of ours that stand on each sheet of its print."""
     head = el(
         "head",
         el("meta", charset="utf-8"),
@@ -31,7 +37,7 @@ def document(title: str, sections: Iterable[Html]) -> str:
         el("meta", name="color-scheme", content="light dark"),
         el("meta", http_equiv="Content-Security-Policy", content=_POLICY),
         el("title", f"{title} – aimills-kernels"),
-        el("style", Html(STYLE)),
+        el("style", Html(STYLE + _SHEET % paper)),
     )
     whole = el("html", head, el("body", el("main", *sections)), lang="en")
     return f"<!doctype html>\n{whole}\n"

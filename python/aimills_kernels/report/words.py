@@ -124,7 +124,7 @@ def best_ratio(rows: Sequence[Row]) -> tuple[str, str] | None:
     name = peer["provider"]
     than = name if peer["validated"] else f"{name}, {other_result(peer)}"
     text = f"the fastest peer ({than}) at best: {best['op']} {best['case']}, n\u00a0=\u00a0{least}"
-    return f"× {ahead(best, rows):.1f}", text
+    return f"× {ahead(best, rows):.3g}", text
 
 
 def plural(count: int, one: str, many: str = "") -> str:

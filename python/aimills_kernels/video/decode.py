@@ -72,6 +72,9 @@ def decode_to_tensor(
     starts at the key frame before each sampled frame. Containers other than MP4, Matroska (WebM)
     and MPEG-TS are decoded from the first frame to the last sampled one.
 
+    MPEG-TS says neither how many frames it has nor where one is missing: what is there is the
+    video, with a warning where packets are marked as damaged, which is not so for every loss.
+
     Args:
         source: a path, the file as bytes, or a binary file that can seek.
         preprocessor: a `VideoPreprocessor`, or the name of a preset.
@@ -211,10 +214,12 @@ def _look(name: str, container: Any, stream: Any) -> Index:
     by_dts = "mpegts" in form  # FFmpeg searches these by dts, and the others by pts
     times: list[int | None] = []
     keys: list[tuple[int, int]] = []
-    read = 0
+    read, marked = 0, None
     for packet in container.demux(stream):
         if not packet.size:
             continue
+        if packet.is_corrupt and marked is None:
+            marked = read
         read += 1
         if not packet.is_discard:  # an MP4's edit list has some that are decoded and not shown
             times.append(packet.pts)
@@ -222,6 +227,12 @@ def _look(name: str, container: Any, stream: Any) -> Index:
             keys.append((packet.pts, packet.dts if by_dts else packet.pts))
     if stream.frames > read:
         raise VideoError(f"{name} is truncated: {read} of its {stream.frames} frames are there")
+    if marked is not None:  # no error: streams that were put together are marked where they meet
+        warnings.warn(
+            f"{name} has lost packets near frame {marked}, as its container marks them; pictures "
+            "from there to the next key frame may be wrong",
+            stacklevel=4,
+        )
     timed = any(name in form for name in _TIMED)
     known = sorted(t for t in times if t is not None)
     unique = len(set(known)) == len(times)

@@ -6,7 +6,7 @@
 | matrix, else | BT.709 from 1280 columns or 577 lines on, else BT.601 | what mpv does; a guess |
 | range | limited | what H.264, HEVC and AV1 say that it means |
 | chroma location | left | what H.264 and HEVC say that it means |
-| transfer | SDR | what video was before there was another |
+| transfer | SDR | what video was before there was another; so are its near kin, such as sRGB |
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ _NAMES = {0: "RGB", 4: "FCC", 7: "SMPTE 240M", 8: "YCgCo", 10: "BT.2020 constant
           14: "ICtCp"}  # fmt: skip
 _RANGES = {1: "limited", 2: "full"}  # FFmpeg's AVColorRange
 _HDR = {16: "pq", 18: "hlg"}  # ITU-T H.273, table 3
+_NOT_SDR = {8: "linear", 9: "logarithmic (100 to 1)", 10: "logarithmic (316 to 1)",
+            17: "SMPTE ST 428-1"}  # fmt: skip
 _PRIMARIES = {1: "BT.709", 9: "BT.2020", 11: "DCI-P3", 12: "Display P3"}  # table 2
 TICK = Fraction(1, 25)
 
@@ -83,7 +85,14 @@ def tags_of(name: str, frame: Any, given: dict[str, Any]) -> Tags:
 
 
 def _transfer(name: str, frame: Any) -> str:
-    if (transfer := _HDR.get(int(frame.color_trc))) is None:
+    code = int(frame.color_trc)
+    if code in _NOT_SDR or code > max(_HDR):
+        what = _NOT_SDR.get(code, f"number {code}")
+        raise VideoError(
+            f"{name} has the transfer {what}, and there are SDR, PQ and HLG; transfer= says which "
+            "to take all the same"
+        )
+    if (transfer := _HDR.get(code)) is None:
         return "sdr"
     primaries = int(frame.color_primaries)
     if primaries not in (9, *_NOT_SAID):

@@ -33,9 +33,10 @@ def _named(head: str, a: dict[str, str], b: dict[str, str]) -> Iterator[tuple[st
 def rule(rule: Rule) -> str:
     """All of a rule on one line."""
     parts = [f"{rule.metric} {rule.text()}"]
-    if rule.gpus:
-        low, high = rule.gpus
-        parts.append(f"with {low}{'' if high == low else ' or more'} GPUs")
+    for what, bounds in (("GPUs", rule.gpus), ("nodes", rule.nodes)):
+        if bounds:
+            low, high = bounds
+            parts.append(f"with {low}{'' if high == low else ' or more'} {what}")
     if rule.since != PROFILES[0]:
         parts.append(f"since {rule.since}")
     if rule.severity != "fail":

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 from aimills_kernels.accept import units
 from aimills_kernels.accept.criteria.model import CEILING, FLOOR, Criteria, Rule
+from aimills_kernels.accept.criteria.reading import CriteriaError, load
 from aimills_kernels.accept.metrics import METRICS
 from aimills_kernels.harness import specs
 
@@ -16,9 +18,19 @@ def lint(criteria: Criteria) -> list[str]:
     """What is wrong, one sentence each; empty for a good file."""
     peaks = specs.peaks(criteria.spec)
     found = [said for rule in criteria.rules for said in _of(rule, peaks)]
+    if criteria.type == "gpu" and not criteria.rules:
+        found.append("rules: there are none, so everything would pass")
     if criteria.type == "gpu" and criteria.devices and not peaks:
         found.append(f"spec: no physical peaks are known of {criteria.spec!r}, so none was checked")
     return [f"{criteria.name}: {said}" for said in found]
+
+
+def sound(name: str | Path) -> Criteria:
+    """To judge by: criteria that can't be right are an error here, and not a pass later."""
+    criteria = load(name)
+    if found := lint(criteria):
+        raise CriteriaError(f"{'; '.join(found)} (criteria lint {name})")
+    return criteria
 
 
 def _of(rule: Rule, peaks: dict[str, float]) -> Iterator[str]:
@@ -36,7 +48,9 @@ def _of(rule: Rule, peaks: dict[str, float]) -> Iterator[str]:
             yield f"rules.{rule.id}.{key}: {limit:g} is no share of its reference"
         if value < 0:
             yield f"rules.{rule.id}.{key}: {rule.shown(value)} is below 0"
-        elif peak and key != CEILING:
+        elif rule.metric.startswith("throttle.") and value > 1:
+            yield f"rules.{rule.id}.{key}: {rule.shown(value)} is more than all of the time"
+        elif peak:
             yield from _against(rule, key, value, peak)
         elif METRICS[rule.metric].unit == "degC" and not 20 <= value <= 150:
             yield f"rules.{rule.id}.{key}: {rule.shown(value)} is no temperature of a working GPU"
@@ -48,7 +62,8 @@ def _against(rule: Rule, key: str, value: float, peak: float) -> Iterator[str]:
     at = f"rules.{rule.id}.{key}: {rule.shown(value)} is"
     of = f"the physical peak of {rule.shown(peak)}"
     share = units.show(value / peak, "1", share=True)
+    word = "floor" if rule.test == FLOOR else "ceiling"
     if value > peak:
         yield f"{at} beyond {of}"
     elif value < LEAST * peak:
-        yield f"{at} {share} of {of}; a floor is {LEAST:.0%} of it at the least"
+        yield f"{at} {share} of {of}; a {word} is {LEAST:.0%} of it at the least"

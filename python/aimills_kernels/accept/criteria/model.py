@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import Any
 
 from aimills_kernels.accept import units
-from aimills_kernels.accept.metrics import METRICS, PROFILES
+from aimills_kernels.accept.metrics import METRICS, PROFILES, is_collective_rate
 
 FLOOR, CEILING, EQUAL, ONE_OF, SAME = "floor", "ceiling", "equal", "one_of", "same"
 TESTS = (FLOOR, CEILING, EQUAL, ONE_OF, SAME)
@@ -26,6 +26,7 @@ class Rule:
     warn      the milder limit of a floor or ceiling
     of        what `limit` is a share of: a quantity, or the same device's value of that metric
     gpus      asked where so many GPUs run together: least and most
+    nodes     of a collective's rate: on how many nodes these are, one where nothing is said
     since     the first profile that has to measure the metric; before it, only what was measured
               is judged
     severity  "fail", or "warn" for what an operator should know and nobody is rejected for
@@ -42,6 +43,7 @@ class Rule:
     since: str = PROFILES[0]
     severity: str = "fail"
     percent: bool = False
+    nodes: tuple[int, int | None] | None = None
 
     @property
     def unit(self) -> str:
@@ -71,8 +73,16 @@ class Rule:
         return said + (f", warning {side} {part(self.warn)}" if self.warn is not None else "")
 
     def applies_to(self, count: int) -> bool:
-        low, high = self.gpus or (1, None)
-        return low <= count and (high is None or count <= high)
+        return _within(count, self.gpus or (1, None))
+
+    def spans(self, nodes: int) -> bool:
+        """Whether it speaks of work over so many nodes."""
+        return not is_collective_rate(self.metric) or _within(nodes, self.nodes or (1, 1))
+
+
+def _within(count: int, bounds: tuple[int, int | None]) -> bool:
+    low, high = bounds
+    return low <= count and (high is None or count <= high)
 
 
 @dataclass(frozen=True)

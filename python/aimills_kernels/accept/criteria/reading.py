@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import math
+import re
 import tomllib
 from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from aimills_kernels.accept import units
 from aimills_kernels.accept.criteria.model import (
@@ -23,7 +25,7 @@ from aimills_kernels.accept.criteria.model import (
     Rule,
 )
 from aimills_kernels.accept.evidence import Pod
-from aimills_kernels.accept.metrics import HIGHER, METRICS, PROFILES
+from aimills_kernels.accept.metrics import HIGHER, METRICS, PROFILES, is_collective_rate
 
 FOLDER = Path(__file__).parent
 SCHEMA = 1
@@ -32,7 +34,7 @@ _TOP = {"schema": int, "name": str, "version": str, "title": str, "type": str, "
         "spec": str, "extends": str, "without": list, "sources": dict, "rules": dict,
         "outliers": dict, "unknown": dict}  # fmt: skip
 _NEEDED = ("schema", "name", "version", "title")
-_RULE = {"metric", "source", "warn", "of", "gpus", "since", "severity", *TESTS}
+_RULE = {"metric", "source", "warn", "of", "gpus", "nodes", "since", "severity", *TESTS}
 _OUTLIERS = {"metrics", "warn", "fail", "always", "deviations", "least", "source"}
 
 
@@ -92,9 +94,9 @@ def _merged(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
         raise CriteriaError(f"{path}: extends: it extends itself")
     own = _parsed(path)
     base: dict[str, Any] = {}
-    judged = {
+    judged = [
         rule.get("metric") for rule in own.get("rules", {}).values() if isinstance(rule, dict)
-    }
+    ]
     if (parent := own.pop("extends", None)) is not None:
         beside = path.parent / parent
         base = _merged(beside if beside.is_file() else _found(parent), (*above, path))
@@ -102,7 +104,7 @@ def _merged(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     for key in ("sources", "rules", "outliers", "unknown"):
         own[key] = {**base.get(key, {}), **own.get(key, {})}
     for name in own.pop("without", []):
-        if name not in own["rules"] and name not in own["outliers"]:
+        if not isinstance(name, str) or not {name} & {*own["rules"], *own["outliers"]}:
             raise CriteriaError(f"{path}: without: there is no rule {name!r} to leave out")
         own["rules"].pop(name, None)
         own["outliers"].pop(name, None)
@@ -124,6 +126,8 @@ def _parsed(path: Path) -> dict[str, Any]:
     for key in _NEEDED:
         if key not in data:
             raise CriteriaError(f"{path}: {key}: is missing")
+        if not data[key]:
+            raise CriteriaError(f"{path}: {key}: {data[key]!r} says nothing")
     if data["schema"] != SCHEMA:
         raise CriteriaError(f"{path}: schema: {data['schema']} should be {SCHEMA}")
     return data
@@ -144,8 +148,8 @@ def _built(path: Path) -> Criteria:
         if metric not in METRICS:
             raise CriteriaError(f"{path}: unknown.{metric}: is no metric")
     devices = data.get("devices", [])
-    if not all(isinstance(d, str) for d in devices):
-        raise CriteriaError(f"{path}: devices: {devices!r} should be a list of texts")
+    if not all(isinstance(d, str) and d for d in devices) or len({*devices}) < len(devices):
+        raise CriteriaError(f"{path}: devices: {devices!r} should be a list of texts, each once")
     spec = data.get("spec", devices[0] if devices else None)
     return Criteria(
         data["name"], data["version"], data["title"], kind, tuple(devices), spec,
@@ -195,8 +199,10 @@ class _At:
                 raise self.error(key, f"{value!r} should be a table of value and unit")
             value = f"{value['value']} {value['unit']}"
         if isinstance(value, (int, float)) and not isinstance(value, bool):
-            if unit == "1":
+            if unit == "1" and math.isfinite(value):
                 return float(value), False
+            if unit == "1":
+                raise self.error(key, f"{value!r} is not finite")
             raise self.error(key, f"{value!r} has no unit; it should be in {unit}")
         if not isinstance(value, str):
             raise self.error(key, f"{value!r} should be a number with its unit, in {unit}")
@@ -212,7 +218,7 @@ class _At:
 def _rule(at: _At, name: str, raw: Any) -> Rule:
     found = at.table(raw, _RULE)
     metric = found.get("metric")
-    if metric not in METRICS:
+    if not _is_metric(metric):
         close = difflib.get_close_matches(str(metric), METRICS, 1)
         raise at.error("metric", f"{metric!r} is no metric" + f"; near it: {close}" * bool(close))
     unit = METRICS[metric].unit
@@ -232,10 +238,15 @@ def _rule(at: _At, name: str, raw: Any) -> Rule:
     if of is not None and test not in (FLOOR, CEILING):
         raise at.error("of", "goes with a floor or a ceiling")
     return Rule(
-        name, metric, test, limit, at.source(found), warn, of, _gpus(at, found.get("gpus")),
+        name, metric, test, limit, at.source(found), warn, of, _count(at, found, "gpus"),
         _one(at, "since", found.get("since", PROFILES[0]), PROFILES),
         _one(at, "severity", found.get("severity", "fail"), ("fail", "warn")), percent,
+        _nodes(at, found, metric),
     )  # fmt: skip
+
+
+def _is_metric(name: Any) -> TypeGuard[str]:
+    return isinstance(name, str) and name in METRICS
 
 
 def _limit(at: _At, test: str, value: Any, unit: str) -> tuple[Any, bool]:
@@ -266,14 +277,21 @@ def _of(at: _At, found: Mapping[str, Any], unit: str) -> float | str:
     return number
 
 
-def _gpus(at: _At, value: Any) -> tuple[int, int | None] | None:
+def _count(at: _At, found: Mapping[str, Any], key: str) -> tuple[int, int | None] | None:
+    value = found.get(key)
     if value is None:
         return None
     if type(value) is int and value > 0:
         return value, value
-    if isinstance(value, str) and value.endswith("+") and value[:-1].isdigit():
+    if isinstance(value, str) and re.fullmatch(r"[1-9][0-9]{0,6}\+", value):
         return int(value[:-1]), None
-    raise at.error("gpus", f'{value!r} should be a number of GPUs, or as "2+"')
+    raise at.error(key, f'{value!r} should be a number of {key}, or as "2+"')
+
+
+def _nodes(at: _At, found: Mapping[str, Any], metric: str) -> tuple[int, int | None] | None:
+    if "nodes" in found and not is_collective_rate(metric):
+        raise at.error("nodes", "goes with the bandwidth of a collective")
+    return _count(at, found, "nodes")
 
 
 def _one(at: _At, key: str, value: Any, known: tuple[str, ...]) -> str:
@@ -288,8 +306,10 @@ def _outliers(at: _At, name: str, raw: Any) -> Outliers:
         if key not in found:
             raise at.error(key, "is missing")
     metrics = found["metrics"]
-    for metric in metrics if isinstance(metrics, list) else [metrics]:
-        if metric not in METRICS or METRICS[metric].better != HIGHER:
+    if not isinstance(metrics, list) or not metrics:
+        raise at.error("metrics", f"{metrics!r} should be a list of metrics")
+    for metric in metrics:
+        if not _is_metric(metric) or METRICS[metric].better != HIGHER:
             raise at.error("metrics", f"{metric!r} is no metric of which more is better")
     share: Callable[[str], float] = lambda key: at.quantity(key, found[key], "1")[0]  # noqa: E731
     warn, fail, always = share("warn"), share("fail"), share("always")

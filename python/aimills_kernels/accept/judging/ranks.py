@@ -56,30 +56,52 @@ def judge(pod: Pod, views: list[View]) -> Iterator[Finding]:
 
 def _complete(pod: Pod, views: list[View]) -> Iterator[Finding]:
     for rank in pod.missing:
-        text = f"rank {rank} of {pod.world}{_beside(rank, views)} left no journal"
-        yield Finding("rank.missing", FAIL, _node_of(rank, views) or "pod", text)
+        node, said = _node_of(rank, views)
+        text = f"rank {rank} of {pod.world} ({said}) left no journal"
+        yield Finding("rank.missing", FAIL, node or "pod", text)
     counts = Counter(v.rank.rank for v in views)
     for rank, count in counts.items():
         if count > 1:
             text = f"{count} journals say that they are of rank {rank}"
             yield Finding("rank.twice", FAIL, "pod", text)
+    yield from _covered(pod, views)
+
+
+def _covered(pod: Pod, views: list[View]) -> Iterator[Finding]:
+    """GPUs of a node that no rank was given: nobody knows how they are."""
+    for node, ranks in pod.by_node().items():
+        told = [v.value("node.gpus") for v in views
+                if v.rank.node == node and v.rank.device.startswith("cuda")]  # fmt: skip
+        gpus, here = max(filter(is_number, told), default=0), len(ranks)
+        if gpus > here:
+            text = (
+                f"{node} has {gpus} GPUs, of which {here} were tested: a run of some of them, by "
+                "--device or CUDA_VISIBLE_DEVICES, is no acceptance of the node"
+            )
+            yield Finding("pod.coverage", UNKNOWN, node, text, "node.gpus", here, gpus, "1")
+
+
+def _node_of(rank: int, views: list[View]) -> tuple[str | None, str]:
+    """Its name, where a rank of it left a journal, and the words for it."""
+    blocks = _blocks(views)
+    name = next((node for node, ranks in blocks.items() if rank in ranks), None)
+    widths = {len(ranks) for ranks in blocks.values()}
+    if name is not None or len(widths) != 1:
+        return name, name or "its node is unknown"
+    return None, f"node number {rank // widths.pop()}, name unknown"
+
+
+def _blocks(views: list[View]) -> dict[str, range]:
+    """The ranks of each node, as its journals state them; none where they are dealt out in turn."""
+    found: dict[str, range] = {}
     for view in views:
-        here = sum(v.rank.node == view.rank.node for v in views)
-        gpus = view.value("node.gpus")
-        if view.rank.device.startswith("cuda") and is_number(gpus) and gpus > here:
-            text = f"{view.where}: the node has {gpus} GPUs, of which {here} were tested"
-            yield Finding("pod.coverage", WARN, view.where, text, "node.gpus", here, gpus, "1")
-
-
-def _node_of(rank: int, views: list[View]) -> str | None:
-    """The node whose ranks lie on both sides, or next to it."""
-    near = sorted(views, key=lambda v: abs(v.rank.rank - rank))
-    return near[0].rank.node if near else None
-
-
-def _beside(rank: int, views: list[View]) -> str:
-    nodes = {v.rank.node for v in views if abs(v.rank.rank - rank) == 1}
-    return f" (beside it ran {' and '.join(sorted(nodes))})" if nodes else ""
+        width, local = (view.rank.begin.get(k) for k in ("local_world", "local_rank"))
+        if not (isinstance(width, int) and width > 0 and isinstance(local, int)):
+            continue
+        first = view.rank.rank - local
+        if found.setdefault(view.rank.node, range(first, first + width)).start != first:
+            return {}
+    return found
 
 
 def _one_run(views: list[View]) -> Iterator[Finding]:

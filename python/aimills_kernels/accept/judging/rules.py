@@ -9,12 +9,13 @@ from typing import Any
 from aimills_kernels.accept.criteria import Criteria, Rule
 from aimills_kernels.accept.criteria.model import CEILING, EQUAL, FLOOR, ONE_OF, SAME
 from aimills_kernels.accept.evidence import Pod
-from aimills_kernels.accept.findings import FAIL, PASS, UNKNOWN, WARN, Finding
+from aimills_kernels.accept.findings import FAIL, HAS_TO_BE, PASS, UNKNOWN, WARN, Finding
 from aimills_kernels.accept.judging.view import Entry, View, is_number
 from aimills_kernels.accept.metrics import HIGHER, METRICS, PROFILES
 from aimills_kernels.accept.units import show
 from aimills_kernels.harness import specs
 
+_ALL_REDUCE = "collective.all_reduce"
 _OVER = 1.1  # of a peak: data sheets state it at a boost clock that some GPUs pass
 
 
@@ -33,6 +34,7 @@ def judge(pod: Pod, views: list[View], criteria: Criteria) -> Iterator[Finding]:
             entries = _counting(rule, view, pod, sizes)
             if entries or _due(rule, view, pod, sizes):
                 yield _one(rule, view, entries)
+    yield from _without_rule(pod, criteria, len(sizes))
     for view in views:
         yield from _impossible(view, specs.peaks(view.rank.sku))
 
@@ -44,30 +46,39 @@ def _due(rule: Rule, view: View, pod: Pod, sizes: Counter[str]) -> bool:
     if place < PROFILES.index(rule.since):
         return False
     together = rule.metric.startswith("collective.")
-    if together and _is_rate(rule) and len(sizes) > 1:
-        return False
-    return rule.applies_to(pod.world if together else sizes[view.rank.node])
-
-
-def _is_rate(rule: Rule) -> bool:
-    """What depends on how many work together; a wrong element is wrong with any number."""
-    return rule.unit == "B/s"
+    return rule.spans(len(sizes)) and rule.applies_to(
+        pod.world if together else sizes[view.rank.node]
+    )
 
 
 def _counting(rule: Rule, view: View, pod: Pod, sizes: Counter[str]) -> list[Entry]:
-    """The measures that the rule speaks of: those with so many GPUs, within one node."""
+    """The measures that the rule speaks of: those with so many GPUs, on so many nodes."""
     entries = view.measures.get(rule.metric, [])
-    if rule.gpus is None or not _is_rate(rule):
+    if rule.unit != "B/s":
         return entries
     together = rule.metric.startswith("collective.")
     found = []
     for entry in entries:
         detail = entry.get("detail") or {}
         ranks = int(detail.get("ranks", pod.world if together else sizes[view.rank.node]))
-        within = not together or len(sizes) == 1 or ranks < pod.world
-        if within and rule.applies_to(ranks):
+        nodes = len(sizes) if ranks >= pod.world else 1
+        if rule.spans(nodes) and rule.applies_to(ranks):
             found.append(entry)
     return found
+
+
+def _without_rule(pod: Pod, criteria: Criteria, nodes: int) -> Iterator[Finding]:
+    """No floor of the all-reduce for so many GPUs and nodes: what no file can know, as the network
+    between nodes, or no public figure tells, is for the operator to say, and is no pass before."""
+    rules = [r for r in criteria.rules if r.metric == _ALL_REDUCE]
+    together = pod.world > 1 and criteria.type != "cpu"
+    if together and not any(r.spans(nodes) and r.applies_to(pod.world) for r in rules):
+        text = (
+            f"no rule says what {METRICS[_ALL_REDUCE].title}, has to be with {pod.world} GPUs on "
+            f"{nodes} node{'s' * (nodes > 1)}: state it in a criteria file, with "
+            f"gpus = {pod.world} and nodes = {nodes}"
+        )
+        yield Finding(f"{_ALL_REDUCE}.rule", UNKNOWN, "pod", text, _ALL_REDUCE, unit="B/s")
 
 
 def _one(rule: Rule, view: View, entries: list[Entry]) -> Finding:
@@ -89,8 +100,8 @@ def _one(rule: Rule, view: View, entries: list[Entry]) -> Finding:
     said = f"{view.where}: {title} is {rule.shown(value)}"
     if isinstance(rule.of, str):
         said += f" after {rule.shown(reference)}"
-    verb = "as it has to be" if status == PASS else "and has to be"
-    return _finding(rule, status, view.where, f"{said}, {verb}: {rule.text()}", value,
+    verb = f"as it {HAS_TO_BE}" if status == PASS else f"and {HAS_TO_BE}"
+    return _finding(rule, status, view.where, f"{said}, {verb}{rule.text()}", value,
                     _threshold(rule, status, reference))  # fmt: skip
 
 

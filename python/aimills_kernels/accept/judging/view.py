@@ -27,7 +27,7 @@ class View:
 
     @property
     def where(self) -> str:
-        return f"{self.rank.node} {self.rank.device}"
+        return self.rank.where
 
     def of(self, kind: str) -> list[Entry]:
         return self.kinds.get(kind, [])
@@ -39,10 +39,11 @@ class View:
         entries = self.measures.get(metric, []) if entries is None else entries
         if not entries:
             return None
-        better, values = METRICS[metric].better, [e["value"] for e in entries]
+        known, values = METRICS.get(metric), [e["value"] for e in entries]
+        better = known.better if known else None
         if not all(is_number(v) for v in values):
             return next(v for v in values if not is_number(v))
-        if better == HIGHER and METRICS[metric].unit == "1":
+        if known and better == HIGHER and known.unit == "1":
             return sum(values)
         if better == HIGHER:
             sizes: dict[Any, Any] = {}

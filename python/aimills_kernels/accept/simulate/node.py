@@ -34,7 +34,7 @@ _TO_THE_HOST = ("link.h2d", "link.d2h", "link.wrong")
 _FABRIC = 340e9  # bus bandwidth over nodes with a network card for each GPU
 _NANS = 17
 _CAPPED = 0.62  # of a healthy GPU's burn at the power limit
-_DRIVER, _VBIOS = "580.95.05", "96.00.AF.00.01"
+_DRIVER, _VBIOS, _TOOLKIT = "580.95.05", "96.00.AF.00.01", "13.0"
 
 
 class _Cut(Exception):
@@ -88,8 +88,8 @@ class _Device:
         self.write(
             "begin", run=f"simulated-{self.pod.name}-{self.seed}", node=f"node-{self.node}",
             rank=self.present.index(self.rank), world=len(self.present), local_rank=self.local,
-            device=self.name, uuid=f"SIM-{uuid[:32]}", sku=self.pod.model.sku,
-            profile=self.profile, simulated=True, version=__version__,
+            local_world=self.gpus, device=self.name, uuid=f"SIM-{uuid[:32]}",
+            sku=self.pod.model.sku, profile=self.profile, simulated=True, version=__version__,
             criteria={"name": self.criteria.name, "version": self.criteria.version,
                       "digest": self.criteria.digest},
             environment={"simulated": True}, resumed=False, seed=self.seed, exclude=[],
@@ -150,7 +150,7 @@ class _Device:
             if (self.rank, metric) in self.bad.values:
                 self.write("not_run", stage=stage, name=metric, what=METRICS[metric].title,
                            reason="the driver does not let this counter be read",
-                           device=self.name, gap=True)  # fmt: skip
+                           device=self.name, gap=False)  # fmt: skip
             return
         self.measure(stage, metric, value * self.bad.factors.get((self.rank, metric), 1)
                      if METRICS[metric].better == HIGHER else value)  # fmt: skip
@@ -182,6 +182,7 @@ class _Device:
         model, value = self.pod.model, self.pod.model.values
         fixed = {
             "gpu.name": model.sku, "gpu.driver": _DRIVER, "gpu.vbios": _VBIOS,
+            "gpu.toolkit": _TOOLKIT,
             "node.gpus": self.gpus, "node.cores": 112, "node.memory": 2 << 40,
             "mig.enabled": 0, "ecc.enabled": 1, "throttle.sw_power_cap": _CAPPED,
             **{f"throttle.{name}": 0.0 for name in THROTTLES if name != "sw_power_cap"},

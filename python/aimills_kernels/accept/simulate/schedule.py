@@ -44,6 +44,9 @@ STEPS = tuple(
     for name, slot in SLOTS.items()
 )
 
+# The process that starts the ranks, a rank, its GPU's first use; what a stage does before it begins
+# to measure; the report.
+_START_S, _STAGE_START_S, _REPORT_S = 9.0, 0.25, 2.0
 _JITTER = 0.02  # of a stage's time, from rank to rank
 # Setting up a communicator: an exchange of addresses through one rank, then a tree of connections.
 _SETUP_S, _SETUP_A_RANK_S, _SETUP_A_LEVEL_S = 1.0, 0.002, 0.15
@@ -69,10 +72,11 @@ def collective_seconds(ranks: int) -> float:
 def expected_seconds(profile: str, gpus: int, nodes: int, seed: int = 0) -> float:
     """Of a pod: ranks work side by side, and wait for the slowest where they work together."""
     rng, ranks = random.Random(f"{seed}/{profile}/{gpus}/{nodes}"), gpus * nodes
-    now = [0.0] * ranks
+    now = [_START_S] * ranks
     for step in steps(profile):
-        took = [step.seconds[profile] * (1 + abs(rng.gauss(0, _JITTER))) for _ in range(ranks)]
+        seconds = _STAGE_START_S + step.seconds[profile]
+        took = [seconds * (1 + abs(rng.gauss(0, _JITTER))) for _ in range(ranks)]
         now = [t + s for t, s in zip(now, took, strict=True)]
         if step.together:
             now = [max(now) + collective_seconds(ranks)] * ranks
-    return max(now)
+    return max(now) + _REPORT_S

@@ -8,7 +8,7 @@ whole buffer (nccl-tests, doc/PERFORMANCE.md).
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -16,8 +16,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from aimills_kernels.accept.context import Context, Group
+from aimills_kernels.accept.device_memory import free_bytes
 from aimills_kernels.accept.stages._tools import (
-    free_bytes,
     is_gpu,
     option,
     reason,
@@ -50,9 +50,19 @@ class Problem:
     count: int  # elements of a rank's block, a multiple of the period
 
     def table(self, rank: int, block: int, round_: int) -> Tensor:
+        return self.base(round_).roll(31 * rank + 17 * block)
+
+    def base(self, round_: int) -> Tensor:
         generator = torch.Generator().manual_seed(self.ctx.seed + round_)
-        base = torch.randint(_LEVELS, (_PERIOD,), generator=generator).float()
-        return base.roll(31 * rank + 17 * block)
+        return torch.randint(_LEVELS, (_PERIOD,), generator=generator).float()
+
+    def totals(self, blocks: Iterable[int], round_: int) -> list[Tensor]:
+        """Of these blocks the sum over all ranks. Blocks differ by a turn alone, so that a pod of
+        thousands of ranks adds up once and not once for each block."""
+        base, total = self.base(round_), torch.zeros(_PERIOD)
+        for rank in range(self.group.world):
+            total += base.roll(31 * rank)
+        return [total.roll(17 * block) for block in blocks]
 
     def blocks(self, n: int) -> Tensor:
         return torch.empty(n * self.count, device=self.ctx.device)
@@ -75,16 +85,10 @@ Step = tuple[Callable[[int], None], Callable[[], None], Callable[[int], int]]
 def all_reduce(p: Problem) -> Step:
     n = p.group.world
     buffer = p.blocks(n)
-
-    def total(round_: int) -> list[Tensor]:
-        return [
-            sum((p.table(r, b, round_) for r in range(n)), torch.zeros(_PERIOD)) for b in range(n)
-        ]
-
     return (
         lambda i: p.fill(buffer, [p.table(p.group.rank, b, i) for b in range(n)]),
         lambda: dist.all_reduce(buffer, group=p.group.data),
-        lambda i: p.wrong(buffer, total(i)),
+        lambda i: p.wrong(buffer, p.totals(range(n), i)),
     )
 
 
@@ -99,14 +103,10 @@ def all_gather(p: Problem) -> Step:
 
 def reduce_scatter(p: Problem) -> Step:
     n, own, out = p.group.world, p.blocks(p.group.world), p.blocks(1)
-
-    def total(round_: int) -> Tensor:
-        return sum((p.table(r, p.group.rank, round_) for r in range(n)), torch.zeros(_PERIOD))
-
     return (
         lambda i: p.fill(own, [p.table(p.group.rank, b, i) for b in range(n)]),
         lambda: dist.reduce_scatter_tensor(out, own, group=p.group.data),
-        lambda i: p.wrong(out, [total(i)]),
+        lambda i: p.wrong(out, p.totals([p.group.rank], i)),
     )
 
 

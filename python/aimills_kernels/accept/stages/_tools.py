@@ -70,15 +70,6 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def free_bytes(device: torch.device) -> int:
-    """Of device memory; of a CPU's, what the system says is available."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    with open("/proc/meminfo") as lines:  # noqa: PTH123
-        kib = next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
-    return 1024 * kib
-
-
 def measure_counter(ctx: Context, metric: str, name: str, factor: float = 1.0) -> None:
     """A counter of NVML under a metric's name, or the reason why there is none. That is no gap by
     itself: the criteria say which metrics a model needs."""

@@ -115,8 +115,10 @@ def _telemetry(ctx: Context, window: Window) -> None:
             )  # fmt: skip
         else:
             ctx.not_run(metric, metric, _why(ctx, name), gap=False)
-    if window.xids is not None:
-        ctx.measure("xid.count", len(window.xids), source="events of NVML during the burn")
+    if window.xids is None:
+        ctx.not_run("burn.xid", "burn.xid", _why(ctx, "xid"), gap=False)
+    else:
+        ctx.measure("burn.xid", len(window.xids), xids=window.xids)
 
 
 def _why(ctx: Context, name: str) -> str:

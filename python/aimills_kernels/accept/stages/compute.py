@@ -85,11 +85,10 @@ def _check(ctx: Context, kind: str, a: Tensor, b: Tensor, product: Tensor) -> No
     )
     if count:
         row, column = (int(x) for x in wrong.nonzero()[0])
-        ctx.event(
-            "gemm", f"{kind}: an element of the product is off by more than roundings explain",
-            kind=kind, row=int(rows[row]), column=column, expected=float(expected[row, column]),
-            got=str(float(got[row, column])),
-        )  # fmt: skip
+        text = f"{kind}: an element of the product is off by more than roundings explain"
+        want, have = (str(float(t[row, column])) for t in (expected, got))  # JSON has no NaN
+        place = {"row": int(rows[row]), "column": column}
+        ctx.event("gemm", text, kind=kind, **place, expected=want, got=have)
 
 
 def bound(kind: str, n: int, expected: Tensor, norm: Tensor) -> Tensor:

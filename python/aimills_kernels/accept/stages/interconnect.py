@@ -9,15 +9,19 @@ import platform
 import time
 from collections.abc import Callable
 from functools import partial
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from aimills_kernels.accept.context import Context, Group
-from aimills_kernels.accept.stages import _collectives
+from aimills_kernels.accept.stages import _collectives, memory
 from aimills_kernels.accept.stages._tools import is_gpu, option, reason, synchronize
 from aimills_kernels.harness.ceilings import sustained_us
 from aimills_kernels.harness.timing import timer_for
+
+T = TypeVar("T")
 
 _HOST_BYTES = 256 << 20
 _PAIR_BYTES, _CPU_PAIR_BYTES = 256 << 20, 1 << 20
@@ -52,13 +56,19 @@ def _neighbours(ctx: Context) -> list[int]:
 
 
 def _host(ctx: Context, neighbours: list[int]) -> None:
-    """In turns, since the devices of a node share what leads to the host's memory."""
+    """In turns, since the devices of a node share what leads to the host's memory. What takes time
+    and is no copy is done before, by all at once."""
     mine = neighbours.index(ctx.group.rank) if ctx.group else 0
+    copies = _guarded(ctx, lambda: _Copies(ctx)) if is_gpu(ctx) else None
     for turn in range(_most(ctx, len(neighbours))):
         if ctx.group is not None:
             dist.barrier(group=ctx.group.control)
-        if turn == mine:
-            _host_turn(ctx)
+        if turn == mine and copies is not None:
+            _guarded(ctx, copies.run)
+    if not is_gpu(ctx):
+        why = "a CPU has no link between its memory and itself that could be timed"
+        ctx.not_run("link.h2d", "host to device", why, gap=False)
+        ctx.not_run("link.d2h", "device to host", why, gap=False)
 
 
 def _most(ctx: Context, count: int) -> int:
@@ -70,30 +80,42 @@ def _most(ctx: Context, count: int) -> int:
     return int(counts)
 
 
-def _host_turn(ctx: Context) -> None:
-    if not is_gpu(ctx):
-        why = "a CPU has no link between its memory and itself that could be timed"
-        ctx.not_run("link.h2d", "host to device", why, gap=False)
-        ctx.not_run("link.d2h", "device to host", why, gap=False)
-        return
+def _guarded(ctx: Context, work: Callable[[], T]) -> T | None:
     try:
-        _copies(ctx)
+        return work()
     except (RuntimeError, MemoryError) as error:
         ctx.not_run("link.h2d", "host to device and back", reason(error))
+        return None
 
 
-def _copies(ctx: Context) -> None:
-    size = option(ctx, "host_bytes", _HOST_BYTES)
-    host = torch.randint(256, (size,), dtype=torch.uint8).pin_memory()
-    back = torch.empty_like(host).pin_memory()
-    device = torch.empty_like(host, device=ctx.device)
-    timer = timer_for(ctx.device)
-    for metric, target, source in (("link.h2d", device, host), ("link.d2h", back, device)):
-        copy = partial(target.copy_, source, non_blocking=True)
-        samples = sorted(sustained_us(timer, copy, _TURN_S))
-        ctx.measure(metric, size / samples[len(samples) // 2] * 1e6, bytes=size, pinned=True)
-    wrong = int((back != host).sum())
-    _wrong(ctx, "host to device and back", wrong, size)
+class _Copies:
+    """Pinned memory, what is sent from it, and where it arrives."""
+
+    def __init__(self, ctx: Context):
+        self.ctx, self.size = ctx, option(ctx, "host_bytes", _HOST_BYTES)
+        self.device = pattern(self.size, ctx.seed, ctx.device)
+        self.host = torch.empty(self.size, dtype=torch.uint8, pin_memory=True)
+        self.host.copy_(self.device)
+        self.device.zero_()
+        self.back = torch.zeros(self.size, dtype=torch.uint8).pin_memory()
+
+    def run(self) -> None:
+        timer = timer_for(self.ctx.device)
+        for metric, target, source in (
+            ("link.h2d", self.device, self.host), ("link.d2h", self.back, self.device),
+        ):  # fmt: skip
+            copy = partial(target.copy_, source, non_blocking=True)
+            samples = sorted(sustained_us(timer, copy, _TURN_S))
+            rate = self.size / samples[len(samples) // 2] * 1e6
+            self.ctx.measure(metric, rate, bytes=self.size, pinned=True)
+        wrong = int((self.back != self.host).sum())
+        _wrong(self.ctx, "host to device and back", wrong, self.size)
+
+
+def pattern(size: int, seed: int, device: torch.device) -> Tensor:
+    """Random bytes, made where they are needed: a CPU takes seconds to draw as many."""
+    words = torch.arange(-(-size // 8), device=device)
+    return memory.random(words, seed).view(torch.uint8)[:size]
 
 
 def _wrong(ctx: Context, what: str, wrong: int, elements: int) -> None:
@@ -152,9 +174,8 @@ def _pairs(ctx: Context, group: Group, neighbours: list[int]) -> int:
 def _send(ctx: Context, group: Group, sender: int, peer: int, size: int) -> tuple[float, int]:
     """Seconds a message, and how many of its bytes are not as sent."""
     sends = sender == group.rank
-    generator = torch.Generator().manual_seed(ctx.seed + sender)
-    pattern = torch.randint(256, (size,), generator=generator, dtype=torch.uint8).to(ctx.device)
-    held = pattern if sends else torch.zeros_like(pattern)
+    sent = pattern(size, ctx.seed + sender, ctx.device)
+    held = sent if sends else torch.zeros_like(sent)
 
     def once() -> None:
         work = dist.P2POp(dist.isend if sends else dist.irecv, held, peer, group=group.data)
@@ -162,7 +183,7 @@ def _send(ctx: Context, group: Group, sender: int, peer: int, size: int) -> tupl
             pending.wait()
 
     seconds = _timed(ctx, once, _PAIR_CALLS)
-    return seconds, 0 if sends else int((held != pattern).sum())
+    return seconds, 0 if sends else int((held != sent).sum())
 
 
 def _timed(ctx: Context, call: Callable[[], None], calls: int) -> float:

@@ -8,7 +8,6 @@ import torch
 
 from aimills_kernels.accept.context import Context
 from aimills_kernels.accept.stages._tools import counters, is_gpu, measure_counter
-from aimills_kernels.accept.stages.power import restore_all
 
 _TEXTS = {"gpu.name": "name", "gpu.driver": "driver", "gpu.vbios": "vbios"}
 
@@ -18,14 +17,13 @@ def run(ctx: Context) -> str:
     ctx.measure("node.memory", os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
     if not is_gpu(ctx):
         ctx.measure("node.gpus", torch.cuda.device_count())
-        for metric in (*_TEXTS, "gpu.memory", "power.limit", "clock.max"):
+        for metric in (*_TEXTS, "gpu.toolkit", "gpu.memory", "power.limit", "clock.max"):
             ctx.not_run(metric, metric, "the device under test is a CPU", gap=False)
         return f"a CPU of {os.cpu_count()} cores"
     return _gpu(ctx)
 
 
 def _gpu(ctx: Context) -> str:
-    restore_all(ctx)  # first of all stages: what a killed sweep left would slow the others
     found = counters(ctx)
     for metric, name in _TEXTS.items():
         text = found.text(name)
@@ -35,6 +33,7 @@ def _gpu(ctx: Context) -> str:
             ctx.not_run(metric, metric, found.why(name), gap=False)
         else:
             ctx.measure(metric, text)
+    ctx.measure("gpu.toolkit", str(torch.version.cuda))
     # NVML counts the node's GPUs, torch those that this process may use.
     gpus = found.read("gpus")
     visible = torch.cuda.device_count()

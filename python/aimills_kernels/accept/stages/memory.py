@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from aimills_kernels.accept.context import Context
+from aimills_kernels.accept.device_memory import free_bytes
 from aimills_kernels.accept.stages._tools import (
     first_difference,
-    free_bytes,
     is_gpu,
     option,
     over,

@@ -1,8 +1,9 @@
 """Power-cap sweep: the rate of matmuls, and per joule, at lower power limits.
 
 It changes the device's power limit, and so runs only where it is asked for. What it found is
-written to a file before the first change and put back at the end, after an exception, at SIGTERM,
-and by `restore_left` at the next start where the process was killed.
+written to a file before the first change and put back at the end, after an exception, and at
+SIGTERM. Where the process is killed a guard beside it puts it back, and where that was killed too
+`restore_left` does at the next start.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from aimills_kernels.accept.context import Context
+from aimills_kernels.accept import power_guard
+from aimills_kernels.accept.context import Context, StageSpec
 from aimills_kernels.accept.stages._tools import counters, is_gpu, option, over, stopped
 from aimills_kernels.accept.telemetry import Telemetry
 from aimills_kernels.harness import gemm
@@ -39,12 +41,12 @@ def run(ctx: Context) -> str:
     device = counters(ctx).counters
     if not isinstance(device, Nvml):
         why = counters(ctx).why("power_limit_w") if is_gpu(ctx) else "the device is a CPU"
-        ctx.not_run(_NAME, "power-cap sweep", why, gap=False)
+        ctx.not_run(_NAME, "power-cap sweep", why)
         return f"not run: {why}"
     restore_left(ctx, device)
     found = device.read("power_limit_w")
     if found is None:
-        ctx.not_run(_NAME, "power-cap sweep", counters(ctx).why("power_limit_w"), gap=False)
+        ctx.not_run(_NAME, "power-cap sweep", counters(ctx).why("power_limit_w"))
         return "not run"
     least = device.read("power_limit_min_w") or 0.0
     steps = [share for share in SHARES if share * found >= least]
@@ -66,7 +68,7 @@ def run(ctx: Context) -> str:
         if "permission" not in str(error).lower():
             raise
         why = f"the power limit can't be set: {first_line(error)}; it takes root"
-        ctx.not_run(_NAME, "power-cap sweep", why, gap=False)
+        ctx.not_run(_NAME, "power-cap sweep", why)
         return why
     return f"{len(steps)} limits from {found:g} W down, {found:g} W restored"
 
@@ -91,7 +93,7 @@ def _step(ctx: Context, share: float, watts: float, seconds: float) -> None:
     joules = window.joules()
     ctx.measure("sweep.rate", flops / window.seconds, limit=share, watts=watts, kind=kind, n=n)
     if joules is None:
-        ctx.not_run(_NAME, "matmul per joule", counters(ctx).why("energy_mj"), gap=False)
+        ctx.not_run(_NAME, "matmul per joule", counters(ctx).why("energy_mj"))
     else:
         ctx.measure("sweep.energy", flops / joules, limit=share, watts=watts, joules=joules)
 
@@ -111,11 +113,15 @@ def kept(ctx: Context, device: Nvml, watts: float) -> Iterator[None]:
     """Whatever happens inside, the limit is `watts` again afterwards."""
     path = _state(ctx, device)
     path.parent.mkdir(parents=True, exist_ok=True)
-    _write(path, {"uuid": device.text("uuid"), "watts": watts})
+    _write(path, {"uuid": device.text("uuid"), "watts": watts, "by": os.getpid()})
+    guard = power_guard.watching(path)
     try:
         yield
     finally:
-        _put_back(ctx, device, watts, path)
+        try:
+            _put_back(ctx, device, watts, path)
+        finally:
+            guard.communicate()
 
 
 def restore_left(ctx: Context, device: Nvml) -> None:
@@ -134,11 +140,21 @@ def restore_left(ctx: Context, device: Nvml) -> None:
     ctx.event("power-limit", text, watts=watts)
 
 
-def restore_all(ctx: Context) -> None:
-    """For the start of any run: what was left of this device, swept this time or not."""
+def is_left(ctx: Context) -> bool:
+    """Whether a killed sweep left this device with another limit: then `RESTORE` comes before any
+    stage, whichever those are."""
     found: Telemetry = counters(ctx)
-    if isinstance(found.counters, Nvml):
-        restore_left(ctx, found.counters)
+    return isinstance(found.counters, Nvml) and _state(ctx, found.counters).exists()
+
+
+def _restore(ctx: Context) -> str:
+    device = counters(ctx).counters
+    assert isinstance(device, Nvml)
+    restore_left(ctx, device)
+    return "what a killed sweep had left was put right"
+
+
+RESTORE = StageSpec("power-restore", "A power limit put back", _restore, {"quick": 1})
 
 
 def _state(ctx: Context, device: Nvml) -> Path:

@@ -22,6 +22,8 @@ from aimills_kernels.accept.stages._tools import (
     synchronize,
 )
 
+Step = Callable[[], Tensor]  # one of the work; its result
+
 _HEAD = 64
 _WARM_UP = 2  # calls
 _PAGE = 16
@@ -30,7 +32,7 @@ _MOMENTUM, _RATE = 0.9, 1e-4
 
 def run(ctx: Context) -> str:
     rates = {}
-    works: dict[str, Callable[[Context], tuple[Callable[[], None], int]]] = {
+    works: dict[str, Callable[[Context], tuple[Step, int]]] = {
         "train": training, "decode": decoding, "video": video,
     }  # fmt: skip
     for name, work in works.items():
@@ -41,19 +43,19 @@ def run(ctx: Context) -> str:
     return ", ".join(f"{name} {rate:.4g} tokens/s" for name, rate in rates.items())
 
 
-def _measured(
-    ctx: Context, name: str, step: Callable[[], None], tokens: int, seconds: float
-) -> float:
+def _measured(ctx: Context, name: str, step: Step, tokens: int, seconds: float) -> float:
     for _ in range(_WARM_UP):
-        step()
+        result = step()
     synchronize(ctx.device)
     count = 0
     with counters(ctx).sampling(ctx.journal, ctx.stage, max(0.5, seconds / 60)) as window:
         end = time.monotonic() + seconds
         while not count or not over(ctx, end):
-            step()
+            result = step()
             synchronize(ctx.device)
             count += 1
+    wrong = int((~torch.isfinite(result)).sum())
+    ctx.measure("work.wrong", wrong, work=name, elements=result.numel())
     rate = count * tokens / window.seconds
     ctx.measure(f"work.{name}", rate, steps=count, tokens=tokens)
     joules = joules_in(ctx, window)
@@ -87,7 +89,7 @@ class Block(nn.Module):
         return x + self.down(F.gelu(self.up(self.between(x))))
 
 
-def training(ctx: Context) -> tuple[Callable[[], None], int]:
+def training(ctx: Context) -> tuple[Step, int]:
     """One step forward, back and of the optimizer, in bf16 on a GPU and f32 on a CPU. The optimizer
     is SGD with momentum: torch.optim takes 10 s to import."""
     gpu = is_gpu(ctx)
@@ -105,7 +107,7 @@ def training(ctx: Context) -> tuple[Callable[[], None], int]:
     momenta = [torch.zeros_like(w) for w in weights]
     tokens = torch.randint(words, (batch, length + 1), device=ctx.device)
 
-    def step() -> None:
+    def step() -> Tensor:
         scores = model(tokens[:, :-1]).float()
         loss = F.cross_entropy(scores.flatten(0, 1), tokens[:, 1:].flatten())
         gradients = torch.autograd.grad(loss, weights)
@@ -113,8 +115,7 @@ def training(ctx: Context) -> tuple[Callable[[], None], int]:
             for weight, momentum, gradient in zip(weights, momenta, gradients, strict=True):
                 momentum.mul_(_MOMENTUM).add_(gradient)
                 weight.sub_(momentum, alpha=_RATE)
-        if not bool(torch.isfinite(loss.detach())):
-            raise RuntimeError("the loss of the training step is not finite")
+        return loss.detach()
 
     return step, batch * length
 
@@ -146,7 +147,7 @@ class Layer:
         return x + F.linear(F.gelu(F.linear(F.rms_norm(x, x.shape[-1:]), self.up)), self.down)
 
 
-def decoding(ctx: Context) -> tuple[Callable[[], None], int]:
+def decoding(ctx: Context) -> tuple[Step, int]:
     """One token for each sequence through all layers. The caches begin half full, and once they are
     full they begin again."""
     gpu = is_gpu(ctx)
@@ -166,7 +167,7 @@ def decoding(ctx: Context) -> tuple[Callable[[], None], int]:
     before = torch.full((batch,), length // 2, device=ctx.device, dtype=torch.int32)
     x = torch.randn(batch, heads * width, device=ctx.device, dtype=dtype)
 
-    def step() -> None:
+    def step() -> Tensor:
         nonlocal x
         after = before + 1
         with torch.no_grad():
@@ -174,6 +175,7 @@ def decoding(ctx: Context) -> tuple[Callable[[], None], int]:
                 x = layer(x, table, before, after)
             x = F.rms_norm(x, x.shape[-1:])
         before.copy_(torch.where(after >= length, length // 2, after))
+        return x
 
     return step, batch
 
@@ -181,7 +183,7 @@ def decoding(ctx: Context) -> tuple[Callable[[], None], int]:
 # ---- video
 
 
-def video(ctx: Context) -> tuple[Callable[[], None], int]:
+def video(ctx: Context) -> tuple[Step, int]:
     """1080p NV12 frames to the patches that a model of vision reads."""
     gpu = is_gpu(ctx)
     frames = option(ctx, "frames", 16 if gpu else 2)
@@ -199,9 +201,4 @@ def video(ctx: Context) -> tuple[Callable[[], None], int]:
             planes, size=size, layout="patches", patch=(2, 14, 2)
         )
 
-    tokens = step().shape[0]
-
-    def drop() -> None:
-        step()
-
-    return drop, tokens
+    return step, step().shape[0]
