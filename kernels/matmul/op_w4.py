@@ -130,7 +130,8 @@ def _check_packed(
 
 def values(
     x: Tensor, codes: Tensor, scales: Tensor, zeros: Tensor | None, perm: Tensor | None,
-    group_of: Tensor | None, bias: Tensor | None, group_size: int, *others: Any,
+    group_of: Tensor | None, bias: Tensor | None, residual: Tensor | None, group_size: int,
+    *others: Any,
 ) -> None:  # fmt: skip
     check_weight_values(NAME, x.shape[1], scales, zeros, perm, group_of, group_size)
 
