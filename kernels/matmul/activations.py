@@ -20,11 +20,15 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 GATED = "swiglu"
 
 
-def check_activation(op: str, activation: str, N: int, gated: bool = True) -> int:
-    """The columns of the output for N rows of b."""
+def check_activation(
+    op: str, activation: str, N: int, gated: bool = True, weight: str = "b"
+) -> int:
+    """The columns of the output for N rows of `weight`."""
     if activation == GATED and gated:
         if N % 2:
-            raise ValueError(f"{op}: b must have an even N for swiglu, a gate and as many, got {N}")
+            raise ValueError(
+                f"{op}: {weight} must have an even N for swiglu, a gate and as many, got {N}"
+            )
         return N // 2
     if activation not in ACTIVATIONS:
         words = ", ".join((*ACTIVATIONS, GATED) if gated else ACTIVATIONS)
@@ -32,9 +36,11 @@ def check_activation(op: str, activation: str, N: int, gated: bool = True) -> in
     return N
 
 
-def check_end(op: str, M: int, N: int, activation: str, residual: Tensor | None) -> tuple[int, int]:
-    """The shape of the output for N rows of b."""
-    shape = M, check_activation(op, activation, N)
+def check_end(
+    op: str, M: int, N: int, activation: str, residual: Tensor | None, weight: str = "b"
+) -> tuple[int, int]:
+    """The shape of the output for N rows of `weight`."""
+    shape = M, check_activation(op, activation, N, weight=weight)
     check_residual(op, residual, *shape)
     return shape
 

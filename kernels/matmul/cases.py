@@ -144,6 +144,6 @@ def bad_end(N: int) -> tuple[Invalid, ...]:
 
 
 def odd_gate(**short: Any) -> Invalid:
-    """`short`: what makes the weight a row shorter."""
+    """`short`: what makes the weight, named first, a row shorter."""
     change = vary(bias=None, activation="swiglu", **short)
-    return Invalid("a gate for an odd N", change, "b must have an even N for swiglu")
+    return Invalid("a gate for an odd N", change, f"{next(iter(short))} must have an even N for")

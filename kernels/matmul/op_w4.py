@@ -72,7 +72,7 @@ def fake(
     N = codes.shape[0] if codes.dim() else 0
     check_weight(NAME, x.shape[1], codes, scales, zeros, perm, group_of, group_size, offset)
     check_bias(NAME, bias, N)
-    return x.new_empty(check_end(NAME, x.shape[0], N, activation, residual))
+    return x.new_empty(check_end(NAME, x.shape[0], N, activation, residual, "codes"))
 
 
 def check_weight(

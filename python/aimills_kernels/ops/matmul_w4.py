@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from aimills_kernels.ops._flags import check_bools
 from aimills_kernels.ops._run import run
 from aimills_kernels.ops.matmul import Activation
 from aimills_kernels.packed import PackedWeight
@@ -51,6 +52,8 @@ def matmul_w4(
     are those of the PyTorch reference, which is run again for them; codes have none. torch.autocast
     changes nothing.
     """
+    if type(batch_invariant) is not bool:
+        check_bools("matmul_w4", batch_invariant=batch_invariant)
     if not isinstance(packed, PackedWeight):
         raise ValueError(f"matmul_w4: packed must be a PackedWeight, got {type(packed).__name__}")
     if not isinstance(x, Tensor):
