@@ -158,8 +158,9 @@ def _activation(draw: st.DrawFn) -> dict[str, Any]:
 def int8_cases(draw: st.DrawFn) -> Case:
     scales = st.sampled_from(["row", "tensor", "one"])
     return Case(
-        "drawn", M=draw(st.integers(0, 90)), N=draw(st.integers(0, 90)),
-        K=draw(st.integers(0, 300)), scale_a=draw(scales), scale_b=draw(scales),
+        "drawn", M=draw(st.integers(0, 90)), **_activation(draw),
+        residual=draw(st.none() | _dtypes), K=draw(st.integers(0, 300)),
+        scale_a=draw(scales), scale_b=draw(scales),
         zero=draw(st.sampled_from([None, "codes", "ends"])), zeros=draw(scales),
         fill=draw(st.sampled_from(["uniform", "ends", "magnitudes"])),
         bias=draw(st.none() | _dtypes), out=draw(_dtypes),
@@ -175,11 +176,11 @@ def w4_cases(draw: st.DrawFn) -> Case:
     if group != "channel" and order == "by group":
         case["offset"] = draw(st.integers(0, group - 1))
     return Case(
-        "drawn", M=draw(st.integers(0, 70)), N=draw(st.integers(0, 90)),
+        "drawn", M=draw(st.integers(0, 70)), **_activation(draw),
+        residual=draw(st.none() | _dtypes),
         K=draw(st.integers(1, 300)), group=group, asym=draw(st.booleans()), **case,
         dtype=draw(st.sampled_from(["bf16", "f16"])), scales=draw(_dtypes),
         bias=draw(st.none() | _dtypes),
-        act=draw(st.sampled_from(["none", "relu", "gelu", "gelu_tanh", "silu"])),
         layout=draw(st.sampled_from(["contiguous", "transposed", "sliced"])),
     )  # fmt: skip
 
@@ -187,8 +188,9 @@ def w4_cases(draw: st.DrawFn) -> Case:
 @st.composite
 def w8_cases(draw: st.DrawFn) -> Case:
     return Case(
-        "drawn", M=draw(st.integers(0, 90)), N=draw(st.integers(0, 90)),
-        K=draw(st.integers(0, 300)), dtype=draw(st.sampled_from(["bf16", "f16"])),
+        "drawn", M=draw(st.integers(0, 90)), **_activation(draw),
+        residual=draw(st.none() | _dtypes), K=draw(st.integers(0, 300)),
+        dtype=draw(st.sampled_from(["bf16", "f16"])),
         scale_b=draw(st.sampled_from(["row", "tensor", "one"])), bias=draw(st.none() | _dtypes),
         layout=draw(st.sampled_from(["contiguous", "transposed", "sliced", "expanded"])),
     )  # fmt: skip
@@ -216,6 +218,8 @@ def grouped_fp8_cases(draw: st.DrawFn) -> Case:
 def grouped_w4_cases(draw: st.DrawFn) -> Case:
     dims = dict(draw(w4_cases()).dims)
     dims.pop("M")
+    dims.pop("residual")
+    dims["act"] = dims["act"].replace("swiglu", "silu")
     return Case("drawn", **dims, **_groups(draw))
 
 

@@ -297,6 +297,10 @@ def test_bad_input_is_said() -> None:
         layer("rowwise")(torch.zeros(2, 150, dtype=torch.float64))
     with pytest.raises(ValueError, match="Fp8Linear: weight must be f16, bf16 or f32, got float64"):
         layer("rowwise").double()(torch.zeros(2, 150))
+    with pytest.raises(ValueError, match="Fp8Linear: x must be a tensor, got list"):
+        layer("rowwise")([1])
+    with pytest.raises(ValueError, match="all tensors must be on one device"):
+        layer("rowwise")(torch.zeros(2, 150, device="meta"))
 
 
 def trained(model: nn.Module, steps: int) -> Iterator[float]:

@@ -195,8 +195,8 @@ def test_what_makes_no_stack_is_named(seed: int) -> None:
         ak.PackedExperts.stack([*weights, other[0]])
     with pytest.raises(ValueError, match=r"weights\[1\] must have the codes"):
         ak.PackedExperts.stack([weights[0], weights[1].shard(0, 0, 5)])
-    for nothing in ([], [torch.ones(2)]):
-        with pytest.raises(ValueError, match="must be PackedWeights, at least one"):
+    for nothing in ([], [torch.ones(2)], weights[0]):
+        with pytest.raises(ValueError, match="must be a list of PackedWeights, at least one"):
             ak.PackedExperts.stack(nothing)
     with pytest.raises(IndexError, match="there are 4 experts, got 4"):
         ak.PackedExperts.stack(weights)[4]

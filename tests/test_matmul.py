@@ -503,3 +503,10 @@ def test_planted_fault_is_seen(op: str, case: str, fault: Any, text: str, seed: 
     planted = Provider("planted", f"{__name__}:{fault.__name__}", devices=("cpu", "cuda"))
     result = validate(op, case, planted, device="cpu", seed=seed)
     assert any(text in failure for failure in result.failures), str(result)
+
+
+@pytest.mark.parametrize("eps", ["1", None])
+def test_eps_is_a_number(eps: Any) -> None:
+    x = torch.ones(2, 8, dtype=torch.bfloat16)
+    with pytest.raises(ValueError, match=r"rmsnorm_quantize_fp8: .* 'eps'"):
+        ak.rmsnorm_quantize_fp8(x, x[0], eps=eps)

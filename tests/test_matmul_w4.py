@@ -175,11 +175,20 @@ def _drop(name: str) -> Any:
         ("g64", _change("layout", lambda t: t + 1), "'w.layout' is of version 2, known is 1"),
         ("g64", _change("layout", lambda t: t * torch.tensor([1, 1, 1, 1, 0, 1, 1, 1, 1])),
          "'w.layout' holds sizes that no weight has"),
+        ("g64", _change("layout", lambda t: torch.cat([t[:6], t[6:] * 7])),
+         "'w.layout' holds sizes that no weight has"),
+        ("g64", _change("layout", lambda t: t.to("meta")), r"'w.layout' must be int64\[9\] with"),
+        ("g64", _change("scales", lambda t: t.tolist()), "'w.scales' must be a tensor, got list"),
+        ("g64", _change("scales", lambda t: t.to("meta")), "'w.scales' must be on cpu as codes"),
+        ("g64", _change("scales", lambda t: t * torch.nan), "scales must be finite"),
+        ("g64", _change("zeros", lambda t: t + 17), "zeros must be 0 to 16"),
+        ("act-order", _change("perm", lambda t: t.clamp_min(1)), "perm must name each of the"),
+        ("uneven", _change("group_of", lambda t: t + 90), "group_of must be 0 to"),
     ],
 )  # fmt: skip
 def test_a_truncated_or_mixed_up_set_names_the_tensor(name: str, change: Any, says: str) -> None:
     packed, _ = _packed(name)
-    with pytest.raises(ValueError, match=f"PackedWeight.from_tensors: {says}"):
+    with pytest.raises(ValueError, match=f"PackedWeight.from_tensors(: | of 'w': ){says}"):
         ak.PackedWeight.from_tensors(change(packed.tensors("w")), "w")
 
 
@@ -206,6 +215,7 @@ def test_a_truncated_or_mixed_up_set_names_the_tensor(name: str, change: Any, sa
         ({"g_idx": torch.zeros(63).int()}, r"g_idx must be integers \[64\]"),
         ({"g_idx": torch.full((64,), 2)}, "g_idx must be 0 to 1, a row of scales, got 2 to 2"),
         ({"scales": torch.ones(2, 3, device="meta")}, None),
+        ({"scales": [[1.0] * 3] * 2}, "scales must be a tensor, got list"),
     ],
 )  # fmt: skip
 def test_bad_parts_are_named(change: dict[str, Any], says: str | None) -> None:
@@ -242,8 +252,8 @@ def test_a_weight_that_is_not_finite_is_refused() -> None:
         ak.PackedWeight.pack(w)
     with pytest.raises(ValueError, match="weight must be f16, bf16, f32 or uint8"):
         ak.PackedWeight.pack(w.int())
-    for bad in [(2, 0, 1), (0, 1, 0), (1, 0, 65), (1, -1, 2)]:
-        with pytest.raises(ValueError, match=r"PackedWeight\.shard: (dim|start and stop) must be"):
+    for bad in [(2, 0, 1), (0, 1, 0), (1, 0, 65), (1, -1, 2), (1, 0.0, 2), (1, 0, None)]:
+        with pytest.raises(ValueError, match=r"PackedWeight\.shard: (dim|start|stop).* must be"):
             ak.PackedWeight.pack(torch.ones(2, 64)).shard(*bad)
 
 
@@ -275,6 +285,9 @@ def test_what_the_public_function_refuses() -> None:
         ((x, packed), {"out": torch.empty(6, 7).bfloat16()}, r"out must be \[2, 3, 7\]"),
         ((x, packed), {"out": torch.empty(3, 2, 7).bfloat16().transpose(0, 1)}, "out must be such"),
         ((x, packed), {"batch_invariant": True}, "batch_invariant|no provider"),
+        ((x, packed), {"batch_invariant": 1}, "batch_invariant must be True or False, got 1"),
+        ((x, packed), {"residual": torch.zeros(6, 7)}, r"residual must be \[2, 3, 7\], as out"),
+        ((x, packed), {"activation": "swiglu"}, "codes must have an even N for swiglu"),
     ]:
         with pytest.raises(ValueError, match=says):
             ak.matmul_w4(*args, **named)

@@ -167,6 +167,17 @@ def test_what_cannot_be_converted_is_said(scheme: str, model: nn.Module, says: s
         quantize_(model, scheme)
 
 
+def test_what_is_no_model_is_said() -> None:
+    with pytest.raises(ValueError, match=r"quantize_: model must be an nn\.Module, got int"):
+        quantize_(3, "int8")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="quantize_: filter must be a function or None, got 3"):
+        quantize_(nn.Sequential(linear()), "int8", filter=3)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"linear must be an nn\.Linear, got int"):
+        QuantLinear.from_linear(3, "int8")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="QuantLinear: x must be a tensor, got list"):
+        QuantLinear.from_linear(linear(), "int8")([1])
+
+
 def test_a_bad_layer_leaves_the_model_as_it_was() -> None:
     model = nn.Sequential(linear(), linear(70, 70))
     with torch.no_grad():

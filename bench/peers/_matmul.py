@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from aimills_kernels.harness.peers import Prepared
-from aimills_kernels.kernels.matmul.activations import activate
+from aimills_kernels.kernels.matmul.activations import finish
 from aimills_kernels.kernels.matmul.config import in_blocks
 
 
@@ -35,8 +35,7 @@ def scaled_mm(
         a, b.T, scale_a, kind_a, across, kind_b, bias=bias, output_dtype=out_dtype,
         use_fast_accum=accum == "fast",
     )  # fmt: skip
-    out = activate(out, activation)
-    return out if residual is None else (out + residual).to(out_dtype)
+    return finish(out, None, activation, residual, out_dtype)
 
 
 def _weight(b: Tensor, scale_b: Tensor, bias: Tensor | None, dtype: torch.dtype) -> tuple:
@@ -44,14 +43,17 @@ def _weight(b: Tensor, scale_b: Tensor, bias: Tensor | None, dtype: torch.dtype)
     return weight, None if bias is None else bias.to(dtype)
 
 
-def _linear(made: tuple[Tensor, Tensor | None], x: Tensor, *rest: object) -> Tensor:
+def _linear(
+    made: tuple[Tensor, Tensor | None], x: Tensor, b: Tensor, scale_b: Tensor,
+    bias: Tensor | None, residual: Tensor | None, activation: str,
+) -> Tensor:  # fmt: skip
     """The matmul of the weight in x's dtype: twice the bytes, and each weight rounded."""
-    return F.linear(x, *made)
+    return finish(F.linear(x, *made), None, activation, residual, x.dtype)
 
 
 def _ahead_of_int8(
     a: Tensor, b: Tensor, scale_a: Tensor, scale_b: Tensor, zero_a: Tensor | None,
-    bias: Tensor | None, out_dtype: torch.dtype,
+    bias: Tensor | None, out_dtype: torch.dtype, *rest: object,
 ) -> tuple[Tensor, Tensor, Tensor | None]:  # fmt: skip
     if out_dtype == torch.float32:
         raise NotImplementedError("the 16-bit matmul gives 16 bits")
@@ -60,10 +62,14 @@ def _ahead_of_int8(
     return x, *_weight(b, scale_b, bias, out_dtype)
 
 
-def _linear_int8(made: tuple[Tensor, Tensor, Tensor | None], *_: object) -> Tensor:
+def _linear_int8(
+    made: tuple[Tensor, Tensor, Tensor | None], a: Tensor, b: Tensor, scale_a: Tensor,
+    scale_b: Tensor, zero_a: Tensor | None, bias: Tensor | None, out_dtype: torch.dtype,
+    residual: Tensor | None, activation: str,
+) -> Tensor:  # fmt: skip
     """The matmul of both in the output's dtype: twice the bytes, and each operand rounded."""
-    return F.linear(*made)
+    return finish(F.linear(*made), None, activation, residual, out_dtype)
 
 
-dequantized_w8 = Prepared(lambda x, b, s, bias: _weight(b, s, bias, x.dtype), _linear)
+dequantized_w8 = Prepared(lambda x, b, s, bias, *_: _weight(b, s, bias, x.dtype), _linear)
 dequantized_int8 = Prepared(_ahead_of_int8, _linear_int8)

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from aimills_kernels.harness.peers import Prepared
-from aimills_kernels.kernels.matmul.activations import ACTIVATIONS
+from aimills_kernels.kernels.matmul.activations import finish
 from aimills_kernels.kernels.matmul.layout_w4 import SIZES, dequantize, unpack_nibbles
 
 
 def _dequantized(
     x: Tensor, codes: Tensor, scales: Tensor, zeros: Tensor | None, perm: Tensor | None,
-    group_of: Tensor | None, bias: Tensor | None, group_size: int, offset: int, activation: str,
-    batch_invariant: bool,
+    group_of: Tensor | None, bias: Tensor | None, residual: Tensor | None, group_size: int,
+    offset: int, activation: str, batch_invariant: bool,
 ) -> tuple[Tensor]:  # fmt: skip
     if batch_invariant:
         raise NotImplementedError("PyTorch's matmul promises no bits")
@@ -24,17 +26,21 @@ def _dequantized(
     return (weight.to(x.dtype),)
 
 
-def _matmul(made: tuple[Tensor], x: Tensor, *rest: object) -> Tensor:
+def _matmul(made: tuple[Tensor], x: Tensor, *rest: Any) -> Tensor:
     """The matmul of the weight in x's dtype: four times the bytes, and each weight rounded."""
-    bias, activation = rest[5], rest[8]
-    bias = bias.to(x.dtype) if isinstance(bias, Tensor) else None
-    return ACTIVATIONS[str(activation)](F.linear(x, made[0], bias))
+    bias = rest[5].to(x.dtype) if isinstance(rest[5], Tensor) else None
+    return _end(F.linear(x, made[0], bias), rest)
+
+
+def _end(out: Tensor, rest: tuple[Any, ...]) -> Tensor:
+    residual, activation = rest[6], rest[9]
+    return finish(out, None, activation, residual, out.dtype)
 
 
 def _packed(
     x: Tensor, codes: Tensor, scales: Tensor, zeros: Tensor | None, perm: Tensor | None,
-    group_of: Tensor | None, bias: Tensor | None, group_size: int, offset: int, activation: str,
-    batch_invariant: bool,
+    group_of: Tensor | None, bias: Tensor | None, residual: Tensor | None, group_size: int,
+    offset: int, activation: str, batch_invariant: bool,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     N, K = codes.shape[0], x.shape[1]
     if batch_invariant or perm is not None or group_of is not None or offset:
@@ -52,14 +58,14 @@ def _packed(
     return torch.ops.aten._convert_weight_to_int4pack_for_cpu(found.int(), 1), tables
 
 
-def _int4pack(made: tuple[Tensor, Tensor], x: Tensor, *rest: object) -> Tensor:
+def _int4pack(made: tuple[Tensor, Tensor], x: Tensor, *rest: Any) -> Tensor:
     """_weight_int4pack_mm, with its scales and zeros in bf16; bias and activation on top."""
-    bias, group_size, activation = rest[5], rest[6], rest[8]
+    bias, group_size = rest[5], rest[7]
     ops = torch.ops.aten
     gpu = x.device.type == "cuda"
     multiply = ops._weight_int4pack_mm if gpu else ops._weight_int4pack_mm_for_cpu
     out = multiply(x.contiguous(), made[0], group_size, made[1])
-    return ACTIVATIONS[str(activation)](out + bias.to(x.dtype) if isinstance(bias, Tensor) else out)
+    return _end(out + bias.to(x.dtype) if isinstance(bias, Tensor) else out, rest)
 
 
 dequantized = Prepared(_dequantized, _matmul)

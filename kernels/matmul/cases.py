@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from aimills_kernels._op import Case, Invalid
+from aimills_kernels.kernels.matmul.activations import ACTIVATIONS, GATED
+from aimills_kernels.kernels.matmul.formats import WIDE
 
 SCALES = ("tensor", "row", "one")
 Change = Callable[[dict[str, Any]], dict[str, Any]]
@@ -44,6 +46,27 @@ def lay_out(case: Case, name: str, t: Tensor) -> Tensor:
 
 def scale_of(values: Tensor, kind: str, rows: int) -> Tensor:
     return {"row": values[:rows], "tensor": values[0, 0], "one": values[0]}[kind].clone()
+
+
+def width(case: Case) -> int:
+    """Of the output."""
+    return case.N // 2 if case.get("act") == GATED else case.N
+
+
+def end_of(case: Case, generator: torch.Generator) -> dict[str, Any]:
+    """`act`, and `residual`, what dtype that has."""
+    drawn: dict[str, Any] = {"activation": case.one_of("act", *ACTIVATIONS, GATED)}
+    if dtype := WIDE.get(case.one_of("residual", None, *WIDE)):
+        shape = case.M, width(case)
+        normal = torch.randn(shape, generator=generator, device=generator.device)
+        drawn["residual"] = lay_out(case, "residual", (normal * 8).to(dtype))
+    return {"residual": None, **drawn}
+
+
+def end_bytes(case: Case, out: torch.dtype) -> int:
+    """Of the output and what is added to it."""
+    residual = WIDE[case.residual].itemsize if case.get("residual") else 0
+    return case.M * width(case) * (out.itemsize + residual)
 
 
 def vary(**change: Any) -> Change:
@@ -106,3 +129,21 @@ def bad_bias(N: int) -> tuple[Invalid, ...]:
 BAD_OUT_DTYPE = Invalid(
     "out_dtype is integer", vary(out_dtype=torch.int32), "out_dtype must be bf16"
 )
+
+
+def bad_end(N: int) -> tuple[Invalid, ...]:
+    """Of the case `residual`: an even N, and a residual of [M, N]."""
+    return (
+        Invalid("activation unknown", vary(activation="tanh"),
+                "activation must be one of none, relu, gelu, gelu_tanh, silu, swiglu, got 'tanh'"),
+        Invalid("residual of all of N with a gate", vary(activation="swiglu"),
+                rf"residual must be \[.*, {N // 2}\]", base="residual"),
+        Invalid("residual is integer", vary(residual=lambda a: a["residual"].int()),
+                "residual must be bf16, f16 or f32", base="residual"),
+    )  # fmt: skip
+
+
+def odd_gate(**short: Any) -> Invalid:
+    """`short`: what makes the weight, named first, a row shorter."""
+    change = vary(bias=None, activation="swiglu", **short)
+    return Invalid("a gate for an odd N", change, f"{next(iter(short))} must have an even N for")

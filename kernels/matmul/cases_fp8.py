@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from aimills_kernels._op import Case, Cost
-from aimills_kernels.kernels.matmul.activations import ACTIVATIONS, GATED
-from aimills_kernels.kernels.matmul.cases import lay_out
+from aimills_kernels.kernels.matmul.cases import end_bytes, end_of, lay_out
 from aimills_kernels.kernels.matmul.config import blocks_of
 from aimills_kernels.kernels.matmul.formats import CODES, LARGEST, WIDE
 
@@ -69,21 +68,13 @@ def inputs(case: Case, generator: torch.Generator) -> dict[str, Any]:
         bias = (a[:1].float() @ b.float().T)[0] * row * columns * (-63 / 64)
     if bias is not None:
         named["bias"] = bias.to(bias_dtype)
-    activation = case.one_of("act", *ACTIVATIONS, GATED)
-    if residual_dtype := WIDE.get(case.one_of("residual", None, *WIDE)):
-        named["residual"] = (normal(M, width(case)) * 8).to(residual_dtype)
     named = {name: lay_out(case, name, t) for name, t in named.items()}
     limits = {
         "accum": case.one_of("accum", *ACCUMS),
         "batch_invariant": case.get("invariant", False),
-        "activation": activation,
+        **end_of(case, generator),
     }
-    return {"bias": None, "residual": None, **named, "out_dtype": out_dtype, **limits}
-
-
-def width(case: Case) -> int:
-    """Of the output."""
-    return case.N // 2 if case.get("act") == GATED else case.N
+    return {"bias": None, **named, "out_dtype": out_dtype, **limits}
 
 
 def _dtypes(case: Case) -> tuple[torch.dtype | None, torch.dtype]:
@@ -116,8 +107,7 @@ def cost(case: Case) -> Cost:
     scales = sum(down * across for down, across in down_across)
     bias_dtype, out_dtype = _dtypes(case)
     bias = N * bias_dtype.itemsize if bias_dtype else 0
-    each = out_dtype.itemsize + (WIDE[case.residual].itemsize if case.get("residual") else 0)
-    moved = M * K + N * K + M * width(case) * each + 4 * scales + bias
+    moved = M * K + N * K + end_bytes(case, out_dtype) + 4 * scales + bias
     return Cost(2 * M * N * K, moved, "fp8")
 
 

@@ -9,7 +9,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from aimills_kernels._op import Case, Invalid
-from aimills_kernels.kernels.matmul.cases import bad_bias, bad_scale_values, spoil, vary
+from aimills_kernels.kernels.matmul.cases import (
+    bad_bias,
+    bad_end,
+    bad_scale_values,
+    odd_gate,
+    spoil,
+    vary,
+)
 
 _LAYERS = {  # Llama-3 8B, and a square one of 70B: N, K
     "llama3-8b-qkv": (6144, 4096),
@@ -61,7 +68,16 @@ CASES = (
     Case("invariant-walked", M=9000, N=70, K=600, group=32, invariant=True, cpu=dict(M=300)),
     Case("gpt-oss", M=16, N=2880, K=2880, group=32, bias="bf16", cpu=dict(N=40, K=360)),
     Case("qwen2.5-vl", M=4, N=1280, K=3420, cpu=dict(N=30)),
+    Case("residual", M=3, N=20, K=40, group=32, residual="f32", act="gelu"),
+    Case("gated", M=9, N=70, K=77, group=32, asym=True, act="swiglu", bias="bf16", residual="f16",
+         tags=_I),
+    Case("gated-split", M=2, N=70, K=1100, act="swiglu", residual="bf16", dtype="f16",
+         tags={"interpret", "full"}),
     *_layer_cases(),
+    Case("llama3-8b-gate-up-16-swiglu", M=16, N=28672, K=4096, act="swiglu",
+         cpu=dict(M=8, N=224, K=256), tags={"bench", "aot"}),
+    Case("llama3-8b-gate-up-4096-swiglu", M=4096, N=28672, K=4096, asym=True, act="swiglu",
+         residual="bf16", cpu=dict(M=8, N=224, K=256), tags={"aot"}),
     Case("aot-32-asym", M=16, N=4096, K=4096, group=32, asym=True, cpu=dict(N=64, K=512),
          tags={"aot"}),
     Case("aot-64-f16", M=32, N=4096, K=4096, group=64, dtype="f16", scales="f16", asym=True,
@@ -119,7 +135,8 @@ ERRORS = (
     Invalid("offset of a whole group", vary(offset=128), "offset must be at least 0"),
     Invalid("offset with perm", vary(offset=1), "offset must be at least 0 and less than 1",
             base="act-order"),
-    Invalid("activation is tanh", vary(activation="tanh"), "activation must be one of none, relu"),
+    odd_gate(codes=lambda a: a["codes"][:-1], scales=lambda a: a["scales"][:, :-1].contiguous()),
+    *bad_end(20),
     *bad_scale_values("scales"),
     Invalid("zeros have a 17", spoil("zeros", 17), "zeros must be 0 to 16", base="ragged",
             value=True),

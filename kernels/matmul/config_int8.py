@@ -50,7 +50,8 @@ def select_w8_config(m: int, n: int, aligned: bool, sm: int) -> Config:
     `aligned`: rows of weights and x are contiguous and start at multiples of 16 bytes.
     """
     if m <= 16:
-        block_m, block_n, block_k, warps = 16, 64 if _cdiv(n, 64) >= _SMS else 32, 128, 4
+        wide = _cdiv(n, 64) >= _SMS and sm != 90  # 64 channels there are a `wgmma`'s: below
+        block_m, block_n, block_k, warps = 16, 64 if wide else 32, 128, 4
     elif not aligned or m <= 64 or n % 16 or _cdiv(m, 128) * _cdiv(n, 128) < _SMS:
         # Addresses of an output whose rows are not aligned spilled 8 bytes on sm_120 in 128x128.
         block_m, block_n, block_k, warps = 64, 64, 64, 4
@@ -84,7 +85,7 @@ def _near_w8(built_in: Config, m: int, n: int, aligned: bool, sm: int) -> Iterat
             continue
         if c.group_m < 8 and m <= c.group_m * c.block_m:
             continue
-        if built_in.num_stages == 1 and c.num_stages > 1:  # what a `wgmma` reads: above
+        if sm == 90 and c.block_n >= 64 and c.num_stages > 1:  # what a `wgmma` reads: above
             continue
         if shared <= shared_kib(sm) * 1024 - 4096:
             yield c

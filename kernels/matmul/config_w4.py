@@ -151,7 +151,7 @@ def _fits(c: Config, m: int, n: int, aligned: bool, sm: int) -> bool:
 
 def workspace(x: Tensor, codes: Tensor, *rest: Any) -> int:
     """Floats: a sum of each element and split, where splits go to several programs."""
-    _, _, perm, group_of, _, group_size, offset, _, invariant = rest
+    _, _, perm, group_of, _, _, group_size, offset, _, invariant = rest
     config = config_of(x, codes, perm, group_of, group_size, offset, invariant)
     alone = config.splits == 1 or config.walked
     return 0 if alone else config.splits * x.shape[0] * codes.shape[0]

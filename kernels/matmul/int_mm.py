@@ -1,5 +1,5 @@
 """PyTorch's int8 matmul, `torch._int_mm`: cuBLASLt. The int32 sums go to memory; zero points,
-scales and bias are applied to them in steps of their own.
+scales and what follows are applied to them in steps of their own.
 
 Not on a CPU: oneDNN adds pairs of products in 16 bits, saturated, on one that has no VNNI.
 """
@@ -10,21 +10,20 @@ import torch
 from torch import Tensor
 
 from aimills_kernels._op import Problem
+from aimills_kernels.kernels.matmul.activations import finish
 from aimills_kernels.kernels.matmul.config_int8 import deepest
 
 
 def launch(
     outs: tuple[Tensor],
     a: Tensor, b: Tensor, scale_a: Tensor, scale_b: Tensor, zero_a: Tensor | None,
-    bias: Tensor | None, out_dtype: torch.dtype,
+    bias: Tensor | None, out_dtype: torch.dtype, residual: Tensor | None, activation: str,
 ) -> None:  # fmt: skip
     sums = torch._int_mm(a, b.T)
     if zero_a is not None:
         sums = sums - zero_a.long().reshape(-1, 1) * b.sum(1)
     scaled = sums.float().mul_(scale_a.reshape(-1, 1)).mul_(scale_b.reshape(1, -1))
-    if bias is not None:
-        scaled.add_(bias)
-    outs[0].copy_(scaled)
+    outs[0].copy_(finish(scaled, bias, activation, residual, out_dtype))
 
 
 def rejects(p: Problem) -> str | None:

@@ -14,13 +14,15 @@ from aimills_kernels._op import Invalid, Op, Problem, Provider
 from aimills_kernels._tolerance import Judgement, Ratio
 from aimills_kernels._words import shown
 from aimills_kernels.kernels.matmul import scaled_mm
-from aimills_kernels.kernels.matmul.activations import GATED, activate, check_activation
+from aimills_kernels.kernels.matmul.activations import GATED, check_activation, finish
 from aimills_kernels.kernels.matmul.cases import (
     BAD_OUT_DTYPE,
     bad_bias,
+    bad_end,
     bad_operands,
     bad_scale,
     bad_scale_values,
+    odd_gate,
     vary,
 )
 from aimills_kernels.kernels.matmul.cases_fp8 import ACCUMS, CASES, cost, inputs
@@ -70,10 +72,8 @@ def reference(
     so operands stay codes, which even tf32 holds exactly. `accum` and `batch_invariant` say how a
     kernel may sum.
     """
-    out = activate(sums(a, b, scale_a, scale_b, bias), activation)
-    if residual is not None:
-        out = out + residual.to(out.dtype)
-    return out.to(out_dtype)
+    made = sums(a, b, scale_a, scale_b, bias)
+    return finish(made, None, activation, residual, out_dtype)
 
 
 def sums(
@@ -226,14 +226,8 @@ ERRORS = (
     Invalid("scale_b across in blocks", vary(scale_b=lambda a: a["scale_b"][:, :2].T),
             "scale_b must be", base="block-ragged"),
     Invalid("out_dtype is fp8", vary(out_dtype=E4M3), "out_dtype must be bf16"),
-    Invalid("activation unknown", vary(activation="tanh"),
-            "activation must be one of none, relu, gelu, gelu_tanh, silu, swiglu, got 'tanh'"),
-    Invalid("a gate for an odd N", vary(b=lambda a: a["b"][:-1], bias=None, activation="swiglu",
-            scale_b=lambda a: a["scale_b"][:-1]), "b must have an even N for swiglu"),
-    Invalid("residual of all of N with a gate", vary(activation="swiglu"),
-            r"residual must be \[16, 16\]", base="residual"),
-    Invalid("residual is integer", vary(residual=lambda a: a["residual"].int()),
-            "residual must be bf16, f16 or f32", base="residual"),
+    odd_gate(b=lambda a: a["b"][:-1], scale_b=lambda a: a["scale_b"][:-1]),
+    *bad_end(32),
     Invalid("accum unknown", vary(accum="slow"),
             "accum must be 'promoted' or 'fast', got 'slow'"),
 )  # fmt: skip

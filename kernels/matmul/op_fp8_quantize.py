@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from aimills_kernels._dispatch import sm_of
 from aimills_kernels._op import Case, Cost, Invalid, Op, Problem, Provider
 from aimills_kernels._tolerance import EPS32, Judgement, specials
 from aimills_kernels.kernels.matmul import cases_fp8, op_fp8, op_quantize
 from aimills_kernels.kernels.matmul.activations import GATED, activate
-from aimills_kernels.kernels.matmul.cases import bad_bias, bad_operands, bad_scale, vary
-from aimills_kernels.kernels.matmul.cases_fp8 import width
+from aimills_kernels.kernels.matmul.cases import bad_bias, bad_operands, bad_scale, vary, width
 from aimills_kernels.kernels.matmul.checks import check_scale
 from aimills_kernels.kernels.matmul.config import (
     Config,
@@ -153,37 +153,45 @@ def workspace(
     granularity: str, dtype: torch.dtype, accum: str, batch_invariant: bool,
 ) -> int:  # fmt: skip
     """Floats: sums of splits, and for scales of rows the result, as no tile sees a whole row."""
-    config = config_of(a, b, scale_a, scale_b, activation, granularity, accum, batch_invariant)[1]
+    config = problem_of(
+        a, b, scale_a, scale_b, activation, granularity, accum, batch_invariant
+    ).config()
     M, N = len(a), len(b)
     result = M * (N // 2 if activation == GATED else N) if granularity == "row" else 0
     return split_sums(config, M, N) + result
 
 
 def _configs(p: Problem) -> tuple[Config, ...]:
-    return codes_candidates(
-        *_problem(p.a, p.b, p.scale_a, p.scale_b, p.activation, p.granularity, p.accum,
-                  p.batch_invariant), p.sm or 90,
-    )  # fmt: skip
+    found = problem_of(
+        p.a, p.b, p.scale_a, p.scale_b, p.activation, p.granularity, p.accum, p.batch_invariant
+    )
+    return codes_candidates(found.shape, found.blocks, found.columns, p.sm or 90)
 
 
-def config_of(*args: Any) -> tuple[Shape, Config]:
-    """As `_problem` takes them."""
-    shape, blocks, columns = _problem(*args)
-    built_in = select_codes_config(shape, blocks, columns, op_fp8.sm_of(args[0].device) or 90)
-    return shape, built_in
+@dataclass(frozen=True)
+class Chosen:
+    """What tiles follow from."""
+
+    shape: Shape
+    blocks: bool  # scales are of blocks
+    columns: int  # so wide a tile must be; 0: any width
+    sm: int
+
+    def config(self) -> Config:
+        """The built-in one."""
+        return select_codes_config(self.shape, self.blocks, self.columns, self.sm)
 
 
-def _problem(
+def problem_of(
     a: Tensor, b: Tensor, scale_a: Tensor, scale_b: Tensor, activation: str, granularity: str,
     accum: str, batch_invariant: bool,
-) -> tuple[Shape, bool, int]:  # fmt: skip
-    """And whether scales are of blocks, and how wide a tile must be, if that matters."""
-    sm = op_fp8.sm_of(a.device) or 90
+) -> Chosen:  # fmt: skip
+    sm = sm_of(a.device) or 90
     gated = activation == GATED
     blocks = in_blocks(scale_a, scale_b, len(b))
     shape = Shape.of(a, b, torch.bfloat16, accum, batch_invariant, sm, gated=gated and blocks)
     columns = (256 if gated else 128) if granularity == "1x128" else 0
-    return shape, blocks, columns
+    return Chosen(shape, blocks, columns, sm)
 
 
 _ROWS, _BLOCKS = cases_fp8._ROWS, cases_fp8._BLOCKS

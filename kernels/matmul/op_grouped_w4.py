@@ -11,6 +11,7 @@ from torch import Tensor
 from aimills_kernels._op import Case, Cost, Invalid, Op, Problem, Provider, describe
 from aimills_kernels._tolerance import Ratio
 from aimills_kernels.kernels.matmul import op_w4
+from aimills_kernels.kernels.matmul.activations import check_activation
 from aimills_kernels.kernels.matmul.cases import bad_bias, bad_scale_values, lay_out, spoil, vary
 from aimills_kernels.kernels.matmul.checks import check_bias, check_dtype
 from aimills_kernels.kernels.matmul.config import rows_in_each
@@ -50,8 +51,8 @@ def reference(
         """What is in other rows must not become a NaN in a gradient."""
         return op_w4.reference(
             rows.masked_fill(~mine, 0), codes[e], scales[e], of_group(zeros, e, 3),
-            of_group(perm, e, 2), of_group(group_of, e, 2), of_group(bias, e, 2), group_size,
-            offset, activation, False,
+            of_group(perm, e, 2), of_group(group_of, e, 2), of_group(bias, e, 2), None,
+            group_size, offset, activation, False,
         )  # fmt: skip
 
     return by_group(multiply, x, offsets, masked_m, E, x.new_empty((*x.shape[:-1], N)))
@@ -79,8 +80,9 @@ def fake(
     assert one[0] is not None
     assert one[1] is not None
     op_w4.check_weight(
-        NAME, x.shape[-1], one[0], one[1], one[2], one[3], one[4], group_size, offset, activation
+        NAME, x.shape[-1], one[0], one[1], one[2], one[3], one[4], group_size, offset
     )
+    check_activation(NAME, activation, N, gated=False)
     check_bias(NAME, bias, E, N)
     return x.new_empty((*rows, N))
 
@@ -118,6 +120,7 @@ def inputs(case: Case, generator: torch.Generator) -> dict[str, Any]:
     x = op_w4.inputs(rows, generator)["x"].view(*lead, case.K)
     given = lengths(case, generator)
     x = x.masked_fill(unowned(case, given)[..., None], float("nan"))
+    drawn[0].pop("residual")
     stacked = {}
     for name in ("codes", "scales", "zeros", "perm", "group_of", "bias"):
         each = [d[name] for d in drawn]

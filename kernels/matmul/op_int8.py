@@ -10,13 +10,18 @@ from torch import Tensor
 from aimills_kernels._op import Case, Cost, Invalid, Op, Problem, Provider
 from aimills_kernels._tolerance import Ratio
 from aimills_kernels.kernels.matmul import int_mm
+from aimills_kernels.kernels.matmul.activations import check_end, finish
 from aimills_kernels.kernels.matmul.cases import (
     BAD_OUT_DTYPE,
     SCALES,
     bad_bias,
+    bad_end,
     bad_operands,
     bad_scale,
+    end_bytes,
+    end_of,
     lay_out,
+    odd_gate,
     scale_of,
     spoil,
     vary,
@@ -38,10 +43,10 @@ NAME = "matmul_int8"
 
 def reference(
     a: Tensor, b: Tensor, scale_a: Tensor, scale_b: Tensor, zero_a: Tensor | None,
-    bias: Tensor | None, out_dtype: torch.dtype,
+    bias: Tensor | None, out_dtype: torch.dtype, residual: Tensor | None, activation: str,
 ) -> Tensor:  # fmt: skip
-    """((a - zero_a) @ b.T) * scale_a * scale_b + bias: exact sums, the rest in float32 (float64 for
-    float64 scales), rounded once.
+    """activation(((a - zero_a) @ b.T) * scale_a * scale_b + bias) + residual: exact sums, the rest
+    in float32 (float64 for float64 scales), rounded once.
 
     a        [M, K]             i8
     b        [N, K]             i8
@@ -49,22 +54,22 @@ def reference(
     scale_b  [], [1] or [N, 1]  f32
     zero_a   [], [1] or [M, 1]  i32, -128 to 127, or None
     bias     [N]                bf16 | f16 | f32, or None
-    ->       [M, N]             out_dtype
+    residual  as the output     bf16 | f16 | f32, or None
+    ->       [M, N]             out_dtype; [M, N / 2] with activation "swiglu"
 
+    activation is one of those of `matmul_fp8`.
     float64 holds the sums exactly, and a GPU has no matmul of integers that PyTorch would call.
     """
     wide = torch.promote_types(scale_a.dtype, torch.float32)
     codes = a.double() if zero_a is None else a.double() - zero_a.reshape(-1, 1)
     out = (codes @ b.double().T).to(wide)
     out = out * scale_a.reshape(-1, 1) * scale_b.reshape(1, -1)
-    if bias is not None:
-        out = out + bias.to(wide)
-    return out.to(out_dtype)
+    return finish(out, bias, activation, residual, out_dtype)
 
 
 def fake(
     a: Tensor, b: Tensor, scale_a: Tensor, scale_b: Tensor, zero_a: Tensor | None,
-    bias: Tensor | None, out_dtype: torch.dtype,
+    bias: Tensor | None, out_dtype: torch.dtype, residual: Tensor | None, activation: str,
 ) -> Tensor:  # fmt: skip
     check_matrix(NAME, "a", a, torch.int8)
     check_matrix(NAME, "b", b, torch.int8)
@@ -76,12 +81,12 @@ def fake(
         check_numbers(NAME, "zero_a", zero_a, (M, 1), dtype=torch.int32)
     check_bias(NAME, bias, N)
     check_out_dtype(NAME, out_dtype)
-    return a.new_empty((M, N), dtype=out_dtype)
+    return a.new_empty(check_end(NAME, M, N, activation, residual), dtype=out_dtype)
 
 
 def values(
     a: Tensor, b: Tensor, scale_a: Tensor, scale_b: Tensor, zero_a: Tensor | None,
-    bias: Tensor | None, out_dtype: torch.dtype,
+    bias: Tensor | None, out_dtype: torch.dtype, residual: Tensor | None, activation: str,
 ) -> None:  # fmt: skip
     check_scale(NAME, "scale_a", scale_a)
     check_scale(NAME, "scale_b", scale_b)
@@ -136,7 +141,8 @@ def inputs(case: Case, generator: torch.Generator) -> dict[str, Any]:
     if bias_dtype is not None:
         named["bias"] = (normal(N) * 8 + torch.arange(N, device=place) % 7).to(bias_dtype)
     named = {name: lay_out(case, name, t) for name, t in named.items()}
-    return {"zero_a": None, "bias": None, **named, "out_dtype": out_dtype}
+    end = end_of(case, generator)
+    return {"zero_a": None, "bias": None, **named, "out_dtype": out_dtype, **end}
 
 
 def _dtypes(case: Case) -> tuple[torch.dtype | None, torch.dtype]:
@@ -152,7 +158,7 @@ def cost(case: Case) -> Cost:
     scales = sum(n if case.get(name) == "row" else 1 for name, n in columns)
     bias_dtype, out_dtype = _dtypes(case)
     bias = N * bias_dtype.itemsize if bias_dtype else 0
-    moved = M * K + N * K + M * N * out_dtype.itemsize + 4 * scales + bias
+    moved = M * K + N * K + end_bytes(case, out_dtype) + 4 * scales + bias
     return Cost(2 * M * N * K, moved, "int8")
 
 
@@ -228,7 +234,16 @@ CASES = (
     Case("deepest-zero", M=17, N=16, K=deepest(zero=True), fill="ends", zero="ends", zeros="row",
          out="f32"),
     Case("deeper", M=17, N=16, K=deepest(zero=False) + 9, fill="ends", out="f32"),
+    Case("residual", M=16, N=32, K=40, **_ROWS, residual="f32", act="gelu"),
+    Case("gated", M=19, N=70, K=45, **_ROWS, **_ZEROS, act="swiglu", bias="bf16", residual="f16",
+         tags=_I),
+    Case("activation", M=3, N=20, K=33, **_ROWS, act="silu", residual="bf16", out="f32",
+         layout="sliced", tags={"interpret", "full"}),
     *_layer_cases(),
+    Case("llama3-8b-gate-up-4096-swiglu", M=4096, N=28672, K=4096, **_ROWS, act="swiglu",
+         cpu=dict(M=32, N=448, K=512), tags={"bench", "aot"}),
+    Case("aot-gated-zero", M=16, N=4096, K=1000, **_ROWS, **_ZEROS, act="swiglu", residual="bf16",
+         cpu=dict(N=64), tags={"aot", "full"}),
     Case("aot-f32-bias", M=2048, N=2048, K=512, **_ZEROS, bias="f32", out="f32",
          cpu=dict(M=64, N=64), tags={"aot", "full"}),
     Case("aot-unaligned", M=513, N=513, K=1001, **_ZEROS, bias="f32", out="f32",
@@ -244,6 +259,8 @@ ERRORS = (
     *bad_scale("scale_b"),
     *bad_bias(32),
     BAD_OUT_DTYPE,
+    odd_gate(b=lambda a: a["b"][:-1], scale_b=lambda a: a["scale_b"][:-1]),
+    *bad_end(32),
     Invalid("a is bf16", vary(a=lambda a: a["a"].bfloat16()), "a must be int8"),
     Invalid("b is uint8", vary(b=lambda a: a["b"].view(torch.uint8)), "b must be int8"),
     Invalid("zero_a is int8", vary(zero_a=lambda a: a["zero_a"].char()), "zero_a must be int32"),
@@ -274,7 +291,9 @@ matmul_int8 = Op(
             sources=(
                 "kernels/matmul/config.py",
                 "kernels/matmul/config_int8.py",
+                "kernels/matmul/epilogue.py",
                 "kernels/matmul/tiles.py",
+                "kernels/matmul/triton_quantize.py",
                 "kernels/hardware.py",
             ),
             configs=_configs,

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from aimills_kernels._op import Case, Cost, Op, Problem, Provider, describe
 from aimills_kernels._tolerance import Ratio
-from aimills_kernels.kernels.matmul.activations import activate, check_activation
-from aimills_kernels.kernels.matmul.cases import lay_out
+from aimills_kernels.kernels.matmul.activations import check_end, finish
+from aimills_kernels.kernels.matmul.cases import end_bytes, end_of, lay_out
 from aimills_kernels.kernels.matmul.cases_w4 import CASES, ERRORS
 from aimills_kernels.kernels.matmul.checks import check_bias, check_matrix, check_scale
 from aimills_kernels.kernels.matmul.config_w4 import (
@@ -38,10 +38,10 @@ DTYPES = {name: dtype for name, dtype in WIDE.items() if dtype.itemsize == 2}
 
 def reference(
     x: Tensor, codes: Tensor, scales: Tensor, zeros: Tensor | None, perm: Tensor | None,
-    group_of: Tensor | None, bias: Tensor | None, group_size: int, offset: int, activation: str,
-    batch_invariant: bool,
+    group_of: Tensor | None, bias: Tensor | None, residual: Tensor | None, group_size: int,
+    offset: int, activation: str, batch_invariant: bool,
 ) -> Tensor:  # fmt: skip
-    """activation(x @ ((code - zero) * scale).T + bias) in float32, rounded once.
+    """activation(x @ ((code - zero) * scale).T + bias) + residual in float32, rounded once.
 
     x         [M, K]             f16 | bf16
     codes     [N, width]         i16, four codes a word: see `layout_w4`
@@ -50,38 +50,34 @@ def reference(
     perm      [4 width]          i32, the column of each storage column, or None: as `offset` says
     group_of  [width / 8]        i32, the group of each 32 storage columns, or None: by `group_size`
     bias      [N]                f16 | bf16 | f32, or None
-    ->        [M, N]             dtype of x
+    residual  as the output      f16 | bf16 | f32, or None
+    ->        [M, N]             dtype of x; [M, N / 2] with activation "swiglu"
 
-    group_size is 32, 64, 128 or K, which is one group for all; activation "none", "relu", "gelu",
-    "gelu_tanh" or "silu".
+    group_size is 32, 64, 128 or K, which is one group for all; activation is one of those of
+    `matmul_fp8`.
     """
     wide = torch.promote_types(x.dtype, torch.float32)
     weight = dequantize(
         codes, scales, zeros, perm, group_of, x.shape[1], group_size, offset, wide
     )  # fmt: skip
-    out = x.to(wide) @ weight.T
-    if bias is not None:
-        out = out + bias.to(wide)
-    return activate(out, activation).to(x.dtype)
+    return finish(x.to(wide) @ weight.T, bias, activation, residual, x.dtype)
 
 
 def fake(
     x: Tensor, codes: Tensor, scales: Tensor, zeros: Tensor | None, perm: Tensor | None,
-    group_of: Tensor | None, bias: Tensor | None, group_size: int, offset: int, activation: str,
-    batch_invariant: bool,
+    group_of: Tensor | None, bias: Tensor | None, residual: Tensor | None, group_size: int,
+    offset: int, activation: str, batch_invariant: bool,
 ) -> Tensor:  # fmt: skip
     check_matrix(NAME, "x", x, *DTYPES.values())
     N = codes.shape[0] if codes.dim() else 0
-    check_weight(
-        NAME, x.shape[1], codes, scales, zeros, perm, group_of, group_size, offset, activation
-    )  # fmt: skip
+    check_weight(NAME, x.shape[1], codes, scales, zeros, perm, group_of, group_size, offset)
     check_bias(NAME, bias, N)
-    return x.new_empty((x.shape[0], N))
+    return x.new_empty(check_end(NAME, x.shape[0], N, activation, residual, "codes"))
 
 
 def check_weight(
     op: str, K: int, codes: Tensor, scales: Tensor, zeros: Tensor | None, perm: Tensor | None,
-    group_of: Tensor | None, group_size: int, offset: int, activation: str,
+    group_of: Tensor | None, group_size: int, offset: int,
 ) -> None:  # fmt: skip
     """And what goes with it, for x of K columns."""
     if group_size not in (*SIZES, K):
@@ -89,7 +85,6 @@ def check_weight(
     limit = group_size if group_size in SIZES and perm is None and group_of is None else 1
     if not 0 <= offset < limit:
         raise ValueError(f"{op}: offset must be at least 0 and less than {limit}, got {offset}")
-    check_activation(op, activation, codes.shape[0] if codes.dim() else 0, gated=False)
     _check_packed(op, K, codes, scales, zeros, perm, group_of, group_size, offset)
 
 
@@ -135,7 +130,8 @@ def _check_packed(
 
 def values(
     x: Tensor, codes: Tensor, scales: Tensor, zeros: Tensor | None, perm: Tensor | None,
-    group_of: Tensor | None, bias: Tensor | None, group_size: int, *others: Any,
+    group_of: Tensor | None, bias: Tensor | None, residual: Tensor | None, group_size: int,
+    *others: Any,
 ) -> None:  # fmt: skip
     check_weight_values(NAME, x.shape[1], scales, zeros, perm, group_of, group_size)
 
@@ -222,8 +218,8 @@ def inputs(case: Case, generator: torch.Generator) -> dict[str, Any]:
         "scales": scales.to(scale_dtype),
         "zeros": integers(0, 17, groups, N).to(torch.uint8) if case.get("asym", False) else None,
         "perm": perm, "group_of": group_of, "bias": bias, "group_size": group_size,
-        "offset": offset, "activation": case.get("act", "none"),
-        "batch_invariant": case.get("invariant", False),
+        "offset": offset, "batch_invariant": case.get("invariant", False),
+        **end_of(case, generator),
     }  # fmt: skip
 
 
@@ -246,7 +242,7 @@ def cost(case: Case) -> Cost:
     groups = groups_in(K, group, offset) if order is None else -(-K // group)
     each = WIDE[case.get("scales", "bf16")].itemsize + case.get("asym", False)
     bias = N * WIDE[case.bias].itemsize if case.get("bias") else 0
-    moved = 2 * M * K + N * K / 2 + groups * N * each + bias + 2 * M * N
+    moved = 2 * M * K + N * K / 2 + groups * N * each + bias + end_bytes(case, torch.float16)
     return Cost(2 * M * N * K, moved + (0 if order is None else 4 * K), "f16")
 
 
@@ -283,8 +279,10 @@ matmul_w4 = Op(
             "aimills_kernels.kernels.matmul.triton_w4:launch",
             sources=(
                 "kernels/matmul/config_w4.py",
+                "kernels/matmul/epilogue.py",
                 "kernels/matmul/layout_w4.py",
                 "kernels/matmul/tiles.py",
+                "kernels/matmul/triton_quantize.py",
                 "kernels/hardware.py",
             ),
             workspace=workspace,

@@ -9,12 +9,17 @@ from torch import Tensor
 
 from aimills_kernels._op import Case, Cost, Invalid, Op, Problem, Provider
 from aimills_kernels._tolerance import Ratio
+from aimills_kernels.kernels.matmul.activations import check_end, finish
 from aimills_kernels.kernels.matmul.cases import (
     SCALES,
     bad_bias,
+    bad_end,
     bad_operands,
     bad_scale,
+    end_bytes,
+    end_of,
     lay_out,
+    odd_gate,
     scale_of,
     vary,
 )
@@ -33,33 +38,41 @@ NAME = "matmul_w8"
 DTYPES = {name: dtype for name, dtype in WIDE.items() if dtype.itemsize == 2}
 
 
-def reference(x: Tensor, b: Tensor, scale_b: Tensor, bias: Tensor | None) -> Tensor:
-    """(x @ b.T) * scale_b + bias in float32 (float64 for a float64 x), rounded once.
+def reference(
+    x: Tensor, b: Tensor, scale_b: Tensor, bias: Tensor | None, residual: Tensor | None,
+    activation: str,
+) -> Tensor:  # fmt: skip
+    """activation((x @ b.T) * scale_b + bias) + residual in float32 (float64 for a float64 x),
+    rounded once.
 
     x        [M, K]             f16 | bf16
     b        [N, K]             i8
     scale_b  [], [1] or [N, 1]  f32
     bias     [N]                bf16 | f16 | f32, or None
-    ->       [M, N]             dtype of x
+    residual  as the output     bf16 | f16 | f32, or None
+    ->       [M, N]             dtype of x; [M, N / 2] with activation "swiglu"
+
+    activation is one of those of `matmul_fp8`.
     """
     wide = torch.promote_types(x.dtype, torch.float32)
     out = (x.to(wide) @ b.to(wide).T) * scale_b.reshape(1, -1)
-    if bias is not None:
-        out = out + bias.to(wide)
-    return out.to(x.dtype)
+    return finish(out, bias, activation, residual, x.dtype)
 
 
-def fake(x: Tensor, b: Tensor, scale_b: Tensor, bias: Tensor | None) -> Tensor:
+def fake(
+    x: Tensor, b: Tensor, scale_b: Tensor, bias: Tensor | None, residual: Tensor | None,
+    activation: str,
+) -> Tensor:  # fmt: skip
     check_matrix(NAME, "x", x, *DTYPES.values())
     check_matrix(NAME, "b", b, torch.int8)
     check_depth(NAME, x, b, "x")
     M, N = x.shape[0], b.shape[0]
     check_numbers(NAME, "scale_b", scale_b, (N, 1))
     check_bias(NAME, bias, N)
-    return x.new_empty((M, N))
+    return x.new_empty(check_end(NAME, M, N, activation, residual))
 
 
-def values(x: Tensor, b: Tensor, scale_b: Tensor, bias: Tensor | None) -> None:
+def values(x: Tensor, b: Tensor, scale_b: Tensor, *others: Any) -> None:
     check_scale(NAME, "scale_b", scale_b)
 
 
@@ -98,14 +111,16 @@ def inputs(case: Case, generator: torch.Generator) -> dict[str, Any]:
     bias_dtype = WIDE.get(case.one_of("bias", None, *WIDE))
     if bias_dtype is not None:
         named["bias"] = (normal(N) + torch.arange(N, device=place) % 7).to(bias_dtype)
-    return {"bias": None, **{name: lay_out(case, name, t) for name, t in named.items()}}
+    named = {name: lay_out(case, name, t) for name, t in named.items()}
+    return {"bias": None, **named, **end_of(case, generator)}
 
 
 def cost(case: Case) -> Cost:
     M, N, K = case.M, case.N, case.K
     bias = N * WIDE[case.bias].itemsize if case.get("bias") else 0
     scales = 4 * (N if case.get("scale_b") == "row" else 1)
-    return Cost(2 * M * N * K, 2 * M * K + N * K + 2 * M * N + scales + bias, "f16")
+    moved = 2 * M * K + N * K + end_bytes(case, torch.float16) + scales + bias
+    return Cost(2 * M * N * K, moved, "f16")
 
 
 def _configs(p: Problem) -> tuple[Config, ...]:
@@ -149,7 +164,15 @@ CASES = (
     Case("magnitudes", M=60, N=90, K=100, fill="magnitudes", **_I),
     Case("nan-in-x", M=20, N=40, K=70, fill="nan", bias="bf16", scale_b="row"),
     Case("deep", M=24, N=40, K=14336, scale_b="row"),
+    Case("residual", M=16, N=32, K=40, scale_b="row", residual="f32", act="gelu"),
+    Case("gated", M=19, N=70, K=45, act="swiglu", bias="bf16", residual="f16", **_I),
+    Case("activation", M=3, N=20, K=33, dtype="f16", act="silu", residual="bf16", layout="sliced",
+         scale_b="row", tags={"interpret", "full"}),
     *_layer_cases(),
+    Case("llama3-8b-gate-up-16-swiglu", M=16, N=28672, K=4096, scale_b="row", act="swiglu",
+         cpu=dict(N=448, K=512), tags={"bench", "aot"}),
+    Case("llama3-8b-gate-up-4096-swiglu", M=4096, N=28672, K=4096, scale_b="row", act="swiglu",
+         residual="bf16", cpu=dict(M=32, N=448, K=512), tags={"aot", "full"}),
     Case("aot-f16-bias", M=1024, N=1024, K=1024, dtype="f16", bias="f32", scale_b="row",
          cpu=dict(M=64, N=64), tags={"aot", "full"}),
     Case("aot-odd-n", M=4096, N=4097, K=1024, dtype="f16", bias="f32", scale_b="row",
@@ -164,6 +187,8 @@ ERRORS = (
     *bad_operands("x", 32),
     *bad_scale("scale_b"),
     *bad_bias(32),
+    odd_gate(b=lambda a: a["b"][:-1], scale_b=lambda a: a["scale_b"][:-1]),
+    *bad_end(32),
     Invalid("x is float32", vary(x=lambda a: a["x"].float()), "x must be bfloat16 or float16"),
     Invalid("b is bf16", vary(b=lambda a: a["b"].bfloat16()), "b must be int8"),
 )  # fmt: skip
@@ -187,7 +212,9 @@ matmul_w8 = Op(
             sources=(
                 "kernels/matmul/config.py",
                 "kernels/matmul/config_int8.py",
+                "kernels/matmul/epilogue.py",
                 "kernels/matmul/tiles.py",
+                "kernels/matmul/triton_quantize.py",
                 "kernels/hardware.py",
             ),
         ),

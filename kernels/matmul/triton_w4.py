@@ -1,12 +1,14 @@
 """Matmul with 4-bit weights in Triton, for any GPU from sm_80.
 
-    out = activation(x @ ((code - zero) * scale).T + bias)        x [M, K], codes as in `layout_w4`
+    out = activation(x @ ((code - zero) * scale).T + bias) + residual
+
+x is [M, K], codes as in `layout_w4`.
 
 Weights stand on the wide side: a tile is [channels, rows of x], so that few rows cost no more than
 they are. Codes less their zero are integers from -16 to 15, exact in f16 and bf16; the tensor cores
 multiply them by x, and each group's sum is scaled in float32 and added. No weight is ever rounded.
 One program walks the steps of a split of K. Splits go to the workspace and a second kernel adds
-them from left to right, or one program walks them all and adds them in the same order.
+them from the first to the last, or one program walks them all and adds them in the same order.
 """
 
 import torch
@@ -15,10 +17,10 @@ import triton.language as tl
 
 from aimills_kernels import _configs
 from aimills_kernels.kernels.matmul.config_w4 import config_of
-from aimills_kernels.kernels.matmul.epilogue import activated
+from aimills_kernels.kernels.matmul.epilogue import End, add_splits, finish_tile, weight_rows
 from aimills_kernels.kernels.matmul.layout_w4 import SIZES, WORDS
-from aimills_kernels.kernels.matmul.tiles import bias_stride, places, tile_among
-from aimills_kernels.kernels.triton_common import INTERPRET, dot, product, round_to, widen
+from aimills_kernels.kernels.matmul.tiles import places_of, tile_among
+from aimills_kernels.kernels.triton_common import INTERPRET, dot, product, widen
 
 PLANE = tl.constexpr(WORDS)  # columns that one nibble of the words of a block holds
 # Two words in, a pair of codes less 8 out. A code below the exponent of 1024 in float16, or of 128
@@ -157,20 +159,24 @@ def sum_of_steps(
 
 @triton.jit(do_not_specialize=["M", "G", "splits", "per_split"])
 def _matmul_w4_kernel(
-    out_ptr, work_ptr, x_ptr, codes_ptr, scales_ptr, zeros_ptr, perm_ptr, group_ptr, bias_ptr,
-    stride_xm, stride_xk, stride_bias, M, N, K, G, width, offset, splits, per_split,
+    out_ptr, codes_scale_ptr, bias_ptr, residual_ptr, x_ptr, codes_ptr, scales_ptr, zeros_ptr,
+    perm_ptr, group_ptr, stride_bias, stride_rm, stride_rn, stride_xm, stride_xk, M, N, K, G,
+    width, offset, splits, per_split,
     BLOCK_N: tl.constexpr, BLOCK_M: tl.constexpr, STEP: tl.constexpr, GROUP: tl.constexpr,
     TALL: tl.constexpr, SPLIT: tl.constexpr, WALKED: tl.constexpr, ACTIVATION: tl.constexpr,
+    E5M2: tl.constexpr, ENCODE: tl.constexpr,
 ):  # fmt: skip
     tiles_n = tl.cdiv(N, BLOCK_N)
     tiles_m = tl.cdiv(M, BLOCK_M)
     split = tl.program_id(0) // (tiles_n * tiles_m)
     tile = tl.program_id(0) % (tiles_n * tiles_m)
     tile_n, tile_m = tile_among(tiles_n, tiles_m, tile, TALL)
-    offs_m, offs_n, _, channels = places(tile_m, tile_n, M, N, BLOCK_M, BLOCK_N)
+    offs_m, _ = places_of(tile_m, M, BLOCK_M)
+    offs_n = weight_rows(tile_n, N, BLOCK_N, ACTIVATION == "swiglu")
+    channels = tl.where(offs_n < N, offs_n, 0)
     steps = tl.cdiv(width, STEP)
     if WALKED:
-        sums = tl.zeros([BLOCK_N, BLOCK_M], tl.float32)
+        sums = tl.full([BLOCK_N, BLOCK_M], -0.0, tl.float32)  # 0 would not leave a -0 as it is
         for one in range(splits):
             begin = one * per_split
             sums += sum_of_steps(
@@ -186,42 +192,20 @@ def _matmul_w4_kernel(
             offset, BLOCK_N, BLOCK_M, STEP, GROUP,
         )  # fmt: skip
 
-    at = offs_m[:, None] * N + offs_n[None, :]
-    mask = (offs_m < M)[:, None] & (offs_n < N)[None, :]
     if SPLIT:
-        tl.store(work_ptr + split.to(tl.int64) * M * N + at, tl.trans(sums), mask=mask)
-    else:
-        bias = 0.0
-        if bias_ptr is not None:
-            bias = widen(tl.load(bias_ptr + channels * stride_bias))[:, None]
-        out = round_to(activated(sums + bias, ACTIVATION), out_ptr.dtype.element_ty)
-        tl.store(out_ptr + at, tl.trans(out), mask=mask)
-
-
-@triton.jit(do_not_specialize=["size", "splits"])
-def _add_splits_kernel(
-    out_ptr, work_ptr, bias_ptr, stride_bias, N, size, splits,
-    BLOCK: tl.constexpr, ACTIVATION: tl.constexpr,
-):  # fmt: skip
-    """The splits of each element from left to right, as one program that walks them would."""
-    at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    here = at < size
-    sums = tl.zeros([BLOCK], tl.float32)
-    for split in range(splits):
-        step = tl.cast(split, tl.int64) * size
-        sums += tl.load(work_ptr + step + at, mask=here, other=0.0)
-    bias = 0.0
-    if bias_ptr is not None:
-        bias = widen(tl.load(bias_ptr + at % N * stride_bias, mask=here, other=0.0))
-    out = activated(sums + bias, ACTIVATION)
-    tl.store(out_ptr + at, round_to(out, out_ptr.dtype.element_ty), mask=here)
+        out_ptr += split.to(tl.int64) * M * N
+    finish_tile(
+        tl.trans(sums), out_ptr, codes_scale_ptr, bias_ptr, residual_ptr, stride_bias, stride_rm,
+        stride_rn, offs_m, offs_n, tile_n, M, N, BLOCK_M, BLOCK_N, ACTIVATION, E5M2, ENCODE,
+    )  # fmt: skip
 
 
 def launch(
     outs: tuple[torch.Tensor, torch.Tensor],
     x: torch.Tensor, codes: torch.Tensor, scales: torch.Tensor, zeros: torch.Tensor | None,
     perm: torch.Tensor | None, group_of: torch.Tensor | None, bias: torch.Tensor | None,
-    group_size: int, offset: int, activation: str, batch_invariant: bool,
+    residual: torch.Tensor | None, group_size: int, offset: int, activation: str,
+    batch_invariant: bool,
 ) -> None:  # fmt: skip
     out, work = outs
     if out.numel() == 0:
@@ -233,17 +217,15 @@ def launch(
     group = 32 if group_of is not None else group_size if group_size in SIZES else 0
     tiles = triton.cdiv(N, config.block_n) * triton.cdiv(M, config.block_m)
     split = config.splits > 1 and not config.walked
-    stride_bias = bias_stride(bias)
+    end = End(out, bias, activation, residual)
+    now = End(work) if split else end
     _matmul_w4_kernel[(tiles * config.splits if split else tiles,)](
-        out, work, x, codes, scales, zeros, perm, group_of, bias, *x.stride(), stride_bias,
+        *now.tensors, x, codes, scales, zeros, perm, group_of, *now.strides, *x.stride(),
         M, N, K, scales.shape[0], width, offset, config.splits,
         triton.cdiv(triton.cdiv(width, config.step), config.splits),
         BLOCK_N=config.block_n, BLOCK_M=config.block_m, STEP=config.step, GROUP=group, TALL=8,
-        SPLIT=split, WALKED=config.walked, ACTIVATION=activation,
-        num_warps=config.num_warps, num_stages=config.num_stages,
+        SPLIT=split, WALKED=config.walked, num_warps=config.num_warps,
+        num_stages=config.num_stages, **now.options,
     )  # fmt: skip
     if split:
-        _add_splits_kernel[(triton.cdiv(M * N, 256),)](
-            out, work, bias, stride_bias, N, M * N, config.splits,
-            BLOCK=256, ACTIVATION=activation, num_warps=4,
-        )  # fmt: skip
+        add_splits(work, config.splits, M, N, end)

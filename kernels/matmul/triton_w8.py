@@ -1,6 +1,6 @@
 """Matmul with int8 weights in Triton, for any GPU from sm_80.
 
-    out = (x @ b.T) * scale_b + bias        x [M, K] f16 or bf16, b [N, K] int8
+    out = activation((x @ b.T) * scale_b + bias) + residual   x [M, K] f16 or bf16, b [N, K] int8
 
 Weights stand on the wide side: a tile is [channels, rows of x]. Codes are exact in f16 and bf16;
 the tensor cores multiply them by x and sum in float32, and the sum is scaled once: no weight is
@@ -15,18 +15,18 @@ from aimills_kernels import _configs
 from aimills_kernels._dispatch import sm_of
 from aimills_kernels.kernels.matmul.config import rows_aligned
 from aimills_kernels.kernels.matmul.config_int8 import select_w8_config
+from aimills_kernels.kernels.matmul.epilogue import End, finish_tile, weight_rows
 from aimills_kernels.kernels.matmul.tiles import (
-    bias_stride,
     grid_of,
     load_block,
     load_each,
     options,
-    places,
+    places_of,
     row_stride,
     tile_of,
     walk,
 )
-from aimills_kernels.kernels.triton_common import INTERPRET, dot, round_to, widen
+from aimills_kernels.kernels.triton_common import INTERPRET, dot
 
 
 @triton.jit
@@ -43,32 +43,32 @@ def _multiply(acc, b_ptrs, x_ptrs, step, offs_k, left, TAIL: tl.constexpr, more)
 
 @triton.jit
 def _matmul_w8_kernel(
-    out_ptr, x_ptr, b_ptr, scale_ptr, bias_ptr,
-    stride_xm, stride_xk, stride_bn, stride_bk, stride_scale, stride_bias,
+    out_ptr, codes_scale_ptr, bias_ptr, residual_ptr, x_ptr, b_ptr, scale_ptr,
+    stride_bias, stride_rm, stride_rn, stride_xm, stride_xk, stride_bn, stride_bk, stride_scale,
     M, N, K,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, GROUP_M: tl.constexpr,
-    BIAS: tl.constexpr,
+    ACTIVATION: tl.constexpr, E5M2: tl.constexpr, ENCODE: tl.constexpr,
 ):  # fmt: skip
     tile_m, tile_n = tile_of(M, N, BLOCK_M, BLOCK_N, GROUP_M)
-    offs_m, offs_n, rows, channels = places(tile_m, tile_n, M, N, BLOCK_M, BLOCK_N)
+    offs_m, rows = places_of(tile_m, M, BLOCK_M)
+    offs_n = weight_rows(tile_n, N, BLOCK_N, ACTIVATION == "swiglu")
+    channels = tl.where(offs_n < N, offs_n, 0)
     acc = walk(
         _multiply, tl.zeros([BLOCK_N, BLOCK_M], tl.float32),
         b_ptr, channels, stride_bn, stride_bk, x_ptr, rows, stride_xm, stride_xk, K, BLOCK_K, None,
     )  # fmt: skip
 
     out = acc * load_each(scale_ptr, offs_n, N, stride_scale)[:, None]
-    if BIAS:
-        out += widen(load_each(bias_ptr, offs_n, N, stride_bias))[:, None]
-    tl.store(
-        out_ptr + offs_m[None, :] * N + offs_n[:, None],
-        round_to(out, out_ptr.dtype.element_ty),
-        mask=(offs_m < M)[None, :] & (offs_n < N)[:, None],
-    )
+    finish_tile(
+        tl.trans(out), out_ptr, codes_scale_ptr, bias_ptr, residual_ptr, stride_bias, stride_rm,
+        stride_rn, offs_m, offs_n, tile_n, M, N, BLOCK_M, BLOCK_N, ACTIVATION, E5M2, ENCODE,
+    )  # fmt: skip
 
 
 def launch(
     outs: tuple[torch.Tensor],
     x: torch.Tensor, b: torch.Tensor, scale_b: torch.Tensor, bias: torch.Tensor | None,
+    residual: torch.Tensor | None, activation: str,
 ) -> None:  # fmt: skip
     (out,) = outs
     (M, K), N = x.shape, b.shape[0]
@@ -76,8 +76,8 @@ def launch(
         return
     aligned = rows_aligned(x) and rows_aligned(b)
     config = _configs.config(select_w8_config(M, N, aligned, sm_of(x.device) or 90))
+    end = End(out, bias, activation, residual)
     _matmul_w8_kernel[grid_of(config, M, N)](
-        out, x, b, scale_b, bias,
-        *x.stride(), *b.stride(), row_stride(scale_b), bias_stride(bias), M, N, K,
-        BIAS=bias is not None, **options(config),
+        *end.tensors, x, b, scale_b, *end.strides, *x.stride(), *b.stride(), row_stride(scale_b),
+        M, N, K, **end.options, **options(config),
     )  # fmt: skip

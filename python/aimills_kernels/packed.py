@@ -14,6 +14,7 @@ from aimills_kernels._op import describe
 from aimills_kernels._words import shown
 from aimills_kernels.kernels.matmul import layout_w4 as layout
 from aimills_kernels.kernels.matmul.checks import check_scale
+from aimills_kernels.kernels.matmul.op_w4 import check_weight_values
 
 _SCHEME = re.compile(r"w4-(?:g(32|64|128)|channel)(-asym)?")
 _SCHEMES = "w4-g32, w4-g64, w4-g128 or w4-channel, each with or without -asym"
@@ -130,6 +131,11 @@ class PackedWeight:
         if dim not in (0, 1):
             raise ValueError(f"PackedWeight.shard: dim must be 0 or 1, got {shown(dim)}")
         size = self.shape[dim]
+        for name, value in (("start", start), ("stop", stop)):
+            if not isinstance(value, int):
+                raise ValueError(
+                    f"PackedWeight.shard: {name} must be an integer, got {shown(value)}"
+                )
         if not 0 <= start <= stop <= size:
             raise ValueError(
                 f"PackedWeight.shard: start and stop must be 0 <= start <= stop <= {size}, "
@@ -170,8 +176,8 @@ class PackedWeight:
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor], prefix: str = "") -> PackedWeight:
-        """What `tensors(prefix)` gave. ValueError, which names the tensor, where one is missing or
-        is not of this weight."""
+        """What `tensors(prefix)` gave. ValueError, which names the tensor, where one is missing, is
+        not of this weight, or holds a scale, a zero or a place that no weight has."""
         N, K, groups, group_size, offset, *has = _layout_from(tensors, prefix)
         found = {}
         for name in (f.name for f in fields(cls)[:5]):
@@ -186,6 +192,7 @@ class PackedWeight:
         return made
 
     def _check(self, prefix: str, N: int, groups: int) -> None:
+        what = "PackedWeight.from_tensors"
         width = layout.words_for(self.in_features + self.offset)
         if self.perm is not None or self.group_of is not None:
             width = self.codes.shape[1] if self.codes.dim() == 2 else width
@@ -199,13 +206,19 @@ class PackedWeight:
             "group_of": ((4 * width // layout.RUN,), (torch.int32,)),
         }
         for name, t in self._named().items():
-            shape, dtypes = wanted[name]
+            (shape, dtypes), key = wanted[name], shown(_key(prefix, name))
+            if not isinstance(t, Tensor):
+                raise ValueError(f"{what}: {key} must be a tensor, got {type(t).__name__}")
+            if t.device != self.device:
+                raise ValueError(f"{what}: {key} must be on {self.device} as codes, got {t.device}")
             if tuple(t.shape) != shape or t.dtype not in dtypes:
                 kinds = " or ".join(describe(d) for d in dtypes)
-                raise ValueError(
-                    f"PackedWeight.from_tensors: {shown(_key(prefix, name))} must be "
-                    f"{kinds} {list(shape)}, got {describe(t)}"
-                )
+                raise ValueError(f"{what}: {key} must be {kinds} {list(shape)}, got {describe(t)}")
+        if not self.codes.is_meta:
+            check_weight_values(
+                f"{what} of {shown(prefix)}" if prefix else what, self.in_features, self.scales,
+                self.zeros, self.perm, self.group_of, self.group_size,
+            )  # fmt: skip
 
     def _named(self) -> dict[str, Tensor]:
         found = {f.name: getattr(self, f.name) for f in fields(self)[:5]}
@@ -228,9 +241,13 @@ def _layout_from(tensors: Mapping[str, Tensor], prefix: str) -> list[int]:
     if key not in tensors:
         raise ValueError(f"PackedWeight.from_tensors: {shown(key)} is missing")
     t = tensors[key]
-    if t.dtype != torch.int64 or tuple(t.shape) != (9,):
-        raise ValueError(f"PackedWeight.from_tensors: {shown(key)} must be int64[9], "
-                         f"got {describe(t)}")  # fmt: skip
+    if not isinstance(t, Tensor):
+        raise ValueError(
+            f"PackedWeight.from_tensors: {shown(key)} must be a tensor, got {type(t).__name__}"
+        )
+    if t.dtype != torch.int64 or tuple(t.shape) != (9,) or t.is_meta:
+        raise ValueError(f"PackedWeight.from_tensors: {shown(key)} must be int64[9] with contents, "
+                         f"got {describe(t)} on {t.device}")  # fmt: skip
     version, *sizes = t.tolist()
     if version != _VERSION:
         raise ValueError(
@@ -239,7 +256,13 @@ def _layout_from(tensors: Mapping[str, Tensor], prefix: str) -> list[int]:
     _, K, groups, group_size, offset, _, perm, group_of = sizes
     limit = group_size if group_size in layout.SIZES and not perm and not group_of else 1
     fits = group_of or groups == layout.groups_in(K, group_size, offset)
-    if min(sizes) < 0 or group_size not in (*layout.SIZES, K) or offset >= limit or not fits:
+    if (
+        min(sizes) < 0
+        or max(sizes[5:]) > 1
+        or group_size not in (*layout.SIZES, K)
+        or offset >= limit
+        or not fits
+    ):
         raise ValueError(f"PackedWeight.from_tensors: {shown(key)} holds sizes that no weight has: "
                          f"{sizes}")  # fmt: skip
     return sizes
@@ -287,6 +310,8 @@ def _check_parts(
 ) -> None:
     what, (N, K) = "PackedWeight.pack", codes.shape
     for name, t in (("scales", scales), ("zeros", zeros), ("g_idx", g_idx)):
+        if t is not None and not isinstance(t, Tensor):
+            raise ValueError(f"{what}: {name} must be a tensor, got {type(t).__name__}")
         if t is not None and t.device != codes.device:
             raise ValueError(f"{what}: {name} must be on {codes.device} as codes, got {t.device}")
     if codes.numel() and int(codes.max()) > 15:

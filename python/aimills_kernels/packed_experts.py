@@ -36,8 +36,11 @@ class PackedExperts:
     @classmethod
     def stack(cls, weights: Sequence[PackedWeight]) -> PackedExperts:
         """Of the same shape, scheme and dtypes; ValueError, which names the first that is not."""
-        if not weights or not all(isinstance(w, PackedWeight) for w in weights):
-            raise ValueError("PackedExperts.stack: weights must be PackedWeights, at least one")
+        listed = isinstance(weights, Sequence) and len(weights) > 0
+        if not listed or not all(isinstance(w, PackedWeight) for w in weights):
+            raise ValueError(
+                "PackedExperts.stack: weights must be a list of PackedWeights, at least one"
+            )
         first, *others = weights
         for e, w in enumerate(others, 1):
             if (name := _difference(first, w)) is not None:

@@ -6,12 +6,18 @@ from collections.abc import Callable
 
 from torch import nn
 
+from aimills_kernels._words import shown
+
 
 def linears(
     what: str, model: nn.Module, filter: Callable[[str, nn.Linear], bool] | None
 ) -> dict[str, nn.Linear]:
     """The `nn.Linear` layers of `model` that `filter` picks, by each of their names. Subclasses are
     left alone, as what they compute may be something else."""
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"{what}: model must be an nn.Module, got {type(model).__name__}")
+    if filter is not None and not callable(filter):
+        raise ValueError(f"{what}: filter must be a function or None, got {shown(filter)}")
     found = {
         name: layer
         for name, layer in model.named_modules(remove_duplicate=False)

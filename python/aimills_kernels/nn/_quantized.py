@@ -65,6 +65,10 @@ class QuantLinear(nn.Module):
     def from_linear(cls, linear: nn.Linear, scheme: str) -> QuantLinear:
         """The weight of `linear`, quantised; the bias is shared with it. Of one on the meta device:
         a layer without contents, of the shapes that a `state_dict` of the scheme has."""
+        if not isinstance(linear, nn.Linear):
+            raise ValueError(
+                f"QuantLinear: linear must be an nn.Linear, got {type(linear).__name__}"
+            )
         made = cls(linear.in_features, linear.out_features, scheme)
         weight = linear.weight.detach()
         if not weight.is_meta and not bool(torch.isfinite(weight).all()):
@@ -125,6 +129,8 @@ class QuantLinear(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
+        if not isinstance(x, Tensor):
+            raise ValueError(f"QuantLinear: x must be a tensor, got {type(x).__name__}")
         if x.shape[-1:] != (self.in_features,):
             raise ValueError(f"QuantLinear: x must be [..., {self.in_features}], got {describe(x)}")
         rows = x.reshape(-1, self.in_features)

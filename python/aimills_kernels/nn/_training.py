@@ -72,10 +72,13 @@ class Fp8Linear(nn.Linear):
         self.recipe = recipe
 
     def forward(self, input: Tensor) -> Tensor:
-        x, kind = input, input.device.type
+        x = input
+        if not isinstance(x, Tensor):
+            raise ValueError(f"Fp8Linear: x must be a tensor, got {type(x).__name__}")
+        kind = x.device.type
         if x.shape[-1:] != (self.in_features,):
             raise ValueError(f"Fp8Linear: x must be [..., {self.in_features}], got {describe(x)}")
-        if torch.is_autocast_enabled(kind):
+        if kind != "meta" and torch.is_autocast_enabled(kind):
             x = x.to(torch.get_autocast_dtype(kind))
         for name, t in (("x", x), ("weight", self.weight)):
             if t.dtype not in WIDE.values():

@@ -48,7 +48,8 @@ def rmsnorm_quantize_fp8(
 
     Carries no gradient. torch.autocast changes nothing. Zhang and Sennrich, arXiv:1910.07467.
     """
-    args = (x, weight, residual, float(eps), granularity, dtype)
+    eps = float(eps) if isinstance(eps, int) else eps
+    args = (x, weight, residual, eps, granularity, dtype)
     x_q, scale, total = run("rmsnorm_quantize_fp8", args)
     return (x_q, scale) if residual is None else (x_q, scale, total)
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from aimills_kernels.ops._flags import check_bools
 from aimills_kernels.ops._run import run
+from aimills_kernels.ops.matmul import Activation
 
 
 def quantize_int8(
@@ -60,11 +61,14 @@ def matmul_int8(
     *,
     zero_a: Tensor | None = None,
     bias: Tensor | None = None,
+    activation: Activation | None = None,
+    residual: Tensor | None = None,
     out_dtype: torch.dtype = torch.bfloat16,
     batch_invariant: bool = False,
     out: Tensor | None = None,
 ) -> Tensor:
-    """Matmul of int8 codes: ((a - zero_a) @ b.T) * scale_a * scale_b + bias, rounded once.
+    """Matmul of int8 codes: activation(((a - zero_a) @ b.T) * scale_a * scale_b + bias) + residual,
+    rounded once.
 
     Shapes and dtypes:
         a        [M, K]   i8
@@ -73,14 +77,16 @@ def matmul_int8(
         scale_b  [N, 1]   f32; likewise
         zero_a   [M, 1]   i32; likewise
         bias     [N]      bf16 | f16 | f32
-        out      [M, N]   out_dtype
+        residual [M, N]   bf16 | f16 | f32
+        out      [M, N]   out_dtype; with activation="swiglu" it is [M, N / 2], as is residual
 
     Any M, N and K, empty ones too (K = 0 gives the bias), and any strides and offsets.
 
     Args:
         zero_a: the code of 0 in a, as quantize_int8 gives it with symmetric=False; -128 to
             127.
-        bias: added in float32 before the result is rounded.
+        bias: added in float32, before the activation.
+        activation, residual: as in matmul_fp8.
         out_dtype: torch.bfloat16, torch.float16 or torch.float32.
         batch_invariant: the bits of a row of out do not depend on M, nor on the other rows of a.
             It changes nothing: sums of integers are exact in any order, so they never do. Not
@@ -98,12 +104,14 @@ def matmul_int8(
             our kernel's row is NaN for such a zero point); the message names the argument.
 
     Zero points by sums of rows of b: Jacob et al., arXiv:1712.05877, 2.3. Gradients of scale_a,
-    scale_b and bias are those of the PyTorch reference, which is run again for them; codes have
-    none. torch.autocast changes nothing.
+    scale_b, bias and residual are those of the PyTorch reference, which is run again for them;
+    codes have none. torch.autocast changes nothing.
     """
     if type(batch_invariant) is not bool:
         check_bools("matmul_int8", batch_invariant=batch_invariant)
-    return run("matmul_int8", (a, b, scale_a, scale_b, zero_a, bias, out_dtype), out)
+    act = "none" if activation is None else activation
+    args = (a, b, scale_a, scale_b, zero_a, bias, out_dtype, residual, act)
+    return run("matmul_int8", args, out)
 
 
 def matmul_w8(
@@ -112,21 +120,25 @@ def matmul_w8(
     scale_b: Tensor,
     *,
     bias: Tensor | None = None,
+    activation: Activation | None = None,
+    residual: Tensor | None = None,
     out: Tensor | None = None,
 ) -> Tensor:
-    """Matmul with int8 weights: (x @ b.T) * scale_b + bias, rounded once.
+    """Matmul with int8 weights: activation((x @ b.T) * scale_b + bias) + residual, rounded once.
 
     Shapes and dtypes:
         x        [M, K]   f16 | bf16
         b        [N, K]   i8; the weight of an nn.Linear
         scale_b  [N, 1]   f32; for each channel, [] or [1] for the tensor
         bias     [N]      bf16 | f16 | f32
-        out      [M, N]   dtype of x
+        residual [M, N]   bf16 | f16 | f32
+        out      [M, N]   dtype of x; with activation="swiglu" it is [M, N / 2], as is residual
 
     Any M, N and K, empty ones too (K = 0 gives the bias), and any strides and offsets.
 
     Args:
-        bias: added in float32 before the result is rounded.
+        bias: added in float32, before the activation.
+        activation, residual: as in matmul_fp8.
         out: written and returned in place of a new tensor.
 
     Returns:
@@ -137,8 +149,9 @@ def matmul_w8(
             on a CPU, on a GPU with AIMILLS_CHECK=1); the message names the argument.
 
     Codes are exact in the dtype of x and the sums are scaled in float32, so no weight is rounded
-    (weights by channel: Dettmers et al., LLM.int8(), arXiv:2208.07339). Gradients of x, scale_b and
-    bias are those of the PyTorch reference, which is run again for them; codes have none.
-    torch.autocast changes nothing.
+    (weights by channel: Dettmers et al., LLM.int8(), arXiv:2208.07339). Gradients of x, scale_b,
+    bias and residual are those of the PyTorch reference, which is run again for them; codes have
+    none. torch.autocast changes nothing.
     """
-    return run("matmul_w8", (x, b, scale_b, bias), out)
+    act = "none" if activation is None else activation
+    return run("matmul_w8", (x, b, scale_b, bias, residual, act), out)
