@@ -231,6 +231,36 @@ def test_figures_beyond_physics_are_found(tmp_path: Path, floor: str, said: str)
     assert main(["criteria", "lint", str(path)]) == 1
 
 
+@pytest.mark.parametrize(
+    ("gpu", "metric", "limit", "said"),
+    [("h200", "clock.max", 'floor = "1.99 GHz"', "beyond the physical peak of 1.98 GHz"),
+     ("h200", "burn.clock", 'floor = "198 MHz"', "10 % of the physical peak"),
+     ("h200", "clock.max", 'equal = "1980 GHz"', "beyond the physical peak"),
+     ("h200", "energy.gemm", 'floor = "3 TFLOP/J"', "beyond the physical peak of 2.83 TFLOP/J"),
+     ("h200", "energy.gemm", 'floor = "1 GFLOP/J"', "a floor is 15% of it"),
+     ("l40s", "link.p2p", 'floor = "33 GB/s"', "beyond the physical peak of 31.5 GB/s"),
+     ("l40s", "link.p2p", 'floor = "24 MB/s"', "a floor is 30% of it"),
+     ("l40s", "collective.all_reduce", 'floor = "64 GB/s"', "beyond the physical peak of 63 GB/s"),
+     ("gb200", "link.h2d", 'floor = "460 GB/s"', "beyond the physical peak of 450 GB/s"),
+     ("gb200", "link.d2h", 'floor = "380 MB/s"', "a floor is 30% of it"),
+     ("unknown-gpu", "clock.max", 'floor = "1980 GHz"', "no clock of a working GPU")],
+)  # fmt: skip
+def test_clocks_energy_and_links_have_a_physical_limit(
+    tmp_path: Path, gpu: str, metric: str, limit: str, said: str
+) -> None:
+    path = mine(tmp_path, f'[rules.x]\nmetric = "{metric}"\n{limit}\nsource = "own"\n')
+    path.write_text(path.read_text().replace('"h200"', f'"{gpu}"'))
+    (found,) = lint(load(path))
+    assert said in found
+    assert "rules.x." in found
+
+
+def test_a_network_may_be_slower_than_the_links_of_a_node(tmp_path: Path) -> None:
+    rule = '[rules.x]\nmetric = "collective.all_reduce"\nfloor = "40 GB/s"\nsource = "own"\n'
+    assert "15% of it" in lint(load(mine(tmp_path, rule)))[0]
+    assert lint(load(mine(tmp_path, rule + 'nodes = "2+"\n'))) == []
+
+
 def test_a_reference_beyond_physics_is_found(tmp_path: Path) -> None:
     path = mine(tmp_path, RULE.replace('"4.0 TB/s"', '"90 %"\nof = "6 TB/s"'))
     assert any(".of" in said for said in lint(load(path)))

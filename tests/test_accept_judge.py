@@ -17,6 +17,8 @@ from aimills_kernels.accept.criteria import Criteria, load
 from aimills_kernels.accept.evidence import Pod, Rank
 from aimills_kernels.accept.findings import FAIL, PASS, UNKNOWN, WARN, Finding, code_of
 from aimills_kernels.accept.judge import judge
+from aimills_kernels.accept.judging import ranks
+from aimills_kernels.accept.judging.view import View
 from aimills_kernels.accept.simulate import layout, simulate
 
 Entry = dict[str, Any]
@@ -489,3 +491,15 @@ def test_a_rule_of_a_longer_profile_waits_for_it() -> None:
             without("burn.rate")(entries)
         found = judged(ranks, later)
         assert {f.status for f in found if f.rule == "burn.rate.floor"} == status
+
+
+def test_a_reason_without_a_name_is_told() -> None:
+    view = View(Rank((
+        {"kind": "begin", "node": "n", "device": "cuda:0"},
+        {"kind": "sample", "stage": "burn", "values": {"reasons": 0x4}},
+        {"kind": "sample", "stage": "burn", "values": {"reasons": 0x1004}},
+    )))  # fmt: skip
+    (found,) = ranks._reasons(view)
+    assert (found.rule, found.status, found.where) == ("counter.reasons", UNKNOWN, "n cuda:0")
+    assert "1 of the burn's 2 samples" in found.text
+    assert "0x1000" in found.text

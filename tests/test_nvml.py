@@ -34,6 +34,15 @@ def test_the_bits_are_those_of_nvml() -> None:
         assert stated == bit, name
 
 
+def test_every_bit_of_nvml_has_a_name() -> None:
+    pynvml = pytest.importorskip("pynvml")
+    starts = ("nvmlClocksThrottleReason", "nvmlClocksEventReason")
+    stated = [getattr(pynvml, n) for n in dir(pynvml) if n.startswith(starts)]
+    assert len(stated) > 10
+    for mask in stated:
+        assert mask & ~sum(nvml.REASONS.values()) == 0
+
+
 def watched(library: Library, samples: int = 4) -> nvml.Watch:
     watch = nvml.Watch(nvml.Nvml(library, "gpu"))
     for _ in range(samples):

@@ -6,12 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from aimills_kernels.accept import units
-from aimills_kernels.accept.criteria.model import CEILING, FLOOR, Criteria, Rule
+from aimills_kernels.accept.criteria.model import CEILING, EQUAL, FLOOR, ONE_OF, Criteria, Rule
 from aimills_kernels.accept.criteria.reading import CriteriaError, load
 from aimills_kernels.accept.metrics import METRICS
 from aimills_kernels.harness import specs
 
 LEAST = 0.3  # of the peak: a floor below it would pass a device that is broken
+_HIGH = ("collective.", "energy.")  # peaks that are about twice what a good device reaches
+_CLOCKS = (1e8, 4e9)  # Hz: no GPU's SM clock is outside
 
 
 def lint(criteria: Criteria) -> list[str]:
@@ -54,16 +56,28 @@ def _of(rule: Rule, peaks: dict[str, float]) -> Iterator[str]:
             yield from _against(rule, key, value, peak)
         elif METRICS[rule.metric].unit == "degC" and not 20 <= value <= 150:
             yield f"rules.{rule.id}.{key}: {rule.shown(value)} is no temperature of a working GPU"
-    if isinstance(rule.of, float) and peak and not LEAST * peak <= rule.of <= peak:
+        elif METRICS[rule.metric].unit == "Hz" and not _CLOCKS[0] <= value <= _CLOCKS[1]:
+            yield f"rules.{rule.id}.{key}: {rule.shown(value)} is no clock of a working GPU"
+    if rule.test in (EQUAL, ONE_OF) and peak:
+        for limit in rule.limit if rule.test == ONE_OF else (rule.limit,):
+            yield from _against(rule, rule.test, limit, peak)
+    if isinstance(rule.of, float) and peak:
         yield from _against(rule, "of", rule.of, peak)
 
 
 def _against(rule: Rule, key: str, value: float, peak: float) -> Iterator[str]:
     at = f"rules.{rule.id}.{key}: {rule.shown(value)} is"
     of = f"the physical peak of {rule.shown(peak)}"
-    share = units.show(value / peak, "1", share=True)
-    word = "floor" if rule.test == FLOOR else "ceiling"
+    share, least = units.show(value / peak, "1", share=True), _least(rule)
+    word = {FLOOR: "floor", CEILING: "ceiling"}.get(rule.test, "value")
     if value > peak:
         yield f"{at} beyond {of}"
-    elif value < LEAST * peak:
-        yield f"{at} {share} of {of}; a {word} is {LEAST:.0%} of it at the least"
+    elif value < least * peak:
+        yield f"{at} {share} of {of}; a {word} is {least:.0%} of it at the least"
+
+
+def _least(rule: Rule) -> float:
+    """What links nodes may be far slower than what links the GPUs of one."""
+    if (rule.nodes or (1, 1))[0] > 1:
+        return 0.0
+    return LEAST / 2 if rule.metric.startswith(_HIGH) else LEAST

@@ -243,6 +243,13 @@ def _reasons(view: View) -> Iterator[Finding]:
     """The samples of the burn bear out what the counters of time say, bit by bit."""
     samples = [e.get("values") or {} for e in view.of("sample") if e.get("stage") == "burn"]
     masks = [int(s["reasons"]) for s in samples if is_number(s.get("reasons"))]
+    known = sum(REASONS.values())
+    if odd := [m & ~known for m in masks if m & ~known]:
+        text = (
+            f"{view.where}: {len(odd)} of the burn's {len(masks)} samples have reasons for low "
+            f"clocks that have no name here: {', '.join(f'{bits:#x}' for bits in sorted({*odd}))}"
+        )
+        yield Finding("counter.reasons", UNKNOWN, view.where, text, None, len(odd), 0, "1")
     for name in _HARD if masks else ():
         metric = f"throttle.{name}"
         told, seen = view.value(metric), sum(bool(m & REASONS[name]) for m in masks) / len(masks)
