@@ -433,7 +433,10 @@ def test_a_killed_rank_is_named_and_the_pod_can_be_resumed(tmp_path: Path) -> No
     assert "no report" in _reasons(report)
     journals = evidence_folder.journals(tmp_path)
     assert [evidence_folder.ended(p) for p in journals] == [True, False, True]
-    _pod(tmp_path, "--ranks", "3", "--resume")
+    code, report = _pod(tmp_path, "--ranks", "3", "--resume")
+    assert (code, report["exit_code"]) == (0, 0), _reasons(report)
+    told = [e["name"] for e in report["events"]]
+    assert (told.count("missing"), told.count("resumed")) == (1, 3)
     killed = read(journals[1])
     (event,) = [e for e in killed if e["kind"] == "event" and e["name"] == "resumed"]
     assert "crashed or was killed in Sum of all ranks" in event["text"]
