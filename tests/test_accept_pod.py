@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,16 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from aimills_kernels.accept import evidence_folder, judged, launch, pairs, preflight, rank, run
+from aimills_kernels.accept import (
+    evidence_folder,
+    judged,
+    launch,
+    limit,
+    pairs,
+    preflight,
+    rank,
+    run,
+)
 from aimills_kernels.accept.context import Context, StageSpec
 from aimills_kernels.accept.evidence_folder import RankJournal, Unwritable, Used
 from aimills_kernels.accept.journal import read
@@ -248,6 +258,25 @@ def test_sigterm_leaves_evidence_and_a_report_and_resume_goes_on(tmp_path: Path)
     assert [e["resumed"] for e in _entries(tmp_path) if e["kind"] == "begin"] == [False, True]
 
 
+def test_a_stage_beyond_its_limit_fails_and_the_next_ones_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limit, "_SHARE", 0.0)
+    monkeypatch.setattr(limit, "_MORE_S", 0.3)
+
+    def hangs(ctx: Context) -> str:
+        time.sleep(600)
+        return ""
+
+    outcome = run.accept(_plan(tmp_path, hangs, _right))
+    assert outcome is not None
+    assert outcome.code == 2
+    assert "Stage 0 failed: TimeoutError: no answer after 0.3 s" in _reasons(outcome.report)
+    ends = [e["status"] for e in _entries(tmp_path) if e["kind"] == "stage" and "status" in e]
+    assert ends == ["failed", "passed"]
+    assert _entries(tmp_path)[-1]["state"] == "done"
+
+
 def test_a_second_run_on_a_folder_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -473,6 +502,18 @@ def test_a_bad_pair_is_named_by_pairs_that_really_talk(
     assert code == report["exit_code"] == 1
     (reason,) = [r for r in report["reasons"] if "in pairs: " in r]
     assert reason.endswith(f"in pairs: {said}")
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_device_that_never_answers_ends_the_run_and_is_named(tmp_path: Path, ranks: int) -> None:
+    words = ["--ranks", "2", "--wait", "20"] if ranks > 1 else []
+    code, report = _pod(tmp_path, *words, fault=f"deaf:{ranks - 1}:last")
+    assert code == report["exit_code"] == 1
+    assert "Last: no answer after" in _reasons(report)
+    entries = read(evidence_folder.journals(tmp_path)[ranks - 1])
+    assert [e["kind"] for e in entries[-3:]] == ["event", "stage", "end"]
+    assert (entries[-2]["status"], entries[-1]["state"]) == ("failed", "stopped")
 
 
 @pytest.mark.full

@@ -142,7 +142,8 @@ def _stages(view: View) -> Iterator[Finding]:
     if not any(e["status"] == "passed" for e in stages.values()):
         text = f"{view.where}: no stage passed"
         yield Finding("stage.any", UNKNOWN, view.where, text)
-    told = {e.get("stage") for e in view.rank.now("not_run") if e.get("gap")}  # by `_gaps`, with reasons
+    # Those that `_gaps` tells, with reasons.
+    told = {e.get("stage") for e in view.rank.now("not_run") if e.get("gap")}
     for name, entry in stages.items():
         status, rule = entry["status"], f"stage.{name}"
         title = entry.get("title") or name
