@@ -3,6 +3,7 @@
     python -m tests.pod_rank accept --device cpu ...
 
 AIMILLS_TEST_FAULT is "<what>:<rank>:<stage>": kill, stop, hang, break; fill: the disk is full;
+nap: it takes long, and listens;
 deaf: it waits as in a driver, where no signal gets it out, and its limit is near.
 "broken" and "slow" are of a pair, as 1+2, or of a rank with everyone, in each all-reduce over gloo.
 """
@@ -35,6 +36,8 @@ def _faulty(ctx: Context) -> None:
     if what == "fill":
         size = ctx.journal.path.stat().st_size + 40
         resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+    if what == "nap":
+        time.sleep(600)
     if what == "deaf":
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGALRM, signal.SIGTERM})
         time.sleep(600)
