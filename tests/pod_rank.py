@@ -2,7 +2,9 @@
 
     python -m tests.pod_rank accept --device cpu ...
 
-AIMILLS_TEST_FAULT is "<what>:<rank>:<stage>": kill, stop, hang, break; fill: the disk is full.
+AIMILLS_TEST_FAULT is "<what>:<rank>:<stage>": kill, stop, hang, break; fill: the disk is full;
+nap: it takes long, and listens;
+deaf: it waits as in a driver, where no signal gets it out, and its limit is near.
 "broken" and "slow" are of a pair, as 1+2, or of a rank with everyone, in each all-reduce over gloo.
 """
 
@@ -18,7 +20,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from aimills_kernels.accept import run, session, together
+from aimills_kernels.accept import limit, run, session, together
 from aimills_kernels.accept.context import Context, StageSpec
 from aimills_kernels.cli import accept, main
 
@@ -34,6 +36,11 @@ def _faulty(ctx: Context) -> None:
     if what == "fill":
         size = ctx.journal.path.stat().st_size + 40
         resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+    if what == "nap":
+        time.sleep(600)
+    if what == "deaf":
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGALRM, signal.SIGTERM})
+        time.sleep(600)
     if what == "hang":
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         time.sleep(600)
@@ -76,6 +83,8 @@ def _bad_link(held: torch.Tensor, *more: Any, group: Any = None, **options: Any)
 
 dist.all_reduce = _bad_link
 together._PAIR_S, together._PATIENCE = 8.0, 0.0
+if os.environ.get("AIMILLS_TEST_FAULT", "").startswith("deaf"):
+    limit._MORE_S, limit._LAST_S = 4.0, 1.0
 run.STAGES = run.EVERY = (
     StageSpec("first", "First", _alone, {"quick": 5}),
     StageSpec("sum", "Sum of all ranks", _sum, {"quick": 5}, together=True),

@@ -436,6 +436,33 @@ def test_a_resumed_run_says_so_and_may_pass() -> None:
     assert ("rank.resumed", WARN, HERE) in {(f.rule, f.status, f.where) for f in findings}
 
 
+def resumed(**before: Any) -> list[Finding]:
+    """A first run that said this and went no further, and then a whole one."""
+
+    def change(entries: list[Entry]) -> None:
+        whole = [dict(e) for e in entries]
+        entries[:] = [whole[0], before, dict(whole[0], resumed=True), *whole[1:]]
+
+    return changed(change)
+
+
+def test_a_rank_that_was_missed_once_warns_and_a_bad_link_fails() -> None:
+    assert code_of(resumed(kind="event", name="stopped", stage="burn", text="cut short")) == 0
+    missed = resumed(kind="event", name="missing", stage="", text="rank 2: no report")
+    assert code_of(missed) == 0
+    (finding,) = [f for f in missed if f.rule == "event.missing"]
+    assert finding.status == WARN
+    assert "rank 2: no report; that was before" in finding.text
+    for name in ("timeout", "hang", "xid", "sdc"):
+        assert code_of(resumed(kind="event", name=name, stage="", text="bad")) == 1
+
+
+def test_a_gap_is_closed_by_the_stage_that_ran_later() -> None:
+    gap = {"kind": "not_run", "name": "x", "what": "x", "reason": "lost", "gap": True}
+    assert code_of(resumed(**gap, stage="interconnect")) == 0
+    assert code_of(resumed(**gap, stage="power-sweep")) == 2
+
+
 def test_journals_of_two_runs_are_no_pod() -> None:
     for key, value in (("run", "other"), ("profile", "gate"), ("simulated", False), ("world", 9)):
 

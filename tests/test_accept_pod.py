@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import errno
 import json
@@ -10,6 +11,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,16 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from aimills_kernels.accept import evidence_folder, judged, launch, pairs, preflight, rank, run
+from aimills_kernels.accept import (
+    evidence_folder,
+    judged,
+    launch,
+    limit,
+    pairs,
+    preflight,
+    rank,
+    run,
+)
 from aimills_kernels.accept.context import Context, StageSpec
 from aimills_kernels.accept.evidence_folder import RankJournal, Unwritable, Used
 from aimills_kernels.accept.journal import read
@@ -248,6 +259,25 @@ def test_sigterm_leaves_evidence_and_a_report_and_resume_goes_on(tmp_path: Path)
     assert [e["resumed"] for e in _entries(tmp_path) if e["kind"] == "begin"] == [False, True]
 
 
+def test_a_stage_beyond_its_limit_fails_and_the_next_ones_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limit, "_SHARE", 0.0)
+    monkeypatch.setattr(limit, "_MORE_S", 0.3)
+
+    def hangs(ctx: Context) -> str:
+        time.sleep(600)
+        return ""
+
+    outcome = run.accept(_plan(tmp_path, hangs, _right))
+    assert outcome is not None
+    assert outcome.code == 2
+    assert "Stage 0 failed: TimeoutError: no answer after 0.3 s" in _reasons(outcome.report)
+    ends = [e["status"] for e in _entries(tmp_path) if e["kind"] == "stage" and "status" in e]
+    assert ends == ["failed", "passed"]
+    assert _entries(tmp_path)[-1]["state"] == "done"
+
+
 def test_a_second_run_on_a_folder_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -389,27 +419,54 @@ def test_merge_of_no_journal(tmp_path: Path, capsys: pytest.CaptureFixture[str])
 # ---- real processes
 
 
-def _pod(out: Path, *words: str, fault: str = "", torchrun: int = 0) -> tuple[int, dict[str, Any]]:
+def _start(out: Path, *words: str, fault: str = "", torchrun: int = 0) -> subprocess.Popen[str]:
     start = [sys.executable, "-m"]
     if torchrun:
         start += ["torch.distributed.run", "--standalone", f"--nproc-per-node={torchrun}", "-m"]
-    command = [
-        *start,
-        "tests.pod_rank",
-        "accept",
-        "--device",
-        "cpu",
-        "--criteria",
-        CRITERIA,
-        "--out",
-        str(out),
-        *words,
-    ]
+    start += ["tests.pod_rank", "accept", "--device", "cpu", "--criteria", CRITERIA]
     environ = {**os.environ, "OMP_NUM_THREADS": "1", "AIMILLS_TEST_FAULT": fault or "none:0:none"}
-    done = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True,
-                          timeout=240, check=False)  # fmt: skip
-    assert (out / "report.json").exists(), done.stderr
-    return done.returncode, json.loads((out / "report.json").read_text())
+    return subprocess.Popen([*start, "--out", str(out), *words], cwd=ROOT, env=environ, text=True,
+                            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)  # fmt: skip
+
+
+def _end(process: subprocess.Popen[str], out: Path) -> tuple[int, dict[str, Any]]:
+    """Its exit code and report. Nobody it started is left."""
+    try:
+        _, said = process.communicate(timeout=240)
+        assert (out / "report.json").exists(), said
+        assert _left(out) == []
+        return process.returncode, json.loads((out / "report.json").read_text())
+    finally:
+        process.kill()
+        for pid in _left(out):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
+def _left(out: Path) -> list[int]:
+    """Processes whose command names this folder."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if os.fsencode(str(out)) in path.read_bytes().split(b"\0"):
+                found.append(int(path.parent.name))
+    return found
+
+
+def _pod(out: Path, *words: str, fault: str = "", torchrun: int = 0) -> tuple[int, dict[str, Any]]:
+    return _end(_start(out, *words, fault=fault, torchrun=torchrun), out)
+
+
+def _until_in(process: subprocess.Popen[str], out: Path, stage: str, ranks: int) -> None:
+    """Until so many ranks have begun this stage."""
+    end = time.monotonic() + 120
+    word = f'"name":"{stage}"'
+    while time.monotonic() < end and process.poll() is None:
+        told = [p.read_text().replace(" ", "") for p in evidence_folder.journals(out)]
+        if sum(word in text for text in told) >= ranks:
+            return
+        time.sleep(0.1)
+    raise AssertionError(f"the ranks did not come to {stage}")
 
 
 def _reasons(report: dict[str, Any]) -> str:
@@ -433,7 +490,10 @@ def test_a_killed_rank_is_named_and_the_pod_can_be_resumed(tmp_path: Path) -> No
     assert "no report" in _reasons(report)
     journals = evidence_folder.journals(tmp_path)
     assert [evidence_folder.ended(p) for p in journals] == [True, False, True]
-    _pod(tmp_path, "--ranks", "3", "--resume")
+    code, report = _pod(tmp_path, "--ranks", "3", "--resume")
+    assert (code, report["exit_code"]) == (0, 0), _reasons(report)
+    told = [e["name"] for e in report["events"]]
+    assert (told.count("missing"), told.count("resumed")) == (1, 3)
     killed = read(journals[1])
     (event,) = [e for e in killed if e["kind"] == "event" and e["name"] == "resumed"]
     assert "crashed or was killed in Sum of all ranks" in event["text"]
@@ -443,9 +503,39 @@ def test_a_killed_rank_is_named_and_the_pod_can_be_resumed(tmp_path: Path) -> No
 
 @pytest.mark.full
 def test_a_rank_killed_under_torchrun_leaves_a_report(tmp_path: Path) -> None:
-    code, report = _pod(tmp_path, torchrun=2, fault="kill:1:sum")
+    code, report = _pod(tmp_path, torchrun=4, fault="kill:1:sum")
     assert code != 0
     assert report["exit_code"] == 1
+    assert "(rank 1): the process died during sum" in _reasons(report)
+
+
+@pytest.mark.full
+def test_a_rank_that_hangs_under_torchrun_is_named(tmp_path: Path) -> None:
+    """torchrun itself ends it, once the others have ended with their verdict."""
+    code, report = _pod(tmp_path, "--wait", "8", torchrun=3, fault="hang:1:sum")
+    assert code != 0
+    assert report["exit_code"] == 1
+    assert "rank 1 (node " in _reasons(report)
+    ended = [evidence_folder.ended(p) for p in evidence_folder.journals(tmp_path)]
+    assert ended == [True, False, True]
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("torchrun", [0, 3])
+def test_sigterm_to_whoever_started_the_ranks(tmp_path: Path, torchrun: int) -> None:
+    words = [] if torchrun else ["--ranks", "3"]
+    process = _start(tmp_path, *words, torchrun=torchrun, fault="nap:1:sum")
+    _until_in(process, tmp_path, "sum", 3)
+    process.terminate()
+    code, report = _end(process, tmp_path)
+    assert code != 0 if torchrun else code == 2
+    assert report["exit_code"] == 2
+    assert _reasons(report).count("stopped before its end: SIGTERM") == 3
+    ends = [read(p)[-1] for p in evidence_folder.journals(tmp_path)]
+    assert [(e["state"], e["reason"]) for e in ends] == [("stopped", "SIGTERM")] * 3
+    code, report = _pod(tmp_path, *words, "--resume", torchrun=torchrun)
+    assert (code, report["exit_code"]) == (0, 0), _reasons(report)
+    assert [e["name"] for e in report["events"]].count("resumed") == 3
 
 
 @pytest.mark.full
@@ -470,6 +560,18 @@ def test_a_bad_pair_is_named_by_pairs_that_really_talk(
     assert code == report["exit_code"] == 1
     (reason,) = [r for r in report["reasons"] if "in pairs: " in r]
     assert reason.endswith(f"in pairs: {said}")
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_device_that_never_answers_ends_the_run_and_is_named(tmp_path: Path, ranks: int) -> None:
+    words = ["--ranks", "2", "--wait", "20"] if ranks > 1 else []
+    code, report = _pod(tmp_path, *words, fault=f"deaf:{ranks - 1}:last")
+    assert code == report["exit_code"] == 1
+    assert "Last: no answer after" in _reasons(report)
+    entries = read(evidence_folder.journals(tmp_path)[ranks - 1])
+    assert [e["kind"] for e in entries[-3:]] == ["event", "stage", "end"]
+    assert (entries[-2]["status"], entries[-1]["state"]) == ("failed", "stopped")
 
 
 @pytest.mark.full

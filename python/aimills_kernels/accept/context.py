@@ -83,6 +83,7 @@ class StageSpec:
 
     seconds    what each profile gives it; a profile that is not named leaves it out
     together   all ranks call it at the same time, with a group
+    bounded    it ends some time after its seconds at the latest; else it ends its own steps
     """
 
     name: str
@@ -90,9 +91,10 @@ class StageSpec:
     work: Callable[[Context], str]
     seconds: Mapping[str, float]
     together: bool = False
+    bounded: bool = True
 
     @classmethod
-    def of(cls, name: str, work: Callable[[Context], str]) -> StageSpec:
+    def of(cls, name: str, work: Callable[[Context], str], *, bounded: bool = True) -> StageSpec:
         """At its place in the timetable."""
         slot = SLOTS[name]
-        return cls(name, slot.title, work, slot.seconds, slot.together)
+        return cls(name, slot.title, work, slot.seconds, slot.together, bounded)

@@ -72,6 +72,25 @@ class Rank:
         """All values of one metric, in the order in which they were measured."""
         return [e["value"] for e in self.of("measure") if e["metric"] == metric]
 
+    @cached_property
+    def _begun(self) -> dict[str, int]:
+        """Where the run began for the last time, under "", and each stage under its name."""
+        found = {"": 0}
+        for at, entry in enumerate(self.entries):
+            if entry["kind"] == "begin":
+                found[""] = at
+            elif entry["kind"] == "stage" and entry["state"] == "begin":
+                found[entry["name"]] = at
+        return found
+
+    def now(self, kind: str) -> Iterator[dict[str, Any]]:
+        """Of this kind what was said since the run was gone on with for the last time, or of a
+        stage since it began for the last time: what was made up for since then is left out."""
+        begun = self._begun
+        for at, entry in enumerate(self.entries):
+            if entry["kind"] == kind and at >= begun.get(entry.get("stage") or "", 0):
+                yield entry
+
     def stages(self) -> dict[str, dict[str, Any]]:
         """The last end of each stage by name; a stage that began and has no end is "cut"."""
         found: dict[str, dict[str, Any]] = {}

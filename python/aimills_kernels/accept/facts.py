@@ -152,7 +152,7 @@ def not_run(pod: Pod) -> list[Row]:
     found: dict[tuple, Row] = {}
     places: dict[tuple, list[str]] = defaultdict(list)
     for rank in pod.ranks:
-        for entry in rank.of("not_run"):
+        for entry in rank.now("not_run"):
             row = {k: entry.get(k, d) for k, d in (("name", ""), ("what", ""), ("reason", ""))}
             row["gap"] = bool(entry.get("gap", False))
             key = tuple(row.values())

@@ -77,8 +77,8 @@ def _show(ctx: Context, session: Session, shown: int) -> None:
 
 
 STAGES: tuple[StageSpec, ...] = (
-    StageSpec.of("correctness", _of_session(correctness.run, here=False)),
-    StageSpec.of("video", _of_session(real_input.run, here=True)),
-    StageSpec.of("shapes", _of_session(shapes.run, here=True)),
-    StageSpec.of("bench", _of_session(speed.run, here=False)),
+    StageSpec.of("correctness", _of_session(correctness.run, here=False), bounded=False),
+    StageSpec.of("video", _of_session(real_input.run, here=True), bounded=False),
+    StageSpec.of("shapes", _of_session(shapes.run, here=True), bounded=False),
+    StageSpec.of("bench", _of_session(speed.run, here=False), bounded=False),
 )

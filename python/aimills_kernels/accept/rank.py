@@ -20,6 +20,7 @@ from aimills_kernels.accept.device_memory import release
 from aimills_kernels.accept.evidence_folder import RankJournal
 from aimills_kernels.accept.journal import read
 from aimills_kernels.accept.launch import WAIT_S, Launch
+from aimills_kernels.accept.limit import limited
 from aimills_kernels.accept.session import EXCLUDED, Progress, Session, Settings, Stage, silent
 from aimills_kernels.accept.stage_run import Stopped
 from aimills_kernels.accept.stages import power
@@ -203,6 +204,7 @@ def _stage(
         together.group if spec.together else None, telemetry, session.progress,
         {"session": session, "stop": stop.event, "hung": hung},
     )  # fmt: skip
+    spec = limited(spec, plan.wait_s, hung)
     work = together.guarded(spec) if spec.together and together.launch.world > 1 else None
     try:
         return stage_run.run(spec, ctx, journal, work)

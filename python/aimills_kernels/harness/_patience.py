@@ -16,14 +16,18 @@ _LOOK_S = 0.2
 
 
 @contextlib.contextmanager
-def patience(seconds: float | None, say: Callable[[str], None]) -> Iterator[Callable[[str], None]]:
+def patience(
+    seconds: float | None, say: Callable[[str], None], more_s: float | None = None
+) -> Iterator[Callable[[str], None]]:
     """Gives what is called before each step, with the name of who is at work. A step that takes
     longer gets a TimeoutError. One that can't be reached so, as a GPU that never ends is waited for
-    in the driver, ends the process after as long again: nothing could run after it anyway."""
+    in the driver, ends the process after as long again, or `more_s`: nothing could run after it
+    anyway."""
     if seconds is None:
         yield lambda name: None
         return
     limit: float = seconds
+    most = limit + (limit if more_s is None else more_s)
     ended, last = threading.Event(), (time.monotonic(), "")
 
     def at(name: str) -> None:
@@ -36,8 +40,8 @@ def patience(seconds: float | None, say: Callable[[str], None]) -> Iterator[Call
 
     def watch() -> None:
         while not ended.wait(_LOOK_S):
-            if time.monotonic() - last[0] > 2 * limit:
-                say(f"{last[1]}: no answer after {2 * limit:g} s, and the process is ended with it")
+            if time.monotonic() - last[0] > most:
+                say(f"{last[1]}: no answer after {most:g} s, and the process is ended with it")
                 sys.stdout.flush()
                 os._exit(1)
 

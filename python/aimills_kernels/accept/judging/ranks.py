@@ -142,7 +142,8 @@ def _stages(view: View) -> Iterator[Finding]:
     if not any(e["status"] == "passed" for e in stages.values()):
         text = f"{view.where}: no stage passed"
         yield Finding("stage.any", UNKNOWN, view.where, text)
-    told = {e.get("stage") for e in view.of("not_run") if e.get("gap")}  # by `_gaps`, with reasons
+    # Those that `_gaps` tells, with reasons.
+    told = {e.get("stage") for e in view.rank.now("not_run") if e.get("gap")}
     for name, entry in stages.items():
         status, rule = entry["status"], f"stage.{name}"
         title = entry.get("title") or name
@@ -186,16 +187,21 @@ def _checks(view: View) -> Iterator[Finding]:
 
 
 def _gaps(view: View) -> Iterator[Finding]:
-    for entry in view.of("not_run"):
+    for entry in view.rank.now("not_run"):
         if entry.get("gap", True):
             text = f"{view.where}: {entry.get('what')} not run: {entry.get('reason')}"
             yield Finding(f"gap.{entry.get('stage', 'run')}", UNKNOWN, view.where, text)
 
 
 def _events(view: View) -> Iterator[Finding]:
+    """A rank that was missed before the run was resumed is judged by its own journal since, and
+    what a stage left unknown by the run of it that followed."""
+    now = {id(entry) for entry in view.rank.now("event")}
     for entry in view.of("event"):
         if status := _EVENTS.get(entry["name"]):
             text = f"{view.where}: {entry.get('text')}"
+            if id(entry) not in now and (status == UNKNOWN or entry["name"] == "missing"):
+                status, text = WARN, f"{text}; that was before the run was resumed"
             yield Finding(f"event.{entry['name']}", status, view.where, text)
 
 

@@ -1,0 +1,38 @@
+"""The end of a stage whose device never answers: the run is to end, and to say so."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+
+from aimills_kernels.accept.context import Context, StageSpec
+from aimills_kernels.accept.device_memory import release
+from aimills_kernels.harness._patience import patience
+
+_SHARE = 1.25  # of its seconds
+_MORE_S = 300.0  # for what those don't count: compilers, buffers, a slow host
+_LAST_S = 60.0  # for what takes no notice, until the process ends
+
+
+def limit(spec: StageSpec, seconds: float, wait_s: float) -> float:
+    """Where all ranks are in it, a collective that hangs ends by the ranks' wait first."""
+    return _SHARE * seconds + _MORE_S + (wait_s if spec.together else 0.0)
+
+
+def limited(spec: StageSpec, wait_s: float, hung: Callable[[str], None]) -> StageSpec:
+    """The stage with an end. Beyond its limit it gets a TimeoutError; where that does not reach it,
+    as it waits in the driver, `hung` is told and the process ends."""
+    if not spec.bounded or threading.current_thread() is not threading.main_thread():
+        return spec
+
+    def work(ctx: Context) -> str:
+        with patience(limit(spec, ctx.seconds, wait_s), hung, _LAST_S) as at:
+            at(spec.title)
+            try:
+                return spec.work(ctx)
+            finally:  # a device that never answers gives no memory back either
+                at(spec.title)
+                release(ctx.device)
+
+    return replace(spec, work=work)
