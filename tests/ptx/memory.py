@@ -185,6 +185,8 @@ class Memory:
         self.counters: Counters | None = None
         self.shadow: Shadow | None = None  # None: accesses are not held against each other
         self.opaque: np.ndarray | None = None  # bytes of `shared` that are in live mbarriers
+        # Of each 16 bytes of `shared`; None where nothing asks for it.
+        self.swizzles: np.ndarray | None = None
         self.bits: Bits | None = None  # what is undefined of it, where anything can be
         self.observers: list[Callable[[Written], None]] = []  # of global and shared memory
 
@@ -520,6 +522,13 @@ class Memory:
             self.shadow.write(at, size, lanes, same=same)
         for byte in range(size):
             self.written[at + byte] = True
+        self.swizzled(at >> 4, 0)
+
+    def swizzled(self, pieces: np.ndarray, span: int) -> None:
+        """These 16-byte pieces of `shared` are now as a tensor copy of this swizzle wrote them; 0:
+        of none, or somebody else wrote."""
+        if self.swizzles is not None:
+            self.swizzles[pieces] = span
 
     def no_mbarrier(self, at: np.ndarray, size: int, lanes: tuple, what: str) -> None:
         if self.opaque is None:

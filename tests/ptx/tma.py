@@ -520,7 +520,8 @@ def _tensor(i: Instr, b: Binder) -> Handler:
     def issue(s: Active) -> None:
         for (_, places), box in zip(receivers(s), boxes(s), strict=True):
             box.check(store=False)
-            targets = [Target(box.places(first), cell) for first, cell in places]
+            span = SWIZZLE_BYTES[box.tile.swizzle]
+            targets = [Target(box.places(first), cell, span) for first, cell in places]
             queue.fill(Fill(memory, instr, *box.who, box.read, targets), "a tensor copy")
 
     return issue
