@@ -290,10 +290,10 @@ def test_a_from_registers_is_no_fault() -> None:
 
 
 @pytest.mark.parametrize("what", FAULTS)
-def test_planted_faults(what):
+def test_planted_faults(what, seed):
     old, new, kind, says = FAULTS[what]
     with pytest.raises(kind, match=says):
-        _small((old, new))
+        _small((old, new), seed=seed)
 
 
 @pytest.mark.parametrize(
