@@ -3,6 +3,7 @@ and step through a tensor, every reduction."""
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 from collections.abc import Callable
@@ -205,6 +206,14 @@ def test_a_load(rank, swizzle):
     assert found.tobytes() == copy.loaded(data)[0].tobytes()
 
 
+def test_the_innermost_step_is_not_looked_at():
+    copy, data = cases(3, 2, "f16")
+    found = np.zeros(copy.bytes // data.itemsize, data.dtype)
+    other = dataclasses.replace(copy, steps=(3, *copy.steps[1:]))
+    execute(other, _HEAD + _LOAD, data, found)
+    assert found.tobytes() == copy.loaded(data)[0].tobytes()
+
+
 @pytest.mark.parametrize("type_", FLOATS)
 @pytest.mark.parametrize("swizzle", range(4))
 def test_a_load_that_fills_with_nan(type_, swizzle):
@@ -273,12 +282,19 @@ def test_a_reduction_that_is_not_there(op, type_):
 def test_other_modes_than_tiles_are_unknown(words):
     copy, data = cases(3, 0, "f32")
     body = _HEAD + _LOAD.replace(".tile.", f".{words}.")
-    with pytest.raises(errors.PtxError, match=r"\[line \d+: cp\.async\.bulk\.tensor"):
+    says = rf"does not know \.{words} here \[line \d+: cp\.async\.bulk\.tensor"
+    with pytest.raises(errors.Unknown, match=says):
         execute(copy, body, data, np.zeros(copy.bytes // 4, np.float32))
 
 
-@pytest.mark.parametrize("type_", ["f32.ftz", "tf32.ftz"])
-def test_types_that_flush_are_unknown(type_):
-    made = tma.encode(np.zeros((8, 16), np.float32), type_, (16, 8), (64,), (16, 8))
-    with pytest.raises(errors.Unknown, match=f"what of {type_} is flushed"):
-        made.at(256)
+@pytest.mark.parametrize(
+    ("type_", "more", "says"),
+    [("f32.ftz", {}, "what of f32.ftz is flushed"), ("tf32.ftz", {}, "what of tf32.ftz is flushed"),
+     ("f32", {"interleave": 1}, "interleaved layouts are not known")],
+)  # fmt: skip
+def test_maps_that_are_unknown_name_their_parameter(type_, more, says):
+    data, out = np.zeros((8, 16), np.float32), np.zeros(128, np.float32)
+    made = tma.encode(data, type_, (16, 8), (64,), (16, 8), **more)
+    source = text("", ["u64", "u64"]).replace(".param .u64 p0", ".param .align 64 .b8 p0[128]")
+    with pytest.raises(errors.Unknown, match=rf"p0 is a tensor map .*{says}.*\[line \d+: "):
+        launch.run(source, [made, out], [1])

@@ -192,7 +192,7 @@ class TensorMap:
         if (wrong := tile.wrong()) is not None:
             raise BadLaunch(f"a tensor map with {wrong}")
         if (why := tile.unknown()) is not None:
-            raise Unknown(f"a tensor map: {why}")
+            raise Unknown(f"a tensor map of which the executor can't do this: {why}")
         return tile.encode()
 
 
@@ -531,10 +531,7 @@ def _tensor(i: Instr, b: Binder) -> Handler:
 def _tensor_reduce(i: Instr, b: Binder) -> Handler:
     operations = ("add", "min", "max", "inc", "dec", "and", "or", "xor")
     only(i, b, *_WORDS, "reduce", "global", "shared::cta", "bulk_group", *operations)
-    op = next((p for p in i.parts if p in operations), None)
-    if op is None:
-        raise b.unknown("a reduction without its operation")
-    return _tensor_drain(i, b, op)
+    return _tensor_drain(i, b, next(p for p in i.parts if p in operations))
 
 
 def _tensor_drain(i: Instr, b: Binder, op: str | None) -> Handler:
