@@ -55,6 +55,34 @@ def test_bytes_and_classes():
     }  # fmt: skip
 
 
+# Bytes from row to row, and cycles of the 8 rows of a matrix, 16 bytes each.
+_MATRIX = {16: 1, 32: 2, 128: 8, 144: 1}
+
+
+@pytest.mark.parametrize("op", ["ldmatrix", "stmatrix"])
+@pytest.mark.parametrize("trans", ["", ".trans"])
+@pytest.mark.parametrize("count", [1, 4])
+@pytest.mark.parametrize("pitch", _MATRIX)
+def test_matrices_take_a_cycle_for_eight_rows(op, trans, count, pitch):
+    """Transposed or not: the rows are the same, and it is the registers that differ."""
+    regs = "{" + ", ".join(f"%r{10 + j}" for j in range(count)) + "}"
+    how = f"{op}.sync.aligned.m8n8.x{count}{trans}.shared.b16"
+    operands = f"{regs}, [%r3]" if op == "ldmatrix" else f"[%r3], {regs}"
+    fill = """mov.u32 %r1, %laneid; mov.u32 %r2, sm; shl.b32 %r4, %r1, 2; add.u32 %r4, %r4, %r2;
+    mov.u32 %r5, 0; L: st.shared.u32 [%r4], %r5; add.u32 %r4, %r4, 128; add.u32 %r5, %r5, 1;
+    setp.lt.u32 %p1, %r5, 36; @%p1 bra L; bar.sync 0;"""
+    zeros = "".join(f"mov.u32 %r{10 + j}, 0;" for j in range(4))
+    place = f"mad.lo.u32 %r3, %r1, {pitch}, %r2; {zeros}"
+    none, one = (
+        run(fill + place + f"{how} {operands};" * n, declare=SHARED, shared=36 * 128,
+            count=True).counters for n in (0, 1)
+    )  # fmt: skip
+    moved = "loaded" if op == "ldmatrix" else "stored"
+    assert getattr(one, moved)["shared"] - getattr(none, moved)["shared"] == 128 * count
+    assert one.shared_least - none.shared_least == count
+    assert one.shared_cycles - none.shared_cycles == count * _MATRIX[pitch]
+
+
 @pytest.mark.parametrize("case", ["tiny", "ragged"])
 def test_quantization_loads_each_value_once(case):
     op = get_op("quantize_fp8")

@@ -10,6 +10,7 @@ from torch import Tensor
 from tests.ptx import cutlass
 from tests.ptx.cutlass import Instance
 from tests.ptx.errors import Deadlock, Fault, MissingFence, Race, Uninitialised
+from tests.ptx.measured import note
 from tests.ptx.plant import Planted, op
 
 pytestmark = [
@@ -36,6 +37,7 @@ def is_right(tensors: list[Tensor], out: str) -> None:
     a, b, c, d = (x.double() for x in tensors)
     want = a @ b.mT + 2 * c
     size = a.abs() @ b.abs().mT + 2 * c.abs()
+    note(d, want, size)
     excess = (d - want).abs() - ROUNDING[out] * want.abs() - (a.shape[-1] + 2) * 2.0**-23 * size
     assert excess.max() <= 0, "wrong values"
 
@@ -47,11 +49,11 @@ SHAPES = [
 ]
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("shape", SHAPES, ids=["one tile", "ragged"])
 @pytest.mark.parametrize(
     "instance", [PINGPONG, COOPERATIVE, FP8], ids=["pingpong", "cooperative", "fp8"]
 )
-def test_gemm(instance, shape, seed):
+def test_cutlass_gemm(instance, shape, seed):
     tensors = instance.operands(*shape[:4])
     instance.run(tensors, sms=shape[4], seed=seed)
     is_right(tensors, instance.out)

@@ -13,6 +13,7 @@ import triton
 import triton.language as tl
 
 from tests.ptx import elements, errors
+from tests.ptx.measured import note
 from tests.ptx.snippet import run
 from tests.ptx.triton import executing
 
@@ -239,6 +240,11 @@ def _matmul(a, b, c, K, sam, sak, sbk, sbn, scm, BM: tl.constexpr, BN: tl.conste
     tl.store(c + rm[:, None] * scm + rn[None, :], acc)
 
 
+def word(value: object) -> str:
+    """Part of a case's name, which has a row in the README."""
+    return "x".join(map(str, value)) if isinstance(value, tuple) else str(value).split(".")[0]
+
+
 @pytest.mark.parametrize(
     ("type_", "tile", "warps", "stages", "turned", "out", "op"),
     [
@@ -256,6 +262,7 @@ def _matmul(a, b, c, K, sam, sak, sbk, sbn, scm, BM: tl.constexpr, BN: tl.conste
         ("tf32", (32, 16, 32), 2, 2, "a", "f32", "mma.sync"),
         ("s8", (16, 32, 64), 2, 1, "", "s32", "mma.sync"),
     ],
+    ids=word,
 )  # fmt: skip
 def test_triton_matmul(type_, tile, warps, stages, turned, out, op):
     (m, n, k), depth = tile, 3 * tile[2]
@@ -271,6 +278,7 @@ def test_triton_matmul(type_, tile, warps, stages, turned, out, op):
             num_warps=warps, num_stages=stages,
         )  # fmt: skip
     assert op in made.asm["ptx"]
+    note(got, want, exact(x, type_).abs() @ exact(y, type_).abs())
     close(got, want, out)
 
 
@@ -295,4 +303,5 @@ def test_triton_product_from_registers(stages):
         made = _attend[(1,)](q, k, v, got, 64, 64, 64, 128, num_warps=4, num_stages=stages)
     assert re.search(r"wgmma\.mma_async[^;]*\}, \{%r", made.asm["ptx"])
     p = ((q.double() @ k.double().T) * 0.125).clamp(min=0).float().bfloat16()
+    note(got, p.double() @ v.double(), p.double() @ v.double().abs())
     assert (got.double() - p.double() @ v.double()).abs().max() < 0.05  # p may round elsewhere

@@ -234,35 +234,66 @@ def test_warpgroups_of_an_uneven_cta_in_a_cluster():
     assert (got - _SUM).abs().max() < 1e-5
 
 
-@pytest.mark.parametrize(
-    ("old", "new", "kind", "says"),
-    [
-        ("wgmma.fence.sync.aligned;", "", errors.MissingFence, "no wgmma.fence comes before it"),
-        (_WGMMA, f"mov.f32 %f2, %f1; {_WGMMA}", errors.MissingFence, "touched %f1, %f2"),
-        (_WGMMA, _FROM_REGISTERS, None, ""),
-        (_WGMMA, f"mov.b32 %r4, %r5; {_FROM_REGISTERS}", errors.MissingFence, "touched %r4"),
-        ("// WAIT", "add.f32 %f9, %f1, %f1;", errors.Fault, "%f1 is touched.*add.f32"),
-        ("// WAIT", "mov.f32 %f3, 0f00000000;", errors.Fault, "%f3 is touched"),
-        ("aligned 0;", "aligned 1;", errors.Fault, "%f1 is touched.*st.global"),
-        ("wgmma.commit_group.sync.aligned;", "", errors.Fault, "no wait_group covers it"),
-        ("// WAIT", "exit;", errors.Fault, "an exit while the wgmma"),
-        ("// WAIT", _OTHER, errors.Uninitialised, "%f5 is used here and holds what was never"),
-        ("fence.proxy.async;", "", errors.MissingFence, "no fence.proxy.async"),
-        ("bar.sync 0;", "", errors.Race, "nothing orders|wgmma"),
-        ("// WAIT", "st.shared.b32 [sm], 0;", errors.Race, "wgmma"),
-        ("// PRODUCER", "setp.gt.u32 %p3, %r1, 95; @%p3 exit;", errors.Deadlock, "wgmma.fence"),
-        ("// PRODUCER", "setp.eq.u32 %p3, %r1, 7; @%p3 exit;", errors.Fault, "all lanes|wgmma"),
-        (_WGMMA, f"add.u64 %rd4, %rd4, %rd3; cvt.u64.u32 %rd3, %r1; {_WGMMA}", errors.Fault,
-         "descriptor of A is not the same"),
-        (_WGMMA, f"setp.lt.u32 %p2, %r1, 5; {_WGMMA}", errors.Fault, "scale-d is not the same"),
-    ],
-)  # fmt: skip
-def test_planted_faults(old, new, kind, says):
-    if kind is None:
-        _small((old, new))
-        return
+FAULTS = {
+    "no wgmma.fence": (
+        "wgmma.fence.sync.aligned;", "", errors.MissingFence, "no wgmma.fence comes before it",
+    ),
+    "an accumulator set after the fence": (
+        _WGMMA, f"mov.f32 %f2, %f1; {_WGMMA}", errors.MissingFence, "touched %f1, %f2",
+    ),
+    "a register of A set after the fence": (
+        _WGMMA, f"mov.b32 %r4, %r5; {_FROM_REGISTERS}", errors.MissingFence, "touched %r4",
+    ),
+    "a sum read before the wait": (
+        "// WAIT", "add.f32 %f9, %f1, %f1;", errors.Fault, "%f1 is touched.*add.f32",
+    ),
+    "a sum set before the wait": (
+        "// WAIT", "mov.f32 %f3, 0f00000000;", errors.Fault, "%f3 is touched",
+    ),
+    "a wait for one group less": (
+        "aligned 0;", "aligned 1;", errors.Fault, "%f1 is touched.*st.global",
+    ),
+    "no wgmma.commit_group": (
+        "wgmma.commit_group.sync.aligned;", "", errors.Fault, "no wait_group covers it",
+    ),
+    "an exit before the wait": (
+        "// WAIT", "exit;", errors.Fault, "an exit while the wgmma",
+    ),
+    "accumulators that nothing set": (
+        "// WAIT", _OTHER, errors.Uninitialised, "%f5 is used here and holds what was never",
+    ),
+    "no fence.proxy.async": ("fence.proxy.async;", "", errors.MissingFence, "no fence.proxy.async"),
+    "no __syncthreads before a tile is read": (
+        "bar.sync 0;", "", errors.Race, "nothing orders|wgmma",
+    ),
+    "a tile overwritten before the wait": (
+        "// WAIT", "st.shared.b32 [sm], 0;", errors.Race, "wgmma",
+    ),
+    "a warp that left": (
+        "// PRODUCER", "setp.gt.u32 %p3, %r1, 95; @%p3 exit;", errors.Deadlock, "wgmma.fence",
+    ),
+    "a lane that left": (
+        "// PRODUCER", "setp.eq.u32 %p3, %r1, 7; @%p3 exit;", errors.Fault, "all lanes|wgmma",
+    ),
+    "a descriptor for each lane": (
+        _WGMMA, f"add.u64 %rd4, %rd4, %rd3; cvt.u64.u32 %rd3, %r1; {_WGMMA}", errors.Fault,
+        "descriptor of A is not the same",
+    ),
+    "a scale-d for each lane": (
+        _WGMMA, f"setp.lt.u32 %p2, %r1, 5; {_WGMMA}", errors.Fault, "scale-d is not the same",
+    ),
+}  # fmt: skip
+
+
+def test_a_from_registers_is_no_fault() -> None:
+    _small((_WGMMA, _FROM_REGISTERS))
+
+
+@pytest.mark.parametrize("what", FAULTS)
+def test_planted_faults(what, seed):
+    old, new, kind, says = FAULTS[what]
     with pytest.raises(kind, match=says):
-        _small((old, new))
+        _small((old, new), seed=seed)
 
 
 @pytest.mark.parametrize(

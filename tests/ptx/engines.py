@@ -93,6 +93,7 @@ class Copy:
         at = self.index[mask] // self.size
         self.memory.shared.reshape(-1, self.size)[at] = data
         self.memory.written.reshape(-1, self.size)[at] = True
+        self.memory.swizzled(self.index[mask] >> 4, 0)
         self.memory.wrote(self.memory.shared, self.index[mask], self.size, lanes, self.instr)
         if self.memory.bits is not None:
             index = (self.index[mask][:, None] + np.arange(self.size)).reshape(-1)
@@ -187,6 +188,7 @@ class Target:
 
     index: np.ndarray  # [bytes] indices in `shared`
     cell: int
+    swizzle: int = 0  # bytes of its pattern's rows
     transfer: Transfer | None = None
 
 
@@ -222,6 +224,7 @@ class Fill:
         memory.moved(True, "shared", len(data))
         memory.shared[target.index] = data
         memory.written[target.index] = True
+        memory.swizzled(target.index[::16] >> 4, target.swizzle)
         memory.wrote(
             memory.shared, target.index, 1, threads(self.warp, self.lane, len(data)), self.instr
         )

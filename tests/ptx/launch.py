@@ -35,7 +35,7 @@ from tests.ptx import (  # noqa: F401  (the ops_ modules register their instruct
 )
 from tests.ptx.bind import Binder
 from tests.ptx.counters import Counters
-from tests.ptx.errors import BadLaunch, Malformed
+from tests.ptx.errors import BadLaunch, Malformed, Unknown
 from tests.ptx.machine import Handler, Machine, Shape, check_shape
 from tests.ptx.memory import Allocation, Global, Memory
 from tests.ptx.parse import Kernel, Variable, parse
@@ -330,7 +330,10 @@ class Arguments:
         if isinstance(arg, tma.TensorMap) and found is not None:
             if param.size != 128:
                 raise BadLaunch(f"{param.name} is no tensor map, got one", param.place)
-            return arg.at(self._address(found))
+            try:
+                return arg.at(self._address(found))
+            except (BadLaunch, Unknown) as error:
+                raise type(error)(f"{param.name} is {error}", param.place) from None
         if found is not None:
             if param.array or param.type not in scalars.POINTERS:
                 raise BadLaunch(f"{param.name} is no pointer, got a tensor", param.place)

@@ -185,6 +185,8 @@ class Memory:
         self.counters: Counters | None = None
         self.shadow: Shadow | None = None  # None: accesses are not held against each other
         self.opaque: np.ndarray | None = None  # bytes of `shared` that are in live mbarriers
+        # Of each 16 bytes of `shared`; None where nothing asks for it.
+        self.swizzles: np.ndarray | None = None
         self.bits: Bits | None = None  # what is undefined of it, where anything can be
         self.observers: list[Callable[[Written], None]] = []  # of global and shared memory
 
@@ -265,15 +267,24 @@ class Memory:
 
     # ---- access by lanes: `address` [k], `lanes` (warp [k], lane [k])
 
-    def load(self, space: str, address: np.ndarray, lanes: tuple, width: int, count: int) -> list:
-        """`count` values of `width` bytes each from every address."""
+    def load(
+        self,
+        space: str,
+        address: np.ndarray,
+        lanes: tuple,
+        width: int,
+        count: int,
+        *,
+        counted: bool = False,
+    ) -> list:
+        """`count` values of `width` bytes each from every address. counted: the caller has."""
         if not len(address):
             return [np.zeros(0, _UINT[width])] * count
         if space == "generic":
             return self._generic_load(address, lanes, width, count)
         self.aligned(address, width * count, lanes, f"ld.{space}")
-        if self.counters is not None:
-            self.counters.access(False, space, lanes, address, width * count)
+        if not counted:
+            self.count(False, space, lanes, address, width * count)
         if space in ("global", "const"):
             return self._load_global(address, lanes, width, count)
         base, at = self._place(space, address, lanes, width * count, "a load")
@@ -283,8 +294,15 @@ class Memory:
         view = base.view(_UINT[width])
         return [view[index + i] for i in range(count)]
 
-    def store(self, space: str, address: np.ndarray, lanes: tuple, values: list) -> None:
-        """values: `count` arrays [k] of one width."""
+    def count(self, store: bool, space: str, lanes: tuple, address: np.ndarray, size: int) -> None:
+        """Counts an access of `size` bytes by each lane."""
+        if self.counters is not None:
+            self.counters.access(store, space, lanes, address, size)
+
+    def store(
+        self, space: str, address: np.ndarray, lanes: tuple, values: list, *, counted: bool = False
+    ) -> None:
+        """values: `count` arrays [k] of one width. counted: the caller has."""
         if not len(address):
             return
         width, count = values[0].dtype.itemsize, len(values)
@@ -295,8 +313,8 @@ class Memory:
                 self.store(inside, address[where] - np.uint64(WINDOW[inside]), picked, some)
             return
         self.aligned(address, width * count, lanes, f"st.{space}")
-        if self.counters is not None:
-            self.counters.access(True, space, lanes, address, width * count)
+        if not counted:
+            self.count(True, space, lanes, address, width * count)
         if space == "global":
             self._store_global(address, lanes, values)
             return
@@ -350,10 +368,9 @@ class Memory:
                     yield name, raw, index, some[which]
             return
         self.aligned(address, size, lanes, f"atom.{space}")
-        if self.counters is not None:
-            self.counters.access(True, space, lanes, address, size)
-            if returns:
-                self.counters.moved(False, space, size * len(address))
+        self.count(True, space, lanes, address, size)
+        if returns:
+            self.moved(False, space, size * len(address))
         if space == "global":
             for where, some in self.globals.split(address, size):
                 index = self._offset(where, some, address, size, lanes, "store")
@@ -520,6 +537,13 @@ class Memory:
             self.shadow.write(at, size, lanes, same=same)
         for byte in range(size):
             self.written[at + byte] = True
+        self.swizzled(at >> 4, 0)
+
+    def swizzled(self, pieces: np.ndarray, span: int) -> None:
+        """These 16-byte pieces of `shared` are now as a tensor copy of this swizzle wrote them; 0:
+        of none, or somebody else wrote."""
+        if self.swizzles is not None:
+            self.swizzles[pieces] = span
 
     def no_mbarrier(self, at: np.ndarray, size: int, lanes: tuple, what: str) -> None:
         if self.opaque is None:

@@ -15,7 +15,7 @@ from tests.ptx.ops_sync import only, own_cta
 from tests.ptx.parse import WIDTH, Instr, Vec
 
 _HALVES = ("f16", "f16x2", "bf16", "bf16x2")
-_TYPES = {
+REDUCIBLE = {
     "and": ("b32", "b64"), "or": ("b32", "b64"), "xor": ("b32", "b64"), "exch": ("b32", "b64"),
     "cas": ("b16", "b32", "b64"), "inc": ("u32",), "dec": ("u32",),
     "add": ("u32", "s32", "u64", "f32", "f64", *_HALVES),
@@ -37,7 +37,7 @@ _FLOAT: dict[str, Merge] = {"add": np.add, "min": np.fmin, "max": np.fmax, "exch
 
 def merge(op: str, type_: str, b: Binder, *, ftz: bool = False) -> Merge:
     """What a reduction makes of (old, new), both with unsigned bits [k] or [k, n]."""
-    if type_ not in _TYPES.get(op, ()):
+    if type_ not in REDUCIBLE.get(op, ()):
         raise b.unknown(f"there is no {op} of {type_}")
     if type_ in ("bf16", "bf16x2"):
         return _half(lambda o, n: f32_to_bf16(_FLOAT[op](bf16_to_f32(o), bf16_to_f32(n))))
@@ -69,10 +69,10 @@ def combiner(op: str, type_: str, b: Binder) -> Merge:
 def _atom(i: Instr, b: Binder) -> Handler:
     only(i, b, "atom", "red", "relaxed", "acquire", "release", "acq_rel", "cta", "cluster", "gpu",
          "sys", "global", "shared", "shared::cta", "shared::cluster", "noftz", "v2", "v4", "v8",
-         "L2::cache_hint", *_TYPES, *WIDTH)  # fmt: skip
+         "L2::cache_hint", *REDUCIBLE, *WIDTH)  # fmt: skip
     type_ = i.parts[-1] if i.parts[-1] in WIDTH else i.types[-1]
-    op = next((p for p in i.parts if p in _TYPES), "")
-    if type_ not in _TYPES.get(op, ()):
+    op = next((p for p in i.parts if p in REDUCIBLE), "")
+    if type_ not in REDUCIBLE.get(op, ()):
         raise b.unknown()
     if type_ in _HALVES and not i.has("noftz"):
         raise b.unknown("f16 and bf16 are .noftz")

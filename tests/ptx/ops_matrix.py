@@ -6,6 +6,7 @@ import numpy as np
 
 from tests.ptx.bind import Binder
 from tests.ptx.machine import Active, Handler
+from tests.ptx.memory import Memory
 from tests.ptx.ops import handles
 from tests.ptx.ops_mma import whole_warps
 from tests.ptx.parse import Instr, Vec
@@ -44,11 +45,11 @@ def _ldmatrix(i: Instr, b: Binder) -> Handler:
     def load(s: Active) -> None:
         whole_warps(b, s)
         rows = address(s).reshape(-1, 32)
-        memory.aligned(rows[:, : 8 * count].reshape(-1), 16, _first(s, 8 * count), "ldmatrix")
+        _rows(memory, rows, s, count, "ldmatrix")
         for matrix, put in enumerate(puts):
             places = _places(rows, matrix, trans)
             width = 2 if trans else 4
-            got = [memory.load("shared", p, s.lanes, width, 1)[0] for p in places]
+            got = [memory.load("shared", p, s.lanes, width, 1, counted=True)[0] for p in places]
             whole = got[0].astype(np.uint32)
             if trans:
                 whole |= got[1].astype(np.uint32) << np.uint32(16)
@@ -69,21 +70,25 @@ def _stmatrix(i: Instr, b: Binder) -> Handler:
     def store(s: Active) -> None:
         whole_warps(b, s)
         rows = address(s).reshape(-1, 32)
-        memory.aligned(rows[:, : 8 * count].reshape(-1), 16, _first(s, 8 * count), "stmatrix")
+        _rows(memory, rows, s, count, "stmatrix")
         for matrix, get in enumerate(gets):
             value = get(s)
             halves = [value]
             if trans:
                 halves = [value.astype(np.uint16), (value >> np.uint32(16)).astype(np.uint16)]
             for place, half in zip(_places(rows, matrix, trans), halves, strict=True):
-                memory.store("shared", place, s.lanes, [half])
+                memory.store("shared", place, s.lanes, [half], counted=True)
 
     return store
 
 
-def _first(s: Active, lanes: int) -> tuple[np.ndarray, np.ndarray]:
-    warp, lane = (v.reshape(-1, 32)[:, :lanes].reshape(-1) for v in s.lanes)
-    return warp, lane
+def _rows(memory: Memory, rows: np.ndarray, s: Active, count: int, op: str) -> None:
+    """Checks and counts the rows of `count` matrices, 16 bytes by each of 8 lanes. With .trans
+    they are the same, so that it costs no more."""
+    warp, lane = (v.reshape(-1, 32)[:, : 8 * count].reshape(-1) for v in s.lanes)
+    address = rows[:, : 8 * count].reshape(-1)
+    memory.aligned(address, 16, (warp, lane), op)
+    memory.count(op == "stmatrix", "shared", (warp, lane), address, 16)
 
 
 def _put(put, s: Active, values: np.ndarray) -> None:

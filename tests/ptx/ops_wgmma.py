@@ -12,7 +12,8 @@ from tests.ptx import elements, undefined_data, wgmma_flow
 from tests.ptx.bind import Binder
 from tests.ptx.elements import BYTES, FP8
 from tests.ptx.errors import Fault, MissingFence
-from tests.ptx.machine import Active, Handler, Machine, fault
+from tests.ptx.machine import Active, Handler, fault
+from tests.ptx.memory import Memory
 from tests.ptx.ops import handles
 from tests.ptx.ops_mma import items, mixed
 from tests.ptx.parse import WIDTH, Imm, Instr, Reg, Vec
@@ -57,8 +58,10 @@ class Warpgroups:
     the cluster, in cluster g % n.
     """
 
-    def __init__(self, m: Machine, shadow: Shadow | None):
-        self.m, self.shadow = m, shadow
+    def __init__(self, memory: Memory):
+        self.m, self.shadow = memory.m, memory.shadow
+        m = self.m
+        memory.swizzles = np.zeros(len(memory.shared) // 16, np.uint8)
         self.commits = np.zeros(m.warps // 4, np.int64)
         self.products: list[Product] = []
         self.findings = wgmma_flow.check(m.kernel)
@@ -150,7 +153,7 @@ def _compute(product: Product, some: np.ndarray) -> None:
 
 def warpgroups(b: Binder) -> Warpgroups:
     if not hasattr(b.m, "warpgroups"):
-        b.m.warpgroups = Warpgroups(b.m, b.memory.shadow)  # type: ignore[attr-defined]
+        b.m.warpgroups = Warpgroups(b.memory)  # type: ignore[attr-defined]
     return b.m.warpgroups  # type: ignore[attr-defined, no-any-return]
 
 

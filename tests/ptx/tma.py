@@ -21,18 +21,19 @@ from tests.ptx.machine import Active, Handler, fault
 from tests.ptx.memory import PARAM, SHARED, Allocation, Memory
 from tests.ptx.ops import handles
 from tests.ptx.ops_async import COMPLETE, Form, Receivers, each, extent, multiple
-from tests.ptx.ops_atomic import combiner
+from tests.ptx.ops_atomic import REDUCIBLE, Merge, combiner
 from tests.ptx.ops_sync import only, shared_address
 from tests.ptx.parse import Imm, Instr, Mem, Operand
 
 # Element types: number in tensormap.replace (the driver has another order) and bytes.
 TYPES = {
     "u8": (0, 1), "u16": (1, 2), "u32": (2, 4), "s32": (3, 4), "u64": (4, 8), "s64": (5, 8),
-    "f16": (6, 2), "f32": (7, 4), "f64": (9, 8), "bf16": (10, 2), "tf32": (11, 4),
+    "f16": (6, 2), "f32": (7, 4), "f32.ftz": (8, 4), "f64": (9, 8), "bf16": (10, 2),
+    "tf32": (11, 4), "tf32.ftz": (12, 4),
 }  # fmt: skip
 _BY_NUMBER = {number: (name, size) for name, (number, size) in TYPES.items()}
-_FLOATS = {"f16": 0x7FFF, "bf16": 0x7FFF, "f32": 0x7FFFFFFF, "tf32": 0x7FFFFFFF}
-_HALF_NAN = {2: np.uint16, 4: np.uint32}
+_FLOATS = ("f16", "bf16", "f32", "f32.ftz", "f64", "tf32", "tf32.ftz")
+_NAN = {2: np.uint16(0x7FFF), 4: np.uint32(0x7FFFFFFF), 8: np.uint64(0x7FFFFFFFFFFFFFFF)}
 SWIZZLE_BYTES = {0: 0, 1: 32, 2: 64, 3: 128}
 
 # ---- the encoding: name -> (word, bits, count, first bit in the mask of what was set)
@@ -112,6 +113,8 @@ class Tile:
         inner, span = self.box[0] * self.size, SWIZZLE_BYTES[self.swizzle]
         if self.interleave:
             return "interleaved layouts are not known"
+        if self.type.endswith(".ftz"):
+            return f"what of {self.type} is flushed, and when, is nowhere defined"
         if inner < span:
             # The driver takes it. The CUDA programming guide has shared memory "accommodate the
             # full swizzle width" then, and neither it nor the PTX ISA says where the rows lie.
@@ -189,7 +192,7 @@ class TensorMap:
         if (wrong := tile.wrong()) is not None:
             raise BadLaunch(f"a tensor map with {wrong}")
         if (why := tile.unknown()) is not None:
-            raise Unknown(f"a tensor map: {why}")
+            raise Unknown(f"a tensor map of which the executor can't do this: {why}")
         return tile.encode()
 
 
@@ -443,7 +446,7 @@ class Box:
     def read(self) -> np.ndarray:
         out = np.zeros((self.rows, self.width), np.uint8)
         if self.tile.fill:
-            nan = _HALF_NAN[self.tile.size](_FLOATS[self.tile.type])
+            nan = _NAN[self.tile.size]
             out.view(nan.dtype)[:] = nan
         found = self._cells(store=False)
         if found is not None:
@@ -517,7 +520,8 @@ def _tensor(i: Instr, b: Binder) -> Handler:
     def issue(s: Active) -> None:
         for (_, places), box in zip(receivers(s), boxes(s), strict=True):
             box.check(store=False)
-            targets = [Target(box.places(first), cell) for first, cell in places]
+            span = SWIZZLE_BYTES[box.tile.swizzle]
+            targets = [Target(box.places(first), cell, span) for first, cell in places]
             queue.fill(Fill(memory, instr, *box.who, box.read, targets), "a tensor copy")
 
     return issue
@@ -536,21 +540,26 @@ def _tensor_drain(i: Instr, b: Binder, op: str | None) -> Handler:
     Form.of(i, b, i.args[2:])
     boxes, source = Boxes(i, b, i.args[0]), shared_address(i, b, i.args[1], "shared")
     memory, queue, instr = b.memory, bulk(b.memory), i
+    combiners = {} if op is None else {t: combiner(op, t, b) for t in REDUCIBLE[op]}
+
+    def way(tile: Tile) -> Merge | None:
+        if op is None:
+            return None
+        type_ = f"b{8 * tile.size}" if op in ("and", "or", "xor") else tile.type
+        if type_ not in combiners:
+            raise Unknown(f"there is no {op} of {type_}", instr)
+        return combiners[type_]
 
     def issue(s: Active) -> None:
         for box, at in zip(boxes(s), source(s), strict=True):
             box.check(store=True)
             first = memory.flat(np.array([at]), np.array([box.who[0]]))[0]
-            combine = None if op is None else combiner(op, _reducible(op, box.tile), b)
+            combine = way(box.tile)
             write = functools.partial(box.write, instr=instr, combine=combine)
             drain = Drain(memory, instr, *box.who, 0, box.places(int(first)), write, box.kept)
             queue.drain(drain, "a tensor store")
 
     return issue
-
-
-def _reducible(op: str, tile: Tile) -> str:
-    return f"b{8 * tile.size}" if op in ("and", "or", "xor") else tile.type
 
 
 @handles("cp.async.bulk.prefetch.tensor")

@@ -38,6 +38,9 @@ class Bits:
     def aligned(self, *_: object) -> None:
         pass
 
+    def count(self, *_: object) -> None:
+        pass
+
     def _array(self, space: str) -> np.ndarray | None:
         return {"shared": self.shared, "local": self.local}.get(space)
 
@@ -47,7 +50,16 @@ class Bits:
         row = lanes[0] * 32 + lanes[1]
         return row * self.memory.local_row + address.astype(np.int64)
 
-    def load(self, space: str, address: np.ndarray, lanes: tuple, width: int, count: int) -> list:
+    def load(
+        self,
+        space: str,
+        address: np.ndarray,
+        lanes: tuple,
+        width: int,
+        count: int,
+        *,
+        counted: bool = False,
+    ) -> list:
         out = [np.zeros(len(address), _UINT[width]) for _ in range(count)]
         for inside, some in self._spaces(space, address):
             array = self._array(inside)
@@ -66,7 +78,9 @@ class Bits:
             return self.memory._spaces(address)
         return [(space, np.arange(len(address)))]
 
-    def store(self, space: str, address: np.ndarray, lanes: tuple, values: list) -> None:
+    def store(
+        self, space: str, address: np.ndarray, lanes: tuple, values: list, *, counted: bool = False
+    ) -> None:
         width = values[0].dtype.itemsize
         for inside, some in self._spaces(space, address):
             who = (lanes[0][some], lanes[1][some])

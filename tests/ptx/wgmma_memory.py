@@ -60,10 +60,30 @@ class Operand:
         rank, group = self.memory.rank[warps], self.memory.group[warps]
         base = (group * self.m.shape.cluster_size + rank) * self.memory.row
         found = (at + base[:, None, None]) >> 4
+        self._same_swizzle(at, found, descriptors, warps)
         whole = self.memory.written.view(np.uint64).reshape(-1, 2)[found] == _ALL
         if not whole.all():
             self._uninitialised(at, whole.all(axis=-1), warps)
         return found
+
+    def _same_swizzle(
+        self, at: np.ndarray, found: np.ndarray, descriptors: np.ndarray, warps: np.ndarray
+    ) -> None:
+        """What a tensor copy swizzled is read with the same swizzle. Data that came without may
+        have been in a swizzled order before."""
+        assert self.memory.swizzles is not None
+        wrote = self.memory.swizzles[found]
+        reads = np.array([16 * _WIDE[int(d) >> 62] for d in descriptors])
+        wrong = (wrote > 0) & (wrote != reads[:, None, None])
+        if wrong.any():
+            which = tuple(int(v[0]) for v in np.nonzero(wrong))
+            own = reads[which[0]]
+            says = f"a {own}-byte swizzle" if own > 16 else "no swizzle"
+            text = (
+                f"its descriptor says {says}, and the tensor copy that wrote the 16 bytes at "
+                f"{int(at[which]):#x} of shared memory had a {wrote[which]}-byte one"
+            )
+            self._wrong(Fault, text, warps[which[0]])
 
     def _addresses(self, descriptors: np.ndarray, head: int, warps: np.ndarray) -> np.ndarray:
         if head & _RESERVED:
