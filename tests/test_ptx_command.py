@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 import torch
 
+from aimills_kernels import _dispatch
 from aimills_kernels._registry import get_op
 from tests.ptx import __main__ as command
-from tests.ptx import project
+from tests.ptx import errors, launch, project
 from tests.ptx.plant import Planted
 from tests.ptx.snippet import run
 from tests.ptx.trace import Tracer, Watch, Writers
@@ -64,6 +65,44 @@ def test_a_fault_that_the_executor_finds_fails(monkeypatch, capsys):
     _planted(monkeypatch, Planted("a trap", r"\bret;", "trap;", None, None))
     assert command.main(["run", "quantize_fp8", "tiny"]) == 1
     assert "FAIL: Fault: a trap" in capsys.readouterr().out
+
+
+def test_a_cuda_kernel_runs_as_its_block_says_and_the_next_block_knows_nothing_of_it():
+    op = get_op("video_to_tensor")
+    provider = project.on_executor(op, op.provider("nvrtc"))[1]
+    args = op.make_inputs(op.case("tiny").on("cpu"), "cpu", 0)
+    outs = tuple(t.clone() for t in op.reference(*args))
+    launched = _dispatch.load(provider)
+    with command.executing(90, budget=1), pytest.raises(errors.BadLaunch):
+        launched(outs, *args)
+    trap = functools.partial(re.sub, r"\bret;", "trap;")
+    with command.executing(90, edit=trap), pytest.raises(errors.Fault, match="a trap"):
+        launched(outs, *args)
+    with command.executing(90, count=True) as counted:
+        launched(outs, *args)
+    with command.executing(90, seed=None) as done:
+        launched(outs, *args)
+    assert [len(counted), len(done)] == [1, 1]
+    assert (counted[0].counters is None, done[0].counters is None) == (False, True)
+    with pytest.raises(RuntimeError, match=r"inside `with executing"):
+        launched(outs, *args)
+
+
+def test_the_seed_orders_the_warps_of_a_cuda_kernel(monkeypatch):
+    seeds = []
+
+    def note(*args, seed, **options):
+        seeds.append(seed)
+        return launch.Result(None, np.zeros(0), None)
+
+    monkeypatch.setattr(launch, "run", note)
+    op = get_op("video_to_tensor")
+    provider = project.on_executor(op, op.provider("nvrtc"))[1]
+    args = op.make_inputs(op.case("tiny").on("cpu"), "cpu", 0)
+    for seed in (3, 8):
+        with command.executing(90, seed=seed):
+            _dispatch.load(provider)(op.reference(*args), *args)
+    assert seeds == [3, 8]
 
 
 def test_the_first_difference_is_beyond_the_tolerance():

@@ -13,7 +13,7 @@ from triton.runtime.jit import JITFunction
 
 from aimills_kernels import _dispatch
 from aimills_kernels._aot import Target
-from tests.ptx import launch, tma
+from tests.ptx import cuda, launch, tma
 from tests.ptx.parse import Kernel, parse
 
 _parsed: dict[str, Kernel] = {}
@@ -21,7 +21,8 @@ _parsed: dict[str, Kernel] = {}
 
 @contextlib.contextmanager
 def executing(sm: int = 90, **options: Any) -> Iterator[list[launch.Result]]:
-    """Inside, `kernel[grid](...)` on CPU tensors compiles for `sm` and runs its PTX here.
+    """Inside, `kernel[grid](...)` on CPU tensors compiles for `sm` and runs its PTX here. So do
+    the project's CUDA kernels, with the same options.
 
     options: what `run` takes (edit) and launch.run (seed, budget, check). Yields the results, a
     launch each.
@@ -41,7 +42,7 @@ def executing(sm: int = 90, **options: Any) -> Iterator[list[launch.Result]]:
     JITFunction.run = execute
     driver.set_active(Target(sm))
     try:
-        with _dispatch.assume_sm(sm):
+        with _dispatch.assume_sm(sm), cuda.executing(done, **options):
             yield done
     finally:
         JITFunction.run = original
