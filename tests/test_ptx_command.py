@@ -67,6 +67,7 @@ def test_a_fault_that_the_executor_finds_fails(monkeypatch, capsys):
     assert "FAIL: Fault: a trap" in capsys.readouterr().out
 
 
+@pytest.mark.full  # compiles
 def test_a_cuda_kernel_runs_as_its_block_says_and_the_next_block_knows_nothing_of_it():
     op = get_op("video_to_tensor")
     provider = project.on_executor(op, op.provider("nvrtc"))[1]

@@ -14,6 +14,7 @@ from triton.runtime.jit import JITFunction
 from aimills_kernels import _dispatch
 from aimills_kernels._aot import Target
 from tests.ptx import cuda, launch, tma
+from tests.ptx.errors import about
 from tests.ptx.parse import Kernel, parse
 
 _parsed: dict[str, Kernel] = {}
@@ -73,8 +74,10 @@ def run(
     if kernel is None:
         kernel = _parsed[ptx] = parse(ptx).kernel(compiled.metadata.name)
     ctas = compiled.metadata.num_ctas  # of a program: Triton's launcher makes a cluster of them
+    with about(kernel.place):
+        args = _arguments(compiled, bound, grid, kernel)
     result = launch.run(
-        kernel, _arguments(compiled, bound, grid, kernel), (grid[0] * ctas, *grid[1:]),
+        kernel, args, (grid[0] * ctas, *grid[1:]),
         cluster=(ctas, 1, 1), shared=compiled.metadata.shared, **options,
     )  # fmt: skip
     result.cubin = compiled.asm["cubin"]
