@@ -281,6 +281,23 @@ def test_a_traced_warp_is_the_ctas_own_in_a_cluster():
     }  # fmt: skip
 
 
+def test_a_trace_tells_which_lanes_an_instructions_guard_lets_do_it():
+    lines: list[str] = []
+    body = """mov.u32 %r1, %laneid; setp.lt.u32 %p1, %r1, 5; @%p1 mov.u32 %r2, 7;
+    @!%p1 mov.u32 %r3, 8; setp.lt.u32 %p2, %r1, 0; @%p2 mov.u32 %r4, 9;
+    @%p1 setp.ge.u32 %p1, %r1, 5; @%p2 bra END; END: ret;"""
+    run(body, threads=32, tracer=Tracer(lines.append, lane=2))
+    told = {line.split(": ", 1)[1].split("   ->")[0]: line for line in lines if "@" in line}
+    said = {key.removesuffix(";"): line for key, line in told.items()}
+    assert "(5 of 32 lanes) line" in said["@%p1 mov.u32 %r2, 7"]
+    assert "-> %r2=0x7" in said["@%p1 mov.u32 %r2, 7"]
+    assert "(27 of 32 lanes) line" in said["@!%p1 mov.u32 %r3, 8"]
+    assert "->" not in said["@!%p1 mov.u32 %r3, 8"]  # lane 2 did not do it
+    assert "(5 of 32 lanes) line" in said["@%p1 setp.ge.u32 %p1, %r1, 5"]  # of the guard before
+    off = [line for line in lines if "(passed over: its guard is off) line" in line]
+    assert [line.rsplit(": ", 1)[1] for line in off] == ["@%p2 mov.u32 %r4, 9;", "@%p2 bra END;"]
+
+
 @pytest.mark.full
 def test_a_cuda_kernel_is_shown_with_its_machine_code(capsys):
     assert command.main(["run", "video_to_tensor", "tiny"]) == 0

@@ -166,15 +166,32 @@ class Tracer:
             return f"--warp {max(self.warps)}: the CTAs have {self.most} warps, from 0 on"
         return None
 
-    def step(self, machine: Machine, s: Active, pc: int) -> None:
-        """After the instruction at `pc` ran for the lanes of `s`."""
-        instr = machine.kernel.code[pc]
-        for warp in s.warps:
-            if self.warps is None or int(machine.warp_of[warp]) in self.warps:
-                made = self.results(machine, int(warp), pc)
-                lanes = int(s.mask[warp - s.lo].sum())
-                part = "" if lanes == 32 else f" ({lanes} lanes)"
-                self.say(f"{machine.who(warp)}{part} line {instr.line}: {instr.text}{made}")
+    def step(self, machine: Machine, s: Active, pc: int) -> Callable[[], None]:
+        """Before the instruction at `pc` runs for the lanes of `s`, which may change its guard."""
+        guard, mask = machine.kernel.code[pc].guard, s.mask
+        if guard is not None:
+            wanted = machine.registers[guard[0].name][s.sl].astype(bool)
+            mask = mask & (~wanted if guard[1] else wanted)
+        chosen = [
+            int(warp)
+            for warp in s.warps
+            if self.warps is None or int(machine.warp_of[warp]) in self.warps
+        ]
+
+        def tell() -> None:
+            for warp in chosen:
+                self._line(machine, warp, pc, mask[warp - s.lo])
+
+        return tell
+
+    def _line(self, machine: Machine, warp: int, pc: int, lanes: np.ndarray) -> None:
+        """About a warp of which `lanes` did what the instruction says."""
+        instr, count = machine.kernel.code[pc], int(lanes.sum())
+        part = "" if count == LANES else f" ({count} of {LANES} lanes)"
+        made = self.results(machine, warp, pc) if lanes[self.lane] else ""
+        if not count:
+            part = " (passed over: its guard is off)"
+        self.say(f"{machine.who(warp)}{part} line {instr.line}: {instr.text}{made}")
 
     def results(self, machine: Machine, warp: int, pc: int) -> str:
         made = [self._value(machine, warp, reg) for reg in flow.writes(machine.kernel.code[pc])]
