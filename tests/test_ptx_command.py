@@ -18,7 +18,7 @@ from aimills_kernels._registry import get_op
 from tests.ptx import __main__ as command
 from tests.ptx import errors, launch, project
 from tests.ptx.plant import Planted
-from tests.ptx.snippet import run
+from tests.ptx.snippet import run, text
 from tests.ptx.trace import Tracer, Watch, Writers
 
 pytestmark = pytest.mark.ptx
@@ -146,6 +146,8 @@ def test_an_input_that_changed_is_told():
         ("run quantize_fp8 tiny --watch 9:0", "no kernel has a tensor in argument 9 of 4 bytes"),
         ("run quantize_fp8 tiny --watch shared:9999999", "no kernel has shared memory of 10000003"),
         ("run quantize_fp8 tiny --watch nowhere:0", "the place is 'shared' or an argument's"),
+        ("run quantize_fp8 tiny --watch tensor0:0", "no kernel has a struct with tensor0 of 4 byt"),
+        ("run quantize_fp8 tiny --watch tensor:0", "or tensorN for what a struct points to"),
         ("run quantize_fp8 tiny --watch shared:x", "expected PLACE:OFFSET[:BYTES]"),
         ("run quantize_fp8 tiny --watch shared:-4", "OFFSET is 0 or more"),
         ("run quantize_fp8 tiny --watch shared:0:0", "BYTES 1 or more"),
@@ -270,6 +272,21 @@ def test_a_watch_sees_atomics_and_writes_that_change_nothing():
     run(body, [("u64", data)], threads=1, tracer=watched)
     assert ["red.global" in lines[0], "st.global" in lines[1], len(lines)] == [True, True, 2]
     assert "0x01 -> 0x01" in lines[1]
+
+
+def test_a_watch_sees_a_tensor_that_a_struct_points_to():
+    lines: list[str] = []
+    first, second = np.zeros(4, np.uint32), np.zeros(4, np.uint32)
+    struct_ = b"".join(a.ctypes.data.to_bytes(8, "little") for a in (first, second))
+    body = """ld.param.u64 %rd1, [p0]; st.global.u32 [%rd1], 7;
+    ld.param.u64 %rd2, [p1]; st.global.u32 [%rd2+8], 5;"""
+    watched = Tracer(lines.append, every=False, watch=(Watch.parse("tensor1:8"),))
+    source = text(body, ["u64", "u64"])
+    launch.run(source, [struct_[:8], struct_[8:]], [1], [32], tensors=[first, second],
+               tracer=watched)  # fmt: skip
+    assert watched.missed() is None
+    assert lines
+    assert all("tensor1:8" in line and "[%rd2+8]" in line for line in lines)
 
 
 def test_a_traced_warp_is_the_ctas_own_in_a_cluster():

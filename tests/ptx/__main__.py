@@ -82,8 +82,8 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--lane", type=_whole(31), help="whose values a trace shows; 0 if not named")
     run.add_argument(
         "--watch", type=_watch, action="append", default=[], metavar="PLACE",
-        help="shared:OFFSET[:BYTES] or ARGUMENT:OFFSET[:BYTES]: a line for each write there; may "
-        "be given several times",
+        help="shared:OFFSET[:BYTES], ARGUMENT:OFFSET[:BYTES] or tensorN:OFFSET[:BYTES]: a line "
+        "for each write there; may be given several times",
     )  # fmt: skip
     run.add_argument("--no-check", action="store_true", help="no race and fence checks")
     return parser
