@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 import torch
 
+from aimills_kernels import _dispatch
 from aimills_kernels._registry import get_op
 from tests.ptx import __main__ as command
-from tests.ptx import project
+from tests.ptx import errors, launch, project
 from tests.ptx.plant import Planted
-from tests.ptx.snippet import run
+from tests.ptx.snippet import run, text
 from tests.ptx.trace import Tracer, Watch, Writers
 
 pytestmark = pytest.mark.ptx
@@ -66,6 +67,45 @@ def test_a_fault_that_the_executor_finds_fails(monkeypatch, capsys):
     assert "FAIL: Fault: a trap" in capsys.readouterr().out
 
 
+@pytest.mark.full  # compiles
+def test_a_cuda_kernel_runs_as_its_block_says_and_the_next_block_knows_nothing_of_it():
+    op = get_op("video_to_tensor")
+    provider = project.on_executor(op, op.provider("nvrtc"))[1]
+    args = op.make_inputs(op.case("tiny").on("cpu"), "cpu", 0)
+    outs = tuple(t.clone() for t in op.reference(*args))
+    launched = _dispatch.load(provider)
+    with command.executing(90, budget=1), pytest.raises(errors.BadLaunch):
+        launched(outs, *args)
+    trap = functools.partial(re.sub, r"\bret;", "trap;")
+    with command.executing(90, edit=trap), pytest.raises(errors.Fault, match="a trap"):
+        launched(outs, *args)
+    with command.executing(90, count=True) as counted:
+        launched(outs, *args)
+    with command.executing(90, seed=None) as done:
+        launched(outs, *args)
+    assert [len(counted), len(done)] == [1, 1]
+    assert (counted[0].counters is None, done[0].counters is None) == (False, True)
+    with pytest.raises(RuntimeError, match=r"inside `with executing"):
+        launched(outs, *args)
+
+
+def test_the_seed_orders_the_warps_of_a_cuda_kernel(monkeypatch):
+    seeds = []
+
+    def note(*args, seed, **options):
+        seeds.append(seed)
+        return launch.Result(None, np.zeros(0), None)
+
+    monkeypatch.setattr(launch, "run", note)
+    op = get_op("video_to_tensor")
+    provider = project.on_executor(op, op.provider("nvrtc"))[1]
+    args = op.make_inputs(op.case("tiny").on("cpu"), "cpu", 0)
+    for seed in (3, 8):
+        with command.executing(90, seed=seed):
+            _dispatch.load(provider)(op.reference(*args), *args)
+    assert seeds == [3, 8]
+
+
 def test_the_first_difference_is_beyond_the_tolerance():
     op = get_op("attention")
     args = op.make_inputs(op.case("tiny").on("cpu"), "cpu", 0)
@@ -106,6 +146,8 @@ def test_an_input_that_changed_is_told():
         ("run quantize_fp8 tiny --watch 9:0", "no kernel has a tensor in argument 9 of 4 bytes"),
         ("run quantize_fp8 tiny --watch shared:9999999", "no kernel has shared memory of 10000003"),
         ("run quantize_fp8 tiny --watch nowhere:0", "the place is 'shared' or an argument's"),
+        ("run quantize_fp8 tiny --watch tensor0:0", "no kernel has a struct with tensor0 of 4 byt"),
+        ("run quantize_fp8 tiny --watch tensor:0", "or tensorN for what a struct points to"),
         ("run quantize_fp8 tiny --watch shared:x", "expected PLACE:OFFSET[:BYTES]"),
         ("run quantize_fp8 tiny --watch shared:-4", "OFFSET is 0 or more"),
         ("run quantize_fp8 tiny --watch shared:0:0", "BYTES 1 or more"),
@@ -232,6 +274,21 @@ def test_a_watch_sees_atomics_and_writes_that_change_nothing():
     assert "0x01 -> 0x01" in lines[1]
 
 
+def test_a_watch_sees_a_tensor_that_a_struct_points_to():
+    lines: list[str] = []
+    first, second = np.zeros(4, np.uint32), np.zeros(4, np.uint32)
+    struct_ = b"".join(a.ctypes.data.to_bytes(8, "little") for a in (first, second))
+    body = """ld.param.u64 %rd1, [p0]; st.global.u32 [%rd1], 7;
+    ld.param.u64 %rd2, [p1]; st.global.u32 [%rd2+8], 5;"""
+    watched = Tracer(lines.append, every=False, watch=(Watch.parse("tensor1:8"),))
+    source = text(body, ["u64", "u64"])
+    launch.run(source, [struct_[:8], struct_[8:]], [1], [32], tensors=[first, second],
+               tracer=watched)  # fmt: skip
+    assert watched.missed() is None
+    assert lines
+    assert all("tensor1:8" in line and "[%rd2+8]" in line for line in lines)
+
+
 def test_a_traced_warp_is_the_ctas_own_in_a_cluster():
     lines: list[str] = []
     run("mov.u32 %r1, 1;", threads=64, grid=[2], cluster=[2],
@@ -239,6 +296,23 @@ def test_a_traced_warp_is_the_ctas_own_in_a_cluster():
     assert {line.split(" line")[0] for line in lines} == {
         "warp 1 of CTA (0, 0, 0)", "warp 1 of CTA (1, 0, 0)",
     }  # fmt: skip
+
+
+def test_a_trace_tells_which_lanes_an_instructions_guard_lets_do_it():
+    lines: list[str] = []
+    body = """mov.u32 %r1, %laneid; setp.lt.u32 %p1, %r1, 5; @%p1 mov.u32 %r2, 7;
+    @!%p1 mov.u32 %r3, 8; setp.lt.u32 %p2, %r1, 0; @%p2 mov.u32 %r4, 9;
+    @%p1 setp.ge.u32 %p1, %r1, 5; @%p2 bra END; END: ret;"""
+    run(body, threads=32, tracer=Tracer(lines.append, lane=2))
+    told = {line.split(": ", 1)[1].split("   ->")[0]: line for line in lines if "@" in line}
+    said = {key.removesuffix(";"): line for key, line in told.items()}
+    assert "(5 of 32 lanes) line" in said["@%p1 mov.u32 %r2, 7"]
+    assert "-> %r2=0x7" in said["@%p1 mov.u32 %r2, 7"]
+    assert "(27 of 32 lanes) line" in said["@!%p1 mov.u32 %r3, 8"]
+    assert "->" not in said["@!%p1 mov.u32 %r3, 8"]  # lane 2 did not do it
+    assert "(5 of 32 lanes) line" in said["@%p1 setp.ge.u32 %p1, %r1, 5"]  # of the guard before
+    off = [line for line in lines if "(passed over: its guard is off) line" in line]
+    assert [line.rsplit(": ", 1)[1] for line in off] == ["@%p2 mov.u32 %r4, 9;", "@%p2 bra END;"]
 
 
 @pytest.mark.full

@@ -62,7 +62,8 @@ def test_labels_in_a_row_belong_to_their_scope():
 @pytest.mark.parametrize(
     ("source", "says"),
     [
-        ("hello", "no .target"),
+        ("hello", r"no .target.*\[line 1: hello\]"),
+        ("", r"no .target.*\[line 1: \]"),
         (text("add.u32 %r1, %r2"), "';' is missing|no instruction|can't read|expected"),
         (text("add.u32 %r1, %r2, ?;"), r"can't read '\?'.*line 11: add.u32"),
         (text("ld.global.u32 %r1, [%rd1;"), r"expected '\]'.*line 11"),

@@ -104,4 +104,5 @@ def test_a_changed_text_stops_with_a_sentence(producer, count, monkeypatch, seed
         except PtxError as error:
             said.append("" if isinstance(error, TooLong) else str(error))
     assert not [text for text in said if "\n" in text]
+    assert not [text for text in said if text and not re.search(r" \[line \d+: ", text)]
     assert len([text for text in said if text]) > count // 3

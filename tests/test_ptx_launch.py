@@ -140,7 +140,7 @@ def test_a_shape_that_no_gpu_takes(change, says):
     ],
 )
 def test_an_option_that_is_none(option, says):
-    with pytest.raises(errors.BadLaunch, match=says):
+    with pytest.raises(errors.BadLaunch, match=rf"{says}.*\[line 6: .*entry k"):
         run("", **option)
 
 
@@ -202,9 +202,13 @@ BOX = dict(data=np.zeros(64, np.float32), type_="f32", dims=(64,), strides=(), b
 )
 def test_what_is_no_launch_is_one_sentence(go, says):
     how = dict(args=[torch.zeros(4)], grid=[1]) | go
+    source = text("", ["u64"]).replace("k(.param", "k(\n.param")
     with pytest.raises(errors.PtxError, match=re.escape(says)) as caught:
-        launch.run(text("", ["u64"]), how.pop("args"), how.pop("grid"), **how)
-    assert "\n" not in str(caught.value)
+        launch.run(source, how.pop("args"), how.pop("grid"), **how)
+    said = str(caught.value)
+    assert "\n" not in said
+    where = r"7: .*u64 p0" if "argument 0 " in said else r"6: .*entry k"
+    assert re.search(rf"\[line {where}", said)
 
 
 @pytest.mark.parametrize(

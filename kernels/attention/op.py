@@ -402,6 +402,8 @@ CASES = (
          alibi="batch", used=(130, 65), causal=True, window=(50, -1), softcap=30.0, tags=_I),
     Case("invariant", lse=True, B=2, M=5, N=70, H=4, G=2, D=16, dtype="f16", causal=True,
          sinks="q", used=(70, 9), invariant=True, tags=_I),
+    Case("invariant-ragged", B=1, M=19, N=37, H=3, G=1, D=40, causal=True, lse=True,
+         invariant=True, tags=_I),
     Case("invariant-sparse", B=1, M=70, N=9, H=1, G=1, D=16, dtype="f16", layout="sparse",
          invariant=True, tags=_I),
     Case("gpt-oss-prefill", B=1, M=4096, N=4096, H=64, G=8, D=64, causal=True, window=(127, 0),

@@ -242,6 +242,8 @@ CASES = (
     Case("onehot", q_lens=(100, 60), k_lens=(150, 60), H=2, G=1, D=64, fill="onehot", tags=_I),
     Case("invariant", q_lens=(1, 20, 0, 9), k_lens=(70, 40, 30, 9), H=3, G=1, D=32, causal=True,
          sinks="q", lse=True, tail=2, invariant=True, tags=_I),
+    Case("invariant-ragged", q_lens=(3, 0, 18), k_lens=(21, 5, 37), H=2, G=1, D=40, dtype="f16",
+         lse=True, invariant=True, tags=_I),
     Case("invariant-everything", q_lens=(33, 0, 80, 1), k_lens=(60, 9, 80, 90),
          used=(60, 0, 41, 77), H=6, G=2, D=72, Dv=40, sinks="q", alibi="batch", causal=True,
          window=(30, -1), softcap=30.0, tail=5, lse=True, invariant=True, tags=_I),

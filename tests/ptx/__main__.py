@@ -15,7 +15,7 @@ from aimills_kernels._op import Case, Op, Provider, as_tuple
 from aimills_kernels._registry import OPS, get_op
 from aimills_kernels.cli import _settle
 from aimills_kernels.cli._errors import INTERRUPTED, NO_READER
-from tests.ptx import counters, cuda, estimate, launch, project
+from tests.ptx import counters, estimate, launch, project
 from tests.ptx.errors import PtxError
 from tests.ptx.trace import Tracer, Watch, Writers
 from tests.ptx.triton import executing
@@ -82,8 +82,8 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--lane", type=_whole(31), help="whose values a trace shows; 0 if not named")
     run.add_argument(
         "--watch", type=_watch, action="append", default=[], metavar="PLACE",
-        help="shared:OFFSET[:BYTES] or ARGUMENT:OFFSET[:BYTES]: a line for each write there; may "
-        "be given several times",
+        help="shared:OFFSET[:BYTES], ARGUMENT:OFFSET[:BYTES] or tensorN:OFFSET[:BYTES]: a line "
+        "for each write there; may be given several times",
     )  # fmt: skip
     run.add_argument("--no-check", action="store_true", help="no race and fence checks")
     return parser
@@ -120,11 +120,8 @@ def _run(op: Op, case: Case, args: argparse.Namespace) -> int:
     )  # fmt: skip
     options = dict(seed=args.seed, check=not args.no_check, count=True, tracer=tracer)
     began = time.perf_counter()
-    cuda.OPTIONS.update(options)
-    cuda.RESULTS.clear()
     with executing(_SM, **options) as done:
         _dispatch.load(provider)(outs, *inputs)
-    done.extend(cuda.RESULTS)
     took = time.perf_counter() - began
     if (missed := tracer.missed()) is not None:
         raise ValueError(missed)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import subprocess
 import tempfile
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,8 +21,36 @@ from tests.aot import TOOLS
 from tests.ptx import launch
 from tests.ptx.parse import Kernel, Module, parse
 
-OPTIONS: dict[str, Any] = {}  # what launch.run takes: seed, budget, check
-RESULTS: list[launch.Result] = []
+
+@dataclass(frozen=True)
+class _Inside:
+    """How launches run, and where their results go."""
+
+    done: list[launch.Result]
+    edit: Callable[[str], str] | None
+    options: dict[str, Any]
+
+
+_inside: ContextVar[_Inside] = ContextVar("tests.ptx.cuda")
+
+
+@contextlib.contextmanager
+def executing(
+    done: list[launch.Result] | None = None,
+    *,
+    edit: Callable[[str], str] | None = None,
+    **options: Any,
+) -> Iterator[list[launch.Result]]:
+    """Inside, the project's CUDA kernels run here, each with the options of launch.run.
+
+    done: where to append the results, yielded too. edit: changes a kernel's PTX before it runs.
+    """
+    found: list[launch.Result] = [] if done is None else done
+    token = _inside.set(_Inside(found, edit, options))
+    try:
+        yield found
+    finally:
+        _inside.reset(token)
 
 
 def compiled(code: str, *options: str) -> Module:
@@ -85,11 +117,16 @@ def video_to_tensor_ragged(outs: tuple[Tensor, ...], *args: Any) -> None:
 def _run(
     loader: str, name: str, struct: bytes, blocks: int, outs: tuple[Tensor, ...], args: tuple
 ) -> None:
-    tensors = [t for t in (*args[0], outs[0]) if t.numel()]
+    inside = _inside.get(None)
+    if inside is None:
+        raise RuntimeError(f"{name} runs on the executor inside `with executing(...)` only")
+    kernel = video_kernel(loader, name)
+    if inside.edit is not None:
+        kernel = parse(inside.edit(_video_ptx(loader, name))).kernel(name)
     result = launch.run(
-        video_kernel(loader, name), [struct], [blocks], [nvrtc._THREADS], tensors=tensors,
-        **OPTIONS,
+        kernel, [struct], [blocks], [nvrtc._THREADS],
+        tensors=[t for t in (*args[0], outs[0]) if t.numel()], **inside.options,
     )  # fmt: skip
     if result.counters is not None:  # somebody wants to know what it costs
         result.cubin = video_cubin(loader, name)
-    RESULTS.append(result)
+    inside.done.append(result)

@@ -1,7 +1,9 @@
-"""What the executor says when it stops. Every message ends with the line of PTX it is about."""
+"""What the executor says when it stops. A message ends with the line of PTX it is about."""
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -24,6 +26,17 @@ class PtxError(Exception):
         where = f" [line {instr.line}: {instr.text}]" if instr is not None else ""
         super().__init__(text + where)
         self.instr = instr
+
+
+@contextlib.contextmanager
+def about(place: Line | None) -> Iterator[None]:
+    """What fails inside and names no line is about this one."""
+    try:
+        yield
+    except PtxError as error:
+        if error.instr is not None or place is None:
+            raise
+        raise type(error)(str(error), place) from None
 
 
 class Malformed(PtxError):

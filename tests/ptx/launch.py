@@ -35,7 +35,7 @@ from tests.ptx import (  # noqa: F401  (the ops_ modules register their instruct
 )
 from tests.ptx.bind import Binder
 from tests.ptx.counters import Counters
-from tests.ptx.errors import BadLaunch, Malformed, Unknown
+from tests.ptx.errors import BadLaunch, Malformed, Unknown, about
 from tests.ptx.machine import Handler, Machine, Shape, check_shape
 from tests.ptx.memory import Allocation, Global, Memory
 from tests.ptx.parse import Kernel, Variable, parse
@@ -86,44 +86,45 @@ def run(
     race and fence checks. count: bytes and bank conflicts too.
     """
     entry = source if isinstance(source, Kernel) else parse(source).kernel(kernel)
-    grammar.check(entry)
-    shape = _shape(entry, grid, block, cluster, shared)
-    _check_options(seed, budget, check, count, tracer)
-    _check_lists(args, tensors)
-    memory = Global(seed)
-    held = Arguments(memory)
-    params = held.pack(entry, args, tensors)
-    addresses, static = _addresses(entry, memory)
-    local = sum(-(-v.size // 16) * 16 for v in entry.variables.values() if v.space == "local")
-    if local > _MOST_LOCAL:
-        text = f"{local} bytes of local memory; a thread has {_MOST_LOCAL}"
-        raise BadLaunch(text, entry.place)
-    check_shape(entry, Shape(shape.grid, shape.block, shape.cluster, static), SHARED_LIMIT)
-    size = static + shared
-    if size > SHARED_LIMIT:
-        text = f"{size} bytes of shared memory; a CTA has {SHARED_LIMIT}"
-        raise BadLaunch(text, entry.place)
-    left = whole = _budget(entry, shape, budget)
-    doubts = bool(flow.doubtful(entry) or local)
-    executed = np.zeros(len(entry.code), np.int64)
-    result = Result(entry, executed, memory, Counters() if count else None)
-    result.ctas = shape.count * shape.cluster_size
-    for batch in _batches(entry, shape, size, local, check):
-        machine = Machine(entry, shape, batch, seed=seed, budget=left)
-        machine.whole_budget = whole
-        view = Memory(machine, memory, params, size, local)
-        view.shadow = races.Shadow(view) if check else None
-        binder = Binder(machine, view, addresses)
-        binder.undefined = Undefined(binder) if doubts else None
-        ops.link(machine, binder, _watch(binder))
-        view.counters = result.counters
-        if tracer is not None:
-            tracer.attach(machine, view)
-        machine.run()
-        executed += machine.executed()
-        left = machine.budget
-    held.give_back()
-    return result
+    with about(entry.place):
+        grammar.check(entry)
+        shape = _shape(entry, grid, block, cluster, shared)
+        _check_options(seed, budget, check, count, tracer)
+        _check_lists(args, tensors)
+        memory = Global(seed)
+        held = Arguments(memory)
+        params = held.pack(entry, args, tensors)
+        addresses, static = _addresses(entry, memory)
+        local = sum(-(-v.size // 16) * 16 for v in entry.variables.values() if v.space == "local")
+        if local > _MOST_LOCAL:
+            text = f"{local} bytes of local memory; a thread has {_MOST_LOCAL}"
+            raise BadLaunch(text, entry.place)
+        check_shape(entry, Shape(shape.grid, shape.block, shape.cluster, static), SHARED_LIMIT)
+        size = static + shared
+        if size > SHARED_LIMIT:
+            text = f"{size} bytes of shared memory; a CTA has {SHARED_LIMIT}"
+            raise BadLaunch(text, entry.place)
+        left = whole = _budget(entry, shape, budget)
+        doubts = bool(flow.doubtful(entry) or local)
+        executed = np.zeros(len(entry.code), np.int64)
+        result = Result(entry, executed, memory, Counters() if count else None)
+        result.ctas = shape.count * shape.cluster_size
+        for batch in _batches(entry, shape, size, local, check):
+            machine = Machine(entry, shape, batch, seed=seed, budget=left)
+            machine.whole_budget = whole
+            view = Memory(machine, memory, params, size, local)
+            view.shadow = races.Shadow(view) if check else None
+            binder = Binder(machine, view, addresses)
+            binder.undefined = Undefined(binder) if doubts else None
+            ops.link(machine, binder, _watch(binder))
+            view.counters = result.counters
+            if tracer is not None:
+                tracer.attach(machine, view)
+            machine.run()
+            executed += machine.executed()
+            left = machine.budget
+        held.give_back()
+        return result
 
 
 def _watch(b: Binder) -> Callable[[int, Handler], Handler]:
@@ -280,17 +281,20 @@ class Arguments:
             raise BadLaunch(text, rest[0].place if rest else kernel.place)
         names = [f"argument {i}" for i in range(len(args))]
         names += [f"tensor {i}" for i in range(len(tensors))]
-        views = [
-            (view, name)
-            for name, arg in zip(names, [*args, *tensors], strict=True)
-            if (view := _view(arg, name)) is not None
-        ]
+        places = [param.place for param in kernel.params] + [kernel.place] * len(tensors)
+        views = []
+        for name, arg, place in zip(names, [*args, *tensors], places, strict=True):
+            with about(place):
+                view = _view(arg, name)
+            if view is not None:
+                views.append((view, name))
         for some in _overlapping(views):
             self._hold(some)
         out = b""
         for param, arg in zip(kernel.params, args, strict=True):
             out = out.ljust(-(-len(out) // param.align) * param.align, b"\0")
-            out += self._value(param, arg)
+            with about(param.place):
+                out += self._value(param, arg)
         if len(out) > _MOST_PARAMS:
             text = f"{len(out)} bytes of parameters; a kernel has {_MOST_PARAMS} at most"
             raise BadLaunch(text, kernel.place)

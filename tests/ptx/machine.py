@@ -127,7 +127,8 @@ class Machine:
         ] = []  # what the asynchronous engines still have to do
         self.reasons: list[Callable[[], str | None]] = []  # for a deadlock's report
         self.idle: list[Callable[[], bool]] = []  # asked before a deadlock is: did that wake any?
-        self.trace: Callable[[Active, int], None] | None = None
+        # Looks at an instruction before it runs, and tells about it behind.
+        self.trace: Callable[[Active, int], Callable[[], None]] | None = None
         self.exits: list[Callable[[Active], None]] = []
         self.looks = 0  # at the clock
         self.spins = Spins(self)
@@ -265,9 +266,10 @@ class Machine:
         try:
             while True:
                 self.current = pc
+                tell = None if self.trace is None else self.trace(s, pc)
                 after = code[pc](s)
-                if self.trace is not None:
-                    self.trace(s, pc)
+                if tell is not None:
+                    tell()
                 if after is None:
                     pc += 1
                     if pc >= limit and pc in leaders:

@@ -157,17 +157,19 @@ class Kernel:
 class Module:
     target: str
     kernels: dict[str, Kernel]
+    place: Line  # of its .target
 
     def kernel(self, name: str | None = None) -> Kernel:
         if not self.kernels:
-            raise Malformed("the module has no kernel")
+            raise Malformed("the module has no kernel", self.place)
+        first, known = next(iter(self.kernels.values())), ", ".join(self.kernels)
         if name is None and len(self.kernels) == 1:
-            return next(iter(self.kernels.values()))
+            return first
         if name is None:
-            raise Malformed(f"name one of the module's kernels: {', '.join(self.kernels)}")
+            raise Malformed(f"name one of the module's kernels: {known}", first.place)
         found = self.kernels.get(name)
         if found is None:
-            raise Malformed(f"no kernel {name!r}; the module has {', '.join(self.kernels)}")
+            raise Malformed(f"no kernel {name!r}; the module has {known}", first.place)
         return found
 
 
@@ -209,7 +211,7 @@ def parse(text: str) -> Module:
     if not isinstance(text, str):
         raise Malformed(f"PTX is a text (str), got {type(text).__name__}")
     blank = _COMMENT.sub(_blank, text)
-    target = _header(blank)
+    target, place = _header(blank)
     blank = _LINE.sub(_blank, blank)
     reader = _Reader(blank, target)
     odd = next((at for at, char in enumerate(blank) if char > "\x7f"), None)
@@ -221,7 +223,7 @@ def parse(text: str) -> Module:
             if name in kernels:
                 raise Malformed(f"the kernel {name} is there twice", kernel.place)
             kernels[name] = kernel
-        return Module(target, kernels)
+        return Module(target, kernels, place)
     except PtxError:
         raise
     except Exception as error:  # whatever a text that nobody thought of does to the reader
@@ -232,13 +234,14 @@ def _blank(found: re.Match[str]) -> str:
     return re.sub(r"[^\n]", " ", found[0])
 
 
-def _header(text: str) -> str:
-    """The module's target, where this executor runs it."""
-    found = {}
+def _header(text: str) -> tuple[str, Line]:
+    """The module's target, where this executor runs it, and its line."""
+    found, first = {}, text.lstrip()
+    top = Line(text.count("\n", 0, len(text) - len(first)) + 1, first.partition("\n")[0].strip())
     for word in ("target", "version", "address_size"):
         line = re.search(rf"\.{word}[^\S\n]+([\w.]+)[^\n]*", text)
         if line is None:
-            raise Malformed(f"the text has no .{word}, so it is no PTX module")
+            raise Malformed(f"the text has no .{word}, so it is no PTX module", top)
         found[word] = line[1], Line(text.count("\n", 0, line.start()) + 1, line[0].strip())
     size, place = found["address_size"]
     if size != "64":
@@ -248,7 +251,7 @@ def _header(text: str) -> str:
     parts = re.fullmatch(r"sm_(\d+)([af]?)", target)
     if parts is None or int(parts[1]) > 90 or (parts[2] and target != "sm_90a"):
         raise Unknown(f"{target} does not run on sm_90a, which this executor is", place)
-    return target
+    return target, place
 
 
 class _Reader:

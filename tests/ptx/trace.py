@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -19,7 +20,7 @@ from tests.ptx.parse import Instr, Reg
 class Watch:
     """Bytes [start, start + size) of shared memory, or of an argument's tensor."""
 
-    place: str  # "shared", or the number of an argument
+    place: str  # "shared", the number of an argument, or tensorN of launch.run's `tensors`
     start: int
     size: int
 
@@ -34,8 +35,11 @@ class Watch:
             raise ValueError(
                 f"--watch {text}: expected PLACE:OFFSET[:BYTES], in whole numbers"
             ) from None
-        if place != "shared" and not place.isdigit():
-            raise ValueError(f"--watch {text}: the place is 'shared' or an argument's number")
+        if re.fullmatch(r"shared|(tensor)?[0-9]+", place) is None:
+            raise ValueError(
+                f"--watch {text}: the place is 'shared' or an argument's number, or tensorN for "
+                "what a struct points to"
+            )
         if start < 0 or size < 1:
             raise ValueError(f"--watch {text}: OFFSET is 0 or more, and BYTES 1 or more")
         return Watch(place, start, size)
@@ -51,7 +55,8 @@ class Watch:
                 return None
             return memory.shared, self.start, memory.row
         for held in memory.globals.allocations:
-            if self.place in held.name.removeprefix("argument ").split(" and "):
+            names = held.name.removeprefix("argument ").replace("tensor ", "tensor")
+            if self.place in names.split(" and "):
                 if self.start + self.size > held.size:
                     return None
                 return held.bytes, held.skew + self.start, 0
@@ -161,20 +166,39 @@ class Tracer:
             place = "shared memory"
             if watch.place != "shared":
                 place = f"a tensor in argument {watch.place}"
+            if watch.place.startswith("tensor"):
+                place = f"a struct with {watch.place}"
             return f"--watch {watch}: no kernel has {place} of {watch.start + watch.size} bytes"
         if self.warps and max(self.warps) >= self.most > 0:
             return f"--warp {max(self.warps)}: the CTAs have {self.most} warps, from 0 on"
         return None
 
-    def step(self, machine: Machine, s: Active, pc: int) -> None:
-        """After the instruction at `pc` ran for the lanes of `s`."""
-        instr = machine.kernel.code[pc]
-        for warp in s.warps:
-            if self.warps is None or int(machine.warp_of[warp]) in self.warps:
-                made = self.results(machine, int(warp), pc)
-                lanes = int(s.mask[warp - s.lo].sum())
-                part = "" if lanes == 32 else f" ({lanes} lanes)"
-                self.say(f"{machine.who(warp)}{part} line {instr.line}: {instr.text}{made}")
+    def step(self, machine: Machine, s: Active, pc: int) -> Callable[[], None]:
+        """Before the instruction at `pc` runs for the lanes of `s`, which may change its guard."""
+        guard, mask = machine.kernel.code[pc].guard, s.mask
+        if guard is not None:
+            wanted = machine.registers[guard[0].name][s.sl].astype(bool)
+            mask = mask & (~wanted if guard[1] else wanted)
+        chosen = [
+            int(warp)
+            for warp in s.warps
+            if self.warps is None or int(machine.warp_of[warp]) in self.warps
+        ]
+
+        def tell() -> None:
+            for warp in chosen:
+                self._line(machine, warp, pc, mask[warp - s.lo])
+
+        return tell
+
+    def _line(self, machine: Machine, warp: int, pc: int, lanes: np.ndarray) -> None:
+        """About a warp of which `lanes` did what the instruction says."""
+        instr, count = machine.kernel.code[pc], int(lanes.sum())
+        part = "" if count == LANES else f" ({count} of {LANES} lanes)"
+        made = self.results(machine, warp, pc) if lanes[self.lane] else ""
+        if not count:
+            part = " (passed over: its guard is off)"
+        self.say(f"{machine.who(warp)}{part} line {instr.line}: {instr.text}{made}")
 
     def results(self, machine: Machine, warp: int, pc: int) -> str:
         made = [self._value(machine, warp, reg) for reg in flow.writes(machine.kernel.code[pc])]

@@ -13,7 +13,8 @@ from triton.runtime.jit import JITFunction
 
 from aimills_kernels import _dispatch
 from aimills_kernels._aot import Target
-from tests.ptx import launch, tma
+from tests.ptx import cuda, launch, tma
+from tests.ptx.errors import about
 from tests.ptx.parse import Kernel, parse
 
 _parsed: dict[str, Kernel] = {}
@@ -21,7 +22,8 @@ _parsed: dict[str, Kernel] = {}
 
 @contextlib.contextmanager
 def executing(sm: int = 90, **options: Any) -> Iterator[list[launch.Result]]:
-    """Inside, `kernel[grid](...)` on CPU tensors compiles for `sm` and runs its PTX here.
+    """Inside, `kernel[grid](...)` on CPU tensors compiles for `sm` and runs its PTX here. So do
+    the project's CUDA kernels, with the same options.
 
     options: what `run` takes (edit) and launch.run (seed, budget, check). Yields the results, a
     launch each.
@@ -41,7 +43,7 @@ def executing(sm: int = 90, **options: Any) -> Iterator[list[launch.Result]]:
     JITFunction.run = execute
     driver.set_active(Target(sm))
     try:
-        with _dispatch.assume_sm(sm):
+        with _dispatch.assume_sm(sm), cuda.executing(done, **options):
             yield done
     finally:
         JITFunction.run = original
@@ -72,8 +74,10 @@ def run(
     if kernel is None:
         kernel = _parsed[ptx] = parse(ptx).kernel(compiled.metadata.name)
     ctas = compiled.metadata.num_ctas  # of a program: Triton's launcher makes a cluster of them
+    with about(kernel.place):
+        args = _arguments(compiled, bound, grid, kernel)
     result = launch.run(
-        kernel, _arguments(compiled, bound, grid, kernel), (grid[0] * ctas, *grid[1:]),
+        kernel, args, (grid[0] * ctas, *grid[1:]),
         cluster=(ctas, 1, 1), shared=compiled.metadata.shared, **options,
     )  # fmt: skip
     result.cubin = compiled.asm["cubin"]
