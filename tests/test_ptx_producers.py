@@ -163,7 +163,7 @@ def test_triton_attention(dtype, heads, tokens, d, tile, causal, warps, stages, 
 
 
 BY_POINTERS = [
-    (BF16, 2, 100, 64, (64, 32), False, 4, 3, ("wgmma.mma_async", "cp.async.cg")),
+    (BF16, 2, 40, 64, (64, 32), False, 4, 3, ("wgmma.mma_async", "cp.async.cg")),
     (F16, 1, 100, 64, (64, 64), True, 4, 1, ("wgmma.mma_async", "ld.global")),
     (BF16, 1, 50, 32, (16, 16), True, 1, 2, ("mma.sync", "ldmatrix", "cp.async.cg")),
 ]
