@@ -38,6 +38,7 @@ def test_a_right_kernel_passes(words, capsys):
     assert command.main(["run", *words.split()]) == 0
     out = capsys.readouterr().out
     assert "the op's least:" in out
+    assert re.search(r"^bytes moved: \d+, \d+\.\d\d x the op's least$", out, re.MULTILINE)
     assert "least cycles" in out
     assert "PASS" in out
     assert "FAIL" not in out

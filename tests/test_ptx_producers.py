@@ -174,14 +174,37 @@ ATTENTION = [
     ("dtype", "heads", "tokens", "d", "tile", "causal", "warps", "stages"), ATTENTION, ids=word
 )
 def test_triton_attention(dtype, heads, tokens, d, tile, causal, warps, stages, seed):
+    attended(producers.attention, dtype, heads, tokens, d, tile, causal, warps, stages, seed, TMA)
+
+
+BY_POINTERS = [
+    (BF16, 2, 40, 64, (64, 32), False, 4, 3, ("wgmma.mma_async", "cp.async.cg")),
+    (F16, 1, 100, 64, (64, 64), True, 4, 1, ("wgmma.mma_async", "ld.global")),
+    (BF16, 1, 50, 32, (16, 16), True, 1, 2, ("mma.sync", "ldmatrix", "cp.async.cg")),
+]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "heads", "tokens", "d", "tile", "causal", "warps", "stages", "uses"),
+    BY_POINTERS,
+    ids=word,
+)
+def test_triton_attention_by_pointers(
+    dtype, heads, tokens, d, tile, causal, warps, stages, uses, seed
+):
+    kernel = producers.attention_by_pointers
+    attended(kernel, dtype, heads, tokens, d, tile, causal, warps, stages, seed, uses)
+
+
+def attended(kernel, dtype, heads, tokens, d, tile, causal, warps, stages, seed, uses) -> None:
     q, k, v = (drawn(heads, tokens, d, dtype=dtype, seed=i) for i in range(3))
     o = torch.full_like(q, torch.nan)
     with executing(seed=seed) as results:
-        producers.attention[(triton.cdiv(tokens, tile[0]), heads)](
+        kernel[(triton.cdiv(tokens, tile[0]), heads)](
             q, k, v, o, tokens, d**-0.5 * PER_NAT, d, *tile, causal,
             num_warps=warps, num_stages=stages,
         )  # fmt: skip
-    ran(results, *TMA, "ex2.approx")
+    ran(results, *uses, "ex2.approx")
     attention_is_right(o, q, k, v, causal)
 
 

@@ -112,7 +112,7 @@ def _run(op: Op, case: Case, args: argparse.Namespace) -> int:
     inputs = op.make_inputs(case, "cpu", args.seed)
     if (reason := project.why_not(alone, provider, inputs, _SM)) is not None:
         raise ValueError(f"{op.name} {case.name}: {provider.name} can't run it: {reason}")
-    outs = _poisoned(op.fake(*op.make_inputs(case, "meta", args.seed)))
+    outs = poisoned(op.fake(*op.make_inputs(case, "meta", args.seed)))
     writers = Writers()
     tracer = Tracer(
         print, warps=set(args.warp) if args.warp else None, lane=args.lane or 0,
@@ -120,8 +120,7 @@ def _run(op: Op, case: Case, args: argparse.Namespace) -> int:
     )  # fmt: skip
     options = dict(seed=args.seed, check=not args.no_check, count=True, tracer=tracer)
     began = time.perf_counter()
-    with executing(_SM, **options) as done:
-        _dispatch.load(provider)(outs, *inputs)
+    done = launches(provider, outs, inputs, **options)
     took = time.perf_counter() - began
     if (missed := tracer.missed()) is not None:
         raise ValueError(missed)
@@ -130,8 +129,21 @@ def _run(op: Op, case: Case, args: argparse.Namespace) -> int:
     print(estimate.text(done))
     needed = op.cost(case)
     print(f"the op's least: {needed.bytes:.0f} bytes, {needed.flops:.0f} operations")
+    loaded, stored = counters.device_bytes(done)
+    if needed.bytes:
+        moved = loaded + stored
+        print(f"bytes moved: {moved}, {moved / needed.bytes:.2f} x the op's least")
     print(f"{took:.1f} s, compilation included")
     return _judged(op, case, args.seed, inputs, outs or op.written(inputs), writers)
+
+
+def launches(
+    provider: Provider, outs: tuple[torch.Tensor, ...], inputs: tuple, **options: Any
+) -> list[launch.Result]:
+    """A call of the provider on the executor; options: those of launch.run from `seed` on."""
+    with executing(_SM, **options) as done:
+        _dispatch.load(provider)(outs, *inputs)
+    return done
 
 
 def _judged(
@@ -158,7 +170,7 @@ def _provider(op: Op, name: str | None) -> Provider:
     raise ValueError(f"--provider {name}: {op.name} has {known} to run here")
 
 
-def _poisoned(fakes: Any) -> tuple[torch.Tensor, ...]:
+def poisoned(fakes: Any) -> tuple[torch.Tensor, ...]:
     outs = []
     for fake in as_tuple(fakes):
         out = torch.empty(fake.shape, dtype=fake.dtype)

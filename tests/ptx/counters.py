@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tests.ptx.parse import Instr, Kernel
+
+if TYPE_CHECKING:
+    from tests.ptx.launch import Result
 
 # First words of opcodes. What is not listed is "integer".
 _CLASSES = {
@@ -65,6 +70,12 @@ class Counters:
             cycles, least = bank_cycles(lanes[0], lanes[1], address, size)
             self.shared_cycles += cycles
             self.shared_least += least
+
+
+def device_bytes(results: Iterable[Result]) -> tuple[int, int]:
+    """Bytes loaded from global memory and stored to it by launches that were counted."""
+    found = [r.counters for r in results if r.counters is not None]
+    return sum(c.loaded["global"] for c in found), sum(c.stored["global"] for c in found)
 
 
 def bank_cycles(

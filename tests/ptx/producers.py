@@ -100,6 +100,40 @@ def attention(
     out.store([first, 0], (total / weight[:, None]).to(o.dtype.element_ty))
 
 
+@triton.jit
+def attention_by_pointers(
+    q, k, v, o, N, scale, D: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, CAUSAL: tl.constexpr
+):
+    """The same with loads and stores by pointers, and masks in place of boxes."""
+    head = tl.program_id(1) * N * D
+    rows = tl.program_id(0) * BM + tl.arange(0, BM)
+    block = tl.arange(0, BN)
+    wide = tl.arange(0, D)
+    own = head + rows[:, None] * D + wide[None, :]
+    query = tl.load(q + own, rows[:, None] < N, 0.0)
+    keys = k + head + wide[:, None] + block[None, :] * D
+    values = v + head + block[:, None] * D + wide[None, :]
+    top = tl.full((BM,), -float("inf"), tl.float32)
+    weight = tl.zeros((BM,), tl.float32)
+    total = tl.zeros((BM, D), tl.float32)
+    last = tl.minimum(tl.program_id(0) * BM + BM, N) if CAUSAL else N
+    for at in range(0, last, BN):
+        columns = at + block
+        key = tl.load(keys + at * D, columns[None, :] < N, 0.0)
+        value = tl.load(values + at * D, columns[:, None] < N, 0.0)
+        seen = columns[None, :] < N
+        if CAUSAL:
+            seen = seen & (columns[None, :] <= rows[:, None])
+        scores = tl.where(seen, tl.dot(query, key) * scale, -float("inf"))
+        higher = tl.maximum(top, tl.max(scores, 1))
+        shares = tl.exp2(scores - higher[:, None])
+        keep = tl.exp2(top - higher)
+        weight = weight * keep + tl.sum(shares, 1)
+        total = tl.dot(shares.to(q.dtype.element_ty), value, total * keep[:, None])
+        top = higher
+    tl.store(o + own, (total / weight[:, None]).to(o.dtype.element_ty), rows[:, None] < N)
+
+
 # ---- Gluon: attention of three warpgroups, two for 64 queries each, one of whose warps loads
 
 
