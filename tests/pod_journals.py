@@ -18,7 +18,7 @@ from aimills_kernels.accept.metrics import METRICS
 _BEGUN = datetime(2026, 11, 20, 8, 0, tzinfo=UTC)
 _SAMPLES = 24
 
-CRITERIA = SimpleNamespace(name="h200", version="2026.1", digest="c" * 64)
+CRITERIA = SimpleNamespace(name="h200", version="2026.1", digest="c" * 64, unknown={})
 
 # What a healthy H200 would measure, with a spread of so much.
 _HEALTHY: dict[str, tuple[Any, float]] = {

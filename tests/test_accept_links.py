@@ -113,6 +113,18 @@ def test_two_ranks(tmp_path: Path) -> None:
 
 
 @pytest.mark.full
+def test_a_size_that_does_not_fit_leaves_no_rate(tmp_path: Path) -> None:
+    """The figures of the criteria are of the largest size."""
+    for entries in two_ranks(tmp_path, "memory"):
+        told = {e["metric"] for e in entries if e["kind"] == "measure"}
+        assert not told & {f"collective.{name}" for name in _collectives.COLLECTIVES}
+        assert values(entries, "collective.wrong") == dict.fromkeys(_collectives.COLLECTIVES, 0)
+        missing = [e for e in entries if e["kind"] == "not_run" and "collective" in e["name"]]
+        assert {e["reason"] for e in missing} == {"a device has too little free memory for it"}
+        assert len(missing) == len(_collectives.COLLECTIVES)
+
+
+@pytest.mark.full
 def test_wrong_elements_are_counted(tmp_path: Path) -> None:
     honest, faulty = two_ranks(tmp_path, "all_reduce", "pair")
     for metric, what in (("collective.wrong", "all_reduce"), ("link.wrong", "device to device")):

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import random
 from pathlib import Path
 
 import pytest
 
 from aimills_kernels.accept import evidence, journal
 from aimills_kernels.accept.criteria import Criteria, Rule, choose, load
-from aimills_kernels.accept.findings import ACCEPTED, INCOMPLETE, UNKNOWN, code_of
+from aimills_kernels.accept.findings import ACCEPTED, FAIL, INCOMPLETE, UNKNOWN, code_of
 from aimills_kernels.accept.judge import judge
 from aimills_kernels.accept.simulate import FAULTS, MODELS, layout, simulate, write
+from aimills_kernels.accept.simulate.faults import Conditions, conditions
+from aimills_kernels.accept.simulate.models import Layout
 from aimills_kernels.accept.simulate.schedule import collective_seconds, expected_seconds
 from aimills_kernels.cli import main
 
@@ -87,11 +90,49 @@ def test_false_rejects_of_many_healthy_pods() -> None:
     assert len(rejected) < 0.01 * MANY, rejected
 
 
+def misses(name: str, fault: str, seed: int, profile: str) -> str | None:
+    """What the judge gets wrong of a pod with this fault: the verdict, or the place."""
+    pod, known = layout(name), FAULTS[fault]
+    findings = list(
+        judge(simulate(pod, fault=fault, seed=seed, profile=profile), criteria_of(name))
+    )
+    if (got := code_of(findings)) != known.code:
+        return f"{name} {seed} {profile}: {got}"
+    rng = random.Random(f"{seed}/{fault}/{pod.name}")  # as entries_of
+    places = spoiled(pod, conditions(fault, pod, rng, profile))
+    bad = [f.text for f in findings if f.status in (FAIL, UNKNOWN)]
+    if known.code == ACCEPTED or any(place in text for text in bad for place in places):
+        return None
+    return f"{name} {seed} {profile}: none of {places} in {bad}"
+
+
+def spoiled(pod: Layout, bad: Conditions) -> list[str]:
+    """The names of the devices that have the fault; of the node where it has lost one."""
+    ranks = {rank for rank, _ in (*bad.factors, *bad.values)}
+    ranks |= {*bad.gone, *bad.cut, *bad.flipped, *bad.nans, *bad.hung.values()}
+    nodes = {rank // pod.gpus for rank in (*bad.absent, *bad.gone, *bad.cut)} | {*bad.jumps}
+    return [f"node-{r // pod.gpus} cuda:{r % pod.gpus}" for r in sorted(ranks)] + [
+        f"node-{node}" for node in sorted(nodes)
+    ]
+
+
 @pytest.mark.full
 @pytest.mark.parametrize("fault", sorted(FAULTS))
-def test_every_fault_is_found_in_many_pods(fault: str) -> None:
-    wrong = [s for s in range(MANY) if code(PODS[s % len(PODS)], fault, s) != FAULTS[fault].code]
-    assert wrong == []
+def test_every_fault_is_found_and_named_in_many_pods(fault: str) -> None:
+    wrong = [misses(PODS[s % len(PODS)], fault, s, "quick") for s in range(MANY)]
+    assert [*filter(None, wrong)] == []
+
+
+@pytest.mark.parametrize("fault", sorted(FAULTS))
+def test_the_gate_finds_and_names_each_fault(fault: str) -> None:
+    wrong = [misses(PODS[s % len(PODS)], fault, s, "gate") for s in range(len(PODS))]
+    assert [*filter(None, wrong)] == []
+
+
+def test_a_fault_with_another_place_is_no_find() -> None:
+    pod = layout("h200x4")
+    assert spoiled(pod, Conditions(gone={2})) == ["node-0 cuda:2", "node-0"]
+    assert spoiled(pod, Conditions(factors={(3, "gemm.bf16"): 0.8})) == ["node-0 cuda:3"]
 
 
 def test_journals_are_real_and_say_that_they_are_simulated(tmp_path: Path) -> None:
@@ -174,6 +215,22 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert (tmp_path / "a" / "journal" / "node-0-0.jsonl").read_bytes() == before
     entry = json.loads(before.splitlines()[0])
     assert entry["criteria"]["digest"] == load("h200").digest
+
+
+def test_a_criteria_file_is_the_pods_for_merge_and_verify(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mine, out = tmp_path / "mine.toml", tmp_path / "out"
+    mine.write_text('schema = 1\nname = "mine"\nversion = "1"\ntitle = "ours"\nextends = "h200"\n')
+    words = ["accept", "--simulate", "h200x4", "--out", str(out), "--criteria", str(mine)]
+    assert main(words) == 0
+    begin = journal.read(out / "journal" / "node-0-0.jsonl")[0]
+    assert begin["criteria_file"] == str(mine)
+    assert main(["accept", "merge", str(out)]) == 0
+    report = json.loads((out / "report.json").read_text())
+    assert report["criteria"]["name"] == "mine"
+    (unjudged,) = [text for text in report["not_checked"] if "for want of a rule" in text]
+    assert "all-to-all" in unjudged
 
 
 def test_expected_times_grow_with_collectives_alone(capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from aimills_kernels.accept.stages import STAGES
+from aimills_kernels.accept.stages import STAGES, _collectives
 from tests.stage_context import Written
 
 
@@ -23,7 +23,10 @@ class Group:
 
 
 def plant(fault: str, rank: int) -> None:
-    """A rank that hands on something else than it got."""
+    """A rank that hands on something else than it got, or has little memory."""
+    if fault == "memory":
+        _collectives.free_bytes = lambda device: 1 << (17 if rank == 1 else 30)
+        return
     honest = {"all_reduce": dist.all_reduce, "pair": dist.batch_isend_irecv}[fault]
 
     def all_reduce(tensor: torch.Tensor, *more: Any, **options: Any) -> Any:

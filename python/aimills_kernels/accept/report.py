@@ -27,6 +27,7 @@ from aimills_kernels.accept.findings import (
     Finding,
     code_of,
 )
+from aimills_kernels.accept.metrics import METRICS
 
 SCHEMA = 2
 KIND = "accept"
@@ -57,7 +58,7 @@ def build(pod: Pod, findings: Sequence[Finding], criteria: Any = None) -> dict[s
         "simulated": hardware == facts.SIMULATED,
         "reasons": _texts(findings, FAIL) + _texts(findings, UNKNOWN),
         "warnings": _texts(findings, WARN),
-        "not_checked": _not_checked(pod),
+        "not_checked": _not_checked(pod, criteria),
         "created": max((e["time"] for r in pod.ranks for e in r.entries), default=""),
         "seconds": round(_seconds(pod), 3),
         "version": str(first.get("version") or __version__),
@@ -208,11 +209,14 @@ _PARTS = (
 _NEVER = "power at the wall, cooling, and whatever no rule or check below names"
 
 
-def _not_checked(pod: Pod) -> list[str]:
+def _not_checked(pod: Pod, criteria: Any) -> list[str]:
     names = _excluded(pod)
     found = [f"what was excluded by name: {', '.join(names)}"] if names else []
     told = (e for r in pod.ranks for e in r.of("event") if e["name"] == "not checked")
     found += dict.fromkeys(str(e.get("text", "")) for e in told)
     metrics = {e["metric"] for r in pod.ranks for e in r.of("measure")}
     found += [text for text, starts in _PARTS if not any(m.startswith(starts) for m in metrics)]
+    unjudged = [METRICS[m].title for m in (criteria.unknown if criteria else ()) if m in metrics]
+    if unjudged:
+        found.append(f"whether these are good, for want of a rule: {', '.join(unjudged)}")
     return [*found, _NEVER]

@@ -70,6 +70,7 @@ def run(options: Namespace) -> int:
         pod, folder, fault=options.fault, seed=options.seed,
         profile=getattr(options, "profile", None) or _DEFAULT,
         criteria=sound(named) if named else None,
+        criteria_file=Path(named).resolve() if named and Path(named).is_file() else None,
     )  # fmt: skip
     code, findings = _merged(folder, named)
     _tell(pod.name, options, code, findings)

@@ -51,6 +51,7 @@ class _Device:
     bad: Conditions
     seed: int
     criteria: Criteria
+    told: Entry  # what the first entry says besides
     entries: list[Entry] = field(default_factory=list)
     clock: float = 0.0
     jump: float = 0.0
@@ -94,6 +95,7 @@ class _Device:
                       "digest": self.criteria.digest},
             environment={"simulated": True}, resumed=False, seed=self.seed, exclude=[],
             ops=sorted(name.split()[0] for names in _CHECKS.values() for name in names),
+            **self.told,
         )  # fmt: skip
 
     def stage(self, step: Step) -> bool:
@@ -261,14 +263,16 @@ def entries_of(
     seed: int = 0,
     profile: str = "quick",
     criteria: Criteria | None = None,
+    criteria_file: Path | None = None,
 ) -> Iterator[tuple[int, list[Entry], bool]]:
     """(rank, entries, torn) of every rank that leaves a journal."""
     criteria = criteria or load(pod.model.criteria)
+    told = {"criteria_file": str(criteria_file)} if criteria_file else {}
     bad = conditions(fault, pod, random.Random(f"{seed}/{fault}/{pod.name}"), profile)
     for rank in range(pod.world):
         if rank in bad.gone or rank in bad.absent:
             continue
-        device = _Device(pod, rank, profile, bad, seed, criteria)
+        device = _Device(pod, rank, profile, bad, seed, criteria, told)
         device.begin()
         try:
             if all(device.stage(step) for step in steps(profile, pod.model.cpu)):
