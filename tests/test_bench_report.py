@@ -110,7 +110,7 @@ def test_a_line_ends_between_numbers() -> None:
 
 
 def test_page_is_made_for_phone_paper_and_the_dark() -> None:
-    for needed in ("prefers-color-scheme: dark", "@media print", "@media (max-width",
+    for needed in ("prefers-color-scheme: dark", "@media print", "@media screen and (max-width",
                    ".scroll { overflow-x: auto"):  # fmt: skip
         assert needed in parts.STYLE
     head = parts.document("x", [])

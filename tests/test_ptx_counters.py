@@ -169,7 +169,9 @@ def _lines(**options) -> list[str]:
 def test_a_trace_shows_the_wanted_warp_and_lane():
     lines = _lines(warps={1}, lane=3)
     assert len(lines) == 9
-    assert all(line.startswith("warp 1 of CTA (0, 0, 0) line ") for line in lines)
+    assert all(line.startswith("warp 1 of CTA (0, 0, 0) ") for line in lines)
+    guarded = "(1 of 32 lanes) line 13: @%p1 st.global.u32 [%rd1+8], %r1;"
+    assert [line for line in lines if "lanes)" in line] == [f"warp 1 of CTA (0, 0, 0) {guarded}"]
     assert "mov.u32 %r1, %tid.x;   -> %r1=0x23" in lines[1]
 
 
