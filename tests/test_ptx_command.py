@@ -90,6 +90,7 @@ def test_a_cuda_kernel_runs_as_its_block_says_and_the_next_block_knows_nothing_o
         launched(outs, *args)
 
 
+@pytest.mark.full
 def test_the_seed_orders_the_warps_of_a_cuda_kernel(monkeypatch):
     seeds = []
 

@@ -395,6 +395,9 @@ def test_the_readme_lists_every_instruction():
     listed = set(re.findall(r"[a-z][\w.:]*", rows))
     known = {name.removeprefix("float ") for name in TABLE}
     assert known <= listed, sorted(known - listed)
+    table = [line for line in rows.split("\n") if line.startswith("|")]
+    dotted = {name for line in table for name in re.findall(r"[a-z][\w:]*(?:\.[\w:]+)+", line)}
+    assert dotted <= known, sorted(dotted - known)
 
 
 def test_a_store_of_a_constant():

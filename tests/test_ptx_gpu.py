@@ -1,9 +1,11 @@
-"""What the executor gives, held against an H100 or H200: the same kernels' outputs, and the
-estimates against measured times. The rows it prints are for docs/hardware.md."""
+"""What the executor gives, held against an H100 or H200: the same kernels' outputs, ours and those
+that the executor was checked against, and the estimates against measured times. The rows it prints
+are for docs/hardware.md."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -12,6 +14,8 @@ import torch
 from aimills_kernels import _dispatch
 from aimills_kernels._op import Op, Provider, map_tensors
 from aimills_kernels._registry import get_op
+from aimills_kernels.harness.timing import NoTime, time_interleaved
+from tests import test_ptx_producers as producers
 from tests.ptx import __main__ as command
 from tests.ptx import estimate, project
 from tests.test_ptx_bytes import CASE, kernels
@@ -57,22 +61,63 @@ def on_gpu(op: Op, provider: Provider, outs: tuple, inputs: tuple) -> tuple[tupl
     launch = _dispatch.load(provider)
     launch(outs, *inputs)
     found = tuple(t.cpu() for t in outs or op.written(inputs))
-    times = []
-    for _ in range(20):
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        begin.record()
-        launch(outs, *inputs)
-        end.record()
-        end.synchronize()
-        times.append(begin.elapsed_time(end) * 1000)
-    return found, min(times)
+    calls = {provider.name: lambda: launch(outs, *inputs)}
+    (timing,) = time_interleaved(calls, "cuda", budget_s=1.0).values()
+    assert not isinstance(timing, NoTime), timing
+    return found, timing.median_us
 
 
 @pytest.mark.gpu
+@pytest.mark.full
 @pytest.mark.skipif(not HOPPER, reason="needs an H100 or H200")
 @pytest.mark.parametrize(("op", "provider"), [p.values for p in kernels()])
 def test_a_gpu_gives_what_the_executor_gives(op, provider, seed):
     print(compared(op, provider, on_gpu, seed))
+
+
+@contextlib.contextmanager
+def _plainly(**options: Any) -> Iterator[list]:
+    yield []
+
+
+def _producer(name: str, patch: pytest.MonkeyPatch, seed: int) -> None:
+    """Each case of a producer's test with its tensors on the default device, held against float64
+    as on the executor; Triton launches it as always."""
+    original, device = producers.drawn, torch.get_default_device()
+
+    def drawn(*shape: int, **given: Any) -> torch.Tensor:
+        with torch.device("cpu"):
+            made = original(*shape, **given)
+        return made.to(device)
+
+    patch.setattr(producers, "executing", _plainly)
+    patch.setattr(producers, "ran", lambda *given: None)
+    patch.setattr(producers, "drawn", drawn)
+    test = getattr(producers, name)
+    (cases,) = [m.args for m in test.pytestmark if m.name == "parametrize"]
+    for case in cases[1]:
+        test(*case, seed)
+
+
+PRODUCERS = ("test_triton_matmul_by_pointers", "test_triton_matmul_by_descriptors",
+             "test_triton_attention", "test_triton_attention_by_pointers")  # fmt: skip
+
+
+@pytest.mark.gpu
+@pytest.mark.full
+@pytest.mark.skipif(not HOPPER, reason="needs an H100 or H200")
+@pytest.mark.parametrize("name", PRODUCERS)
+def test_a_gpu_gives_what_the_producers_were_checked_for(name, monkeypatch, seed):
+    with torch.device("cuda"):
+        _producer(name, monkeypatch, seed)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("name", PRODUCERS)
+def test_the_producers_without_a_gpu(name, monkeypatch, seed):
+    """The same, with the executor in place of the GPU."""
+    with producers.executing(seed=seed):
+        _producer(name, monkeypatch, seed)
 
 
 def _stand_in(change: float) -> Device:

@@ -264,7 +264,7 @@ def word(value: object) -> str:
     ],
     ids=word,
 )  # fmt: skip
-def test_triton_matmul(type_, tile, warps, stages, turned, out, op):
+def test_triton_matmul(type_, tile, warps, stages, turned, out, op, seed):
     (m, n, k), depth = tile, 3 * tile[2]
     x, y = drawn(type_, m, depth), drawn(type_, depth, 2 * n, seed=1)
     want = exact(x, type_) @ exact(y, type_)
@@ -272,7 +272,7 @@ def test_triton_matmul(type_, tile, warps, stages, turned, out, op):
     y = y.t().contiguous().t() if "b" in turned else y
     got = torch.zeros(m, 2 * n, dtype=TORCH[out])
     width = {"f32": tl.float32, "f16": tl.float16, "s32": tl.int32}[out]
-    with executing(90):
+    with executing(90, seed=seed):
         made = _matmul[(1, 2)](
             x, y, got, depth, *x.stride(), *y.stride(), got.stride(0), BM=m, BN=n, BK=k, OUT=width,
             num_warps=warps, num_stages=stages,
@@ -296,10 +296,10 @@ def _attend(q, k, v, o, D: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, N: 
 
 
 @pytest.mark.parametrize("stages", [1, 2])
-def test_triton_product_from_registers(stages):
+def test_triton_product_from_registers(stages, seed):
     q, k, v = drawn("bf16", 64, 64), drawn("bf16", 128, 64, seed=1), drawn("bf16", 128, 64, seed=2)
     got = torch.zeros(64, 64)
-    with executing(90):
+    with executing(90, seed=seed):
         made = _attend[(1,)](q, k, v, got, 64, 64, 64, 128, num_warps=4, num_stages=stages)
     assert re.search(r"wgmma\.mma_async[^;]*\}, \{%r", made.asm["ptx"])
     p = ((q.double() @ k.double().T) * 0.125).clamp(min=0).float().bfloat16()

@@ -44,6 +44,7 @@ from tests.ptx.undefined import Undefined
 
 SHARED_LIMIT = 227 * 1024
 _BUDGET, _BUDGET_OF_WARP = 2_000_000, 200_000  # instructions, where the caller names no number
+_MOST_BUDGET = 2_000_000_000
 _MOST_WARPS = 1 << 24
 _MOST_LOCAL, _MOST_PARAMS = 512 << 10, 32764  # bytes of a thread; of a kernel
 _MACHINE_BYTES = 400 << 20  # registers and shared memory of the clusters that run at once
@@ -188,7 +189,9 @@ def _budget(kernel: Kernel, shape: Shape, given: int | None) -> int:
     if warps > most:
         text = f"grid {shape.grid} of {warps} warps is too large to finish: at most {most}"
         raise BadLaunch(text, kernel.place)
-    return _BUDGET + _BUDGET_OF_WARP * warps if given is None else int(given)
+    if given is not None:
+        return int(given)
+    return min(_BUDGET + _BUDGET_OF_WARP * warps, _MOST_BUDGET)
 
 
 def _batches(kernel: Kernel, shape: Shape, shared: int, local: int, check: bool) -> Iterable[range]:
