@@ -81,12 +81,17 @@ def _linked(instruction: str) -> None:
     launch.run(source.replace(".reqntid 128", ".reqntid 128 .maxnreg 128"), [], (1,))
 
 
+def _every(n: int) -> list:
+    """All forms, each n-th of them in `make test`."""
+    return [pytest.param(f, marks=pytest.mark.full if i % n else ()) for i, f in enumerate(FORMS)]
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_a_known_form_is_known(form):
     _linked(form)
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", _every(3))
 def test_a_word_too_many_stops_before_the_kernel_starts(form):
     """A nonsense word at every place, and each of its own words twice."""
     op, _, operands = form.partition(" ")
@@ -114,9 +119,7 @@ REAL = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    "form", [pytest.param(f, marks=pytest.mark.full if i % 4 else ()) for i, f in enumerate(FORMS)]
-)
+@pytest.mark.parametrize("form", _every(4))
 def test_a_word_of_other_instructions_stops_it_too(form):
     op, _, operands = form.partition(" ")
     parts = op.split(".")
