@@ -35,7 +35,8 @@ from aimills_kernels.accept import (
 )
 from aimills_kernels.accept import session as session_module
 from aimills_kernels.accept.context import Context, StageSpec
-from aimills_kernels.accept.evidence_folder import RankJournal
+from aimills_kernels.accept.evidence_folder import RankJournal, Unwritable, journals
+from aimills_kernels.accept.journal import read
 from aimills_kernels.accept.picture import moving_picture, to_420
 from aimills_kernels.accept.session import NotRun, Session, Settings
 from aimills_kernels.cli import main
@@ -617,9 +618,12 @@ def test_a_hang_that_cannot_be_interrupted_leaves_a_report(
     monkeypatch.setattr(os, "_exit", end)
     settings = Settings(devices=(CPU,), ops=(), timeout_s=0.1)
     try:
-        run.accept(rank.Plan(settings, tmp_path, (_spec("shapes", deaf),)))
+        with pytest.raises(Unwritable):  # here alone it wakes up, and the journal has its end
+            run.accept(rank.Plan(settings, tmp_path, (_spec("shapes", deaf),)))
     finally:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGALRM])
+    (path,) = journals(tmp_path)
+    assert read(path)[-1]["reason"].startswith("the shape that hangs: no answer after 0.2 s")
     assert report["verdict"] == "rejected"
     (stage,) = report["stages"]
     assert stage["status"] == "failed"

@@ -436,6 +436,17 @@ def test_a_resumed_run_says_so_and_may_pass() -> None:
     assert ("rank.resumed", WARN, HERE) in {(f.rule, f.status, f.where) for f in findings}
 
 
+def test_a_process_that_dies_again_and_again_is_no_pass() -> None:
+    def change(entries: list[Entry]) -> None:
+        again = dict(entries[0], resumed=True)
+        entries[1:1] = [again, dict(again)]
+
+    findings = changed(change)
+    assert code_of(findings) == 2
+    (finding,) = [f for f in findings if f.rule == "rank.deaths"]
+    assert "died 2 times" in finding.text
+
+
 def resumed(**before: Any) -> list[Finding]:
     """A first run that said this and went no further, and then a whole one."""
 

@@ -638,3 +638,36 @@ def test_the_manifest_of_kubernetes_parses() -> None:
     assert spec["parallelism"] == spec["completions"] == 2
     assert spec["backoffLimit"] == 0
     assert job["spec"]["template"]["spec"]["subdomain"] == service["metadata"]["name"]
+
+
+def test_nothing_follows_the_last_entry(tmp_path: Path) -> None:
+    """Telemetry writes on while a device that never answers is told of."""
+    journal = RankJournal(tmp_path / "j.jsonl")
+    with journal.last():
+        journal.append("end", state="stopped", reason="hang")
+    with pytest.raises(evidence_folder.Unwritable):
+        journal.append("sample", stage="burn", values={})
+    assert [e["kind"] for e in read(journal.path)] == ["end"]
+
+
+def test_a_stage_whose_time_is_up_has_no_broken_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = RankJournal(tmp_path / "j.jsonl")
+
+    def late(file: int, data: bytes) -> int:
+        raise TimeoutError("no answer after 3 s")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", late)
+        with pytest.raises(TimeoutError, match="no answer after 3 s"):
+            journal.append("event", stage="burn", name="x", text="y", detail={})
+    journal.append("event", stage="burn", name="x", text="y", detail={})
+    assert len(read(journal.path)) == 1
+
+
+def test_a_run_is_resumed_with_the_gpus_that_it_expects(tmp_path: Path) -> None:
+    begun = [{"kind": "begin", "expect_gpus": 8}]
+    evidence_folder.refuse_other(tmp_path, begun, {"expect_gpus": 8})
+    with pytest.raises(Used, match=r"begun with expect_gpus 8, and not with None"):
+        evidence_folder.refuse_other(tmp_path, begun, {"expect_gpus": None})

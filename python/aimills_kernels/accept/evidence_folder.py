@@ -15,7 +15,8 @@ from aimills_kernels.accept.journal import FIRST, Journal, digest, encoded, read
 from aimills_kernels.accept.launch import Launch
 
 REPORT = "report.json"
-_OF_A_RUN = ("world", "uuid", "profile", "stages", "ops", "exclude", "seed", "criteria", "version")
+_OF_A_RUN = ("world", "uuid", "profile", "stages", "ops", "exclude", "seed", "criteria", "version",
+           "expect_gpus")  # fmt: skip
 
 
 class Used(ValueError):
@@ -44,6 +45,8 @@ class RankJournal(Journal):
                 entry = super().append(kind, **data)
             except OSError as error:
                 self._mend()
+                if _of_a_limit(error):
+                    raise
                 raise Unwritable(_sentence(self.path, error)) from error
             except BaseException:
                 self._mend()
@@ -56,7 +59,16 @@ class RankJournal(Journal):
         try:
             super().sync()
         except OSError as error:
+            if _of_a_limit(error):
+                raise
             raise Unwritable(_sentence(self.path, error)) from error
+
+    @contextlib.contextmanager
+    def last(self) -> Iterator[None]:
+        """What is written inside ends the journal: no other thread writes after it."""
+        with self._mine:
+            yield
+            self.close()
 
     def _mend(self) -> None:
         """Go on after the last whole entry that is on the disk."""
@@ -65,6 +77,11 @@ class RankJournal(Journal):
             os.truncate(self.path, sum(len(encoded(e).encode()) + 1 for e in known))
             self._count = len(known)
             self.head = digest(encoded(known[-1])) if known else FIRST
+
+
+def _of_a_limit(error: OSError) -> bool:
+    """A stage's time is up, which says nothing of the disk."""
+    return isinstance(error, TimeoutError) and error.errno is None
 
 
 def _sentence(path: Path, error: OSError) -> str:

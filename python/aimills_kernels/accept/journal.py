@@ -135,7 +135,8 @@ class Journal:
     def close(self) -> None:
         """What is written later, by a thread that was left behind, is an OSError."""
         with self._turn:
-            os.close(self._file)
+            if self._file >= 0:
+                os.close(self._file)
             self._file = -1
 
 

@@ -49,6 +49,7 @@ class Plan:
             "profile": self.profile, "version": __version__,
             "stages": [s.name for s in self.stages], "ops": [op.name for op in self.settings.ops],
             "exclude": sorted(self.settings.exclude), "seed": self.settings.seed,
+            "expect_gpus": self.expect_gpus,
         }  # fmt: skip
 
     def seconds(self, spec: StageSpec) -> float:
@@ -191,10 +192,11 @@ def _stage(
 
     def hung(text: str) -> None:
         """In a thread of its own, while the main thread waits for a device that never answers."""
-        journal.append("event", stage=spec.name, name="hang", text=text, detail={})
         failed = Stage(spec.name, spec.title, "failed", failure=text)
-        stage_run.end(journal, failed, begin)
-        journal.append("end", state="stopped", reason=text)
+        with journal.last():  # telemetry goes on, and the end is the last entry
+            journal.append("event", stage=spec.name, name="hang", text=text, detail={})
+            stage_run.end(journal, failed, begin)
+            journal.append("end", state="stopped", reason=text)
         leave()
 
     if spec.name in plan.settings.exclude:

@@ -73,11 +73,11 @@ def _against(rule: Rule, key: str, value: float, peak: float) -> Iterator[str]:
     if value > peak:
         yield f"{at} beyond {of}"
     elif value < least * peak:
-        yield f"{at} {share} of {of}; a {word} is {least:.0%} of it at the least"
+        yield f"{at} {share} of {of}; a {word} is {100 * least:g}% of it at the least"
 
 
 def _least(rule: Rule) -> float:
-    """What links nodes may be far slower than what links the GPUs of one."""
+    """What links nodes may be far slower than what links the GPUs of one, by no factor of 1000."""
     if (rule.nodes or (1, 1))[0] > 1:
-        return 0.0
+        return 0.001
     return LEAST / 2 if rule.metric.startswith(_HIGH) else LEAST

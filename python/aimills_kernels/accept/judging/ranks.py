@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Iterator
 from datetime import datetime
@@ -124,6 +125,12 @@ def _ended(view: View) -> Iterator[Finding]:
     if len(begins) > 1 or view.rank.begin.get("resumed"):
         text = f"{view.where}: the run was interrupted and resumed; what came before stays here"
         yield Finding("rank.resumed", WARN, view.where, text)
+    if (deaths := _deaths(view)) > 1:
+        text = (
+            f"{view.where}: the process died {deaths} times before the run passed, which is no "
+            "pass: begin a new run"
+        )
+        yield Finding("rank.deaths", UNKNOWN, view.where, text)
     if view.rank.ended == "done":
         yield Finding("rank.end", PASS, view.where, f"{view.where}: the run came to its end")
     elif view.rank.ended is None:
@@ -135,6 +142,12 @@ def _ended(view: View) -> Iterator[Finding]:
         reason = next((e.get("reason") for e in reversed(view.of("end"))), None)
         text = f"{view.where}: the run was stopped before its end: {reason or 'no reason given'}"
         yield Finding("rank.stopped", UNKNOWN, view.where, text)
+
+
+def _deaths(view: View) -> int:
+    """How often it was gone on with after an end without a word."""
+    pairs = itertools.pairwise(view.rank.entries)
+    return sum(later["kind"] == "begin" and e["kind"] != "end" for e, later in pairs)
 
 
 def _stages(view: View) -> Iterator[Finding]:
