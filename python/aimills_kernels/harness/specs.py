@@ -10,8 +10,8 @@ from __future__ import annotations
 # tensor rates with sparsity, twice these. Watts of the board; `peer`: GB/s between GPUs, both
 # directions, by all NVLinks together, or by PCIe where the GPU has none; `host`: GB/s to the host
 # in one direction, by PCIe or by NVLink-C2C; size: GiB of memory. `clock`: MHz, the largest SM
-# clock that the driver lists (nvidia-smi -q, Max Clocks). By the driver's name; the first that is
-# contained wins.
+# clock (nvidia-smi -q, Max Clocks), which was not read from one here. By the driver's name; the
+# first that is contained wins.
 _HOPPER = {"f32": 66.9, "tf32": 494.7, "f16": 989.4, "fp8": 1978.9, "int8": 1978.9}
 _SPECS: tuple[tuple[str, dict[str, float]], ...] = (
     ("H100 PCIe", {"f32": 51.2, "tf32": 378.0, "f16": 756.5, "fp8": 1513.0, "int8": 1513.0,
