@@ -88,7 +88,9 @@ def test_depth_decides_who_serves(case: str, why: str | None) -> None:
     assert found is None if why is None else why in str(found)
 
 
-@pytest.mark.parametrize("case", ["aligned", "mixed-a", "uneven", "zero-ends", "one-row"])
+@pytest.mark.parametrize(
+    "case", ["aligned", "mixed-a", "uneven", "zero-ends", "one-row", "residual", "gated"]
+)
 def test_int_mm_is_right(case: str, seed: int) -> None:
     """On a CPU, with codes that no pair of products saturates 16 bits with."""
     op = get_op("matmul_int8")
