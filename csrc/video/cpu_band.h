@@ -62,9 +62,9 @@ struct PilWindows {
 struct PilCode {
   ConvertFn convert;
   void (*join)(const float* levels, u8* out);  // one channel of a strip, in order
-  // Eight bytes past the last window may be read.
-  void (*dot)(const u8* samples, const PilWindows&, int count, u8* out);
-  void (*add)(const u8* samples, int weight, int count, int* sums);
+  // Of both: up to seven bytes past the last sample are read, and past the last output written.
+  void (*across)(const u8* samples, const PilWindows&, int count, u8* out);
+  void (*down)(const u8* const* rows, const int* weights, int taps, int count, u8* out);
 };
 
 extern const PilCode pil_baseline, pil_avx2;

@@ -13,6 +13,6 @@ void band_avx2(const Params& p, const AxisTables& luma, const AxisTables& chroma
   }
 }
 
-const PilCode pil_avx2 = {convert_strip, join_levels, dot_levels, add_levels};
+const PilCode pil_avx2 = {convert_strip, join_levels, filter_windows, filter_rows_of};
 
 }  // namespace aimills::video

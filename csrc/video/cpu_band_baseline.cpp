@@ -13,6 +13,6 @@ void band_baseline(const Params& p, const AxisTables& luma, const AxisTables& ch
   }
 }
 
-const PilCode pil_baseline = {convert_strip, join_levels, dot_levels, add_levels};
+const PilCode pil_baseline = {convert_strip, join_levels, filter_windows, filter_rows_of};
 
 }  // namespace aimills::video

@@ -12,8 +12,8 @@ namespace aimills::video {
 namespace {
 
 constexpr int kBits = kPilBits;
-constexpr int kSlack = 8;  // bytes that are read past the end of a line
-constexpr int kBandRows = 32;
+constexpr int kSlack = 8;      // bytes past the end of a line: vectors are of eight
+constexpr int kBandRows = 16;  // fewer are not worth the rows that two bands both convert
 
 double sinc_of(double x) {
   if (x == 0.0) return 1.0;
@@ -78,50 +78,97 @@ struct PilTable {
 
   void pad() { weights.resize((weights.size() + kSlack - 1) / kSlack * kSlack); }
 
+  int widest() const {
+    int most = 0;
+    for (size_t i = 0; i < begin.size(); ++i) most = std::max(most, end[i] - begin[i]);
+    return most;
+  }
+
   PilWindows view() const { return {begin.data(), end.data(), first.data(), weights.data()}; }
 };
 
-u8 to_u8(int sum) { return static_cast<u8>(std::clamp(sum >> kBits, 0, 255)); }
+// What is stored for each level of a channel, as all of a picture is one of 256.
+class Stored {
+ public:
+  explicit Stored(const Params& p) : bytes_(3 * kLevels * sizeof(float)) {
+    for (int c = 0; c < 3; ++c) {
+      for (int level = 0; level < kLevels; ++level) {
+        store_as(bytes_.data(), c * kLevels + level, p.dtype,
+                 normalize(p, c, static_cast<float>(level)));
+      }
+    }
+  }
 
-// One band of output rows of one frame.
+  // T has the size of an element: bits are copied.
+  template <class T>
+  const T* of(int channel) const {
+    return reinterpret_cast<const T*>(bytes_.data()) + channel * kLevels;
+  }
+
+ private:
+  static constexpr int kLevels = 256;
+  std::vector<u8> bytes_;
+};
+
+template <class T>
+void store_line(const u8* levels, const T* stored, const std::vector<i64>& place, T* out) {
+  for (size_t i = 0; i < place.size(); ++i) out[place[i]] = stored[levels[i]];
+}
+
+// One band of output rows of one frame. Rows of the source that were filtered across, or are to
+// be, wait in a ring.
 class Worker {
  public:
-  Worker(const Params& p, const PilTable& down, const PilTable& across, const PilCode& code)
+  Worker(const Params& p, const PilTable& down, const PilTable& across, const Stored& stored,
+         const PilCode& code)
       : p_(p),
         down_(down),
         across_(across),
+        stored_(stored),
         code_(code),
+        across_first_(p.passes == kPilAcross),
+        cols_(across_first_ ? p.across.count : p.crop_width),
+        ring_rows_(kChunkRows + down.widest()),
         chunk_(size_t(kChunkRows) * 3 * kStripCols),
         source_(size_t(kChunkRows) * 3 * p.crop_width + kSlack),
-        sums_(std::max(p.crop_width, p.across.count)),
-        line_(3 * sums_.size() + kSlack),
-        out_(3 * size_t(p.across.count)) {}
+        ring_(size_t(ring_rows_) * 3 * cols_ + kSlack),
+        rows_(down.widest()),
+        line_(3 * size_t(cols_) + kSlack),
+        out_(3 * size_t(p.across.count) + kSlack) {}
 
   void run(i64 frame, int row_begin, int row_end) {
-    const bool across_first = p_.passes == kPilAcross;
-    const int begin = down_.begin[row_begin], end = down_.end[row_end - 1];
-    const int cols = across_first ? p_.across.count : p_.crop_width;
-    middle_.resize(size_t(end - begin) * 3 * cols);
-    for (int row = begin; row < end; row += kChunkRows) {
-      load(frame, row, std::min(row + kChunkRows, end));
-      for (int r = row; r < std::min(row + kChunkRows, end); ++r) {
-        const u8* source = source_.data() + size_t(r - row) * 3 * p_.crop_width;
-        u8* middle = middle_.data() + size_t(r - begin) * 3 * cols;
-        if (across_first) {
-          filter_across(source, middle);
-        } else {
-          std::copy(source, source + 3 * size_t(cols), middle);
-        }
-      }
-    }
+    const int end = down_.end[row_end - 1];
+    int next = 0;  // row of the source
     for (int row = row_begin; row < row_end; ++row) {
-      for (int c = 0; c < 3; ++c) filter_down(row, c, begin, cols);
-      if (!across_first) filter_across(line_.data(), out_.data());
-      store(frame, row, across_first ? line_.data() : out_.data());
+      next = std::max(next, down_.begin[row]);
+      while (next < down_.end[row]) {
+        const int chunk_end = std::min(next + kChunkRows, end);
+        fill_ring(frame, next, chunk_end);
+        next = chunk_end;
+      }
+      for (int c = 0; c < 3; ++c) filter_down(row, c);
+      if (!across_first_) filter_across(line_.data(), out_.data());
+      store(frame, row, across_first_ ? line_.data() : out_.data());
     }
   }
 
  private:
+  u8* ring_row(int row) { return ring_.data() + size_t(row % ring_rows_) * 3 * cols_; }
+
+  void fill_ring(i64 frame, int begin, int end) {
+    load(frame, begin, end);
+    for (int row = begin; row < end; ++row) {
+      const u8* source = source_.data() + size_t(row - begin) * 3 * p_.crop_width;
+      if (across_first_) {
+        // Vectors end past the row: in the next one, which is still to be filled or done with.
+        filter_across(source, out_.data());
+        std::copy(out_.data(), out_.data() + 3 * size_t(cols_), ring_row(row));
+      } else {
+        std::copy(source, source + 3 * size_t(cols_), ring_row(row));
+      }
+    }
+  }
+
   // Source rows [begin, end) of the crop as u8 [row][3][crop_width].
   void load(i64 frame, int begin, int end) {
     for (int col = p_.left & ~1; col < p_.left + p_.crop_width; col += kStripCols) {
@@ -146,53 +193,71 @@ class Worker {
   void filter_across(const u8* from, u8* to) {
     const int outs = p_.across.count;
     for (int c = 0; c < 3; ++c, from += p_.crop_width, to += outs) {
-      code_.dot(from - p_.left, across_.view(), outs, to);
+      code_.across(from - p_.left, across_.view(), outs, to);
     }
   }
 
-  // One output row of one channel out of `middle_`, which starts at source row `begin`.
-  void filter_down(int row, int channel, int begin, int cols) {
-    std::fill(sums_.begin(), sums_.begin() + cols, 1 << (kBits - 1));
-    const int* weights = down_.weights.data() + down_.first[row];
-    for (int j = down_.begin[row]; j < down_.end[row]; ++j, ++weights) {
-      const u8* samples = middle_.data() + (size_t(j - begin) * 3 + channel) * cols;
-      code_.add(samples, *weights, cols, sums_.data());
-    }
-    for (int i = 0; i < cols; ++i) line_[size_t(channel) * cols + i] = to_u8(sums_[i]);
+  // One output row of one channel. What is written past its end is the next channel's.
+  void filter_down(int row, int channel) {
+    const int begin = down_.begin[row], taps = down_.end[row] - begin;
+    for (int t = 0; t < taps; ++t) rows_[t] = ring_row(begin + t) + size_t(channel) * cols_;
+    code_.down(rows_.data(), down_.weights.data() + down_.first[row], taps, cols_,
+               line_.data() + size_t(channel) * cols_);
   }
 
   void store(i64 frame, int row, const u8* levels) {
-    i64 at = place_of_frame(p_, frame) + down_.place[row];
-    for (int copy = copies_of_frame(p_, frame); copy > 0; --copy, at += p_.time.pixel) {
+    const int bytes = bytes_of(p_.dtype);
+    if (bytes == 1) {
+      store_elements<u8>(frame, row, levels);
+    } else if (bytes == 2) {
+      store_elements<u16>(frame, row, levels);
+    } else {
+      store_elements<float>(frame, row, levels);
+    }
+  }
+
+  template <class T>
+  void store_elements(i64 frame, int row, const u8* levels) {
+    T* out = static_cast<T*>(p_.out) + place_of_frame(p_, frame) + down_.place[row];
+    for (int copy = copies_of_frame(p_, frame); copy > 0; --copy, out += p_.time.pixel) {
       for (int c = 0; c < 3; ++c) {
-        for (int i = 0; i < p_.across.count; ++i) {
-          const float level = levels[i64(c) * p_.across.count + i];
-          store_as(p_.out, at + c * p_.channel + across_.place[i], p_.dtype,
-                   normalize(p_, c, level));
-        }
+        store_line(levels + i64(c) * p_.across.count, stored_.of<T>(c), across_.place,
+                   out + c * p_.channel);
       }
     }
   }
 
   const Params& p_;
   const PilTable &down_, &across_;
+  const Stored& stored_;
   PilCode code_;
+  bool across_first_;
+  int cols_, ring_rows_;
   std::vector<float> chunk_;
-  std::vector<u8> source_;
-  std::vector<int> sums_;
-  std::vector<u8> line_, out_, middle_;
+  std::vector<u8> source_, ring_;
+  std::vector<const u8*> rows_;
+  std::vector<u8> line_, out_;
 };
+
+// A band converts its first rows a second time, so there are as few as keep all threads busy.
+int band_rows(const Params& p, int threads) {
+  const i64 most = ceil_div(p.down.count, kBandRows);
+  const i64 bands = threads < 2 ? 1 : std::min(ceil_div(4 * i64(threads), p.frames), most);
+  return static_cast<int>(ceil_div(p.down.count, bands));
+}
 
 }  // namespace
 
 void run_pil(const Params& p, int threads, const PilCode& code) {
   const PilTable down(down_axis(p), p.down), across(across_axis(p), p.across);
-  const i64 bands = ceil_div(p.down.count, kBandRows), items = p.frames * bands;
+  const Stored stored(p);
+  const int rows = band_rows(p, threads);
+  const i64 bands = ceil_div(p.down.count, rows), items = p.frames * bands;
   const i64 count = threads_for(p, items, threads);
-  std::vector<Worker> workers(count, Worker(p, down, across, code));
+  std::vector<Worker> workers(count, Worker(p, down, across, stored, code));
   share(count, items, [&](i64 thread, i64 item) {
-    const int begin = static_cast<int>(item % bands) * kBandRows;
-    workers[thread].run(item / bands, begin, std::min(begin + kBandRows, p.down.count));
+    const int begin = static_cast<int>(item % bands) * rows;
+    workers[thread].run(item / bands, begin, std::min(begin + rows, p.down.count));
   });
 }
 
