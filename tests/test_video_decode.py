@@ -511,6 +511,34 @@ def test_truncated(form: str, share: float) -> None:
         decode_to_tensor(cut, plain(), indices=[0])
 
 
+FRAGMENTED = {"movflags": "frag_keyframe+empty_moov"}
+
+
+@pytest.mark.parametrize("muxer", [FRAGMENTED, {"movflags": "frag_keyframe+empty_moov+faststart"}])
+def test_truncated_in_fragments(muxer: dict[str, str]) -> None:
+    """It states no number of frames, but each fragment its size."""
+    data = encoded(muxer=muxer)
+    whole = decode_to_tensor(data, plain(), indices=[0, 59])
+    assert whole["video_metadata"]["total_num_frames"] == COUNT
+    for share in (0.3, 0.5, 0.7, 0.95, 0.999):
+        cut = data[: int(share * len(data))]
+        for read in (decode, lambda data: decode_to_tensor(data, plain(), indices=[0])):
+            with pytest.raises(VideoError, match="truncated"):
+                read(cut)
+
+
+@pytest.mark.parametrize("behind", [bytes(99), b"\1" * 99, b"\0\0\0\x08free"])
+def test_what_lies_behind_fragments(behind: bytes) -> None:
+    data = encoded(count=20, muxer=FRAGMENTED) + behind
+    assert which(decode_to_tensor(data, plain(), indices=[0, 19])) == [0, 19]
+
+
+def test_mp4_that_is_cut_behind_its_video() -> None:
+    """It says how many frames there are, and all are."""
+    data = encoded(muxer={"moov_size": "9000"}) + b"\0\1\0\0free"
+    assert which(decode_to_tensor(data, plain(), indices=[0, 59])) == [0, 59]
+
+
 def broken(data: bytes, at: int) -> bytes:
     """The payload of frame `at` in display order overwritten."""
     with av.open(io.BytesIO(data)) as container:
