@@ -7,9 +7,11 @@ import contextlib
 import io
 import warnings
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,7 +21,9 @@ from torch import Tensor
 
 from aimills_kernels.video import VideoError, VideoPreprocessor, decode_to_tensor, sizes
 from aimills_kernels.video import io as video_io
+from aimills_kernels.video.decode import _check_same_tags
 from aimills_kernels.video.io import FORMATS, _plane, decode, planes
+from aimills_kernels.video.tags import Tags
 
 av = pytest.importorskip("av")
 COUNT, RATE = 60, 10
@@ -507,6 +511,34 @@ def test_truncated(form: str, share: float) -> None:
         decode_to_tensor(cut, plain(), indices=[0])
 
 
+FRAGMENTED = {"movflags": "frag_keyframe+empty_moov"}
+
+
+@pytest.mark.parametrize("muxer", [FRAGMENTED, {"movflags": "frag_keyframe+empty_moov+faststart"}])
+def test_truncated_in_fragments(muxer: dict[str, str]) -> None:
+    """It states no number of frames, but each fragment its size."""
+    data = encoded(muxer=muxer)
+    whole = decode_to_tensor(data, plain(), indices=[0, 59])
+    assert whole["video_metadata"]["total_num_frames"] == COUNT
+    for share in (0.3, 0.5, 0.7, 0.95, 0.999):
+        cut = data[: int(share * len(data))]
+        for read in (decode, lambda data: decode_to_tensor(data, plain(), indices=[0])):
+            with pytest.raises(VideoError, match="truncated"):
+                read(cut)
+
+
+@pytest.mark.parametrize("behind", [bytes(99), b"\1" * 99, b"\0\0\0\x08free"])
+def test_what_lies_behind_fragments(behind: bytes) -> None:
+    data = encoded(count=20, muxer=FRAGMENTED) + behind
+    assert which(decode_to_tensor(data, plain(), indices=[0, 19])) == [0, 19]
+
+
+def test_mp4_that_is_cut_behind_its_video() -> None:
+    """It says how many frames there are, and all are."""
+    data = encoded(muxer={"moov_size": "9000"}) + b"\0\1\0\0free"
+    assert which(decode_to_tensor(data, plain(), indices=[0, 59])) == [0, 59]
+
+
 def broken(data: bytes, at: int) -> bytes:
     """The payload of frame `at` in display order overwritten."""
     with av.open(io.BytesIO(data)) as container:
@@ -590,6 +622,70 @@ def test_stream_that_changes(what: str, codec: str, form: str) -> None:
         decode_to_tensor(data, plain())
     if form == "h264":
         assert which(decode_to_tensor(data, plain(), indices=[0, 9])) == [0, 9]
+
+
+BT2020 = {**TAGGED, "colorspace": 9, "color_primaries": 9}
+COLOURS: dict[str, tuple[dict[str, Any], dict[str, Any], tuple[str, str, str]]] = {
+    "matrix": ({}, {"tags": {**TAGGED, "colorspace": 6}}, ("color_space", "bt709", "bt601")),
+    "range": ({}, {"tags": {**TAGGED, "color_range": 2}}, ("color_range", "limited", "full")),
+    "transfer": (
+        {"tags": BT2020}, {"tags": {**BT2020, "color_trc": 16}}, ("transfer", "sdr", "pq")
+    ),
+    "chroma": (
+        {}, {"options": {"x264-params": "chromaloc=2"}}, ("chroma_location", "left", "topleft")
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", COLOURS)
+def test_stream_whose_colours_change(what: str) -> None:
+    """In the middle: the tags of one side would make other colours of the other."""
+    first, second, (name, old, new) = COLOURS[what]
+    data = encoded(form="h264", count=4, **first) + encoded(form="h264", count=4, **second)
+    says = f"changes its {name} from {old} to {new} at frame 4; {name}= says which to take"
+    with pytest.raises(VideoError, match=says):
+        decode_to_tensor(data, plain())
+    assert which(decode_to_tensor(data, plain(), indices=[1, 3])) == [1, 3]
+    given = decode_to_tensor(data, plain(), **{name: new})["video_metadata"]
+    assert (given[name], given["total_num_frames"]) == (new, 8)
+
+
+def test_stream_that_says_later_what_was_taken() -> None:
+    frame = SimpleNamespace(width=64, height=48)
+    silent = Tags(None, None, None, "sdr", 0, False)
+    spoken = Tags("bt601", "limited", "left", "sdr", 0, False)
+    _check_same_tags("it", 7, frame, silent, spoken)
+    with pytest.raises(VideoError, match="it changes its rotate from 0 to 90 at frame 7"):
+        _check_same_tags("it", 7, frame, silent, replace(spoken, rotate=90))
+
+
+def test_chroma_locations_read_by_several_threads() -> None:
+    """They are read from FFmpeg's log, whose level is that of the process."""
+    level = av.logging.get_level()
+    cases = {
+        place: encoded(count=2, options={"x264-params": f"chromaloc={number}"})
+        for number, place in ((1, "center"), (2, "topleft"))
+    }
+    found: list[tuple[str, str]] = []
+
+    def read(place: str) -> None:
+        for _ in range(12):
+            found.append((place, taken(cases[place])["chroma_location"]))
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(read, list(cases) * 4))
+    assert len(found) == 96
+    assert all(place == got for place, got in found)
+    assert av.logging.get_level() == level
+
+
+def test_log_that_another_thread_turns_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then nothing is known of the place, and a guess would be silent."""
+    data = encoded(count=2, options={"x264-params": "chromaloc=2"})
+    monkeypatch.setattr(av.logging, "set_level", lambda level: None)
+    with pytest.raises(VideoError, match="chroma_location= says it"):
+        taken(data)
+    assert taken(data, chroma_location="topleft")["chroma_location"] == "topleft"
 
 
 @pytest.mark.parametrize(

@@ -89,3 +89,18 @@ def test_grey_is_grey(format):
 
 def test_arguments_are_those_of_the_op():
     assert Arguments._fields == op.params
+
+
+def test_rows_may_be_repeated_or_transposed():
+    """Only what overlaps in part is refused: a stride of 0 and any order of strides are meant."""
+    rgb = torch.randint(0, 256, (2, 6, 8, 3), dtype=torch.uint8)
+    want = ak.video_to_tensor((rgb,), format="rgb24", size=(5, 6))
+    for order in ((0, 1, 3, 2), (0, 2, 1, 3), (0, 3, 2, 1), (3, 2, 1, 0)):
+        back = [order.index(i) for i in range(4)]
+        turned = rgb.permute(order).contiguous().permute(back)
+        assert torch.equal(ak.video_to_tensor((turned,), format="rgb24", size=(5, 6)), want)
+    one = rgb[:1, :1, :, :1]
+    for size in ((2, 6, 8, 3), (1, 1, 8, 3), (2, 1, 8, 3)):
+        plane = one.expand(size)
+        want = ak.video_to_tensor((plane.contiguous(),), format="rgb24", size=(5, 6))
+        assert torch.equal(ak.video_to_tensor((plane,), format="rgb24", size=(5, 6)), want)

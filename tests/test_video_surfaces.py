@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import subprocess
 import sys
 from types import ModuleType
 from typing import Any
@@ -19,11 +20,11 @@ from aimills_kernels.video.surfaces import as_tensor
 class OnlyDlpack:
     """What PyNvVideoCodec's frames are: nothing but DLPack."""
 
-    def __init__(self, values: np.ndarray):
-        self.values = values
+    def __init__(self, values: np.ndarray, versioned: bool = True):
+        self.values, self.versioned = values, versioned
 
     def __dlpack__(self, **options: Any) -> Any:
-        return self.values.__dlpack__(**options)
+        return self.values.__dlpack__(**(options if self.versioned else {}))
 
     def __dlpack_device__(self) -> Any:
         return self.values.__dlpack_device__()
@@ -54,6 +55,23 @@ def test_nv12_in_one_array() -> None:
     assert uv.data_ptr() == array.ctypes.data + 8 * 12
     one, _ = as_planes(array[0])
     assert [list(p.shape) for p in one] == [[1, 8, 12], [1, 4, 6, 2]]
+
+
+def test_planes_of_one_frame() -> None:
+    """Without an axis for frames; of PyNvVideoCodec's `cuda()` luma has one for its channel."""
+    y, uv = (p.numpy() for p in as_planes(surface(1))[0])
+    for luma in (y[0], y[0][..., None]):
+        planes, format = as_planes((OnlyDlpack(luma), uv[0]))
+        assert format == "nv12"
+        assert [list(p.shape) for p in planes] == [[1, 8, 12], [1, 4, 6, 2]]
+        assert np.array_equal(planes[0].numpy(), y)
+        assert np.array_equal(planes[1].numpy(), uv)
+    u, v = uv[..., 0], uv[..., 1]
+    for i420 in ((y[0], u[0], v[0]), (y, u, v), (y[..., None], u[..., None], v[..., None])):
+        planes, _ = as_planes(i420, format="i420")
+        assert [list(p.shape) for p in planes] == [[1, 8, 12], [1, 4, 6], [1, 4, 6]]
+    (rgb,), _ = as_planes([np.zeros((4, 6, 3), np.uint8)], format="rgb24")
+    assert list(rgb.shape) == [1, 4, 6, 3]
 
 
 def test_p010_in_one_array() -> None:
@@ -114,6 +132,27 @@ def test_arrays_that_are_refused() -> None:
     if not torch.cuda.is_available():
         with pytest.raises(ValueError, match="OnlyCuda is in GPU memory, and torch has no GPU"):
             as_tensor(OnlyCuda())
+
+
+UPSIDE_DOWN = """
+import numpy as np
+from aimills_kernels.video import as_planes
+from tests.test_video_surfaces import OnlyDlpack, surface
+array = surface()[:, ::-1]
+for source in (array, OnlyDlpack(array), OnlyDlpack(array, versioned=False), array[0]):
+    try:
+        as_planes(source)
+    except ValueError as error:
+        print(str(error).partition(" ")[2])
+"""
+
+
+def test_rows_that_go_backwards() -> None:
+    """Bottom-up pictures. torch itself ends the process here, so this is one of its own."""
+    done = subprocess.run([sys.executable, "-c", UPSIDE_DOWN], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    said = "has negative strides, which a tensor can't have; give a copy in order"
+    assert done.stdout.splitlines() == [said] * 4
 
 
 def test_library_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -295,6 +295,16 @@ ERRORS = (
         "uv of wrong size", _planes(lambda y, uv: [y, uv[:, 1:]]),
         r"uv plane of nv12 must be \[1, 6, 10, 2\] for y \[1, 12, 20\], got \[1, 5, 10, 2\]",
     ),
+    Invalid(
+        "a pitch below a row",
+        _planes(lambda y, uv: [y.as_strided(y.shape, (240, 19, 1)), uv]),
+        r"y plane of nv12 must have a pitch that passes a row, got strides of \(240, 19, 1\) for",
+    ),
+    Invalid(
+        "a pitch of chroma below a row",
+        _planes(lambda y, uv: [y, uv.as_strided(uv.shape, (120, 19, 2, 1))]),
+        "uv plane of nv12 must have a pitch that passes a row, got strides of",
+    ),
     Invalid("no rows", _planes(lambda y, uv: [y[:, :0], uv[:, :0]]), "must have sides"),
     Invalid("zero height", _with(height=0), "height must be 1 to"),
     Invalid("negative width", _with(width=-3), "width must be 1 to"),

@@ -56,6 +56,22 @@ def _check_planes(a: Arguments) -> None:
             raise error(
                 f"the {name} plane of {a.format} must be {shape}{first}, got {list(plane.shape)}"
             )
+        if _overlap(plane.shape[1:], plane.stride()[1:]):
+            raise error(
+                f"the {name} plane of {a.format} must have a pitch that passes a row, got strides "
+                f"of {tuple(plane.stride())} for {list(plane.shape)}"
+            )
+
+
+def _overlap(shape: torch.Size, strides: tuple[int, ...]) -> bool:
+    """Whether samples of a frame may share memory, other than by a stride of 0, which repeats what
+    is there. A layout whose strides interleave counts too."""
+    reach = 0
+    for stride, n in sorted(zip(strides, shape, strict=True)):
+        if n > 1 and 0 < stride <= reach:
+            return True
+        reach += (n - 1) * stride
+    return False
 
 
 def _check_geometry(a: Arguments) -> None:

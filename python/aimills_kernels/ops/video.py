@@ -52,7 +52,8 @@ def video_to_tensor(
     padding, mean and std, and the layout that a model reads.
 
     Shapes and dtypes:
-        planes  by `format`, each of F frames of H x W, any H and W from 1, any strides
+        planes  by `format`, each of F frames of H x W, any H and W from 1, any
+                strides by which rows do not overlap in part
         y       [F, H, W]                      luma, u8 or u16
         uv      [F, ceil(H/2), ceil(W/2), 2]   U and V in turn: "nv12" u8; "p010", "p012" and "p016"
                                                u16, the 10, 12 or 16 bits at the top of the word;

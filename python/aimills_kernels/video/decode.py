@@ -16,7 +16,7 @@ from aimills_kernels.kernels.video.formats import FORMATS
 from aimills_kernels.video import io
 from aimills_kernels.video.preprocess import VideoPreprocessor
 from aimills_kernels.video.sampling import Sampling
-from aimills_kernels.video.tags import Tags, VideoError, guessed_space, tags_of
+from aimills_kernels.video.tags import TagReader, Tags, VideoError, guessed_space
 
 Progress = Callable[[str, int, int], None]
 # Of these containers the packets carry the times at which frames are shown.
@@ -95,8 +95,9 @@ def decode_to_tensor(
         format, color_space, color_range, chroma_location, transfer, rotate and flip taken.
 
     Raises:
-        VideoError: the video is empty, truncated or damaged where it is needed, changes its size or
-            format, or is in a format, matrix or transfer that isn't there.
+        VideoError: the video is empty, truncated or damaged where it is needed, changes its size,
+            format or colours among the sampled frames, or is in a format, matrix or transfer that
+            isn't there.
         ValueError: an argument is wrong; VideoError is one too.
     """
     if isinstance(preprocessor, str):
@@ -116,7 +117,9 @@ def decode_to_tensor(
     except io.errors() as error:
         raise VideoError(f"{name} can't be decoded: {io.said(error)}; is it truncated?") from error
     _, height, width = FORMATS[made.format].size(made.planes)
-    options = {"format": made.format, **_options(name, made.tags, width, height)}
+    options = {"format": made.format, **_taken(made.tags, width, height)}
+    if made.tags.color_space is None:
+        _tell_of_a_guess(name, options["color_space"], made.tags, width, height)
     planes = [p.to(device) for p in made.planes]
     result: dict[str, Any] = {**preprocessor(planes, **options)}
     rate = float(made.index.rate) if made.index.rate else None
@@ -157,25 +160,25 @@ def _choice(
     return check
 
 
-def _options(name: str, tags: Tags, width: int, height: int) -> dict[str, Any]:
-    space = tags.color_space
-    if space is None:
-        hdr = tags.transfer != "sdr"
-        usual = "HDR" if hdr else f"its size of {width} x {height}"
-        space = guessed_space(width, height, tags.transfer)
-        warnings.warn(
-            f"{name} doesn't say its colour matrix; {space} is taken, as for {usual} usual; "
-            "color_space= says which it is",
-            stacklevel=3,
-        )
+def _taken(tags: Tags, width: int, height: int) -> dict[str, Any]:
+    """Of frames of this size, by what is usual where the stream says nothing."""
     return {
-        "color_space": space,
+        "color_space": tags.color_space or guessed_space(width, height, tags.transfer),
         "color_range": tags.color_range or "limited",
         "chroma_location": tags.chroma_location or "left",
         "transfer": tags.transfer,
         "rotate": tags.rotate,
         "flip": tags.flip,
     }
+
+
+def _tell_of_a_guess(name: str, space: str, tags: Tags, width: int, height: int) -> None:
+    usual = f"its size of {width} x {height}" if tags.transfer == "sdr" else "HDR"
+    warnings.warn(
+        f"{name} doesn't say its colour matrix; {space} is taken, as for {usual} usual; "
+        "color_space= says which it is",
+        stacklevel=3,
+    )
 
 
 # ---- reading
@@ -197,11 +200,13 @@ def _read(
     kept: dict[int, list[torch.Tensor]] = {}
     tags: Tags | None = None
     with io.opened(name, data) as (container, stream):
-        reader = _Reader(name, container, stream, index)
+        reader, said = _Reader(name, container, stream, index), TagReader(name, given)
         for at, frame in reader.frames(wanted):
             if tags is None:
-                tags, first = tags_of(name, frame, given), frame
-            _check_same(name, at, first, frame)
+                tags, first = said.of(frame), frame
+            else:
+                _check_same(name, at, first, frame)
+                _check_same_tags(name, at, frame, tags, said.of(frame))
             kept[at] = io.planes(name, frame)
             progress("decoded", len(kept), len(wanted))
     assert tags is not None
@@ -248,6 +253,19 @@ def _check_same(name: str, at: int, first: Any, frame: Any) -> None:
     one, other = (f"{f.width} x {f.height} {f.format.name}" for f in (first, frame))
     if one != other:
         raise VideoError(f"{name} changes from {one} to {other} at frame {at}")
+
+
+def _check_same_tags(name: str, at: int, frame: Any, first: Tags, tags: Tags) -> None:
+    """What the first frame says is taken for all."""
+    if first == tags:
+        return
+    one, other = (_taken(t, frame.width, frame.height) for t in (first, tags))
+    for what, value in other.items():
+        if value != one[what]:
+            raise VideoError(
+                f"{name} changes its {what} from {one[what]} to {value} at frame {at}; {what}= "
+                "says which to take for all"
+            )
 
 
 class _Reader:

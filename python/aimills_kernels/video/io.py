@@ -111,9 +111,10 @@ def opened(name: str, data: BinaryIO | str) -> Iterator[tuple[Any, Any]]:
     with av.open(data) as container:
         if not container.streams.video:
             raise VideoError(f"{name} holds no video stream")
-        if cut:
-            raise VideoError(f"{name} is truncated: its last part is longer than the file")
         stream = container.streams.video[0]
+        # One that says how many frames it has is held to that instead.
+        if cut and not stream.frames:
+            raise VideoError(f"{name} is truncated: its last part is longer than the file")
         # Else the decoder patches what is lost and says nothing, with threads in any case.
         stream.codec_context.options = {"err_detect": "explode"}
         stream.codec_context.thread_count = 1
@@ -159,9 +160,12 @@ def open_source(source: Source) -> tuple[str, BinaryIO | str]:
     return f"the video {str(path)!r}", str(path)
 
 
-# ---- Matroska: FFmpeg takes a file that breaks off for one that ends
+# ---- FFmpeg takes a Matroska file, or an MP4 in fragments, that breaks off for one that ends
 
 
+# Boxes of MP4 that are in no other one: ISO/IEC 14496-12, table 1.
+_BOXES = {b"ftyp", b"styp", b"moov", b"moof", b"mdat", b"mfra", b"sidx", b"ssix", b"free", b"skip",
+          b"meta", b"emsg", b"prft", b"uuid", b"wide", b"pdin"}  # fmt: skip
 _HEADER = 0x1A45DFA3  # RFC 8794, section 11.2.1
 _SEGMENT = 0x18538067  # RFC 9559, section 5.1: all but the file's header
 
@@ -175,25 +179,48 @@ def _is_file(source: Any) -> bool:
 
 
 def cut_short(data: BinaryIO | str) -> bool:
-    """Whether it is a Matroska file that ends within an element. Live recordings have elements of
-    unknown size; what these hold is looked at instead."""
+    """Whether it is a Matroska file that ends within an element, or an MP4 that ends within a box.
+    Live recordings have elements of unknown size; what these hold is looked at instead."""
     with contextlib.ExitStack() as stack:
         file = stack.enter_context(Path(data).open("rb")) if isinstance(data, str) else data
         end = file.seek(0, io.SEEK_END)
-        at = 0
+        file.seek(4)
+        if file.read(4) in (b"ftyp", b"styp"):
+            return _boxes_end(file, end) > end
+        return _elements_end(file, end) > end
+
+
+def _boxes_end(file: BinaryIO, end: int) -> int:
+    """Where the last box that is known ends."""
+    at = 0
+    while at + 8 <= end:
         file.seek(at)
-        if _vint(file, marked=True) != _HEADER:
-            return False
-        while at < end:
-            file.seek(at)
-            name = _vint(file, marked=True)
-            size = _vint(file)
-            if name is None or size is None:
-                return file.tell() >= end
-            at = file.tell() + max(size, 0)
-            if name == _SEGMENT and size >= 0:
-                break  # anything may follow
-    return at > end
+        head = file.read(16)
+        size = int.from_bytes(head[:4])
+        if size == 1:
+            size = int.from_bytes(head[8:16])
+        if head[4:8] not in _BOXES or size < 8:  # 0: up to the end of the file
+            break
+        at += size
+    return at
+
+
+def _elements_end(file: BinaryIO, end: int) -> int:
+    """Where the segment ends, or what breaks off before it; 0 for what is no Matroska."""
+    at = 0
+    file.seek(at)
+    if _vint(file, marked=True) != _HEADER:
+        return 0
+    while at < end:
+        file.seek(at)
+        name = _vint(file, marked=True)
+        size = _vint(file)
+        if name is None or size is None:
+            return end + (file.tell() >= end)
+        at = file.tell() + max(size, 0)
+        if name == _SEGMENT and size >= 0:
+            break  # anything may follow
+    return at
 
 
 def _vint(file: BinaryIO, *, marked: bool = False) -> int | None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import re
 import struct
+import threading
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -27,6 +28,7 @@ _NOT_SDR = {8: "linear", 9: "logarithmic (100 to 1)", 10: "logarithmic (316 to 1
             17: "SMPTE ST 428-1"}  # fmt: skip
 _PRIMARIES = {1: "BT.709", 9: "BT.2020", 11: "DCI-P3", 12: "Display P3"}  # table 2
 TICK = Fraction(1, 25)
+_LOG = threading.Lock()  # the level of FFmpeg's log is the process's
 
 
 class VideoError(ValueError):
@@ -71,17 +73,23 @@ def levels(frame: Any) -> str | None:
     return _RANGES.get(int(frame.color_range))
 
 
-def tags_of(name: str, frame: Any, given: dict[str, Any]) -> Tags:
-    """Of a decoded frame. What is `given` by the caller isn't asked of the stream."""
-    turn = _turn(name, frame) if None in (given["rotate"], given["flip"]) else (0, False)
-    return Tags(
-        color_space=given["color_space"] or matrix(name, frame),
-        color_range=given["color_range"] or levels(frame),
-        chroma_location=given["chroma_location"] or _chroma_location(name, frame),
-        transfer=given["transfer"] or _transfer(name, frame),
-        rotate=turn[0] if given["rotate"] is None else given["rotate"],
-        flip=turn[1] if given["flip"] is None else given["flip"],
-    )
+class TagReader:
+    """What the decoded frames of a stream say. What is `given` by the caller isn't asked."""
+
+    def __init__(self, name: str, given: dict[str, Any]):
+        self._name, self._given, self._places = name, given, _ChromaPlaces(name)
+
+    def of(self, frame: Any) -> Tags:
+        name, given = self._name, self._given
+        turn = _turn(name, frame) if None in (given["rotate"], given["flip"]) else (0, False)
+        return Tags(
+            color_space=given["color_space"] or matrix(name, frame),
+            color_range=given["color_range"] or levels(frame),
+            chroma_location=given["chroma_location"] or self._places.of(frame),
+            transfer=given["transfer"] or _transfer(name, frame),
+            rotate=turn[0] if given["rotate"] is None else given["rotate"],
+            flip=turn[1] if given["flip"] is None else given["flip"],
+        )
 
 
 def _transfer(name: str, frame: Any) -> str:
@@ -104,8 +112,49 @@ def _transfer(name: str, frame: Any) -> str:
     return transfer
 
 
-def _chroma_location(name: str, frame: Any) -> str | None:
+class _ChromaPlaces:
     """PyAV has no attribute for it, but FFmpeg's filter `showinfo` writes it into the log."""
+
+    def __init__(self, name: str):
+        self._name = name
+        self._kind: tuple[int, int, str] | None = None
+        self._graph: Any = None
+
+    def of(self, frame: Any) -> str | None:
+        found = re.search(r"\bcl:(\w+)", self._logged(frame))
+        if found is None:
+            raise VideoError(
+                f"the chroma location of {self._name} can't be read, as FFmpeg's log is turned off "
+                "meanwhile; chroma_location= says it"
+            )
+        if found[1] == "unspecified":
+            return None
+        if found[1] not in ("left", "center", "topleft"):
+            raise VideoError(
+                f"{self._name} has its chroma samples at {found[1]}, and there are left, center "
+                "and topleft; chroma_location= says which to take all the same"
+            )
+        return found[1]
+
+    def _logged(self, frame: Any) -> str:
+        import av
+
+        kind = (frame.width, frame.height, frame.format.name)
+        if self._kind != kind:
+            self._kind, self._graph = kind, _showinfo(frame)
+        with _LOG:
+            before = av.logging.get_level()
+            av.logging.set_level(av.logging.INFO)
+            try:
+                with av.logging.Capture() as lines:
+                    self._graph.push(frame)
+                    self._graph.pull()
+            finally:
+                av.logging.set_level(before)
+        return " ".join(text for _, _, text in lines)
+
+
+def _showinfo(frame: Any) -> Any:
     import av
 
     graph = av.filter.Graph()
@@ -117,23 +166,7 @@ def _chroma_location(name: str, frame: Any) -> str | None:
         graph.add("buffersink"),
     ]
     graph.link_nodes(*chain).configure()
-    before = av.logging.get_level()
-    av.logging.set_level(av.logging.INFO)
-    try:
-        with av.logging.Capture() as lines:
-            graph.push(frame)
-            graph.pull()
-    finally:
-        av.logging.set_level(before)
-    found = re.search(r"\bcl:(\w+)", " ".join(text for _, _, text in lines))
-    if found is None or found[1] == "unspecified":
-        return None
-    if found[1] not in ("left", "center", "topleft"):
-        raise VideoError(
-            f"{name} has its chroma samples at {found[1]}, and there are left, center and topleft; "
-            "chroma_location= says which to take all the same"
-        )
-    return found[1]
+    return graph
 
 
 # Of a display matrix, x' = a x + c y and y' = b x + d y with y downwards: the signs of a, b, c, d.
