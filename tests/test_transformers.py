@@ -215,6 +215,18 @@ def test_a_batch_without_padding_needs_no_order() -> None:
     assert (mask.used, mask.keys, mask.queries) == (None, None, None)
 
 
+def test_a_mask_goes_where_its_layer_is() -> None:
+    """Models spread over several devices move what a layer is given by `to`."""
+    padding = torch.tensor([[0, 0, 1, 1], [1, 1, 1, 1]]).bool()
+    mask = make_mask(2, 4, 4, attention_mask=padding)
+    away = mask.to("meta", non_blocking=True)
+    assert isinstance(away, Mask)
+    assert (away.shape, away.left, away.right) == (mask.shape, mask.left, mask.right)
+    assert all(t is not None and t.is_meta for t in (away.used, away.keys, away.queries, away.back))
+    assert torch.equal(written_out(mask.to("cpu")), written_out(mask))
+    assert make_mask(2, 4, 4).to("meta").used is None
+
+
 def test_unknown_patterns_are_written_out() -> None:
     chunked = masking_utils.chunked_causal_mask_function(3, torch.zeros(1, dtype=torch.int64))
     assert limits_of(chunked, masking_utils) is None
