@@ -456,7 +456,9 @@ ERRORS = (
     Invalid("head dims differ", edit(k=lambda a: a["k"][..., :8]), "k must have the head dim"),
     Invalid("head dim of 257", edit(
         q=lambda a: a["q"].new_zeros(1, 4, 2, 257), k=lambda a: a["q"].new_zeros(1, 16, 1, 257)
-    ), "1 to 256, got 257"),
+    ), "1 to 256, got 257; 512, and latent attention .* not there yet"),
+    Invalid("q is fp8", edit(q=lambda a: a["q"].to(torch.float8_e4m3fn)),
+            "q must be f16, bf16 or f32, got .*; fp8 attention is not there yet"),
     Invalid("head dim of 0", edit(v=lambda a: a["v"][..., :0]), "1 to 256, got 0"),
     Invalid("heads do not divide", edit(
         k=lambda a: a["k"].repeat(1, 1, 3, 1), v=lambda a: a["v"].repeat(1, 1, 3, 1)
