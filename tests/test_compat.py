@@ -290,7 +290,7 @@ def test_a_cache_of_more_rows(module: ModuleType, rows: list[int] | None) -> Non
 
 def test_a_cache_that_does_not_fit() -> None:
     q, cache = drawn(1, 2, 2, 8), drawn(1, 7, 2, 8)
-    before = cache.clone()
+    v_cache, before = cache.clone(), cache.clone()
     one, half = q[:, :, :1], q.half()
     for k, v, lengths, says in (
         (q, q, 6, r"cache_seqlens with the new tokens must be 0 to 7, .* got \[8\]"),
@@ -303,8 +303,9 @@ def test_a_cache_that_does_not_fit() -> None:
         (q, q, torch.ones(2).int(), r"cache_seqlens must be int32 \[1\]"),
     ):
         with pytest.raises(ValueError, match=says):
-            fa2.flash_attn_with_kvcache(q, cache, cache, k, v, cache_seqlens=lengths)
+            fa2.flash_attn_with_kvcache(q, cache, v_cache, k, v, cache_seqlens=lengths)
     assert torch.equal(cache, before)
+    assert torch.equal(v_cache, before)
 
 
 @pytest.mark.parametrize("module", [fa2, fa3], ids=["fa2", "fa3"])
