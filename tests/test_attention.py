@@ -11,8 +11,10 @@ import pytest
 import torch
 
 import aimills_kernels as ak
+from aimills_kernels._op import Case
 from aimills_kernels._registry import get_op
 from aimills_kernels.kernels.attention import mask
+from aimills_kernels.kernels.attention import op as attention
 
 PLAIN = dict(
     sinks=None, alibi_slopes=None, seqused_k=None, causal=False, scale=0.3, window_left=-1,
@@ -245,3 +247,35 @@ def test_pairs_counts_the_mask(window: tuple[int | None, int | None]) -> None:
     for M, n in itertools.product(range(7), range(7)):
         seen = mask.visible(mask.distances(M, n, None, torch.device("cpu")), None, *window)
         assert mask.pairs(M, n, *window) == (M * n if seen is None else int(seen.sum()))
+
+
+@pytest.mark.parametrize("case", ["everything", "alibi-full", "sinks-f16", "used"])
+def test_many_scores_are_worked_out_by_key_heads(
+    case: str, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the forward and in the gradients, of each argument; and never all scores at once."""
+    largest = 0
+    scores_of = attention.scores_of
+
+    def watched(*args: Any) -> Any:
+        nonlocal largest
+        found = scores_of(*args)
+        largest = max(largest, found[-1].numel())
+        return found
+
+    monkeypatch.setattr(attention, "scores_of", watched)
+    for name in ("attention", "attention_backward"):
+        op = get_op(name)
+        dims = dict(get_op("attention").case(case).dims)
+        if name == "attention_backward":
+            dims |= {"dlse": True, "dslopes": "alibi" in dims}
+        args = op.make_inputs(Case("many", **dims), "cpu", seed)
+        whole = op.reference(*args)
+        at_once, largest = largest, 0
+        with monkeypatch.context() as patch:
+            patch.setattr(attention, "AT_ONCE", at_once - 1)
+            by_heads = op.reference(*args)
+        assert largest == at_once // dims["G"]
+        for got, want in zip(by_heads, whole, strict=True):
+            torch.testing.assert_close(got, want, equal_nan=True)
+        largest = 0

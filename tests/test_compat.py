@@ -269,9 +269,28 @@ def test_cache_without_new_keys() -> None:
     close(whole[0], softmax_attention(q[0], cache[0], cache[0])[0])
 
 
+@pytest.mark.parametrize("module", [fa2, fa3], ids=["fa2", "fa3"])
+@pytest.mark.parametrize("rows", [[3, 1], None], ids=["given", "first"])
+def test_a_cache_of_more_rows(module: ModuleType, rows: list[int] | None) -> None:
+    """`cache_batch_idx` picks them; without it they are the first."""
+    q, k, v = drawn(2, 2, 4, 8), drawn(2, 2, 2, 8), drawn(2, 2, 2, 8)
+    k_cache, v_cache = drawn(4, 9, 2, 8), drawn(4, 9, 2, 8)
+    before, lengths = k_cache.clone(), (3, 6)
+    out = module.flash_attn_with_kvcache(
+        q, k_cache, v_cache, k, v, cache_seqlens=torch.tensor(lengths).int(), causal=True,
+        cache_batch_idx=None if rows is None else torch.tensor(rows).int(),
+    )  # fmt: skip
+    for b, (row, n) in enumerate(zip(rows or (0, 1), lengths, strict=True)):
+        before[row, n : n + 2] = k[b]
+        keys, values = k_cache[row, : n + 2], v_cache[row, : n + 2]
+        assert torch.equal(values[n:], v[b])
+        close(out[b], softmax_attention(q[b], keys, values, causal=True)[0])
+    assert torch.equal(k_cache, before)
+
+
 def test_a_cache_that_does_not_fit() -> None:
     q, cache = drawn(1, 2, 2, 8), drawn(1, 7, 2, 8)
-    before = cache.clone()
+    v_cache, before = cache.clone(), cache.clone()
     one, half = q[:, :, :1], q.half()
     for k, v, lengths, says in (
         (q, q, 6, r"cache_seqlens with the new tokens must be 0 to 7, .* got \[8\]"),
@@ -284,8 +303,51 @@ def test_a_cache_that_does_not_fit() -> None:
         (q, q, torch.ones(2).int(), r"cache_seqlens must be int32 \[1\]"),
     ):
         with pytest.raises(ValueError, match=says):
-            fa2.flash_attn_with_kvcache(q, cache, cache, k, v, cache_seqlens=lengths)
+            fa2.flash_attn_with_kvcache(q, cache, v_cache, k, v, cache_seqlens=lengths)
     assert torch.equal(cache, before)
+    assert torch.equal(v_cache, before)
+
+
+@pytest.mark.parametrize("module", [fa2, fa3], ids=["fa2", "fa3"])
+def test_what_a_cache_is_not_given(module: ModuleType) -> None:
+    q, cache = drawn(2, 2, 2, 8), drawn(2, 7, 2, 8)
+    name = "block_table" if module is fa2 else "page_table"
+    table, rows = torch.tensor([[0], [1]]).int(), torch.tensor([1, 0]).int()
+    for given, says in (
+        (dict(q=None), "q must be a tensor, got NoneType"),
+        (dict(k_cache=[cache]), "k_cache must be a tensor, got list"),
+        (dict(k_cache=cache[:1]), r"k_cache must have at least the batch of q, 2"),
+        (dict(cache_seqlens=2.5), "cache_seqlens must be a whole number, got 2.5"),
+        (dict(cache_seqlens=True), "cache_seqlens must be a whole number, got True"),
+        (dict(cache_seqlens=torch.tensor([1.5, 2])), "cache_seqlens must be whole numbers"),
+        (dict(cache_batch_idx=rows[:1]), r"cache_batch_idx must be int32 \[2\]"),
+        (dict(cache_batch_idx=rows.long()), "cache_batch_idx must be int32"),
+        (dict(cache_batch_idx=[1, 0]), "cache_batch_idx must be a tensor"),
+        (dict(cache_batch_idx=rows + 1), "page_table must name pages from 0 to 1"),
+        ({name: table, "cache_batch_idx": rows}, f"goes with caches without {name}"),
+        ({name: [[0], [1]]}, f"{name} must be a tensor, got list"),
+        ({name: table.long()}, f"{name} must be int32"),
+        ({name: table[0]}, f"{name} must be int32"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=says):
+            module.flash_attn_with_kvcache(
+                **{"q": q, "k_cache": cache, "v_cache": cache, "cache_seqlens": 3, **given}
+            )
+    with pytest.raises(ValueError, match="cu_seqlens_k_new goes with k and v, got none"):
+        fa3.flash_attn_with_kvcache(
+            q, cache, cache, page_table=table, cu_seqlens_k_new=torch.tensor([0, 1, 2]).int()
+        )
+
+
+def test_pages_leave_no_argument_out() -> None:
+    q, cache, table = drawn(5, 4, 8), drawn(8, 4, 2, 8), torch.arange(8).view(2, 4).int()
+    cu = torch.tensor([0, 2, 5]).int()
+    with pytest.raises(ValueError, match="cu_seqlens_k must be a tensor, got NoneType"):
+        fa2.flash_attn_varlen_func(q, cache, cache, cu, None, 3, 16, block_table=table)
+    with pytest.raises(ValueError, match="deterministic must be True or False, got 7"):
+        fa2.flash_attn_varlen_func(
+            q, cache, cache, cu, cu, 3, 16, block_table=table, deterministic=7
+        )
 
 
 @pytest.mark.parametrize("module", [fa2, fa3], ids=["fa2", "fa3"])
@@ -327,7 +389,7 @@ REFUSED = {
     (fa2, "flash_attn_func"): dict(dropout_p=0.1),
     (fa2, "flash_attn_varlen_func"): dict(dropout_p=0.1),
     (fa2, "flash_attn_with_kvcache"): dict(
-        rotary_cos=_T, rotary_sin=_T, cache_batch_idx=_T, cache_leftpad=_T
+        rotary_cos=_T, rotary_sin=_T, cache_leftpad=_T
     ),
     (fa3, "flash_attn_func"): dict(
         qv=_T, q_descale=_T, k_descale=_T, v_descale=_T, attention_chunk=4, sm_margin=1,
@@ -337,7 +399,7 @@ REFUSED = {
         sm_margin=1,
     ),
     (fa3, "flash_attn_with_kvcache"): dict(
-        qv=_T, rotary_cos=_T, rotary_sin=_T, cache_batch_idx=_T, cache_leftpad=_T,
+        qv=_T, rotary_cos=_T, rotary_sin=_T, cache_leftpad=_T,
         cu_seqlens_q=_T, cu_seqlens_k_new=_T, rotary_seqlens=_T, q_descale=_T, k_descale=_T,
         v_descale=_T, attention_chunk=4, sm_margin=1,
     ),
@@ -345,7 +407,7 @@ REFUSED = {
 HONOURED = {
     "softmax_scale", "causal", "window_size", "softcap", "alibi_slopes", "deterministic",
     "return_attn_probs", "return_softmax_lse", "num_splits", "pack_gqa", "scheduler_metadata",
-    "max_seqlen_q", "seqused_k", "cache_seqlens", "k", "v",
+    "max_seqlen_q", "seqused_k", "cache_seqlens", "cache_batch_idx", "k", "v",
     "block_table", "page_table",
     "rotary_interleaved",  # says how to read rotary_cos, which is refused
 }  # fmt: skip

@@ -1,5 +1,6 @@
 """`register_sdpa`: PyTorch's function through the library, and back."""
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -59,6 +60,7 @@ ONWARDS: dict[str, tuple[tuple, dict[str, Any], str]] = {
     "broadcast": ((Q, K[:1], K[:1]), {}, "broadcast"),
     "wide": ((drawn(1, 1, 3, 300), drawn(1, 1, 3, 300), drawn(1, 1, 3, 300)), {}, "above 256"),
     "empty": ((Q[:, :, :0], K, K), {}, "empty"),
+    "infinite scale": ((Q, K, K), dict(scale=math.inf), "not finite"),
 }
 
 
@@ -76,13 +78,44 @@ def test_onwards(name: str, calls: list[dict[str, Any]]) -> None:
     assert reason in str(sdpa.why_not(*args, **options))
     found = F.scaled_dot_product_attention(*args, **options)
     assert not calls
-    torch.testing.assert_close(found, ORIGINAL(*args, **unregistered(options)))
+    wanted = ORIGINAL(*args, **unregistered(options))
+    torch.testing.assert_close(found, wanted, equal_nan=True)
 
 
 def unregistered(options: dict[str, Any]) -> dict[str, Any]:
     """With booleans for a bias, which looks for its function in torch.nn.functional."""
     mask = options.get("attn_mask")
     return options if not hasattr(mask, "_materialize") else {"attn_mask": mask._materialize()}
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_autocast_is_that_of_torch(
+    dtype: torch.dtype, compiled: bool, calls: list[dict[str, Any]]
+) -> None:
+    """float32 and mixed inputs come out in autocast's dtype, as PyTorch casts them."""
+
+    def call(*args: Tensor) -> Tensor:
+        with torch.autocast("cpu", dtype=dtype):
+            return F.scaled_dot_product_attention(*args, is_causal=True)
+
+    torch._dynamo.reset()
+    for args in ((Q, K, K), (Q, K, K.to(dtype)), (Q.half(), K.bfloat16(), K)):
+        ours = torch.compile(call, backend="eager", fullgraph=True) if compiled else call
+        found = ours(*args)
+        with torch.autocast("cpu", dtype=dtype):
+            wanted = ORIGINAL(*args, is_causal=True)
+        assert found.dtype == wanted.dtype == dtype
+        torch.testing.assert_close(found, wanted)
+    assert compiled or len(calls) == 3
+
+
+def test_autocast_leaves_doubles_to_torch(calls: list[dict[str, Any]]) -> None:
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert F.scaled_dot_product_attention(Q.double(), K.double(), K.double()).dtype is (
+            torch.float64
+        )
+    assert not calls
 
 
 def test_dropout_goes_on(calls: list[dict[str, Any]]) -> None:

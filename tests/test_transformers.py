@@ -79,6 +79,24 @@ def test_generated_tokens(name: str, side: str, cache: str | None) -> None:
     assert torch.equal(ours, eager)
 
 
+@pytest.mark.parametrize("name", ["Llama", "GptOss"])
+def test_autocast(name: str) -> None:
+    """Rotary embeddings in float32 beside values in bf16; no further from float32 than
+    twice what eager attention is. What a padding query predicts is of no account."""
+    tokens, mask = padded("left")
+    labels = tokens.masked_fill((mask * mask.roll(1, 1)) == 0, -100)
+    found: dict[str, tuple[Tensor, Tensor]] = {}
+    for how in ("exact", "eager", "aimills"):
+        model = decoder(name, "eager" if how == "exact" else how)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=how != "exact"):
+            out = model(tokens, attention_mask=mask, labels=labels)
+        out.loss.backward()
+        grad = model.model.layers[0].self_attn.q_proj.weight.grad
+        found[how] = out.logits[mask.bool()].float(), grad
+    for exact, eager, ours in zip(*found.values(), strict=True):
+        assert (ours - exact).norm() <= 2 * (eager - exact).norm()
+
+
 def test_gradients_of_a_padded_batch() -> None:
     tokens, mask = padded("left")
     found = []
@@ -195,6 +213,18 @@ def test_holes_in_the_padding() -> None:
 def test_a_batch_without_padding_needs_no_order() -> None:
     mask = make_mask(2, 4, 4, attention_mask=torch.ones(2, 4, dtype=torch.bool))
     assert (mask.used, mask.keys, mask.queries) == (None, None, None)
+
+
+def test_a_mask_goes_where_its_layer_is() -> None:
+    """Models spread over several devices move what a layer is given by `to`."""
+    padding = torch.tensor([[0, 0, 1, 1], [1, 1, 1, 1]]).bool()
+    mask = make_mask(2, 4, 4, attention_mask=padding)
+    away = mask.to("meta", non_blocking=True)
+    assert isinstance(away, Mask)
+    assert (away.shape, away.left, away.right) == (mask.shape, mask.left, mask.right)
+    assert all(t is not None and t.is_meta for t in (away.used, away.keys, away.queries, away.back))
+    assert torch.equal(written_out(mask.to("cpu")), written_out(mask))
+    assert make_mask(2, 4, 4).to("meta").used is None
 
 
 def test_unknown_patterns_are_written_out() -> None:

@@ -8,6 +8,7 @@ from torch import Tensor
 from aimills_kernels._op import describe
 
 DTYPES = {"bf16": torch.bfloat16, "f16": torch.float16, "f32": torch.float32}
+FP8 = (torch.float8_e4m3fn, torch.float8_e5m2)
 MAX_HEAD_DIM = 256
 
 
@@ -16,11 +17,19 @@ def check_qkv(op: str, q: Tensor, k: Tensor, v: Tensor, layout: str) -> None:
     for name, t in (("q", q), ("k", k), ("v", v)):
         if t.dim() != layout.count(",") + 1:
             raise ValueError(f"{op}: {name} must be {layout}, got {describe(t)}")
-        if t.dtype not in DTYPES.values():
-            raise ValueError(f"{op}: {name} must be f16, bf16 or f32, got {describe(t)}")
+        check_dtype(op, name, t)
         if t.dtype != q.dtype:
             raise ValueError(f"{op}: {name} must have the dtype of q, got {describe(t)}")
     check_heads(op, q, k, v)
+
+
+def check_dtype(op: str, name: str, t: Tensor) -> None:
+    if t.dtype in DTYPES.values():
+        return
+    later = ""
+    if t.dtype in FP8:
+        later = "; fp8 attention is not there yet, only caches of e4m3 in attention_paged"
+    raise ValueError(f"{op}: {name} must be f16, bf16 or f32, got {describe(t)}{later}")
 
 
 def check_heads(
@@ -31,7 +40,10 @@ def check_heads(
         raise ValueError(f"{op}: {k_name} must have the head dim of q, {D}, got {describe(k)}")
     for name, dim in (("q", D), (v_name, v.shape[-1])):
         if not 1 <= dim <= MAX_HEAD_DIM:
-            raise ValueError(f"{op}: the head dim of {name} must be 1 to {MAX_HEAD_DIM}, got {dim}")
+            later = "; 512, and latent attention (MLA), are not there yet" if dim else ""
+            raise ValueError(
+                f"{op}: the head dim of {name} must be 1 to {MAX_HEAD_DIM}, got {dim}{later}"
+            )
     if v.shape[-2] != G:
         raise ValueError(f"{op}: {v_name} must have the heads of {k_name}, {G}, got {describe(v)}")
     if G == 0 or H % G != 0:

@@ -140,6 +140,8 @@ def values(
     cache_seqlens: Tensor, cu_seqlens: Tensor | None, k_scale: Tensor | None,
     v_scale: Tensor | None,
 ) -> None:  # fmt: skip
+    if k_cache.numel() and k_cache.data_ptr() == v_cache.data_ptr():
+        raise ValueError(f"{NAME}: v_cache must not be k_cache, both are written to")
     new: int | Tensor = k.shape[1]
     if cu_seqlens is not None:
         check_cu_values(NAME, "cu_seqlens", cu_seqlens, k.shape[0], "the tokens there are")
@@ -280,6 +282,8 @@ ERRORS = (
     Invalid("cu of another batch", edit(cu_seqlens=_ints(0, 1)), "cu_seqlens must be int32",
             base="ragged"),
     Invalid("a scale without fp8", edit(k_scale=lambda a: torch.ones(())), "k_scale goes with"),
+    Invalid("one cache for keys and values", edit(v_cache=lambda a: a["k_cache"]),
+            "v_cache must not be k_cache", value=True),
     Invalid("no room", edit(cache_seqlens=_ints(7, 0)),
             r"cache_seqlens with the new tokens must be 0 to 8, .* got \[9, 2\]", value=True),
     Invalid("a negative length", edit(cache_seqlens=_ints(-1, 0)), "must not be negative, got -1",

@@ -32,12 +32,19 @@ def reference(
          dsinks      like sinks; [0] without
          dslopes     like alibi_slopes if `need_dslopes`; else [0]
     """
-    slopes = None if alibi_slopes is None else alibi_slopes[..., None]
     used, distance, seen = op.pairs_of(q, k, seqused_k, causal, window_left, window_right)
-    scores = op.scores_of(q, k, v, slopes, used, distance, seen, scale, softcap)
-    dq, dk, dv, dsink, dslope = gradients.gradients(
-        scores, distance, dout, o, lse, dlse, sinks, scale, softcap
-    )
+    found = []
+    for heads in op.parts(q, k):
+        *qkv, sink, slopes = heads.of(q, k, v, sinks, alibi_slopes)
+        scores = op.scores_of(*qkv, slopes, used, distance, seen, scale, softcap)
+        mine = heads.query
+        found.append(gradients.gradients(
+            scores, distance, dout[:, :, mine], o[:, :, mine],
+            lse if lse.dim() == 1 else lse[:, mine], None if dlse is None else dlse[:, mine],
+            sink, scale, softcap,
+        ))  # fmt: skip
+    dq, dk, dv = (torch.cat([each[i] for each in found], 2) for i in range(3))
+    dsink, dslope = (torch.cat([each[i] for each in found], 1) for i in (3, 4))
     _, _, _, dsinks, dslopes = gradients.empty_grads(q, k, v, sinks, alibi_slopes, need_dslopes)
     if sinks is not None:
         dsinks = dsink.sum((0, 2)).to(sinks.dtype)

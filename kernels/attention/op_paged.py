@@ -15,6 +15,7 @@ from aimills_kernels.kernels.attention.cases_paged import CASES, ERRORS
 from aimills_kernels.kernels.attention.checks import (
     DTYPES,
     check_cu_values,
+    check_dtype,
     check_extras,
     check_heads,
     check_scalars,
@@ -121,8 +122,7 @@ def fake(
     if q.dim() != dims:
         layout = "[tokens, heads, dim] with cu_seqlens_q" if packed else "[batch, seq, heads, dim]"
         raise ValueError(f"{NAME}: q must be {layout}, got {describe(q)}")
-    if q.dtype not in DTYPES.values():
-        raise ValueError(f"{NAME}: q must be f16, bf16 or f32, got {describe(q)}")
+    check_dtype(NAME, "q", q)
     check_cache(NAME, k_cache, v_cache, q.dtype, "q")
     check_heads(NAME, q, k_cache, v_cache, "k_cache", "v_cache")
     B = page_table.shape[0] if page_table.dim() else 0

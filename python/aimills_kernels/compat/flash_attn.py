@@ -17,6 +17,7 @@ from typing import Any
 from torch import Tensor
 
 from aimills_kernels.compat._shared import refuse, unpack, with_cache
+from aimills_kernels.ops._flags import check_bools
 from aimills_kernels.ops.attention import attention, attention_varlen
 from aimills_kernels.ops.paged import attention_paged
 
@@ -31,9 +32,7 @@ def flash_attn_func(
 ) -> Any:  # fmt: skip
     """`attention`. With `return_attn_probs`: (out, lse, None); the probabilities themselves exist
     only under dropout, which is refused."""
-    refuse(
-        "flash_attn_func", dropout_p=(dropout_p, 0.0)
-    )  # fmt: skip
+    refuse("flash_attn_func", dropout_p=(dropout_p, 0.0))
     options: dict[str, Any] = dict(
         causal=causal, scale=softmax_scale, window=window_size, softcap=softcap,
         alibi_slopes=alibi_slopes, return_lse=return_attn_probs,
@@ -88,6 +87,10 @@ def flash_attn_varlen_func(
         options["deterministic"] = deterministic
         found = attention_varlen(q, k, v, cu_seqlens_q, cu_seqlens_k, **options)
     else:
+        check_bools("flash_attn_varlen_func", deterministic=deterministic)
+        if not isinstance(cu_seqlens_k, Tensor):
+            got = type(cu_seqlens_k).__name__
+            raise ValueError(f"flash_attn_varlen_func: cu_seqlens_k must be a tensor, got {got}")
         found = attention_paged(
             q, k, v, block_table, cu_seqlens_k.diff(), cu_seqlens_q=cu_seqlens_q, **options
         )
@@ -135,17 +138,18 @@ def flash_attn_with_kvcache(
     num_splits: int = 0, return_softmax_lse: bool = False,
 ) -> Any:  # fmt: skip
     """Append k and v to the caches in place, at `cache_seqlens`, and attend to what they hold then.
-    With `block_table` the caches are pages, of any size. No gradient passes.
+    `cache_batch_idx` says which row of the caches each sequence has; with `block_table` the caches
+    are pages, of any size. No gradient passes.
 
     `num_splits` only says how the work is divided, and is left to this library.
     """
     name = "flash_attn_with_kvcache"
     refuse(
         name, rotary_cos=(rotary_cos, None), rotary_sin=(rotary_sin, None),
-        cache_batch_idx=(cache_batch_idx, None), cache_leftpad=(cache_leftpad, None),
+        cache_leftpad=(cache_leftpad, None),
     )  # fmt: skip
     return with_cache(
-        name, q, k_cache, v_cache, k, v, cache_seqlens, block_table, causal=causal,
-        scale=softmax_scale, window=window_size, softcap=softcap, alibi_slopes=alibi_slopes,
-        return_lse=return_softmax_lse,
+        name, q, k_cache, v_cache, k, v, cache_seqlens, block_table, "block_table",
+        rows=cache_batch_idx, causal=causal, scale=softmax_scale, window=window_size,
+        softcap=softcap, alibi_slopes=alibi_slopes, return_lse=return_softmax_lse,
     )  # fmt: skip

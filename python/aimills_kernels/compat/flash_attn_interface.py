@@ -105,13 +105,13 @@ def flash_attn_with_kvcache(
     return_softmax_lse: bool = False,
 ) -> Any:  # fmt: skip
     """Append k and v to the caches in place, at `cache_seqlens`, and attend to what they hold then.
-    With `page_table` the caches are pages, of any size, and `cu_seqlens_q` and `cu_seqlens_k_new`
-    pack queries and new keys of several lengths. No gradient passes."""
+    `cache_batch_idx` says which row of the caches each sequence has; with `page_table` the caches
+    are pages, of any size, and `cu_seqlens_q` and `cu_seqlens_k_new` pack queries and new keys of
+    several lengths. No gradient passes."""
     name = "flash_attn_with_kvcache"
     refuse(
         name, qv=(qv, None), rotary_cos=(rotary_cos, None), rotary_sin=(rotary_sin, None),
-        cache_batch_idx=(cache_batch_idx, None), cache_leftpad=(cache_leftpad, None),
-        rotary_seqlens=(rotary_seqlens, None),
+        cache_leftpad=(cache_leftpad, None), rotary_seqlens=(rotary_seqlens, None),
         q_descale=(q_descale, None), k_descale=(k_descale, None), v_descale=(v_descale, None),
         attention_chunk=(attention_chunk, 0), sm_margin=(sm_margin, 0),
     )  # fmt: skip
@@ -121,8 +121,8 @@ def flash_attn_with_kvcache(
             cu_seqlens_k_new=(cu_seqlens_k_new, None),
         )  # fmt: skip
     return with_cache(
-        name, q, k_cache, v_cache, k, v, cache_seqlens, page_table, cu_seqlens_k_new,
-        cu_seqlens_q=cu_seqlens_q, causal=causal, scale=softmax_scale,
+        name, q, k_cache, v_cache, k, v, cache_seqlens, page_table, "page_table", cu_seqlens_k_new,
+        cache_batch_idx, cu_seqlens_q=cu_seqlens_q, causal=causal, scale=softmax_scale,
         window=window_size, softcap=softcap, return_lse=return_softmax_lse,
     )  # fmt: skip
 

@@ -8,7 +8,7 @@ the whole mask is made as booleans, which is right for any of them, and slower.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -42,6 +42,13 @@ class Mask(BlockMask):
     def shape(self) -> tuple[int, int, int, int]:  # type: ignore[override]
         """[B, 1, M, N], as of the mask written out."""
         return self.sizes
+
+    def to(self, device: Any, non_blocking: bool = False) -> Mask:
+        """On the device of the layer that it is given to, where a model is spread over several."""
+        tensors = {n: getattr(self, n) for n in ("used", "keys", "queries", "back")}
+        moved = {n: t.to(device, non_blocking=non_blocking) for n, t in tensors.items()
+                 if t is not None}  # fmt: skip
+        return replace(self, **moved)
 
     def __str__(self) -> str:
         return repr(self)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
+import math
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from aimills_kernels.integrations._autocast import autocast_dtype
 from aimills_kernels.kernels.attention.checks import DTYPES, MAX_HEAD_DIM
 from aimills_kernels.ops.attention import attention
 
@@ -59,7 +61,7 @@ def register_sdpa() -> Registration:
         args = (query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa)
         if why_not(*args) is not None:
             return _onwards(before, *args)
-        q, k, v = (t.transpose(1, 2) for t in (query, key, value))
+        q, k, v = (t.to(autocast_dtype(t)).transpose(1, 2) for t in (query, key, value))
         causal = is_causal or attn_mask is not None
         return attention(q, k, v, causal=causal, scale=scale).transpose(1, 2)
 
@@ -92,7 +94,8 @@ def why_not(
     if any(t.dim() != 4 for t in tensors):
         return "query, key and value must have four dims"
     (B, H, M, D), (G, N) = query.shape, key.shape[1:3]
-    if query.dtype not in DTYPES.values() or key.dtype != query.dtype or value.dtype != query.dtype:
+    dtypes = {autocast_dtype(t) for t in tensors}
+    if len(dtypes) > 1 or not dtypes <= set(DTYPES.values()):
         return "dtypes must be one of f16, bf16 and f32"
     if key.shape[0] != B or value.shape[:3] != key.shape[:3] or key.shape[3] != D:
         return "shapes are to be broadcast, or don't fit"
@@ -106,6 +109,8 @@ def why_not(
         return "attention has no dropout"
     if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
         return "a gradient is wanted"
+    if scale is not None and not math.isfinite(scale):
+        return "the scale is not finite"
     if is_causal and M != N:
         return "is_causal is aligned top-left, attention bottom-right"
     return None if attn_mask is None else _other_mask(attn_mask, is_causal, M, N)

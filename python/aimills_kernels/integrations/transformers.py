@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from aimills_kernels.integrations._autocast import autocast_dtype
 from aimills_kernels.integrations._masks import Mask, make_mask
 from aimills_kernels.kernels.attention.op import attend
 from aimills_kernels.ops.attention import attention, attention_varlen
@@ -62,7 +63,8 @@ def forward(
 ) -> tuple[Tensor, None]:
     """query [B, H, M, D], key [B, G, N, D], value [B, G, N, Dv] -> [B, M, H, Dv] and no weights."""
     _refuse(dropout, others)
-    q, k, v = (t.transpose(1, 2) for t in (query, key, value))
+    # Under autocast rotary embeddings leave queries and keys in float32, and values in 16 bits.
+    q, k, v = (t.to(autocast_dtype(t)).transpose(1, 2) for t in (query, key, value))
     if s_aux is not None and s_aux.dtype not in (torch.float32, q.dtype):
         s_aux = s_aux.to(q.dtype)
     shared: dict[str, Any] = dict(scale=scaling, softcap=softcap or 0.0, sinks=s_aux)

@@ -189,8 +189,8 @@ def kv_append(
 
     Raises:
         ValueError: shapes, dtypes or devices do not fit, or a cache requires a gradient; the
-            message names the argument. Lengths, pages, scales and whether each token has a place of
-            its own are looked at on a CPU, and with AIMILLS_CHECK=1 on a GPU. Without it a token
+            message names the argument. Lengths, pages, scales, and whether each element has a place
+            of its own are looked at on a CPU, and with AIMILLS_CHECK=1 on a GPU. Without it a token
             beyond the table, or of a page out of range, is not written.
 
     Gradients don't pass through the cache.
