@@ -16,12 +16,14 @@ from aimills_kernels.accept.judge import judge
 from aimills_kernels.accept.simulate import FAULTS, MODELS, layout, simulate, write
 from aimills_kernels.accept.simulate.faults import Conditions, conditions
 from aimills_kernels.accept.simulate.models import Layout
+from aimills_kernels.accept.simulate.node import _FABRIC
 from aimills_kernels.accept.simulate.schedule import collective_seconds, expected_seconds
 from aimills_kernels.cli import main
 
 NAMES = {
     "slow-gpu", "all-slow", "throttle-0x4", "throttle-0x48", "throttle-0x80", "ecc", "bit-flip",
-    "nan", "hot-hbm", "missing-gpu", "dead-rank", "hang", "crash", "clock-jump", "lost-counter",
+    "nan", "hot-hbm", "missing-gpu", "dead-rank", "hang", "slow-link", "crash", "clock-jump",
+    "lost-counter",
 }  # fmt: skip
 PODS = ("h200x4", "h100x8", "b200x4", "a100x8", "gb200x4", "l40sx4", "h200x2*3")
 MANY = 200
@@ -29,8 +31,9 @@ _ALL_REDUCE = "collective.all_reduce"
 
 
 def code(name: str, fault: str | None, seed: int, profile: str = "quick") -> int:
-    made = simulate(layout(name), fault=fault, seed=seed, profile=profile)
-    return code_of(judge(made, criteria_of(name)))
+    own = criteria_of(name)
+    made = simulate(layout(name), fault=fault, seed=seed, profile=profile, criteria=own)
+    return code_of(judge(made, own))
 
 
 def criteria_of(name: str) -> Criteria:
@@ -39,7 +42,8 @@ def criteria_of(name: str) -> Criteria:
     found = load(pod.model.criteria)
     known = any(r.metric == _ALL_REDUCE and r.spans(pod.nodes) and r.applies_to(pod.world)
                 for r in found.rules)  # fmt: skip
-    own = Rule("ours", _ALL_REDUCE, "floor", 1e9, "ours", gpus=(2, None),
+    rate = _FABRIC if pod.nodes > 1 else next(iter(pod.model.all_reduce.values()), 1.0)
+    own = Rule("ours", _ALL_REDUCE, "floor", 0.5 * rate, "ours", gpus=(2, None),
                nodes=(pod.nodes, None))  # fmt: skip
     return found if known else dataclasses.replace(found, rules=(*found.rules, own))
 
@@ -93,9 +97,9 @@ def test_false_rejects_of_many_healthy_pods() -> None:
 def misses(name: str, fault: str, seed: int, profile: str) -> str | None:
     """What the judge gets wrong of a pod with this fault: the verdict, or the place."""
     pod, known = layout(name), FAULTS[fault]
-    findings = list(
-        judge(simulate(pod, fault=fault, seed=seed, profile=profile), criteria_of(name))
-    )
+    own = criteria_of(name)
+    made = simulate(pod, fault=fault, seed=seed, profile=profile, criteria=own)
+    findings = list(judge(made, own))
     if (got := code_of(findings)) != known.code:
         return f"{name} {seed} {profile}: {got}"
     rng = random.Random(f"{seed}/{fault}/{pod.name}")  # as entries_of
@@ -106,10 +110,22 @@ def misses(name: str, fault: str, seed: int, profile: str) -> str | None:
     return f"{name} {seed} {profile}: none of {places} in {bad}"
 
 
+def _named(pod: Layout, bad: Conditions) -> str:
+    """The words for the only link that is slow."""
+    ends = sorted({rank // pod.gpus for pair in bad.links for rank in pair})
+    if len(bad.links) > 1:
+        return "what links node node-{} and node node-{} is bad".format(*ends)
+    ((a, b),) = bad.links
+    said = [f"rank {r} (node node-{r // pod.gpus})" for r in (a, b)]
+    return "the link between {} and {} is bad".format(*said)
+
+
 def spoiled(pod: Layout, bad: Conditions) -> list[str]:
     """The names of the devices that have the fault; of the node where it has lost one."""
     ranks = {rank for rank, _ in (*bad.factors, *bad.values)}
     ranks |= {*bad.gone, *bad.cut, *bad.flipped, *bad.nans, *bad.hung.values()}
+    if bad.links:
+        return [_named(pod, bad)]
     nodes = {rank // pod.gpus for rank in (*bad.absent, *bad.gone, *bad.cut)} | {*bad.jumps}
     return [f"node-{r // pod.gpus} cuda:{r % pod.gpus}" for r in sorted(ranks)] + [
         f"node-{node}" for node in sorted(nodes)

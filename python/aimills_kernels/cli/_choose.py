@@ -108,7 +108,7 @@ def directory(text: str) -> Path:
         # Of a name of its own, as the ranks of a pod try the same folder at the same time.
         handle, probe = tempfile.mkstemp(prefix=".aimills-probe", dir=path)
         os.close(handle)
-        os.unlink(probe)
+        Path(probe).unlink()
     except OSError as error:
         raise UsageError(f"can't write to the folder {text!r}: {error.strerror or error}") from None
     return path

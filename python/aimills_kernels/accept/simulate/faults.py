@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from aimills_kernels.accept.findings import ACCEPTED, INCOMPLETE, REJECTED
-from aimills_kernels.accept.metrics import HIGHER, METRICS, THROTTLES
+from aimills_kernels.accept.metrics import HIGHER, METRICS, THROTTLES, is_collective_rate
 from aimills_kernels.accept.simulate.models import Layout
 from aimills_kernels.accept.simulate.schedule import steps
 from aimills_kernels.harness.reasons import REASONS
@@ -29,6 +29,7 @@ class Conditions:
     gone      ranks without a journal; absent: GPUs that their node does not have
     cut       a rank whose process ends in the middle of this stage; torn: in the middle of a line
     hung      stages that the other ranks wait for in vain
+    links     how many times slower a pair of ranks is
     jumps     seconds by which the clock of a node is set forward, from this stage on
     """
 
@@ -40,6 +41,7 @@ class Conditions:
     cut: dict[int, str] = field(default_factory=dict)
     torn: bool = False
     hung: dict[str, int] = field(default_factory=dict)
+    links: dict[tuple[int, int], float] = field(default_factory=dict)
     jumps: dict[int, tuple[str, float]] = field(default_factory=dict)
     flipped: set[int] = field(default_factory=set)
     nans: set[int] = field(default_factory=set)
@@ -133,6 +135,20 @@ def _hang(c: Conditions, pod: Layout, rng: random.Random, profile: str) -> None:
     c.hung["interconnect"] = rank
 
 
+def _slow_link(c: Conditions, pod: Layout, rng: random.Random, profile: str) -> None:
+    """What links two nodes, where others tell that it is slow; else what links two GPUs."""
+    if pod.nodes > 2:
+        nodes = sorted(rng.sample(range(pod.nodes), 2))
+        one, other = ([*range(n * pod.gpus, (n + 1) * pod.gpus)] for n in nodes)
+    else:
+        one, other = ([rank] for rank in sorted(rng.sample(range(pod.world), 2)))
+    c.links = {(a, b): 20.0 for a in one for b in other}
+    c.factors = {(rank, m): 0.2 for rank in range(pod.world)
+                 for m in METRICS if is_collective_rate(m)}  # fmt: skip
+    beside = {rank for a, b in c.links if a // pod.gpus == b // pod.gpus for rank in (a, b)}
+    c.factors |= {(rank, "link.p2p"): 0.05 for rank in beside}
+
+
 def _crash(c: Conditions, pod: Layout, rng: random.Random, profile: str) -> None:
     """A whole node, in the middle of a line of its journals."""
     node = rng.randrange(pod.nodes)
@@ -171,6 +187,8 @@ FAULTS: dict[str, Fault] = {
     "missing-gpu": Fault("one node has a GPU less", _missing_gpu, least=2),
     "dead-rank": Fault("the process of one GPU dies", _dead_rank, least=2),
     "hang": Fault("one GPU hangs in a collective", _hang, least=2),
+    "slow-link": Fault("what links two nodes or two GPUs is slow, and nothing fails", _slow_link,
+                       least=3, stage="interconnect"),
     "crash": Fault("a node crashes in the middle", _crash, gpu=False),
     "clock-jump": Fault("the clock of a node is set while it runs", _clock_jump, INCOMPLETE,
                         gpu=False),
