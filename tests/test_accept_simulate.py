@@ -11,10 +11,19 @@ import pytest
 
 from aimills_kernels.accept import evidence, journal
 from aimills_kernels.accept.criteria import Criteria, Rule, choose, load
-from aimills_kernels.accept.findings import ACCEPTED, FAIL, INCOMPLETE, UNKNOWN, code_of
+from aimills_kernels.accept.findings import (
+    ACCEPTED,
+    FAIL,
+    INCOMPLETE,
+    PASS,
+    REJECTED,
+    UNKNOWN,
+    WARN,
+    code_of,
+)
 from aimills_kernels.accept.judge import judge
 from aimills_kernels.accept.simulate import FAULTS, MODELS, layout, simulate, write
-from aimills_kernels.accept.simulate.faults import Conditions, conditions
+from aimills_kernels.accept.simulate.faults import Conditions, conditions, fault_of
 from aimills_kernels.accept.simulate.models import Layout
 from aimills_kernels.accept.simulate.node import _FABRIC
 from aimills_kernels.accept.simulate.schedule import collective_seconds, expected_seconds
@@ -78,6 +87,41 @@ def test_healthy_pods_are_accepted(name: str, profile: str) -> None:
 def test_each_fault_is_found(fault: str) -> None:
     for seed, name in enumerate(("h200x4", "l40sx4", "h200x2*3")):
         assert code(name, fault, seed) == FAULTS[fault].code, (name, seed)
+
+
+@pytest.mark.parametrize(
+    ("word", "rule", "status", "verdict"),
+    [
+        ("0x0", None, None, ACCEPTED),
+        ("0x1", "throttle.idle", WARN, ACCEPTED),
+        ("0x2", "throttle.applications-clocks", WARN, ACCEPTED),
+        ("0x4", None, None, ACCEPTED),
+        ("0x8", "throttle.hw-slowdown", FAIL, REJECTED),
+        ("0x10", "throttle.sync-boost", WARN, ACCEPTED),
+        ("0x20", "throttle.sw-thermal", FAIL, REJECTED),
+        ("0x40", "throttle.hw-thermal", FAIL, REJECTED),
+        ("0x80", "throttle.power-brake", FAIL, REJECTED),
+        ("0x100", "throttle.display-clock", WARN, ACCEPTED),
+        ("0x200", "throttle.board-limit", FAIL, REJECTED),
+        ("0x400", "throttle.reliability", WARN, ACCEPTED),
+        ("0x800", "counter.reasons", UNKNOWN, INCOMPLETE),
+        ("0x8000000000000000", "counter.reasons", UNKNOWN, INCOMPLETE),
+    ],
+)
+def test_each_bit_of_a_word_of_reasons_counts_alone_and_beside_others(
+    word: str, rule: str | None, status: str | None, verdict: int
+) -> None:
+    """Of one GPU of four. What it says is the same where 0x2 and 0x100 are set as well."""
+    beside = {("throttle.applications-clocks", WARN), ("throttle.display-clock", WARN)}
+    own = {(rule, status)} - {(None, None)}
+    for mask, expected in ((int(word, 16), own), (int(word, 16) | 0x102, own | beside)):
+        made = simulate(layout("h200x4"), fault=f"throttle-{mask:#x}", seed=3)
+        findings = judge(made, load("h200"))
+        assert code_of(findings) == verdict
+        assert fault_of(f"throttle-{mask:#x}").code == verdict  # type: ignore[union-attr]
+        told = {(f.rule, f.status) for f in findings if f.status != PASS
+                and f.rule.startswith(("throttle.", "counter."))}  # fmt: skip
+        assert told == expected
 
 
 @pytest.mark.parametrize("fault", ["bit-flip", "nan", "crash", "clock-jump", "lost-counter"])
@@ -204,6 +248,8 @@ def test_models_have_criteria_that_know_them(name: str) -> None:
         (["--simulate", "h200x8*2", "--nodes", "3"], "already says"),
         (["--simulate", "h200x8", "--nodes", "0"], "is not a number of nodes"),
         (["--simulate", "h200x8", "--fault", "none"], "there is no fault"),
+        (["--simulate", "h200x8", "--fault", "throttle-0xg"], "throttle-0x with any word"),
+        (["--simulate", "h200x8", "--fault", "throttle-0x10000000000000000"], "any word"),
         (["--simulate", "cpu", "--fault", "ecc"], "a CPU can't have ecc"),
         (["--simulate", "h200x1", "--fault", "hang"], "needs 2 devices"),
         (["--fault", "ecc"], "go with --simulate"),

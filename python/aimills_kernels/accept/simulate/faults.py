@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,7 +12,7 @@ from aimills_kernels.accept.findings import ACCEPTED, INCOMPLETE, REJECTED
 from aimills_kernels.accept.metrics import HIGHER, METRICS, THROTTLES, is_collective_rate
 from aimills_kernels.accept.simulate.models import Layout
 from aimills_kernels.accept.simulate.schedule import steps
-from aimills_kernels.harness.reasons import REASONS
+from aimills_kernels.harness.reasons import BITS, UNKNOWN
 
 _SLOWED = [m for m, known in METRICS.items() if known.better == HIGHER and
            m.partition(".")[0] in ("memory", "gemm", "burn", "energy", "work")]  # fmt: skip
@@ -77,7 +78,7 @@ def _power_cap(c: Conditions, pod: Layout, rng: random.Random, profile: str) -> 
 
 def _throttled(mask: int) -> Callable[..., None]:
     """One GPU, slowed so little that only the reasons tell it."""
-    metrics = [name for name in THROTTLES if mask & REASONS[name]]
+    metrics = [name for name in THROTTLES if mask & BITS[name]]
 
     def inject(c: Conditions, pod: Layout, rng: random.Random, profile: str) -> None:
         rank = rng.randrange(pod.world)
@@ -197,14 +198,37 @@ FAULTS: dict[str, Fault] = {
 }  # fmt: skip
 
 
+_WORD = re.compile(r"throttle-0x([0-9a-f]{1,16})")
+# What the criteria of every GPU reject; other names only warn, or say nothing.
+_REJECTED = ("hw_slowdown", "sw_thermal_slowdown", "hw_thermal_slowdown",
+             "hw_power_brake_slowdown", "board_limit")  # fmt: skip
+
+
+def fault_of(name: str) -> Fault | None:
+    """One of `FAULTS`, or any word of reasons that a driver may tell, as throttle-0x2."""
+    word = _WORD.fullmatch(name)
+    if name in FAULTS or word is None:
+        return FAULTS.get(name)
+    mask = int(word[1], 16)
+    code = INCOMPLETE if mask & BITS[UNKNOWN] else ACCEPTED
+    code = REJECTED if any(mask & BITS[n] for n in _REJECTED) else code
+    said = ", ".join(n for n in THROTTLES if mask & BITS[n]) or "none"
+    return Fault(
+        f"one GPU's reasons for low clocks are {said}", _throttled(mask), code, stage="burn"
+    )
+
+
 def conditions(name: str | None, pod: Layout, rng: random.Random, profile: str) -> Conditions:
     """ValueError: a sentence, where this pod can't have this fault."""
     made = Conditions()
     if name is None:
         return made
-    fault = FAULTS.get(name)
+    fault = fault_of(name)
     if fault is None:
-        raise ValueError(f"--fault: there is no fault {name!r}; there are {', '.join(FAULTS)}")
+        raise ValueError(
+            f"--fault: there is no fault {name!r}; there are {', '.join(FAULTS)}, and throttle-0x "
+            "with any word in small hexadecimal digits"
+        )
     if fault.gpu and pod.model.cpu:
         raise ValueError(f"--fault: a CPU can't have {name}: {fault.title}")
     if pod.world < fault.least:
