@@ -5,7 +5,8 @@
 AIMILLS_TEST_FAULT is "<what>:<rank>:<stage>": kill, stop, hang, break; fill: the disk is full;
 nap: it takes long, and listens;
 deaf: it waits as in a driver, where no signal gets it out, and its limit is near.
-"broken" and "slow" are of a pair, as 1+2, or of a rank with everyone, in each all-reduce over gloo.
+"broken" and "slow" are of a pair, as 1+2, or of a rank with everyone, in each all-reduce over gloo;
+"lag" is a link that is slow and fails nobody.
 """
 
 from __future__ import annotations
@@ -24,9 +25,11 @@ from aimills_kernels.accept import limit, run, session, together
 from aimills_kernels.accept.context import Context, StageSpec
 from aimills_kernels.cli import accept, main
 
+FAULT = "AIMILLS_TEST_FAULT"
+
 
 def _faulty(ctx: Context) -> None:
-    what, rank, stage = os.environ.get("AIMILLS_TEST_FAULT", "none:0:none").split(":")
+    what, rank, stage = os.environ.get(FAULT, "none:0:none").split(":")
     if stage != ctx.stage or os.environ.get("RANK", "0") != rank:
         return
     if what == "kill":
@@ -61,8 +64,14 @@ def _alone(ctx: Context) -> str:
 def _sum(ctx: Context) -> str:
     _faulty(ctx)
     assert ctx.group is not None
-    held = torch.ones(1)
-    dist.all_reduce(held, group=ctx.group.data)
+    held, seconds = torch.ones(1), []
+    for _ in range(3):
+        begin = time.perf_counter()
+        dist.all_reduce(held.fill_(1), group=ctx.group.data)
+        seconds.append(time.perf_counter() - begin)
+    rate = torch.tensor([held.nbytes / min(seconds)])
+    honest(rate, dist.ReduceOp.MIN, group=ctx.group.control)
+    ctx.measure("collective.all_reduce", float(rate), ranks=ctx.group.world)
     return f"{int(held)} ranks"
 
 
@@ -71,9 +80,11 @@ honest = dist.all_reduce
 
 def _bad_link(held: torch.Tensor, *more: Any, group: Any = None, **options: Any) -> Any:
     """The rank that has the fault fails or is slow in what it does with the others that have it."""
-    what, who, _ = os.environ.get("AIMILLS_TEST_FAULT", "none:0:none").split(":")
+    what, who, _ = os.environ.get(FAULT, "none:0:none").split(":")
     bad, here = {*map(int, who.split("+"))}, {*dist.get_process_group_ranks(group)}
-    if what in ("broken", "slow") and bad <= here and dist.get_rank() == max(bad):
+    if what in ("broken", "slow", "lag") and bad <= here and dist.get_rank() == max(bad):
+        if what == "lag":
+            time.sleep(1.0)
         if what == "slow":  # of all ranks beyond their patience, of a pair within its time-out
             time.sleep(12 if len(here) == dist.get_world_size() else 0.5)
         if what == "broken":
@@ -82,8 +93,8 @@ def _bad_link(held: torch.Tensor, *more: Any, group: Any = None, **options: Any)
 
 
 dist.all_reduce = _bad_link
-together._PAIR_S, together._PATIENCE = 8.0, 0.0
-if os.environ.get("AIMILLS_TEST_FAULT", "").startswith("deaf"):
+together._PAIR_S, together._PATIENCE = 8.0, 60.0 if "lag" in os.environ.get(FAULT, "") else 0.0
+if os.environ.get(FAULT, "").startswith("deaf"):
     limit._MORE_S, limit._LAST_S = 4.0, 1.0
 run.STAGES = run.EVERY = (
     StageSpec("first", "First", _alone, {"quick": 5}),

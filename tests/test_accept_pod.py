@@ -12,7 +12,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,6 @@ from aimills_kernels.accept import (
     judged,
     launch,
     limit,
-    pairs,
     preflight,
     rank,
     run,
@@ -134,83 +132,6 @@ def test_a_dead_rank_is_not_waited_for() -> None:
     meeting = _meetings(2, 600.0)[0]
     meeting.store.set(DEAD, "[1]")
     assert meeting.meet("x").missing == (1,)
-
-
-# ---- pairs
-
-
-@pytest.mark.parametrize("world", [2, 3, 4, 7, 8])
-def test_everyone_meets_everyone_once(world: int) -> None:
-    rounds = pairs.schedule(world)
-    met = [p for found in rounds for p in found]
-    assert sorted(met) == [(a, b) for a in range(world) for b in range(a + 1, world)]
-    for found in rounds:
-        assert len({r for p in found for r in p}) == 2 * len(found)
-
-
-def test_rounds_are_bounded_in_a_large_pod() -> None:
-    rounds = pairs.schedule(4096)
-    assert len(rounds) == pairs.MOST_ROUNDS
-    assert all(len(found) == 2048 for found in rounds)
-
-
-def _times(world: int, bad: dict[tuple[int, int], float | None]) -> dict[Any, float | None]:
-    return {p: bad.get(p, 1.0) for found in pairs.schedule(world) for p in found}
-
-
-@pytest.mark.parametrize(
-    ("bad", "ranks", "links"),
-    [
-        ({}, (), ()),
-        ({(0, 2): 9.0}, (), ((0, 2),)),
-        ({(1, 3): None}, (), ((1, 3),)),
-        ({(0, 2): None, (1, 2): None, (2, 3): 9.0}, (2,), ()),
-        ({(0, 2): 9.0, (1, 2): 9.0, (2, 3): 9.0}, (2,), ()),
-    ],
-)
-def test_blame(bad: dict[Any, float | None], ranks: tuple, links: tuple) -> None:
-    assert pairs.blame(_times(4, bad)) == pairs.Blame(ranks, links)
-
-
-def _of_nodes(bad: Callable[[int, int], bool], nodes: int = 3, each: int = 2) -> pairs.Blame:
-    """Pairs within a node are ten times as fast as those between nodes."""
-    every = [pair for found in pairs.schedule(nodes * each) for pair in found]
-    well = {(a, b): 1.0 if a // each == b // each else 10.0 for a, b in every}
-    times = {pair: None if bad(*pair) else well[pair] for pair in every}
-    return pairs.blame(times, node=lambda r: f"n{r // each}")
-
-
-def test_the_links_between_nodes_are_slow_by_nature() -> None:
-    assert _of_nodes(lambda a, b: False) == pairs.Blame()
-    assert _of_nodes(lambda a, b: False, 2, 8) == pairs.Blame()
-
-
-def test_a_bad_node_is_named_and_not_its_ranks() -> None:
-    cut = _of_nodes(lambda a, b: (a // 2 == 1) != (b // 2 == 1))
-    assert cut == pairs.Blame(nodes=("n1",))
-    assert "node n1 is bad with most of the other nodes" in cut.text(str)
-    two = _of_nodes(lambda a, b: (a < 4) != (b < 4), 2, 4)
-    assert two == pairs.Blame(node_links=(("n0", "n1"),))
-    assert _of_nodes(lambda a, b: 3 in (a, b)) == pairs.Blame(ranks=(3,))
-    assert _of_nodes(lambda a, b: (a, b) == (0, 5)) == pairs.Blame(links=((0, 5),))
-
-
-def test_a_bad_link_is_found_by_all_ranks() -> None:
-    meetings, found = _meetings(4, 20.0), {}
-
-    def talk(me: int, peer: int) -> float | None:
-        return None if {me, peer} == {1, 2} else 1.0
-
-    def work(me: int) -> None:
-        found[me] = pairs.measured(meetings[me], lambda peer: talk(me, peer), "p", 20.0)
-
-    threads = [threading.Thread(target=work, args=(r,)) for r in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
-    assert {pairs.blame(times).links for times in found.values()} == {((1, 2),)}
-    assert len(found) == 4
 
 
 # ---- one rank
@@ -563,6 +484,49 @@ def test_a_bad_pair_is_named_by_pairs_that_really_talk(
     assert code == report["exit_code"] == 1
     (reason,) = [r for r in report["reasons"] if "in pairs: " in r]
     assert reason.endswith(f"in pairs: {said}")
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(
+    ("who", "said"),
+    [("1+2", "the link between rank 1 (node N) and rank 2 (node N) is bad"),
+     ("2", "rank 2 (node N) is bad with most of its partners"),
+     (None, "no pair stands out")],
+)  # fmt: skip
+def test_a_link_that_is_slow_and_fails_nobody_is_named(
+    tmp_path: Path, who: str | None, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four bytes take some milliseconds, and over the slow link a second. A floor that nothing
+    reaches has a healthy pod searched as well."""
+    monkeypatch.setenv("NODE_NAME", "N")
+    floor = "8 B/s" if who else "1 TB/s"
+    own = tmp_path / "own.toml"
+    own.write_text(_WITH_FLOOR.format(base=CRITERIA, floor=floor))
+    words = ["--ranks", "4", "--wait", "60", "--criteria", str(own)]
+    code, report = _pod(tmp_path / "out", *words, fault=f"lag:{who}:sum" if who else "")
+    assert code == report["exit_code"] == 1
+    (event,) = [e for e in report["events"] if e["name"] == "pairs"]
+    assert f"in pairs: {said} (" in event["text"]
+    named = [r for r in report["reasons"] if "in pairs: " in r]
+    assert len(named) == (1 if who else 0)
+    (last,) = [s for s in report["stages"] if s["name"] == "last"]
+    assert (last["status"], last["devices"]) == ("passed", 4)
+
+
+_WITH_FLOOR = """
+schema = 1
+name = "own"
+version = "1"
+title = "a CPU with a floor"
+extends = "{base}"
+[sources]
+ours = "made up"
+[rules."ours"]
+metric = "collective.all_reduce"
+floor = "{floor}"
+gpus = "2+"
+source = "ours"
+"""
 
 
 @pytest.mark.full

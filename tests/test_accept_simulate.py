@@ -11,17 +11,28 @@ import pytest
 
 from aimills_kernels.accept import evidence, journal
 from aimills_kernels.accept.criteria import Criteria, Rule, choose, load
-from aimills_kernels.accept.findings import ACCEPTED, FAIL, INCOMPLETE, UNKNOWN, code_of
+from aimills_kernels.accept.findings import (
+    ACCEPTED,
+    FAIL,
+    INCOMPLETE,
+    PASS,
+    REJECTED,
+    UNKNOWN,
+    WARN,
+    code_of,
+)
 from aimills_kernels.accept.judge import judge
 from aimills_kernels.accept.simulate import FAULTS, MODELS, layout, simulate, write
-from aimills_kernels.accept.simulate.faults import Conditions, conditions
+from aimills_kernels.accept.simulate.faults import Conditions, conditions, fault_of
 from aimills_kernels.accept.simulate.models import Layout
+from aimills_kernels.accept.simulate.node import _FABRIC
 from aimills_kernels.accept.simulate.schedule import collective_seconds, expected_seconds
 from aimills_kernels.cli import main
 
 NAMES = {
     "slow-gpu", "all-slow", "throttle-0x4", "throttle-0x48", "throttle-0x80", "ecc", "bit-flip",
-    "nan", "hot-hbm", "missing-gpu", "dead-rank", "hang", "crash", "clock-jump", "lost-counter",
+    "nan", "hot-hbm", "missing-gpu", "dead-rank", "hang", "slow-link", "crash", "clock-jump",
+    "lost-counter",
 }  # fmt: skip
 PODS = ("h200x4", "h100x8", "b200x4", "a100x8", "gb200x4", "l40sx4", "h200x2*3")
 MANY = 200
@@ -29,8 +40,9 @@ _ALL_REDUCE = "collective.all_reduce"
 
 
 def code(name: str, fault: str | None, seed: int, profile: str = "quick") -> int:
-    made = simulate(layout(name), fault=fault, seed=seed, profile=profile)
-    return code_of(judge(made, criteria_of(name)))
+    own = criteria_of(name)
+    made = simulate(layout(name), fault=fault, seed=seed, profile=profile, criteria=own)
+    return code_of(judge(made, own))
 
 
 def criteria_of(name: str) -> Criteria:
@@ -39,7 +51,8 @@ def criteria_of(name: str) -> Criteria:
     found = load(pod.model.criteria)
     known = any(r.metric == _ALL_REDUCE and r.spans(pod.nodes) and r.applies_to(pod.world)
                 for r in found.rules)  # fmt: skip
-    own = Rule("ours", _ALL_REDUCE, "floor", 1e9, "ours", gpus=(2, None),
+    rate = _FABRIC if pod.nodes > 1 else next(iter(pod.model.all_reduce.values()), 1.0)
+    own = Rule("ours", _ALL_REDUCE, "floor", 0.5 * rate, "ours", gpus=(2, None),
                nodes=(pod.nodes, None))  # fmt: skip
     return found if known else dataclasses.replace(found, rules=(*found.rules, own))
 
@@ -76,6 +89,41 @@ def test_each_fault_is_found(fault: str) -> None:
         assert code(name, fault, seed) == FAULTS[fault].code, (name, seed)
 
 
+@pytest.mark.parametrize(
+    ("word", "rule", "status", "verdict"),
+    [
+        ("0x0", None, None, ACCEPTED),
+        ("0x1", "throttle.idle", WARN, ACCEPTED),
+        ("0x2", "throttle.applications-clocks", WARN, ACCEPTED),
+        ("0x4", None, None, ACCEPTED),
+        ("0x8", "throttle.hw-slowdown", FAIL, REJECTED),
+        ("0x10", "throttle.sync-boost", WARN, ACCEPTED),
+        ("0x20", "throttle.sw-thermal", FAIL, REJECTED),
+        ("0x40", "throttle.hw-thermal", FAIL, REJECTED),
+        ("0x80", "throttle.power-brake", FAIL, REJECTED),
+        ("0x100", "throttle.display-clock", WARN, ACCEPTED),
+        ("0x200", "throttle.board-limit", FAIL, REJECTED),
+        ("0x400", "throttle.reliability", WARN, ACCEPTED),
+        ("0x800", "counter.reasons", UNKNOWN, INCOMPLETE),
+        ("0x8000000000000000", "counter.reasons", UNKNOWN, INCOMPLETE),
+    ],
+)
+def test_each_bit_of_a_word_of_reasons_counts_alone_and_beside_others(
+    word: str, rule: str | None, status: str | None, verdict: int
+) -> None:
+    """Of one GPU of four. What it says is the same where 0x2 and 0x100 are set as well."""
+    beside = {("throttle.applications-clocks", WARN), ("throttle.display-clock", WARN)}
+    own = {(rule, status)} - {(None, None)}
+    for mask, expected in ((int(word, 16), own), (int(word, 16) | 0x102, own | beside)):
+        made = simulate(layout("h200x4"), fault=f"throttle-{mask:#x}", seed=3)
+        findings = judge(made, load("h200"))
+        assert code_of(findings) == verdict
+        assert fault_of(f"throttle-{mask:#x}").code == verdict  # type: ignore[union-attr]
+        told = {(f.rule, f.status) for f in findings if f.status != PASS
+                and f.rule.startswith(("throttle.", "counter."))}  # fmt: skip
+        assert told == expected
+
+
 @pytest.mark.parametrize("fault", ["bit-flip", "nan", "crash", "clock-jump", "lost-counter"])
 def test_faults_of_a_cpu(fault: str) -> None:
     for seed in range(5):
@@ -93,9 +141,9 @@ def test_false_rejects_of_many_healthy_pods() -> None:
 def misses(name: str, fault: str, seed: int, profile: str) -> str | None:
     """What the judge gets wrong of a pod with this fault: the verdict, or the place."""
     pod, known = layout(name), FAULTS[fault]
-    findings = list(
-        judge(simulate(pod, fault=fault, seed=seed, profile=profile), criteria_of(name))
-    )
+    own = criteria_of(name)
+    made = simulate(pod, fault=fault, seed=seed, profile=profile, criteria=own)
+    findings = list(judge(made, own))
     if (got := code_of(findings)) != known.code:
         return f"{name} {seed} {profile}: {got}"
     rng = random.Random(f"{seed}/{fault}/{pod.name}")  # as entries_of
@@ -106,10 +154,22 @@ def misses(name: str, fault: str, seed: int, profile: str) -> str | None:
     return f"{name} {seed} {profile}: none of {places} in {bad}"
 
 
+def _named(pod: Layout, bad: Conditions) -> str:
+    """The words for the only link that is slow."""
+    ends = sorted({rank // pod.gpus for pair in bad.links for rank in pair})
+    if len(bad.links) > 1:
+        return "what links node node-{} and node node-{} is bad".format(*ends)
+    ((a, b),) = bad.links
+    said = [f"rank {r} (node node-{r // pod.gpus})" for r in (a, b)]
+    return "the link between {} and {} is bad".format(*said)
+
+
 def spoiled(pod: Layout, bad: Conditions) -> list[str]:
     """The names of the devices that have the fault; of the node where it has lost one."""
     ranks = {rank for rank, _ in (*bad.factors, *bad.values)}
     ranks |= {*bad.gone, *bad.cut, *bad.flipped, *bad.nans, *bad.hung.values()}
+    if bad.links:
+        return [_named(pod, bad)]
     nodes = {rank // pod.gpus for rank in (*bad.absent, *bad.gone, *bad.cut)} | {*bad.jumps}
     return [f"node-{r // pod.gpus} cuda:{r % pod.gpus}" for r in sorted(ranks)] + [
         f"node-{node}" for node in sorted(nodes)
@@ -188,6 +248,8 @@ def test_models_have_criteria_that_know_them(name: str) -> None:
         (["--simulate", "h200x8*2", "--nodes", "3"], "already says"),
         (["--simulate", "h200x8", "--nodes", "0"], "is not a number of nodes"),
         (["--simulate", "h200x8", "--fault", "none"], "there is no fault"),
+        (["--simulate", "h200x8", "--fault", "throttle-0xg"], "throttle-0x with any word"),
+        (["--simulate", "h200x8", "--fault", "throttle-0x10000000000000000"], "any word"),
         (["--simulate", "cpu", "--fault", "ecc"], "a CPU can't have ecc"),
         (["--simulate", "h200x1", "--fault", "hang"], "needs 2 devices"),
         (["--fault", "ecc"], "go with --simulate"),

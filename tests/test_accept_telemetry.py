@@ -14,14 +14,18 @@ import pytest
 import torch
 
 from aimills_kernels.accept import journal, telemetry
+from aimills_kernels.accept.metrics import THROTTLES
 from aimills_kernels.accept.telemetry import CPU_SAMPLE, GPU_SAMPLE, CpuCounters, Telemetry
 from aimills_kernels.harness import _nvml_reads, nvml
+from aimills_kernels.harness.reasons import REASONS
 from tests.fake_nvml import Gpu, Timeout
 
 FIELDS = {
     "NVML_FI_DEV_MEMORY_TEMP": 78,
     "NVML_FI_DEV_PERF_POLICY_POWER": 3_000_000_000,
     "NVML_FI_DEV_PERF_POLICY_SYNC_BOOST": 0,
+    "NVML_FI_DEV_PERF_POLICY_BOARD_LIMIT": 0,
+    "NVML_FI_DEV_PERF_POLICY_RELIABILITY": 0,
     "NVML_FI_DEV_CLOCKS_EVENT_REASON_SW_THERM_SLOWDOWN": 0,
     "NVML_FI_DEV_CLOCKS_EVENT_REASON_HW_THERM_SLOWDOWN": 0,
     "NVML_FI_DEV_CLOCKS_EVENT_REASON_HW_POWER_BRAKE_SLOWDOWN": 0,
@@ -195,6 +199,26 @@ def test_share_of_time(
     first, last = ({"throttle_s.hw_thermal_slowdown": v and v / 1e9} for v in (before, after))
     window = telemetry.Window([{"reasons": reasons}] * 2, 10.0, 12.0, first, last)
     assert window.slowed("hw_thermal_slowdown") == found
+
+
+@pytest.mark.parametrize("bit", range(64))
+def test_each_bit_of_the_mask_is_told_by_its_name_or_as_unknown(bit: int) -> None:
+    """A quarter of the time, beside the power cap that always holds."""
+    masks = [0x4 | 1 << bit, 0x4, 0x4, 0x4]
+    window = telemetry.Window([{"reasons": mask} for mask in masks], 0.0, 1.0)
+    found = {name: (window.slowed(name) or (None,))[0] for name in THROTTLES}
+    name = next((n for n, mask in REASONS.items() if mask == 1 << bit), "unknown")
+    share = 1.0 if name == "sw_power_cap" else 0.25
+    assert found == dict.fromkeys(THROTTLES, 0.0) | {"sw_power_cap": 1.0} | {name: share}
+
+
+@pytest.mark.parametrize("name", ["board_limit", "reliability"])
+@pytest.mark.parametrize("older", [False, True])
+def test_limits_of_the_board_have_counters_of_time(name: str, older: bool) -> None:
+    fields = {} if older else {f"NVML_FI_DEV_PERF_POLICY_{name.upper()}": 2_500_000_000}
+    library = Gpu(fields, **{f"violation {name}": 2_500_000_000})
+    setattr(library, f"NVML_PERF_POLICY_{name.upper()}", name)
+    assert of(library)._cumulative()[f"throttle_s.{name}"] == 2.5
 
 
 def test_shares_come_from_the_counters_of_time(

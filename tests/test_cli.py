@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -214,6 +215,16 @@ def test_gpu_without_a_driver(
     assert "this machine has 2 NVIDIA GPUs, but CUDA does not start here" in said
     assert "Found no NVIDIA driver on your system" in said
     assert "--device cpu" in said
+
+
+def test_the_ranks_of_a_pod_try_one_folder_at_the_same_time(tmp_path: Path) -> None:
+    def often(_: int) -> None:
+        for _ in range(100):
+            _choose.directory(str(tmp_path / "out"))
+
+    with ThreadPoolExecutor(8) as ranks:
+        list(ranks.map(often, range(8)))
+    assert [*(tmp_path / "out").iterdir()] == []
 
 
 @pytest.mark.parametrize("command", ["accept --out {}/file/sub", "accept --out /proc/none"])

@@ -32,6 +32,7 @@ class Context:
 
     seconds    what the profile gives this stage; a stage that needs longer says so by `not_run`
     group      None where this rank is alone
+    measured   the entries of what was measured so far
     """
 
     device: torch.device
@@ -44,14 +45,15 @@ class Context:
     telemetry: Any = None
     progress: Progress = silent
     options: Mapping[str, Any] = field(default_factory=dict)
+    measured: list[dict[str, Any]] = field(default_factory=list)
 
     def measure(self, metric: str, value: float | int | str, **detail: Any) -> None:
         """Write down one value of a metric of `METRICS`, in its unit."""
         known = METRICS[metric]
-        self.journal.append(
+        self.measured.append(self.journal.append(
             "measure", stage=self.stage, metric=metric, value=value, unit=known.unit,
             **({"detail": detail} if detail else {}),
-        )  # fmt: skip
+        ))  # fmt: skip
 
     def checksum(self, name: str, digest: str, **detail: Any) -> None:
         """The bits of a result; every device of the same name must make the same."""

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from aimills_kernels.harness.reasons import BITS
+
 HIGHER, LOWER, NEITHER = "higher", "lower", "neither"
 PROFILES = ("gate", "quick", "full", "burn-in")  # each measures what those before it measure
 
@@ -30,14 +32,7 @@ def _metrics(unit: str, better: str, **titles: str) -> list[Metric]:
     return [Metric(name.replace("__", "."), unit, better, text) for name, text in titles.items()]
 
 
-THROTTLES = (
-    "sw_power_cap",
-    "hw_slowdown",
-    "sync_boost",
-    "sw_thermal_slowdown",
-    "hw_thermal_slowdown",
-    "hw_power_brake_slowdown",
-)
+THROTTLES = tuple(BITS)  # each reason for low clocks on its own, and those without a name
 
 METRICS: dict[str, Metric] = {
     m.name: m

@@ -1,141 +1,117 @@
-"""Which link or device is bad, after a collective failed or was slow: all ranks talk in pairs."""
+"""All ranks talk in pairs, to tell which link or device is bad: after a collective that failed or
+was slow. `culprits` names it.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import time
-from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
 from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
+from aimills_kernels.accept import culprits
 from aimills_kernels.accept.context import Group
+from aimills_kernels.accept.culprits import Name, Pair
 from aimills_kernels.accept.meeting import Meeting
 
-Pair = tuple[int, int]
-SLOW = 3.0  # times a fast pair
-_ENOUGH = 4  # pairs between two nodes, to tell the nodes from their ranks
-MOST_ROUNDS = 15  # each round costs a wait where a link is dead
-_BYTES = 1 << 20
+# Of a GPU enough for a link's rate, 0.2 ms of NVLink; of a CPU, whose scheduler is slower than its
+# links, the pair's wait for each other.
+_BYTES = {"cuda": 64 << 20, "cpu": 1 << 20}
+_SLOW = {"cuda": culprits.SLOW, "cpu": 10.0}
 _TALK_S = 0.5  # of a pair
+_MOST_TOLD = 1000  # pairs, one by one
 
-
-def schedule(world: int, most: int = MOST_ROUNDS) -> list[list[Pair]]:
-    """Rounds of pairs: in a round each rank is in one pair at most, and in `world` - 1 rounds
-    everyone meets everyone. The circle method."""
-    ring: list[int | None] = [*range(world), *([None] if world % 2 else [])]
-    rounds = []
-    for _ in range(min(most, len(ring) - 1)):
-        half = len(ring) // 2
-        sides = zip(ring[:half], reversed(ring[half:]), strict=True)
-        rounds.append([(min(a, b), max(a, b)) for a, b in sides
-                       if a is not None and b is not None])  # fmt: skip
-        ring = [ring[0], ring[-1], *ring[1:-1]]
-    return rounds
-
-
-Name = Callable[[int], str]
+Talk = Callable[[int], float | None]  # with a peer; seconds, or None
 
 
 @dataclass(frozen=True)
-class Blame:
-    """ranks, nodes: bad with most of their partners; links: bad pairs of ranks, or of nodes, that
-    are otherwise well. A node is named where most pairs of its ranks with others are bad."""
+class Found:
+    """What the search says, the same on all ranks; `times` on rank 0 alone."""
 
-    ranks: tuple[int, ...] = ()
-    links: tuple[Pair, ...] = ()
-    nodes: tuple[str, ...] = ()
-    node_links: tuple[tuple[str, str], ...] = ()
+    text: str = "rank 0 did not say what the ranks found"
+    bad: bool = False
+    failed: int = 0
+    pairs: int = 0
+    times: dict[str, float | None] = field(default_factory=dict)
 
-    def text(self, name: Name) -> str:
-        said = [f"node {n} is bad with most of the other nodes" for n in self.nodes]
-        said += [f"what links node {a} and node {b} is bad" for a, b in self.node_links]
-        said += [f"{name(r)} is bad with most of its partners" for r in self.ranks]
-        said += [f"the link between {name(a)} and {name(b)} is bad" for a, b in self.links]
-        return "; ".join(said) or "every pair is well by itself"
-
-
-def blame(
-    times: Mapping[Pair, float | None], slow: float = SLOW, node: Name = lambda rank: ""
-) -> Blame:
-    """From each pair's seconds, None where it failed. `node` names that of a rank."""
-    between = {p: _ordered(node(p[0]), node(p[1])) for p in times}
-    inside = {p for p, (a, b) in between.items() if a == b}
-    bad = _bad({p: t for p, t in times.items() if p in inside}, slow)
-    bad |= _bad({p: t for p, t in times.items() if p not in inside}, slow)
-    every, broken = (Counter(between[p] for p in of if p not in inside) for of in (times, bad))
-    cut = {e for e, count in broken.items() if 2 * count > every[e] >= _ENOUGH}
-    nodes, node_links = _culprits(cut, every)
-    rest = {p for p in bad if between[p] not in cut}
-    ranks, links = _culprits(rest, [p for p in times if between[p] not in cut])
-    return Blame(ranks, links, nodes, node_links)
+    @classmethod
+    def of(cls, times: culprits.Times, slow: float, node: Name, name: Name) -> Found:
+        found = culprits.blame(times, slow, node)
+        told = times if len(times) <= _MOST_TOLD else culprits.bad_pairs(times, slow, node)
+        return cls(
+            f"{found.text(name)} ({culprits.usual(times, node)})",
+            not found.nobody,
+            sum(t is None for t in times.values()),
+            len(times),
+            {f"{a}-{b}": times[a, b] for a, b in sorted(told)[:_MOST_TOLD]},
+        )
 
 
-def _ordered(a: str, b: str) -> tuple[str, str]:
-    return min(a, b), max(a, b)
+def search(
+    meeting: Meeting, talk: Talk, place: str, wait_s: float, name: Name, node: Name,
+    slow: float = culprits.SLOW,
+) -> Found:  # fmt: skip
+    """`talk` has an end of its own within `wait_s`. Pairs that were slow talk again, without the
+    others: a network that all of them share, or a busy host, is no bad link."""
+    first = _talked(meeting, culprits.schedule(meeting.world), talk, f"{place}/first", wait_s)
+    if meeting.rank == 0:
+        slow_ones = [p for p in culprits.bad_pairs(first, slow, node) if first[p] is not None]
+        meeting.tell(f"{place}/again", slow_ones)
+    meeting.meet(f"{place}/agreed", wait_s=wait_s)
+    again: list[Pair] = [(a, b) for a, b in meeting.told(f"{place}/again") or ()]
+    second = _talked(meeting, culprits.packed(again), talk, f"{place}/second", wait_s)
+    found = Found.of(culprits.merged(first, second), slow, node, name)
+    if meeting.rank == 0:
+        meeting.tell(f"{place}/found", {**asdict(found), "times": {}})
+    meeting.meet(f"{place}/end", wait_s=wait_s)
+    if meeting.rank == 0:
+        return found
+    told = meeting.told(f"{place}/found")
+    return Found(**told) if told else Found()
 
 
-def _bad(times: Mapping[Pair, float | None], slow: float) -> set[Pair]:
-    """Against the fast ones: of a device that is slow with everyone, the slow pairs are half of all
-    where there are four. Pairs within a node and between nodes are of other speeds by nature."""
-    well = sorted(t for t in times.values() if t is not None)
-    limit = slow * well[len(well) // 4] if well else 0.0
-    return {pair for pair, t in times.items() if t is None or t > limit}
-
-
-def _culprits(bad: Collection[Any], every: Iterable[Any]) -> tuple[tuple, tuple]:
-    """Ends that are bad with most of those they met, and the bad pairs of others."""
-    met = Counter(end for pair in every for end in pair)
-    found: list[Any] = []
-    while True:
-        left = Counter(end for pair in bad if not {*pair} & {*found} for end in pair)
-        worst = max(sorted(left), key=lambda end: left[end] / met[end], default=None)
-        # Of one partner alone nobody can tell which of the two it is.
-        if worst is None or left[worst] < 2 or 2 * left[worst] <= met[worst]:
-            break
-        found.append(worst)
-    return tuple(found), tuple(sorted(pair for pair in bad if not {*pair} & {*found}))
-
-
-def measured(
-    meeting: Meeting,
-    talk: Callable[[int], float | None],
-    name: str,
-    wait_s: float,
+def _talked(
+    meeting: Meeting, rounds: list[list[Pair]], talk: Talk, place: str, wait_s: float
 ) -> dict[Pair, float | None]:
-    """All pairs' seconds, on each rank the same but for who did not say. `talk(peer)` gives this
-    rank's seconds with a peer, or None; it has an end of its own within `wait_s`."""
-    rounds = schedule(meeting.world)
+    """On rank 0 the seconds of all pairs."""
+    mine: list[tuple[int, int, float | None]] = []
     for number, pairs in enumerate(rounds):
-        mine = next((p for p in pairs if meeting.rank in p), None)
-        if mine is not None:
-            peer = mine[0] + mine[1] - meeting.rank
-            meeting.say(f"{name}/{mine[0]}-{mine[1]}", talk(peer))
-        meeting.meet(f"{name}/round {number}", wait_s=wait_s)
-    found: dict[Pair, float | None] = {}
-    for pair in (p for pairs in rounds for p in pairs):
-        said = meeting.heard(f"{name}/{pair[0]}-{pair[1]}")
-        times = [said.get(rank) for rank in pair]
-        known = [t for t in times if t is not None]
-        found[pair] = max(known) if len(known) == 2 else None
-    return found
+        for a, b in pairs:
+            if meeting.rank in (a, b):
+                mine.append((a, b, talk(a + b - meeting.rank)))
+        meeting.meet(f"{place}/round {number}", wait_s=wait_s)
+    if not rounds:
+        return {}
+    meeting.say(f"{place}/times", mine)
+    meeting.meet(f"{place}/said", wait_s=wait_s)
+    if meeting.rank:
+        return {}
+    said = culprits.heard([*meeting.heard(f"{place}/times").values()])
+    return {pair: said.get(pair) for pairs in rounds for pair in pairs}
 
 
-def talk_over(group: Group, device: torch.device, wait_s: float) -> Callable[[int], float | None]:
+def slow_of(device: torch.device) -> float:
+    return _SLOW[device.type]
+
+
+def talk_over(group: Group, device: torch.device, wait_s: float) -> Talk:
     """Back and forth in a communicator of the two alone: that of all may be broken."""
     backend = "nccl" if device.type == "cuda" else "gloo"
+    known: dict[int, Any] = {}
 
     def talk(peer: int) -> float | None:
         with contextlib.suppress(RuntimeError):
-            two = dist.new_group(
+            two = known.get(peer) or dist.new_group(
                 sorted((group.rank, peer)), timeout=timedelta(seconds=wait_s), backend=backend,
                 use_local_synchronization=True,
             )  # fmt: skip
-            held = torch.zeros(_BYTES, dtype=torch.uint8, device=device)
+            known[peer] = two
+            held = torch.zeros(_BYTES[device.type], dtype=torch.uint8, device=device)
             dist.all_reduce(held, group=two)
             return _fastest(held, two)
         return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import cycle
 from statistics import mean
 from typing import Any
 
@@ -152,7 +153,7 @@ def _throttle(found: Sequence[Row]) -> Plot | None:
     plot = Plot("Reasons to run slower over the burn", about, _time(found),
                 axis("share of samples (%)", [0.0, 100.0]))  # fmt: skip
     most = max((t for t in found), key=lambda t: len(t["seconds"]))
-    for name, dash in zip(reasons, _DASHES, strict=False):
+    for name, dash in zip(reasons, cycle(_DASHES), strict=False):
         shares = [_mean_at(found, name, i) for i in range(len(most["seconds"]))]
         cls = "curve own" if name == "sw_power_cap" else "curve failed"
         plot.marks.append(_path(plot, most["seconds"], shares, cls, name, dash))

@@ -16,6 +16,7 @@ import torch
 from aimills_kernels._version import __version__
 from aimills_kernels.accept import evidence_folder, judged, preflight, stage_run
 from aimills_kernels.accept.context import Context, StageSpec
+from aimills_kernels.accept.criteria import Criteria
 from aimills_kernels.accept.device_memory import release
 from aimills_kernels.accept.evidence_folder import RankJournal
 from aimills_kernels.accept.journal import read
@@ -99,12 +100,12 @@ def run(
     session = Session(plan.settings, progress, journal)
     together = Together(launch, device, journal, plan.wait_s)
     try:
-        done = _begin(plan, launch, device, journal)
+        done, criteria, sku = _begin(plan, launch, device, journal)
         if problem := problem or preflight.problem(plan.expect_gpus, launch, device):
             journal.append("event", stage="", name="missing", text=problem, detail={})
             journal.append("end", state="stopped", reason=problem)
             return
-        together.start(done)
+        together.start(done, criteria, sku)
         telemetry = telemetry_of(device)  # one: it tells once what it can't read
         first = (power.RESTORE,) if _must_restore(device, journal, telemetry) else ()
         due = [spec for spec in plan.stages if not together.is_done(spec, done)]
@@ -131,8 +132,9 @@ def _must_restore(device: torch.device, journal: RankJournal, telemetry: Telemet
 
 def _begin(
     plan: Plan, launch: Launch, device: torch.device, journal: RankJournal
-) -> frozenset[str]:
-    """The begin entry. Gives the stages that an interrupted run has behind it."""
+) -> tuple[frozenset[str], Criteria, str]:
+    """The begin entry. Gives the stages that an interrupted run has behind it, and by what the
+    device of which name is judged."""
     from aimills_kernels.harness.env import stamp
 
     known = read(journal.path)
@@ -143,7 +145,8 @@ def _begin(
         "launch": launch.contract, "device": str(device), **_identity(device, environment),
         **plan.asked(), "simulated": False, "environment": environment, "resumed": bool(known),
     }  # fmt: skip
-    begin["criteria"] = judged.told(judged.criteria_for(begin, plan.criteria))
+    criteria = judged.criteria_for(begin, plan.criteria)
+    begin["criteria"] = judged.told(criteria)
     if plan.criteria and Path(plan.criteria).is_file():
         begin["criteria_file"] = str(Path(plan.criteria).resolve())
     evidence_folder.refuse_other(journal.path, known, begin)
@@ -154,7 +157,7 @@ def _begin(
     elif not launch.rank:
         for text in preflight.not_checked(plan.settings.ops, device):
             journal.append("event", stage="", name="not checked", text=text, detail={})
-    return evidence_folder.done_stages(iter(known))
+    return evidence_folder.done_stages(iter(known)), criteria, str(begin["sku"])
 
 
 def _identity(device: torch.device, environment: dict[str, Any]) -> dict[str, Any]:

@@ -15,9 +15,10 @@ from typing import Any
 import torch
 
 from aimills_kernels.accept.journal import Journal
-from aimills_kernels.accept.metrics import THROTTLES
+from aimills_kernels.harness._nvml_reads import TIMED
 from aimills_kernels.harness.env import first_line
-from aimills_kernels.harness.nvml import REASONS, Counters, NoCounters, Nvml, counters_of
+from aimills_kernels.harness.nvml import Counters, NoCounters, Nvml, counters_of
+from aimills_kernels.harness.reasons import BITS
 
 GPU_SAMPLE = (
     "sm_mhz", "memory_mhz", "power_w", "temperature_c", "memory_temperature_c", "reasons",
@@ -109,7 +110,7 @@ class Window:
         masks = [int(mask) for mask in self.values("reasons")]
         if not masks:
             return None
-        return sum(bool(mask & REASONS[name]) for mask in masks) / len(masks), "samples"
+        return sum(bool(mask & BITS[name]) for mask in masks) / len(masks), "samples"
 
 
 class Telemetry:
@@ -176,7 +177,7 @@ class Telemetry:
     def _cumulative(self) -> dict[str, float | None]:
         names = ["energy_mj"]
         if isinstance(self.counters, Nvml):
-            names += [f"throttle_s.{n}" for n in THROTTLES if n != "hw_slowdown"]
+            names += [f"throttle_s.{n}" for n in TIMED]
         return {name: self.read(name) for name in names}
 
     def _look(self, journal: Journal, stage: str, window: Window) -> None:

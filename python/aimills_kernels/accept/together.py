@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from aimills_kernels.accept import shortfall
 from aimills_kernels.accept.context import Context, StageSpec
+from aimills_kernels.accept.criteria import Criteria
 from aimills_kernels.accept.evidence_folder import RankJournal
 from aimills_kernels.accept.launch import Launch
 
 if TYPE_CHECKING:
     from aimills_kernels.accept.meeting import Meeting, Met
+    from aimills_kernels.accept.pairs import Found
 
 _PAIR_S = 10.0
 _PATIENCE = 2.0  # times the seconds of its profile, then a stage of all ranks is slow
@@ -29,9 +34,13 @@ class Together:
         self.lost: str | None = None
         self._done_by_all: frozenset[str] = frozenset()
         self._nodes: dict[int, str] = {}
+        self._criteria: Criteria | None = None
+        self._sku = ""
 
-    def start(self, done: frozenset[str]) -> None:
-        """Meet all ranks and join them. `done` are the stages that this one has behind it."""
+    def start(self, done: frozenset[str], criteria: Criteria | None = None, sku: str = "") -> None:
+        """Meet all ranks and join them. `done` are the stages that this one has behind it; by the
+        criteria of its `sku` it is known which collectives are slow."""
+        self._criteria, self._sku = criteria, sku
         if self.launch.world == 1:
             return
         from aimills_kernels.accept import group
@@ -70,9 +79,14 @@ class Together:
             except Exception as error:
                 failure = error
             slow = time.monotonic() - begin > _PATIENCE * ctx.seconds + _PAIR_S
-            self._met(f"{spec.name}/end", spec, ok=failure is None and not slow)
+            ok = failure is None and not slow
+            if ok:
+                self._tell_shortfall(ctx)
+            self._met(f"{spec.name}/end", spec, ok=ok)
             if failure is not None:
                 raise failure
+            if self.lost is None:
+                self._look_further(spec)
             return summary
 
         return work
@@ -80,15 +94,44 @@ class Together:
     def _met(self, name: str, spec: StageSpec, *, ok: bool = True) -> None:
         assert self.meeting is not None
         begin = time.monotonic()
-        try:
+        with self._of_the_store(spec):
             # A rank that failed at once waits for those whose collective ends by its time-out.
             met = self.meeting.meet(name, ok=ok, wait_s=2 * self.wait_s)
             if met.missing:
                 self._miss(met, spec.title, begin)
             elif met.failed:
                 self._search(met, spec)
+
+    @contextlib.contextmanager
+    def _of_the_store(self, spec: StageSpec) -> Iterator[None]:
+        try:
+            yield
         except RuntimeError as error:
             self._lose("timeout", f"{spec.title}: the ranks can't meet: {_first_line(error)}")
+
+    # ---- collectives that were slow
+
+    def _tell_shortfall(self, ctx: Context) -> None:
+        """Before the meeting at the stage's end, so that all ranks know of it after that."""
+        assert self.meeting is not None
+        if self._criteria is None:
+            return
+        ranks, nodes = self.launch.world, len({*map(self._node, range(self.launch.world))})
+        found = shortfall.of(self._criteria, self._sku, ctx.profile, ctx.measured, ranks, nodes)
+        if found.why:
+            self.meeting.tell(_key(ctx.stage), asdict(found))
+
+    def _look_further(self, spec: StageSpec) -> None:
+        """The pod goes on, whatever the pairs say."""
+        assert self.meeting is not None
+        with self._of_the_store(spec):
+            if short := self.meeting.told(_key(spec.name)):
+                found = self._pairs(spec)
+                if self.launch.rank == 0:
+                    text = f"{'; '.join(short['why'])}; in pairs: {found.text}"
+                    detail = {**_detail(found), "floor": short["floor"]}
+                    self.journal.append("event", stage=spec.name, name="pairs", text=text,
+                                        detail=detail)  # fmt: skip
 
     def _miss(self, met: Met, where: str, begin: float) -> None:
         """Told by the first of those that came."""
@@ -99,6 +142,13 @@ class Together:
 
     def _search(self, met: Met, spec: StageSpec) -> None:
         """Everyone came, and some failed or were slow: which link or device is it?"""
+        found = self._pairs(spec)
+        text = (
+            f"{spec.title} failed or was slow on {self._names(met.failed)}; in pairs: {found.text}"
+        )
+        self._lose("timeout" if self.launch.rank == 0 else "alone", text, _detail(found))
+
+    def _pairs(self, spec: StageSpec) -> Found:
         from aimills_kernels.accept import pairs
 
         assert self.meeting is not None
@@ -110,11 +160,10 @@ class Together:
                                 detail={})  # fmt: skip
             return over(peer)
 
-        found = pairs.measured(self.meeting, talk, f"{spec.name}/pairs", 3 * _PAIR_S)
-        said = pairs.blame(found, node=self._node).text(self._name)
-        text = f"{spec.title} failed or was slow on {self._names(met.failed)}; in pairs: {said}"
-        detail = {f"{a}-{b}": t for (a, b), t in found.items()}
-        self._lose("timeout" if self.launch.rank == 0 else "alone", text, detail)
+        return pairs.search(
+            self.meeting, talk, f"{spec.name}/pairs", 3 * _PAIR_S, self._name, self._node,
+            pairs.slow_of(self.device),
+        )  # fmt: skip
 
     def _lose(self, name: str, text: str, detail: dict[str, Any] | None = None) -> None:
         self.lost = text
@@ -128,9 +177,19 @@ class Together:
 
     def _node(self, rank: int) -> str:
         """By its own word, or that of a rank beside it."""
+        if rank in self._nodes:
+            return self._nodes[rank]
         width = self.launch.local_world
         beside = (n for r, n in sorted(self._nodes.items()) if r // width == rank // width)
-        return self._nodes.get(rank) or next(beside, f"unknown, number {rank // width}")
+        return next(beside, f"unknown, number {rank // width}")
+
+
+def _key(stage: str) -> str:
+    return f"{stage}/slow"
+
+
+def _detail(found: Found) -> dict[str, Any]:
+    return {"bad": found.bad, "failed": found.failed, "pairs": found.pairs, "times": found.times}
 
 
 def _first_line(error: Exception) -> str:

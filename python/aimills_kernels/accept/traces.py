@@ -8,16 +8,16 @@ from typing import Any
 
 from aimills_kernels.accept.evidence import Pod, Rank
 from aimills_kernels.accept.facts import where
-from aimills_kernels.accept.metrics import THROTTLES
 from aimills_kernels.accept.values import number
+from aimills_kernels.harness import reasons
 
 Row = dict[str, Any]
 
 BURN = "burn"  # the stage whose traces are shown
 POINTS, LEAST = 240, 30  # of a trace; fewer where there are many devices
 _ALL = 20_000  # points of all traces together, about
-# NVML's clocks event reasons that slow a GPU down, by name.
-BITS = dict(zip(THROTTLES, (0x4, 0x8, 0x10, 0x20, 0x40, 0x80), strict=True))
+# NVML's clocks event reasons that slow a GPU down, by name; at the burn's begin it is idle.
+BITS = {name: mask for name, mask in reasons.BITS.items() if name != "gpu_idle"}
 CURVES = ("power_w", "temperature_c", "memory_temperature_c", "sm_mhz")
 
 

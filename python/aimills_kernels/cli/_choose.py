@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -103,9 +105,10 @@ def directory(text: str) -> Path:
     path = Path(text)
     try:
         path.mkdir(parents=True, exist_ok=True)
-        probe = path / ".aimills-probe"
-        probe.touch()
-        probe.unlink()
+        # Of a name of its own, as the ranks of a pod try the same folder at the same time.
+        handle, probe = tempfile.mkstemp(prefix=".aimills-probe", dir=path)
+        os.close(handle)
+        Path(probe).unlink()
     except OSError as error:
         raise UsageError(f"can't write to the folder {text!r}: {error.strerror or error}") from None
     return path

@@ -11,17 +11,25 @@ from typing import Any
 
 Reads = dict[str, Callable[[], Any]]
 
-# Counters of time, in ns, by NVML's field names. `hw_slowdown` has none: it is the union of the two
-# `hw_` ones and of a few that have no name.
+# Counters of time, in ns, by NVML's field names. The other reasons have none: `hw_slowdown` is the
+# union of the two `hw_` ones and of a few that have no name.
 _THROTTLE_FIELDS = {
     "sw_power_cap": "NVML_FI_DEV_PERF_POLICY_POWER",
     "sync_boost": "NVML_FI_DEV_PERF_POLICY_SYNC_BOOST",
+    "board_limit": "NVML_FI_DEV_PERF_POLICY_BOARD_LIMIT",
+    "reliability": "NVML_FI_DEV_PERF_POLICY_RELIABILITY",
     "sw_thermal_slowdown": "NVML_FI_DEV_CLOCKS_EVENT_REASON_SW_THERM_SLOWDOWN",
     "hw_thermal_slowdown": "NVML_FI_DEV_CLOCKS_EVENT_REASON_HW_THERM_SLOWDOWN",
     "hw_power_brake_slowdown": "NVML_FI_DEV_CLOCKS_EVENT_REASON_HW_POWER_BRAKE_SLOWDOWN",
 }
 # The older call, for the same time in ns, where the field is not served.
-_POLICIES = {"sw_power_cap": "NVML_PERF_POLICY_POWER", "sync_boost": "NVML_PERF_POLICY_SYNC_BOOST"}
+_POLICIES = {
+    "sw_power_cap": "NVML_PERF_POLICY_POWER",
+    "sync_boost": "NVML_PERF_POLICY_SYNC_BOOST",
+    "board_limit": "NVML_PERF_POLICY_BOARD_LIMIT",
+    "reliability": "NVML_PERF_POLICY_RELIABILITY",
+}
+TIMED = tuple(_THROTTLE_FIELDS)
 # By nvmlFieldValue_t.valueType.
 _VALUE = ("dVal", "uiVal", "ulVal", "ullVal", "sllVal", "siVal", "usVal")
 _VOLATILE, _AGGREGATE = 0, 1  # since the driver was loaded, ever

@@ -15,3 +15,6 @@ REASONS = {
     "board_limit": 0x200,
     "reliability": 0x400,
 }
+UNKNOWN = "unknown"
+# Each by its mask, and as one any bit that has no name here: NVML's mask has 64.
+BITS = {**REASONS, UNKNOWN: ((1 << 64) - 1) & ~sum(REASONS.values())}

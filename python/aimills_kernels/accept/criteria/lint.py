@@ -13,6 +13,7 @@ from aimills_kernels.harness import specs
 
 LEAST = 0.3  # of the peak: a floor below it would pass a device that is broken
 _HIGH = ("collective.", "energy.")  # peaks that are about twice what a good device reaches
+LEAST_TOGETHER = LEAST / 2  # of those
 _CLOCKS = (1e8, 4e9)  # Hz: no GPU's SM clock is outside
 
 
@@ -80,4 +81,4 @@ def _least(rule: Rule) -> float:
     """What links nodes may be far slower than what links the GPUs of one, by no factor of 1000."""
     if (rule.nodes or (1, 1))[0] > 1:
         return 0.001
-    return LEAST / 2 if rule.metric.startswith(_HIGH) else LEAST
+    return LEAST_TOGETHER if rule.metric.startswith(_HIGH) else LEAST

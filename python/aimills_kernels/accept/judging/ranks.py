@@ -11,15 +11,23 @@ from typing import Any
 from aimills_kernels.accept.evidence import Pod
 from aimills_kernels.accept.findings import FAIL, PASS, UNKNOWN, WARN, Finding
 from aimills_kernels.accept.judging.view import Entry, View, is_number
-from aimills_kernels.accept.metrics import THROTTLES
 from aimills_kernels.accept.units import show
-from aimills_kernels.harness.reasons import REASONS
+from aimills_kernels.harness.reasons import BITS, REASONS
+from aimills_kernels.harness.reasons import UNKNOWN as UNNAMED
 
 _JUMP_S = 1.0  # wall clock against monotonic clock; NTP slews less than the share
 _SLEW = 0.001
 # Share of the samples beyond what the counter of time says: one of them is wrong.
 _DISAGREE = 0.1
-_HARD = [name for name in THROTTLES if name not in ("sw_power_cap", "sync_boost")]
+_SOFT = (
+    "gpu_idle",
+    "applications_clocks_setting",
+    "sw_power_cap",
+    "sync_boost",
+    "display_clock_setting",
+    "reliability",
+)  # of a healthy GPU, too
+_HARD = [name for name in REASONS if name not in _SOFT]
 _SHARED = ("run", "world", "profile", "simulated")
 _MOST = 12  # wrong checks of one device that are named
 _EVENTS = {  # what an event says by itself; others only tell the story
@@ -216,6 +224,18 @@ def _events(view: View) -> Iterator[Finding]:
             if id(entry) not in now and (status == UNKNOWN or entry["name"] == "missing"):
                 status, text = WARN, f"{text}; that was before the run was resumed"
             yield Finding(f"event.{entry['name']}", status, view.where, text)
+        elif entry["name"] == "pairs" and id(entry) in now:
+            yield from _pairs(view, entry)
+
+
+def _pairs(view: View, entry: Entry) -> Iterator[Finding]:
+    """The search after a collective that was slow. Who is to blame is told beside the floor that
+    rejects; without one it is a warning, as how far links of a healthy pod are apart depends on how
+    it is wired. A pair that can't talk, while the collective of all can, is a contradiction."""
+    detail = entry.get("detail") or {}
+    if detail.get("bad") or detail.get("failed"):
+        status = FAIL if detail.get("floor") else UNKNOWN if detail.get("failed") else WARN
+        yield Finding("event.pairs", status, view.where, f"{view.where}: {entry.get('text')}")
 
 
 def _clock(view: View) -> Iterator[Finding]:
@@ -262,8 +282,7 @@ def _reasons(view: View) -> Iterator[Finding]:
     """The samples of the burn bear out what the counters of time say, bit by bit."""
     samples = [e.get("values") or {} for e in view.of("sample") if e.get("stage") == "burn"]
     masks = [int(s["reasons"]) for s in samples if is_number(s.get("reasons"))]
-    known = sum(REASONS.values())
-    if odd := [m & ~known for m in masks if m & ~known]:
+    if odd := [m & BITS[UNNAMED] for m in masks if m & BITS[UNNAMED]]:
         text = (
             f"{view.where}: {len(odd)} of the burn's {len(masks)} samples have reasons for low "
             f"clocks that have no name here: {', '.join(f'{bits:#x}' for bits in sorted({*odd}))}"

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from aimills_kernels.accept.findings import ACCEPTED, INCOMPLETE, REJECTED
-from aimills_kernels.accept.metrics import HIGHER, METRICS, THROTTLES
+from aimills_kernels.accept.metrics import HIGHER, METRICS, THROTTLES, is_collective_rate
 from aimills_kernels.accept.simulate.models import Layout
 from aimills_kernels.accept.simulate.schedule import steps
-from aimills_kernels.harness.reasons import REASONS
+from aimills_kernels.harness.reasons import BITS, UNKNOWN
 
 _SLOWED = [m for m, known in METRICS.items() if known.better == HIGHER and
            m.partition(".")[0] in ("memory", "gemm", "burn", "energy", "work")]  # fmt: skip
@@ -29,6 +30,7 @@ class Conditions:
     gone      ranks without a journal; absent: GPUs that their node does not have
     cut       a rank whose process ends in the middle of this stage; torn: in the middle of a line
     hung      stages that the other ranks wait for in vain
+    links     how many times slower a pair of ranks is
     jumps     seconds by which the clock of a node is set forward, from this stage on
     """
 
@@ -40,6 +42,7 @@ class Conditions:
     cut: dict[int, str] = field(default_factory=dict)
     torn: bool = False
     hung: dict[str, int] = field(default_factory=dict)
+    links: dict[tuple[int, int], float] = field(default_factory=dict)
     jumps: dict[int, tuple[str, float]] = field(default_factory=dict)
     flipped: set[int] = field(default_factory=set)
     nans: set[int] = field(default_factory=set)
@@ -75,7 +78,7 @@ def _power_cap(c: Conditions, pod: Layout, rng: random.Random, profile: str) -> 
 
 def _throttled(mask: int) -> Callable[..., None]:
     """One GPU, slowed so little that only the reasons tell it."""
-    metrics = [name for name in THROTTLES if mask & REASONS[name]]
+    metrics = [name for name in THROTTLES if mask & BITS[name]]
 
     def inject(c: Conditions, pod: Layout, rng: random.Random, profile: str) -> None:
         rank = rng.randrange(pod.world)
@@ -133,6 +136,20 @@ def _hang(c: Conditions, pod: Layout, rng: random.Random, profile: str) -> None:
     c.hung["interconnect"] = rank
 
 
+def _slow_link(c: Conditions, pod: Layout, rng: random.Random, profile: str) -> None:
+    """What links two nodes, where others tell that it is slow; else what links two GPUs."""
+    if pod.nodes > 2:
+        nodes = sorted(rng.sample(range(pod.nodes), 2))
+        one, other = ([*range(n * pod.gpus, (n + 1) * pod.gpus)] for n in nodes)
+    else:
+        one, other = ([rank] for rank in sorted(rng.sample(range(pod.world), 2)))
+    c.links = {(a, b): 20.0 for a in one for b in other}
+    c.factors = {(rank, m): 0.2 for rank in range(pod.world)
+                 for m in METRICS if is_collective_rate(m)}  # fmt: skip
+    beside = {rank for a, b in c.links if a // pod.gpus == b // pod.gpus for rank in (a, b)}
+    c.factors |= {(rank, "link.p2p"): 0.05 for rank in beside}
+
+
 def _crash(c: Conditions, pod: Layout, rng: random.Random, profile: str) -> None:
     """A whole node, in the middle of a line of its journals."""
     node = rng.randrange(pod.nodes)
@@ -171,6 +188,8 @@ FAULTS: dict[str, Fault] = {
     "missing-gpu": Fault("one node has a GPU less", _missing_gpu, least=2),
     "dead-rank": Fault("the process of one GPU dies", _dead_rank, least=2),
     "hang": Fault("one GPU hangs in a collective", _hang, least=2),
+    "slow-link": Fault("what links two nodes or two GPUs is slow, and nothing fails", _slow_link,
+                       least=3, stage="interconnect"),
     "crash": Fault("a node crashes in the middle", _crash, gpu=False),
     "clock-jump": Fault("the clock of a node is set while it runs", _clock_jump, INCOMPLETE,
                         gpu=False),
@@ -179,14 +198,37 @@ FAULTS: dict[str, Fault] = {
 }  # fmt: skip
 
 
+_WORD = re.compile(r"throttle-0x([0-9a-f]{1,16})")
+# What the criteria of every GPU reject; other names only warn, or say nothing.
+_REJECTED = ("hw_slowdown", "sw_thermal_slowdown", "hw_thermal_slowdown",
+             "hw_power_brake_slowdown", "board_limit")  # fmt: skip
+
+
+def fault_of(name: str) -> Fault | None:
+    """One of `FAULTS`, or any word of reasons that a driver may tell, as throttle-0x2."""
+    word = _WORD.fullmatch(name)
+    if name in FAULTS or word is None:
+        return FAULTS.get(name)
+    mask = int(word[1], 16)
+    code = INCOMPLETE if mask & BITS[UNKNOWN] else ACCEPTED
+    code = REJECTED if any(mask & BITS[n] for n in _REJECTED) else code
+    said = ", ".join(n for n in THROTTLES if mask & BITS[n]) or "none"
+    return Fault(
+        f"one GPU's reasons for low clocks are {said}", _throttled(mask), code, stage="burn"
+    )
+
+
 def conditions(name: str | None, pod: Layout, rng: random.Random, profile: str) -> Conditions:
     """ValueError: a sentence, where this pod can't have this fault."""
     made = Conditions()
     if name is None:
         return made
-    fault = FAULTS.get(name)
+    fault = fault_of(name)
     if fault is None:
-        raise ValueError(f"--fault: there is no fault {name!r}; there are {', '.join(FAULTS)}")
+        raise ValueError(
+            f"--fault: there is no fault {name!r}; there are {', '.join(FAULTS)}, and throttle-0x "
+            "with any word in small hexadecimal digits"
+        )
     if fault.gpu and pod.model.cpu:
         raise ValueError(f"--fault: a CPU can't have {name}: {fault.title}")
     if pod.world < fault.least:

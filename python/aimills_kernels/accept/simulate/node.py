@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from aimills_kernels._version import __version__
-from aimills_kernels.accept import evidence, journal
+from aimills_kernels.accept import culprits, evidence, journal, shortfall
 from aimills_kernels.accept.criteria import Criteria, load
 from aimills_kernels.accept.evidence import FOLDER, Pod, Rank
 from aimills_kernels.accept.metrics import HIGHER, METRICS, THROTTLES
@@ -32,6 +32,7 @@ _CHECKSUMS = ("attention", "matmul_fp8", "gemm bf16")
 _TIME_OUT_S = 60.0
 _TO_THE_HOST = ("link.h2d", "link.d2h", "link.wrong")
 _FABRIC = 340e9  # bus bandwidth over nodes with a network card for each GPU
+_PAIR_S, _FAR = 2e-4, 7.0  # of two GPUs of a node, and how much longer those of two nodes take
 _NANS = 17
 _CAPPED = 0.62  # of a healthy GPU's burn at the power limit
 _DRIVER, _VBIOS, _TOOLKIT = "580.95.05", "96.00.AF.00.01", "13.0"
@@ -110,6 +111,8 @@ class _Device:
         if waits:
             return self.waited(step)
         self.work(step)
+        if step.name == "interconnect" and not self.alone:
+            self.search(step)
         wrong = step.name == "correctness" and self.rank in self.bad.nans
         self.end(step, "wrong" if wrong else "passed", step.seconds[self.profile])
         return True
@@ -141,6 +144,33 @@ class _Device:
         self.checks(step.name)
         if step.name == "sdc":
             self.checksums()
+
+    def search(self, step: Step) -> None:
+        """As `Together` does after collectives that were slow; rank 0 tells."""
+        rates = [e for e in self.entries if e["kind"] == "measure"]
+        short = shortfall.of(self.criteria, self.pod.model.sku, self.profile, rates,
+                             len(self.present), self.pod.nodes)  # fmt: skip
+        if self.rank != self.present[0] or not short.why:
+            return
+        times: dict[tuple[int, int], float | None] = {
+            pair: self.pair_seconds(*pair)
+            for pairs in culprits.schedule(len(self.present)) for pair in pairs
+        }  # fmt: skip
+        found = culprits.blame(times, node=self.node_of)
+        said = found.text(lambda r: f"rank {r} (node {self.node_of(r)})")
+        text = f"{'; '.join(short.why)}; in pairs: {said} ({culprits.usual(times, self.node_of)})"
+        self.write("event", stage=step.name, name="pairs", text=text,
+                   detail={"bad": not found.nobody, "failed": 0, "floor": short.floor})  # fmt: skip
+
+    def pair_seconds(self, a: int, b: int) -> float:
+        """`a` and `b` are places among those present."""
+        near = self.node_of(a) == self.node_of(b)
+        slow = self.bad.links.get((self.present[a], self.present[b]), 1.0)
+        noise = 1 + abs(self.rng.gauss(0, NOISE["link"]))
+        return slow * noise * (_PAIR_S if near else _PAIR_S * _FAR)
+
+    def node_of(self, place: int) -> str:
+        return f"node-{self.present[place] // self.pod.gpus}"
 
     # ---- values
 

@@ -8,7 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
+from aimills_kernels.accept.culprits import MOST_ROUNDS, schedule
 from aimills_kernels.accept.metrics import METRICS
+from aimills_kernels.accept.shortfall import ROUTINE
 from aimills_kernels.accept.timetable import SLOTS
 
 
@@ -51,6 +53,7 @@ _JITTER = 0.02  # of a stage's time, from rank to rank
 # Setting up a communicator: an exchange of addresses through one rank, then a tree of connections.
 _SETUP_S, _SETUP_A_RANK_S, _SETUP_A_LEVEL_S = 1.0, 0.002, 0.15
 _COLLECTIVES, _SIZES, _STEP_S = 4, 12, 12e-6
+_A_PAIR_S = 1.0  # of which it talks half; a communicator of two is set up before
 
 
 def steps(profile: str, cpu: bool = False) -> list[Step]:
@@ -69,6 +72,11 @@ def collective_seconds(ranks: int) -> float:
     return setup + _COLLECTIVES * _SIZES * repeats * 2 * (ranks - 1) * _STEP_S
 
 
+def search_seconds(ranks: int) -> float:
+    """All ranks in pairs, once; what was slow talks again, which a healthy pod has nothing of."""
+    return _A_PAIR_S * len(schedule(min(ranks, MOST_ROUNDS + 1)))
+
+
 def expected_seconds(profile: str, gpus: int, nodes: int, seed: int = 0) -> float:
     """Of a pod: ranks work side by side, and wait for the slowest where they work together."""
     rng, ranks = random.Random(f"{seed}/{profile}/{gpus}/{nodes}"), gpus * nodes
@@ -79,4 +87,6 @@ def expected_seconds(profile: str, gpus: int, nodes: int, seed: int = 0) -> floa
         now = [t + s for t, s in zip(now, took, strict=True)]
         if step.together:
             now = [max(now) + collective_seconds(ranks)] * ranks
+            if nodes > 1 and profile in ROUTINE:
+                now = [t + search_seconds(ranks) for t in now]
     return max(now) + _REPORT_S
