@@ -536,6 +536,26 @@ def test_commands(
         assert capsys.readouterr().err.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [({"devices": None}, "devices is None, not array"), ({"hardware": "moon"}, "'moon', not one of"),
+     ({"findings": [{}]}, "findings[0] lacks 'rule'"), ({"more": 1}, "unknown field 'more'")],
+)  # fmt: skip
+def test_a_report_that_is_none_is_a_sentence(
+    change: dict[str, Any], says: str, signed: Path, pair: tuple[Path, Path],
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    path, where = signed / report.DATA, str(signed)
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    for words in (["sign", where, "--key", str(pair[0])], ["diff", where, where]):
+        assert main(["accept", *words]) == 3
+        said = capsys.readouterr().err
+        assert f"{path} is no acceptance report: " in said
+        assert says in said
+        assert said.count("\n") == 1
+    assert main(["accept", "verify", where, "--key", str(pair[1])]) == 1
+
+
 def test_verification_needs_no_torch(signed: Path, pair: tuple[Path, Path]) -> None:
     code = (
         "import sys; sys.modules['torch'] = None\n"

@@ -173,6 +173,9 @@ source = "own"
     [
         (XID.format("nan"), "rules.health.xid.ceiling: nan is not finite"),
         (XID.format("inf"), "rules.health.xid.ceiling: inf is not finite"),
+        (XID.format("1" + 400 * "0"), "0000 is not finite"),
+        (XID.format(5000 * "1"), "is no TOML"),
+        (XID.format(9000 * "["), "is no TOML"),
         (SPREAD.format('["gemm.bf16"]', "nan"), "outliers.x.deviations: nan is not finite"),
         (SPREAD.format('"gemm.bf16"', 4), "should be a list of metrics"),
         (SPREAD.format("[]", 4), "should be a list of metrics"),
@@ -190,7 +193,17 @@ def test_what_could_never_fail_is_no_criterion(tmp_path: Path, text: str, said: 
      ("burn.power", 'ceiling = "1 MW"', "beyond the physical peak of 700 W"),
      ("gpu.memory", 'floor = "141 MB"', "a floor is 30%"),
      ("gpu.memory", 'floor = "141 TB"', "beyond the physical peak"),
-     ("xid.count", "ceiling = -1", "below 0")],
+     ("xid.count", "ceiling = -1", "below 0"),
+     ("power.idle", 'ceiling = "76 kW"', "beyond the physical peak of 700 W"),
+     ("memory.copy_hot", 'floor = "0.9 %"\nof = "memory.copy"', "0.009 is no share of memory.copy"),
+     ("work.train", 'floor = "0.9 %"\nof = "40000 1/s"', "0.009 is no share of its reference"),
+     ("work.train", 'floor = "0 1/s"', "everything reaches 0"),
+     ("burn.temperature", 'floor = "85 degC"', "less is better, so a floor passes the bad ones"),
+     ("gemm.bf16", 'ceiling = "650 TFLOP/s"', "more is better, so a ceiling passes the bad ones"),
+     ("throttle.hw_slowdown", "ceiling = 1", "longer than all of the time"),
+     ("gemm.wrong", "ceiling = 1000", "1000 would pass wrong results; it should be 0"),
+     ("pcie.width", "equal = 160", "160 is not from 1 to 16"),
+     ("ecc.enabled", "one_of = [1, 100]", "100 is not from 0 to 1")],
 )  # fmt: skip
 def test_a_limit_that_physics_never_meets_judges_nobody(
     tmp_path: Path, metric: str, limit: str, said: str, capsys: pytest.CaptureFixture[str]
@@ -208,6 +221,13 @@ def test_a_limit_that_physics_never_meets_judges_nobody(
     before = (out / "report.json").read_bytes()
     assert main(["accept", "merge", str(out), "--criteria", str(path)]) == 3
     assert (out / "report.json").read_bytes() == before
+
+
+def test_outliers_that_hide_a_device_at_half_the_rate_judge_nobody(tmp_path: Path) -> None:
+    text = SPREAD.format('["gemm.bf16"]', 4)
+    assert lint(load(mine(tmp_path, text.replace("10 %", "50 %")))) == []
+    (found,) = lint(load(mine(tmp_path, text.replace("10 %", "80 %"))))
+    assert "outliers.x.always: 80 % is too far below the median; 50 % at the most" in found
 
 
 def test_criteria_without_a_rule_judge_nobody(tmp_path: Path) -> None:

@@ -345,6 +345,18 @@ def test_files_are_written_together_or_not_at_all(
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("name", [*report.FILES, evidence.SIGNATURE])
+@pytest.mark.parametrize("words", [["--device", "cpu"], ["--simulate", "h200x1"]])
+def test_a_file_of_someone_else_is_not_written_over(
+    name: str, words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As the junit.xml of the tests, in the folder of a CI."""
+    (tmp_path / name).write_text("theirs")
+    assert main(["accept", *words, "--out", str(tmp_path)]) == 3
+    assert f"holds a file {name} already" in capsys.readouterr().err
+    assert {p.name: p.read_text() for p in tmp_path.iterdir()} == {name: "theirs"}
+
+
 def test_report_needs_no_torch(tmp_path: Path) -> None:
     code = (
         "import sys; sys.modules['torch'] = None\n"

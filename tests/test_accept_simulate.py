@@ -253,6 +253,9 @@ def test_models_have_criteria_that_know_them(name: str) -> None:
         (["--simulate", "cpu", "--fault", "ecc"], "a CPU can't have ecc"),
         (["--simulate", "h200x1", "--fault", "hang"], "needs 2 devices"),
         (["--fault", "ecc"], "go with --simulate"),
+        (["--simulate", "h200x8", "--stages", "memory"], "--stages does not go with --simulate"),
+        (["--simulate", "h200x8", "--expect-gpus=8"], "--expect-gpus does not go with --simulate"),
+        (["--simulate", "h200x8", "--resume"], "--resume does not go with --simulate"),
     ],
 )
 def test_wrong_words_are_answered(

@@ -20,7 +20,7 @@ def run(behaviour: str, timeout_s: float, *more: str, budget_s: float = 4.0) -> 
         providers=["planted", "reference"], peers=False, timeout_s=timeout_s,
         program=(sys.executable, "-m", "tests.hanging_worker", behaviour),
     )  # fmt: skip
-    assert record._wrong(found, record.RECORD, "") is None
+    assert record.mistake_in(found, record.RECORD, "") is None
     return found
 
 

@@ -48,7 +48,7 @@ def one_run(fault: str, case: str = "tiny", **more: Any) -> dict[str, Any]:
     options = {"cases": [case], "device": "cpu", "budget_s": 5.0, "peers": False,
                "providers": ["planted", "reference"], **more}  # fmt: skip
     found = bench.run(ops=[op], **options)
-    assert record._wrong(found, record.RECORD, "") is None
+    assert record.mistake_in(found, record.RECORD, "") is None
     return found
 
 

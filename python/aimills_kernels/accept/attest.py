@@ -16,6 +16,8 @@ from securesystemslib.exceptions import Error, VerificationError
 
 from aimills_kernels.accept import evidence, facts, journal, keys, report
 from aimills_kernels.accept.evidence import Pod
+from aimills_kernels.accept.schema import schema
+from aimills_kernels.harness.record import mistake_in
 
 FILE = evidence.SIGNATURE
 PAYLOAD = "application/vnd.in-toto+json"
@@ -108,6 +110,8 @@ def data_of(folder: Path) -> dict[str, Any]:
         report.SCHEMA,
     ):
         raise ValueError(f"{path} is no acceptance report of schema {report.SCHEMA}")
+    if said := mistake_in(found, schema(), ""):
+        raise ValueError(f"{path} is no acceptance report: {said}")
     return found
 
 

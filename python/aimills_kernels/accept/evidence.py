@@ -13,6 +13,9 @@ from aimills_kernels.accept import journal
 
 FOLDER = "journal"
 SIGNATURE = "attestation.json"
+DATA = "report.json"
+# `report.json` comes last: where it is, the others are.
+REPORTS = ("report.html", "junit.xml", "metrics.prom", DATA)
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from aimills_kernels.accept.evidence import FOLDER, SIGNATURE
+from aimills_kernels.accept.evidence import FOLDER, REPORTS, SIGNATURE
 from aimills_kernels.accept.journal import FIRST, Journal, digest, encoded, read
 from aimills_kernels.accept.launch import Launch
 
-REPORT = "report.json"
 _OF_A_RUN = ("world", "uuid", "profile", "stages", "ops", "exclude", "seed", "criteria", "version",
            "expect_gpus")  # fmt: skip
 
@@ -100,17 +99,22 @@ def journals(folder: Path) -> list[Path]:
 
 
 def refuse_used(folder: Path, run: str | None) -> None:
-    """`Used` where it holds a report, or a journal of a run other than `run`."""
-    there = (p for p in (folder / REPORT, folder / SIGNATURE) if p.exists())
-    taken: Path | None = next(there, None)
+    """`Used` where a run other than `run` is in it, or what the report would be written over."""
+    if said := taken(folder, run):
+        more = ", or go on with that run by --resume" if journals(folder) else ""
+        raise Used(f"{folder} {said}: name another folder with --out{more}")
+
+
+def taken(folder: Path, run: str | None) -> str | None:
+    """What keeps a run out of it, as a clause: journals of another one, or a file under a name that
+    the report's files have, whoever wrote it."""
     for path in journals(folder):
         if run is None or _run_of(path) not in (None, run):
-            taken = path
-    if taken is not None:
-        raise Used(
-            f"{folder} holds a run already ({taken.relative_to(folder)}): name another folder with "
-            "--out, or go on with that run by --resume"
-        )
+            return f"holds a run already ({path.relative_to(folder)})"
+    for name in (*REPORTS, SIGNATURE):
+        if os.path.lexists(folder / name):
+            return f"holds a file {name} already, which is not written over"
+    return None
 
 
 def refuse_other(path: Path, known: Iterable[dict[str, Any]], asked: dict[str, Any]) -> None:

@@ -16,7 +16,8 @@ from aimills_kernels._version import __version__
 from aimills_kernels.accept import eu, facts, junit, page, prometheus, traces
 from aimills_kernels.accept.criteria import load as shipped
 from aimills_kernels.accept.criteria import names
-from aimills_kernels.accept.evidence import Pod
+from aimills_kernels.accept.evidence import DATA, Pod
+from aimills_kernels.accept.evidence import REPORTS as FILES
 from aimills_kernels.accept.findings import (
     ACCEPTED,
     FAIL,
@@ -31,8 +32,6 @@ from aimills_kernels.accept.metrics import METRICS
 
 SCHEMA = 2
 KIND = "accept"
-DATA = "report.json"
-FILES = ("report.html", "junit.xml", "metrics.prom", DATA)
 WORDS = {ACCEPTED: "accepted", REJECTED: "rejected", INCOMPLETE: "incomplete"}
 _NAMED = 6  # exclusions in the headline
 

@@ -43,6 +43,8 @@ def run(options: Namespace) -> int:
             program = [*PROGRAM, *options.words]
             return tell(running.accept_by_ranks(plan, program, world), plan.folder)
         first = launch is None or launch.rank == 0
+        if first and mine.type == "cpu":
+            _ui.say(_time_of(plan), "dim")
         outcome = running.accept(
             plan, launch, mine, problem=problem, progress=_ui.progress if first else silent,
             told=_tell if first else lambda stage: None,
@@ -55,6 +57,14 @@ def run(options: Namespace) -> int:
         sys.stdout.flush()
         os._exit(code)  # a communicator that is taken apart can hang for ever
     return code
+
+
+def _time_of(plan: Plan) -> str:
+    seconds = sum(plan.seconds(stage) for stage in plan.stages)
+    return (
+        f"profile {plan.profile}: meant to take {seconds:.0f} s on a GPU; a CPU may take longer, as "
+        "no check is cut short"
+    )
 
 
 def _go_on(plan: Plan, world: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ _NODES = (1, 8, 64, 512)
 _SHOWN = 12  # reasons in the terminal; the report has all
 _WORDS = {0: "accepted", 1: "rejected", 2: "incomplete"}
 _DEFAULT = "quick"  # profile
+_TAKEN = {"--simulate", "--fault", "--nodes", "--times", "--profile", "--seed", "--criteria", "--out"}
 
 
 class _Simulate(argparse.Action):
@@ -49,6 +51,7 @@ def _count(text: str) -> int:
 
 def run(options: Namespace) -> int:
     from aimills_kernels.accept.criteria.lint import sound
+    from aimills_kernels.accept.evidence_folder import taken
     from aimills_kernels.accept.simulate import layout, write
 
     if options.simulate is None:
@@ -58,13 +61,14 @@ def run(options: Namespace) -> int:
             "--sign: the report of a simulated pod can't be signed as a pod's; leave it out, and "
             "sign the folder as a test by `accept sign --as-test`"
         )
+    _refuse_others(options.words)
     pod = layout(options.simulate, options.nodes)
     if options.times:
         _times(pod)
         return 0
     folder = Path(options.out)
-    if (folder / "journal").exists() or (folder / "report.json").exists():
-        raise UsageError(f"--out: {folder} holds a run already; name another folder")
+    if said := taken(folder, None):
+        raise UsageError(f"--out: {folder} {said}; name another folder")
     named = getattr(options, "criteria", None)
     write(
         pod, folder, fault=options.fault, seed=options.seed,
@@ -76,6 +80,16 @@ def run(options: Namespace) -> int:
     _tell(pod.name, options, code, findings)
     _ui.say(f"evidence and report: {folder}")
     return code
+
+
+def _refuse_others(words: Sequence[str]) -> None:
+    """What is asked of a real run, and would be left undone here."""
+    for word in words:
+        name = word.partition("=")[0]
+        if name.startswith("--") and name not in _TAKEN:
+            raise UsageError(
+                f"{name} does not go with --simulate, which takes {', '.join(sorted(_TAKEN))}"
+            )
 
 
 def _merged(folder: Path, named: str | None) -> tuple[int, Any]:

@@ -221,7 +221,7 @@ def load(path: Path | str) -> dict[str, Any]:
         raise ValueError(f"{path}: not a benchmark record")
     if record.get("schema") != SCHEMA:
         raise ValueError(f"{path}: has schema {record.get('schema')!r}, not {SCHEMA}")
-    if wrong := _wrong(record, RECORD, ""):
+    if wrong := mistake_in(record, RECORD, ""):
         raise ValueError(f"{path}: {wrong}")
     if wrong := _contradiction(record):
         raise ValueError(f"{path}: {wrong}")
@@ -286,8 +286,9 @@ _KINDS: dict[str, tuple[type, ...]] = {
 }  # fmt: skip
 
 
-def _wrong(value: Any, spec: Spec, where: str) -> str | None:
-    """What is wrong with `value`, in the terms of JSON Schema that are used above."""
+def mistake_in(value: Any, spec: Spec, where: str) -> str | None:
+    """What is wrong with `value`, in the terms of JSON Schema that are used above and for the report
+    of acceptance; None where nothing is."""
     name = where or "the record"
     kinds = spec["type"] if isinstance(spec["type"], list) else [spec["type"]]
     allowed = tuple(t for kind in kinds for t in _KINDS[kind])
@@ -300,13 +301,15 @@ def _wrong(value: Any, spec: Spec, where: str) -> str | None:
     if "minimum" in spec and value is not None and value < spec["minimum"]:
         return f"{name} is {value!r}, below {spec['minimum']}"
     if isinstance(value, list):
-        return _first(_wrong(v, spec["items"], f"{where}[{i}]") for i, v in enumerate(value))
+        items = spec.get("items")
+        each = ((v, items, f"{where}[{i}]") for i, v in enumerate(value) if items)
+        return _first(mistake_in(*one) for one in each)
     if isinstance(value, dict):
-        return _wrongclosed(value, spec, where)
+        return _mistake_in_fields(value, spec, where)
     return None
 
 
-def _wrongclosed(value: dict[str, Any], spec: Spec, where: str) -> str | None:
+def _mistake_in_fields(value: dict[str, Any], spec: Spec, where: str) -> str | None:
     fields = spec.get("properties", {})
     for name in spec.get("required", ()):
         if name not in value:
@@ -314,11 +317,11 @@ def _wrongclosed(value: dict[str, Any], spec: Spec, where: str) -> str | None:
     dot, others = f"{where}." if where else "", spec.get("additionalProperties", True)
     for name, held in value.items():
         if name in fields:
-            found = _wrong(held, fields[name], f"{dot}{name}")
+            found = mistake_in(held, fields[name], f"{dot}{name}")
         elif others is False:
             found = f"{where or 'the record'} has an unknown field {name!r}"
         else:
-            found = None if others is True else _wrong(held, others, f"{dot}{name}")
+            found = None if others is True else mistake_in(held, others, f"{dot}{name}")
         if found:
             return found
     return None

@@ -54,7 +54,7 @@ _METRICS: dict[str, tuple[tuple[str, ...], float]] = {
     "f16": (("gemm.f16", "gemm.bf16", "burn.rate"), 1e12),
     "fp8": (("gemm.fp8",), 1e12),
     "int8": (("gemm.int8",), 1e12),
-    "power": (("power.limit", "burn.power"), 1.0),
+    "power": (("power.limit", "burn.power", "power.idle"), 1.0),
     "host": (("link.h2d", "link.d2h"), 1e9),
     "clock": (("clock.max", "burn.clock"), 1e6),
     "peer": (

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import difflib
-import math
 import re
+import sys
 import tomllib
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -116,7 +116,7 @@ def _parsed(path: Path) -> dict[str, Any]:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise CriteriaError(f"{path}: can't be read: {error}") from None
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # numbers too long, tables too deep
         raise CriteriaError(f"{path}: is no TOML: {error}") from None
     for key, value in data.items():
         if key not in _TOP:
@@ -199,10 +199,10 @@ class _At:
                 raise self.error(key, f"{value!r} should be a table of value and unit")
             value = f"{value['value']} {value['unit']}"
         if isinstance(value, (int, float)) and not isinstance(value, bool):
-            if unit == "1" and math.isfinite(value):
+            if unit == "1" and abs(value) <= sys.float_info.max:
                 return float(value), False
             if unit == "1":
-                raise self.error(key, f"{value!r} is not finite")
+                raise self.error(key, f"{value!r:.60} is not finite")
             raise self.error(key, f"{value!r} has no unit; it should be in {unit}")
         if not isinstance(value, str):
             raise self.error(key, f"{value!r} should be a number with its unit, in {unit}")
