@@ -1,4 +1,4 @@
-"""Somebody's own kernel, as `bench_op` is given it: checked against a reference, timed as a peer."""
+"""Somebody's own kernel, as `bench_op` has it: checked against a reference, timed as a peer."""
 
 from __future__ import annotations
 
