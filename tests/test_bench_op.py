@@ -74,37 +74,6 @@ def test_the_example_is_five_lines_and_does_both(folder: Path) -> None:
     assert theirs["extra_info"]["energy_missing"] == own["energy_missing"]
 
 
-HANGS = """\
-import time
-from tests_of_hangs import draw, right, sleeps
-def test_sleeps(bench_op): bench_op(sleeps, draw, reference=right)
-def test_right(bench_op): bench_op(right, draw, reference=right)
-"""
-SLEEPS = """\
-import signal, time, torch
-def draw(g): return torch.randn(64, 64, generator=g)
-def right(x): return x + 1
-def sleeps(x): {how}; return x + 1
-"""
-
-
-@pytest.mark.full  # each run of pytest takes some ten seconds of a CPU
-def test_a_kernel_of_ones_own_that_hangs_is_ended(folder: Path) -> None:
-    """Asleep in Python it costs its row; what can't be interrupted ends pytest, and says so."""
-    (folder / "bench" / "test_mine.py").write_text(HANGS)
-    module = folder / "bench" / "tests_of_hangs.py"
-    module.write_text(SLEEPS.format(how="time.sleep(100)"))
-    run = _pytest(folder, "--benchmark", "--benchmark-timeout=2", "bench")
-    assert run.returncode == 1, run.stdout + run.stderr
-    assert "1 failed, 1 passed" in run.stdout
-    assert "sleeps test_sleeps own: TimeoutError: no answer after 2 s" in run.stdout
-    deaf = "signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGALRM]); time.sleep(100)"
-    module.write_text(SLEEPS.format(how=deaf))
-    run = _pytest(folder, "--benchmark", "--benchmark-timeout=1", "bench")
-    assert run.returncode == 1, run.stdout + run.stderr
-    assert "bench_op sleeps own: no answer after 2 s, and the process is ended" in run.stdout
-
-
 @pytest.mark.full
 def test_kernels_that_go_wrong_get_a_sentence_and_the_others_run(folder: Path) -> None:
     (folder / "bench" / "test_mine.py").write_text(KINDS)

@@ -214,6 +214,53 @@ def test_of_several_records_the_newest_counts() -> None:
     assert said(compare_records([newer, old], side(1, 1))) == ["SAME", "SAME"]
 
 
+def on(created: str, *factors: float, **more: Any) -> dict[str, Any]:
+    return side(*factors, created=f"2026-01-{created}T08:00:00+00:00", **more)
+
+
+@pytest.mark.parametrize(
+    "gpu",
+    [{"name": "NVIDIA H200"}, {"driver": "590.1"}, {"power_limit_w": 500.0},
+     {"clock_application_sm_mhz": 1200}, {"power_limit_w": None}],
+    ids=lambda gpu: next(iter(gpu)),
+)  # fmt: skip
+def test_the_base_is_the_newest_of_the_same_machine(gpu: dict[str, Any]) -> None:
+    """Records of several machines lie in one folder; a faster one must not be the base."""
+    base = [on("01", 3), on("02", 1), on("03", 0.5, gpus=[records.H100 | gpu])]
+    assert said(compare_records(base, side(1, seed=100))) == ["SAME"]
+    found = compare_records(base[2:], side(1))
+    assert (said(found), found.code) == (["REFUSED"], 2)
+    assert found.verdicts[0].why
+
+
+def test_the_base_is_the_newest_that_has_a_time() -> None:
+    """A run that failed, or had no time for the row, leaves what was measured before it."""
+    base = [on("01", 1), on("02", 1)]
+    for row in base[1]["rows"]:
+        row |= records.without("triton", case=row["case"], skipped="no memory", gap=True)
+    assert said(compare_records(base, side(1.2, seed=100))) == ["SLOWER"]
+    broken = records.record([records.without("triton", case="c0", failure="max error")])
+    assert said(compare_records(base, broken)) == ["BROKEN"]
+    assert said(compare_records(base[1:], side(1))) == ["NEW"]
+
+
+def test_records_are_in_the_order_of_their_times_in_any_zone() -> None:
+    early = side(2, created="2026-01-02T01:00:00+08:00")  # 17:00 the day before, in UTC
+    late = side(1, created="2026-01-01T20:00:00+00:00")
+    assert said(compare_records([early, late], side(1, seed=100))) == ["SAME"]
+    naive = side(2, created="2026-01-01T08:00:00")
+    assert said(compare_records([naive, late], side(1, seed=100))) == ["SAME"]
+
+
+@pytest.mark.parametrize("name", ["power_limit_w", "clock_application_sm_mhz"])
+def test_a_limit_that_neither_says_is_named(name: str) -> None:
+    gpus = [records.H100 | {name: None}]
+    found = compare_records(side(1, gpus=gpus), side(1, gpus=gpus, seed=100))
+    assert said(found) == ["SAME"]
+    words = {"power_limit_w": "power limit"}.get(name, "application clock")
+    assert found.named == (f"perhaps the {words}, which neither record says",)
+
+
 # ---- the command
 
 

@@ -72,6 +72,14 @@ def test_another_driver_starts_a_new_stretch() -> None:
     assert last.verdict == "SAME"
 
 
+def test_a_step_is_from_the_last_time_that_may_be_compared() -> None:
+    """A record of another driver in between is refused, and the next one goes on from before."""
+    gpus = [[records.H100], [records.H100 | {"driver": "590.1"}]] * 2
+    found = past(history(*(timed(f, i) for i, f in enumerate((1, 2, 1.2, 2))), gpus=gpus))
+    assert words(found) == ["first", "REFUSED", "SLOWER", "SAME"]
+    assert found.steps[2].start is found.steps[0].part
+
+
 def test_a_slide_of_small_steps_is_seen() -> None:
     found = past(history(*(timed(1.025**i, i) for i in range(6))))
     assert words(found) == ["first", *["SAME"] * 5]

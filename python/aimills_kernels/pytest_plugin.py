@@ -8,25 +8,28 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 
-from aimills_kernels.harness._patience import TIMEOUT_S
+from aimills_kernels.harness._patience import TIMEOUT_S, patience
 
 if TYPE_CHECKING:
+    from aimills_kernels.harness.own import Own
     from aimills_kernels.harness.pytest_rows import Rows
 
 _FLAG = "--benchmark"
 _NEEDS = "pytest-benchmark is not installed: pip install pytest-benchmark"
 _TIMEOUT_HELP = (
-    f"End a check or a sample that takes longer (default {TIMEOUT_S:g}); what is declared runs in "
-    "a process of its own for that. 0: no end, and all in this process."
+    f"End a check or a sample that takes longer (default {TIMEOUT_S:g}); with --benchmark, kernels "
+    "run in a process of their own for that. 0: no end, and all in this process."
 )
 _OPTIONS: tuple[tuple[str, dict[str, Any]], ...] = (
     (_FLAG, dict(action="store_true", dest="aimills_benchmark",
@@ -46,7 +49,7 @@ _OPTIONS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("--benchmark-timeout", dict(metavar="SECONDS", type=float, dest="aimills_timeout",
         help=_TIMEOUT_HELP)),
 )  # fmt: skip
-_TIMED = ("record", "baseline", "regression", "require_gpu", "timeout", "energy")
+_TIMED = ("record", "baseline", "regression", "require_gpu", "energy")
 _KEPT = (
     "error_used", "sol", "sol_spec", "sol_bound", "tflops", "gbps", "cold", "clock", "mode",
     "suspect", "note", "host_us", "energy", "energy_missing",
@@ -64,12 +67,16 @@ class Clock:
 
 _CLOCK = Clock()
 _STATE = pytest.StashKey["_State"]()
+_SERVING = "aimills-own-worker"  # the plugin of a pytest that another one has started
 
 
 class _State:
-    """Of a session. `rows` is made at the first benchmark."""
+    """Of a session. `rows` is made at the first benchmark; `serving` is there where another
+    session has started this one, and takes the rows."""
 
-    def __init__(self) -> None:
+    def __init__(self, serving: Any = None) -> None:
+        self.serving = serving
+        self.environ = dict(os.environ)  # before a test changes it
         self.rows: Rows | None = None
         self.base: list[dict[str, Any]] | None = None
         self.threshold = 0.0
@@ -92,7 +99,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
-    config.stash[_STATE] = _State()
+    serving = config.pluginmanager.get_plugin(_SERVING)
+    if serving is not None:
+        serving.prepare(config)
+    config.stash[_STATE] = _State(serving)
     if not config.pluginmanager.hasplugin("benchmark"):
         config.pluginmanager.register(_Fallback(), "aimills-benchmark-fallback")
     if getattr(config.option, "aimills_benchmark", False):
@@ -249,7 +259,7 @@ class BenchOp:
         """
         from aimills_kernels._op import Case, Cost
         from aimills_kernels.harness import _guard
-        from aimills_kernels.harness.pytest_rows import Own
+        from aimills_kernels.harness.own import NotTimed, Own, Unusable, exits
 
         called = str(name or getattr(function, "__name__", type(function).__name__))
         if self._used:
@@ -261,21 +271,37 @@ class BenchOp:
         own = Own(called, function, inputs, reference, case, cost, tolerance, dict(peers or {}))
         place = self._place(device, called)
         try:
-            if wrong := own.refused(place):
-                pytest.fail(f"bench_op: {wrong}", pytrace=False)
+            if wrong := own.refused():
+                raise Unusable(wrong)
+            if self._state.serving is not None:
+                self._serve(own, place)
             if self._timing and (wrong := self._rows.taken(own, place, self._node.nodeid)):
-                pytest.fail(f"bench_op: {wrong}", pytrace=False)
+                raise Unusable(wrong)
             if self._timing:
-                return self._show(self._rows.own(own, place))
-            wrong = own.check(place)
+                return self._show(self._rows.own(own, place, self._node.nodeid))
+            with self._patience(called) as at:
+                wrong = own.check(place, at)
+        except Unusable as error:
+            pytest.fail(f"bench_op: {error}", pytrace=False)
         except SystemExit as error:  # pytest would show where from, and no sentence
-            wrong = f"it or a peer tried to end the process: SystemExit: {error}"
-        except _guard.Replaced as error:
+            wrong = exits(error)
+        except (NotTimed, _guard.Replaced) as error:
             wrong = str(error)
         if wrong:
             pytest.fail(f"{called}: {wrong}", pytrace=False)
         self._unused()
         return None
+
+    def _serve(self, own: Own, place: str) -> NoReturn:
+        """Time for the session that has started this one: it, and not this one, shows the row."""
+        serving = self._state.serving
+        serving.answer(self._rows.served(own, place, serving.job, serving.at))
+        raise pytest.skip.Exception("timed for another process")
+
+    def _patience(self, called: str) -> AbstractContextManager[Callable[[str], None]]:
+        """For a check, which runs in this process: it has no time to be kept clean."""
+        limit = _timeout_s(self._config) or None
+        return patience(limit, lambda text: self._say(f"{called} {text}"))
 
     def _place(self, device: str, called: str) -> str:
         """The device by name; one that is not here is a reason to skip, and counted."""
@@ -302,7 +328,9 @@ class BenchOp:
 
         if self._timing:
             return self._show(self._rows.declared(op, case, name, self._selected(op, case)))
-        skipped, wrong = check_declared(op, case, name)
+        with self._patience(f"{op} {case}") as at:
+            at(name)
+            skipped, wrong = check_declared(op, case, name)
         if skipped is not None:
             pytest.skip(f"not run: {skipped}")
         if wrong is not None:
@@ -313,12 +341,16 @@ class BenchOp:
     @property
     def _rows(self) -> Rows:
         if self._state.rows is None:
+            from aimills_kernels.harness.own_process import OwnProcess
             from aimills_kernels.harness.pytest_rows import Rows
 
-            options = self._config.option
+            options, root = self._config.option, self._config.rootpath
+            limit, again = _timeout_s(self._config) or None, None
+            if limit is not None and self._state.serving is None:
+                again = OwnProcess(self._config, self._state.environ, limit, root)
             self._state.rows = Rows(
-                float(options.benchmark_max_time), _timeout_s(self._config) or None,
-                options.aimills_energy, self._say, self._config.rootpath,
+                float(options.benchmark_max_time), limit, options.aimills_energy, self._say, root,
+                again,
             )  # fmt: skip
         return self._state.rows
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 Record = dict[str, Any]
@@ -15,6 +16,7 @@ _GPU = {
 }  # fmt: skip
 _CPU = {"model": "CPU", "usable_cores": "usable cores", "threads": "threads"}
 _NEEDED = frozenset({"name", "driver", "model", "usable_cores", "threads"})
+_LIMITS = ("power_limit_w", "clock_application_sm_mhz")
 _MINORS = ("torch", "triton")  # another minor version compiles and calls other code: refused
 _NAMED = ("python", "torch", "triton", "nvcc", "kernel", "package")
 
@@ -41,6 +43,12 @@ def facts(record: Record, device: str) -> dict[str, Any]:
     if known or any("torch_index" in g for g in listed):
         return known[0] if known else {}
     return listed[place] if place < len(listed) else {}
+
+
+def made_at(record: Record) -> datetime:
+    """When, to sort by; a time without a zone is in UTC."""
+    found = datetime.fromisoformat(record["created"])
+    return found if found.tzinfo else found.replace(tzinfo=UTC)
 
 
 def run_mode(record: Record, rows: Sequence[Row]) -> str:
@@ -79,6 +87,11 @@ def differences(base: Record, new: Record, device: str) -> list[str]:
         a, b = _version(base, name), _version(new, name)
         if a != b:
             found.append(f"{name} {_text(a)} and {_text(b)}")
+    if kind(device) != "cpu":
+        mine, other = facts(base, device), facts(new, device)
+        for name in _LIMITS:
+            if mine.get(name) is None and other.get(name) is None:
+                found.append(f"perhaps the {_GPU[name]}, which neither record says")
     if other_card(base, new, device):
         found.append("another card of the same kind")
     return found

@@ -22,8 +22,9 @@ def patience(
     """Gives what is called before each step, with the name of who is at work. A step that takes
     longer gets a TimeoutError. One that can't be reached so, as a GPU that never ends is waited for
     in the driver, ends the process after as long again, or `more_s`: nothing could run after it
-    anyway."""
-    if seconds is None:
+    anyway. Without `seconds`, or outside of the main thread, which alone gets alarms, there is no
+    end."""
+    if seconds is None or threading.current_thread() is not threading.main_thread():
         yield lambda name: None
         return
     limit: float = seconds

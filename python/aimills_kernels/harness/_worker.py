@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import mmap
 import os
@@ -12,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,29 @@ from aimills_kernels.harness._patience import TIMEOUT_S
 
 PROGRAM = (sys.executable, "-m", "aimills_kernels.harness.isolated")
 SIGN = 256  # bytes: a count in eight, then a name
+_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG
 _LOOK_S = 0.2
 _START_S = 120.0  # until the first sign of life: a cold disk, and PyTorch to be read from it
 _END_S = 30.0  # a driver needs a while to clear up after a process
+
+
+def signer(path: str) -> Callable[[str], None]:
+    """For the worker: what tells by the file `path` who is at work, with a count that goes on."""
+    with Path(path).open("r+b") as file:
+        sign = mmap.mmap(file.fileno(), SIGN)
+    count = 0
+
+    def at(name: str) -> None:
+        nonlocal count
+        count += 1
+        sign[:] = count.to_bytes(8, "little") + name.encode()[: SIGN - 8].ljust(SIGN - 8, b"\0")
+
+    return at
+
+
+def die_with_parent() -> None:
+    """For the worker: not to outlive who started it."""
+    ctypes.CDLL(None).prctl(_DEATH_SIGNAL, signal.SIGKILL)
 
 
 class Ended:
@@ -35,8 +56,16 @@ class Ended:
 class Worker:
     """Started at the first job, and again at the first after its end. Of one device."""
 
-    def __init__(self, timeout_s: float = TIMEOUT_S, program: Sequence[str] = PROGRAM):
+    def __init__(
+        self,
+        timeout_s: float = TIMEOUT_S,
+        program: Sequence[str] = PROGRAM,
+        cwd: Path | None = None,
+        environ: Mapping[str, str] | None = None,
+    ):
         self._program, self.timeout_s = program, timeout_s
+        self._cwd, self._environ = cwd, environ
+        self._said_before = 0  # bytes of the log from before the job
         self._folder = tempfile.TemporaryDirectory()
         self._sign_file, self._log = (Path(self._folder.name) / n for n in ("sign", "log"))
         self._sign_file.write_bytes(bytes(SIGN))
@@ -77,6 +106,7 @@ class Worker:
     def _ask(self, job: dict[str, Any]) -> dict[str, Any] | Ended:
         self._sign[:] = bytes(SIGN)
         process = self._process or self._start()
+        self._said_before = self._log.stat().st_size
         assert process.stdin is not None
         try:
             process.stdin.write(json.dumps(job, default=str).encode() + b"\n")
@@ -101,7 +131,8 @@ class Worker:
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
                 [*self._program, str(theirs), str(self._sign_file)],
-                stdin=subprocess.PIPE, stdout=log, stderr=log, pass_fds=[theirs],
+                stdin=subprocess.PIPE, stdout=log, stderr=log, pass_fds=[theirs], cwd=self._cwd,
+                env=self._environ,
             )  # fmt: skip
         os.close(theirs)
         return self._process
@@ -111,7 +142,9 @@ class Worker:
         code = self.end()
         if not why:
             how = f"by {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
-            said = self._log.read_text(errors="replace").strip().splitlines()
+            how += ", as the system does where memory runs out" * (code == -signal.SIGKILL)
+            text = self._log.read_bytes()[self._said_before :].decode(errors="replace")
+            said = text.strip().splitlines()
             why = f"its process ended {how}" + (f": {said[-1]}" if said else "")
         return Ended(at, why)
 

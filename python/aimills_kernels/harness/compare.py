@@ -19,6 +19,7 @@ from aimills_kernels.harness._machine import (
     Row,
     differences,
     kind,
+    made_at,
     mapping,
     other_card,
     refusals,
@@ -115,10 +116,13 @@ def compare_records(
     base: Record | Iterable[Record], new: Record | Iterable[Record], threshold: float = THRESHOLD
 ) -> Comparison:
     """The verdicts of `new` against `base`: records that `record.load` has read, one or several a
-    side. Of several, each row is taken from the newest that holds it, and three runs or more of the
-    same code on the same machine show how much runs differ."""
+    side. Of several, a new row is taken from the newest that holds it, and a row of the base from
+    the newest that has a time of it and may be compared. Three runs or more of the same code on the
+    same machine show how much runs differ."""
     check_threshold(threshold)
-    old, now = _newest(_several(base)), _newest(_several(new))
+    held = _by_row(base)
+    now = {key: _of(entries, entries[-1]) for key, entries in _by_row(new).items()}
+    old = {key: _of(entries, _base(entries, now.get(key))) for key, entries in held.items()}
     verdicts: dict[str, Verdict] = {}
     pairs: dict[str, _Pair] = {}
     named: list[str] = []
@@ -143,6 +147,11 @@ def compare_records(
     return Comparison(
         tuple(verdicts[key] for key in dict.fromkeys(order)), threshold, tuple(dict.fromkeys(named))
     )
+
+
+def comparable(base: Record, new: Record) -> bool:
+    """Whether times of the first rows of the two may be compared."""
+    return not _why_not(*(_Entry(record["rows"][0], record) for record in (base, new)))
 
 
 def compare_samples(
@@ -180,29 +189,32 @@ def percent(text: str) -> float:
 # ---- pairing
 
 
-def _several(records: Record | Iterable[Record]) -> list[Record]:
+def _by_row(records: Record | Iterable[Record]) -> dict[str, list[_Entry]]:
+    """Each row as all records have it, the newest last."""
     found = [records] if isinstance(records, dict) else list(records)
-    return sorted(found, key=lambda r: str(r["created"]))
-
-
-def _newest(records: Sequence[Record]) -> dict[str, _Entry]:
-    """Each row, from the newest record that has it."""
     runs: dict[str, list[_Entry]] = {}
-    for record in records:
+    for record in sorted(found, key=made_at):
         mode = run_mode(record, record["rows"])
         for row in record["rows"]:
             runs.setdefault(_key(row, mode), []).append(_Entry(row, record))
-    return {key: _with_medians(entries) for key, entries in runs.items()}
+    return runs
+
+
+def _base(entries: Sequence[_Entry], new: _Entry | None) -> _Entry:
+    """What a new row is held against; where nothing may be compared, what says why."""
+    timed = [e for e in entries if e.row["median_us"] is not None]
+    alike = [e for e in timed if new is not None and not _why_not(e, new)]
+    return (alike or timed or entries)[-1]
 
 
 def _key(row: Row, mode: str) -> str:
     return json.dumps([*(row[name] for name in _NAME), row["model"], row["mode"] or mode])
 
 
-def _with_medians(entries: Sequence[_Entry]) -> _Entry:
-    newest = entries[-1]
-    alike = [e for e in entries if e.row["median_us"] and _alike(e, newest)]
-    return replace(newest, medians=tuple(e.row["median_us"] for e in alike))
+def _of(entries: Sequence[_Entry], chosen: _Entry) -> _Entry:
+    """With the medians of all runs of its kind."""
+    alike = [e for e in entries if e.row["median_us"] and _alike(e, chosen)]
+    return replace(chosen, medians=tuple(e.row["median_us"] for e in alike))
 
 
 def _alike(a: _Entry, b: _Entry) -> bool:
@@ -240,7 +252,8 @@ def _verdict(entry: _Entry, verdict: str, why: str = "") -> Verdict:
 
 def _why_not(a: _Entry, b: _Entry) -> list[str]:
     found = refusals(a.record, b.record, b.row["device"])
-    for name in ("dims", "scaled", "clock", "cold"):
+    of_times = ("clock", "cold") if b.row["median_us"] is not None else ()
+    for name in ("dims", "scaled", *of_times):
         old, now = a.row[name], b.row[name]
         if json.dumps(old, sort_keys=True) != json.dumps(now, sort_keys=True):
             found.append(f"another `{name}`: {old} and {now}")

@@ -262,7 +262,8 @@ def parse_smi(text: str, fields: list[str]) -> list[dict[str, Any]]:
 
 
 def _number(text: str) -> Any:
-    if not text or text.strip("[]").lower() in ("n/a", "not supported", "unknown error", "unknown"):
+    # In brackets it says why there is none: not supported, deprecated, no permission.
+    if not text or text[0] + text[-1] == "[]" or text.lower() in ("n/a", "unknown"):
         return None
     if re.fullmatch(r"\d+", text):
         return int(text)

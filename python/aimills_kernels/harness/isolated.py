@@ -8,11 +8,8 @@ long, or the process ends, the one who was at work is left out and the case is r
 
 from __future__ import annotations
 
-import ctypes
 import json
-import mmap
 import os
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -28,13 +25,18 @@ from aimills_kernels._tolerance import Judgement
 from aimills_kernels._validate import Validation
 from aimills_kernels._validate import validate_each as _validate_each
 from aimills_kernels.harness import _clocks, _rows, bench
-from aimills_kernels.harness._worker import PROGRAM, SIGN, TIMEOUT_S, Ended, Worker
+from aimills_kernels.harness._worker import (
+    PROGRAM,
+    TIMEOUT_S,
+    Ended,
+    Worker,
+    die_with_parent,
+    signer,
+)
 from aimills_kernels.harness.peers import peers_of
 from aimills_kernels.harness.record import joined
 
 __all__ = ["TIMEOUT_S", "Worker", "run", "validate_each"]
-
-_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG
 
 Progress = Callable[[str, int, int], None]
 
@@ -263,18 +265,9 @@ class _Work:
 
 
 def main(argv: Sequence[str]) -> int:
-    ctypes.CDLL(None).prctl(_DEATH_SIGNAL, signal.SIGKILL)  # not to outlive who started it
+    die_with_parent()
     answers = os.fdopen(int(argv[0]), "w")
-    with Path(argv[1]).open("r+b") as file:
-        sign = mmap.mmap(file.fileno(), SIGN)
-    count = 0
-
-    def at(name: str) -> None:
-        nonlocal count
-        count += 1
-        sign[:] = count.to_bytes(8, "little") + name.encode()[: SIGN - 8].ljust(SIGN - 8, b"\0")
-
-    work = _Work(at)
+    work = _Work(signer(argv[1]))
     for line in sys.stdin:
         try:
             answer = work(json.loads(line))

@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from aimills_kernels._op import Case, Cost, Op, as_tuple, to_device
+from aimills_kernels._op import Case, Op
 from aimills_kernels._registry import get_op
-from aimills_kernels._tolerance import Exact, Ratio, Tolerance
 from aimills_kernels._validate import pick_device, validate
-from aimills_kernels._words import shown
 from aimills_kernels.harness import _guard, bench, ceilings, env, isolated, record
-from aimills_kernels.harness._contest import OfPeer, Stage
 from aimills_kernels.harness._patience import patience
 from aimills_kernels.harness.compare import ONLY_BASE, Comparison, compare_records
-from aimills_kernels.harness.env import first_line
-from aimills_kernels.harness.peers import Peer, peers_of
-from aimills_kernels.harness.timing import timer_for
+from aimills_kernels.harness.own import NAME, Own, Unusable, exits
+from aimills_kernels.harness.own_process import OwnProcess
+from aimills_kernels.harness.peers import peers_of
 from aimills_kernels.report import chosen
 
 Row = dict[str, Any]
@@ -33,17 +28,19 @@ NO_GPU = "it runs on cuda, "  # how the dispatcher begins to say that a provider
 @dataclass
 class Rows:
     """All that was timed in this session. With `timeout_s` a process of its own does what is
-    declared, and is ended when a step takes longer; `say` is where to tell of what ends this;
-    `project` is the folder that somebody's own kernels are in."""
+    declared, and is ended when a step takes longer; `again` is one for somebody's own kernels;
+    `say` is where to tell of what ends this; `project` is the folder that those kernels are in."""
 
     budget_s: float
     timeout_s: float | None = None
     with_energy: bool = False
     say: Callable[[str], None] = print
     project: Path = env.ROOT
+    again: OwnProcess | None = None
     records: list[dict[str, Any]] = field(default_factory=list)
     _worker: isolated.Worker | None = None
     _own: dict[tuple[str, str, str], str] = field(default_factory=dict)  # to the test
+    _told: set[str] = field(default_factory=set)
     _cases: dict[tuple[str, str], dict[str, Row] | str] = field(default_factory=dict)
     _ceilings: dict[str, dict[str, Any]] = field(default_factory=dict)
 
@@ -82,20 +79,52 @@ class Rows:
             return None
         return f"{other} has rows of {own.name} {own.case.name} too: give one of them a name="
 
-    def own(self, own: Own, device: str) -> Row:
-        """The row of somebody's kernel, timed beside its reference and peers."""
-        op, case = own.op(device), own.case
-        beside = {"reference": own.reference, **own.peers}
+    def own(self, own: Own, device: str, test: str) -> Row:
+        """The row of somebody's kernel in this test, timed beside its reference and peers."""
+        made = self._apart(own, device, test) or self._here(own, device)
+        self.records.append(made)
+        return next(row for row in made["rows"] if row["provider"] == NAME)
+
+    def _apart(self, own: Own, device: str, test: str) -> dict[str, Any] | None:
+        """In a process of its own; None where that can't be, which is said once."""
+        if self.again is None:
+            return None
+        made = self.again.run(own, device, test)
+        if isinstance(made, dict):
+            return made
+        if made not in self._told:
+            self._told.add(made)
+            self.say(f"{own.name} is timed in pytest's own process: {made}")
+        return None
+
+    def _here(self, own: Own, device: str) -> dict[str, Any]:
         measured = self.measured(device)
         with patience(self.timeout_s, lambda text: self.say(f"{own.name} {text}")) as at:
-            made = bench.run(
-                ops=[op], cases=[case.name], providers=[], device=device, measured=measured,
-                budget_s=self.budget_s * (1 + len(beside)), with_energy=self.with_energy, at=at,
-                stamp=env.stamp(device, self.project),
-                peers=[own.peer, *(Peer(name, function) for name, function in beside.items())],
-            )  # fmt: skip
-        self.records.append(made)
-        return next(row for row in made["rows"] if row["provider"] == own.peer.name)
+            return own.run(device, at, **self._options(device), measured=measured)
+
+    def _options(self, device: str) -> dict[str, Any]:
+        return {
+            "budget_s": self.budget_s, "with_energy": self.with_energy,
+            "stamp": env.stamp(device, self.project),
+        }  # fmt: skip
+
+    def served(
+        self, own: Own, device: str, job: dict[str, Any], at: Callable[[str], None]
+    ) -> dict[str, Any]:
+        """The answer to `own_process`, which this process times for."""
+        if (own.name, device) != (job["name"], job["device"]):
+            return {"apart": f"started again, the test is of {own.name} on {device}"}
+        known = {"measured": job["measured"], "without": job["without"]}
+        try:
+            made = own.run(device, at, **self._options(device), **known)
+        except Unusable as error:
+            return {"unusable": str(error)}
+        except _guard.Replaced as error:
+            return {"wrong": str(error)}
+        except SystemExit as error:
+            return {"wrong": exits(error)}
+        at(NAME)  # what it does to the process from now on is its doing too
+        return {"record": made}
 
     def measured(self, device: str) -> dict[str, Any]:
         if device not in self._ceilings:
@@ -103,8 +132,9 @@ class Rows:
         return self._ceilings[device]
 
     def close(self) -> None:
-        if self._worker is not None:
-            self._worker.close()
+        for started in (self._worker, self.again):
+            if started is not None:
+                started.close()
 
     # ---- of the whole session
 
@@ -183,93 +213,3 @@ def check_declared(op: Op | str, case: Case | str, name: str) -> tuple[str | Non
 
 def _joined(failures: list[str]) -> str | None:
     return "; ".join(failures) or None
-
-
-# ---- somebody's own kernel
-
-
-class _OwnOp(Op):
-    """An op without a schema: its arguments come as they are drawn."""
-
-    def make_inputs(self, case: Case, device: str | torch.device, seed: int) -> tuple:
-        generator = torch.Generator(device).manual_seed(seed)
-        drawn: Any = self.inputs(case, generator)
-        return tuple(to_device(a, device) for a in as_tuple(drawn))
-
-
-@dataclass(frozen=True)
-class Own:
-    """A function, what draws its arguments, and a function that is right."""
-
-    name: str
-    function: Callable[..., Any]
-    inputs: Callable[[torch.Generator], Any]
-    reference: Callable[..., Any]
-    case: Case
-    cost: Cost
-    tolerance: Tolerance | None = None
-    peers: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
-
-    def refused(self, device: str) -> str | None:
-        """What of the arguments of `bench_op` can't be used, in one sentence."""
-        calls = {"function": self.function, "inputs": self.inputs, "reference": self.reference}
-        for name, value in {**calls, **{f"peers[{n!r}]": f for n, f in self.peers.items()}}.items():
-            if not callable(value):
-                return f"{name} must be a function, got {shown(value)}"
-        if taken := {"own", "reference"} & set(self.peers):
-            return f"peers can't be named {' or '.join(sorted(taken))}: that name is taken"
-        for name in ("flops", "bytes"):
-            value = getattr(self.cost, name)
-            if not isinstance(value, int | float) or not 0 <= value < math.inf:
-                return f"{name} must be a number from 0 on, got {shown(value)}"
-        if self.cost.unit not in ceilings.UNITS:
-            return f"unit must be one of {', '.join(ceilings.UNITS)}, got {shown(self.cost.unit)}"
-        if self.tolerance is not None and not hasattr(self.tolerance, "judge"):
-            return f"tolerance must be a Tolerance, such as Ratio(), got {shown(self.tolerance)}"
-        return self._unusable(device)
-
-    def _unusable(self, device: str) -> str | None:
-        at = "inputs"
-        try:
-            drawn = as_tuple(self.inputs(torch.Generator(device).manual_seed(0)))
-            at = "reference"
-            outputs = as_tuple(self.reference(*drawn))
-        except Exception as error:  # whatever somebody's functions raise
-            return f"{at} raised {type(error).__name__}: {first_line(error)}"
-        if not outputs or not all(isinstance(t, Tensor) for t in outputs):
-            return "reference must return a tensor or a tuple of tensors"
-        return None
-
-    @property
-    def peer(self) -> Peer:
-        return Peer("own", self.function, gated=True)
-
-    def op(self, device: str) -> Op:
-        drawn = self.inputs(torch.Generator(device).manual_seed(0))
-        outputs = as_tuple(self.reference(*as_tuple(drawn)))
-        return _OwnOp(
-            name=self.name, reference=self.reference, fake=self.reference,
-            inputs=lambda case, generator: self.inputs(generator),  # type: ignore[return-value]
-            cases=(self.case,), cost=lambda case: self.cost,
-            tolerance=tuple(self.tolerance or _default(t) for t in outputs), errors=(),
-            providers=(), outputs=tuple(f"output {i}" for i in range(len(outputs))),
-        )  # fmt: skip
-
-    def check(self, device: str) -> str | None:
-        """One checked pass: what is wrong."""
-        _guard.begin()
-        place = torch.device(device)
-        stage = Stage(self.op(device), self.case, place, 0, 0)
-        contestant = OfPeer(stage, self.peer)
-        try:
-            _, wrong = contestant.try_out()
-            wrong += contestant.check(timer_for(place))[1]
-        except Exception as error:  # whatever the kernel raises
-            wrong = [f"{type(error).__name__}: {error}".splitlines()[0]]
-        if replaced := _guard.restore():
-            wrong.append(replaced)
-        return _joined(wrong)
-
-
-def _default(t: Tensor) -> Tolerance:
-    return Ratio() if t.is_floating_point() and t.itemsize > 1 else Exact()

@@ -11,7 +11,7 @@ from typing import Any
 
 from aimills_kernels._words import shown
 from aimills_kernels.harness import record as _record
-from aimills_kernels.harness._machine import facts, kind, mapping, run_mode
+from aimills_kernels.harness._machine import facts, kind, made_at, mapping, run_mode
 from aimills_kernels.report.words import Row
 
 _CARD = ("name", "uuid", "power_limit_w", "clock_application_sm_mhz", "ecc", "mig")
@@ -160,7 +160,7 @@ def read(names: Sequence[str]) -> tuple[list[Source], list[str]]:
         twin = next((s.name for s in found if s.record == loaded), None)
         if twin is None:
             found.append(Source(_short(path, found), loaded))
-    return sorted(found, key=lambda s: (s.record["created"], s.name)), unread
+    return sorted(found, key=lambda s: (made_at(s.record), s.name)), unread
 
 
 def _files(names: Sequence[str], unread: list[str]) -> list[Path]:
@@ -220,7 +220,7 @@ def machines(sources: Iterable[Source], by_card: bool = True) -> list[Machine]:
             machine = found.setdefault(key, Machine(""))
             machine.parts.append(Part(source, device))
             machine.name = _name(device, known)
-    return sorted(found.values(), key=lambda m: m.newest.source.record["created"], reverse=True)
+    return sorted(found.values(), key=lambda m: made_at(m.newest.source.record), reverse=True)
 
 
 def _keys(device: str, by_card: bool) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from aimills_kernels.harness.compare import (
     SLOWER,
     THRESHOLD,
     Verdict,
+    comparable,
     compare_records,
 )
 from aimills_kernels.report.chosen import Machine, Part
@@ -23,8 +24,8 @@ POINTS = (SLOWER, FASTER, BROKEN, MISSING, REFUSED)  # where times before and af
 
 @dataclass(frozen=True)
 class Step:
-    """A row in a record. `verdict` is against the last record that has a time of it, None for the
-    first; `since` is its time over that of the first that may be compared, `start`."""
+    """A row in a record. `verdict` is against the last record that has a time of it and may be
+    compared, None for the first; `since` is its time over that of the first such, `start`."""
 
     part: Part
     row: Row
@@ -69,31 +70,30 @@ def pasts(machine: Machine, threshold: float = THRESHOLD) -> Iterator[Past]:
 
 
 def _steps(held: list[tuple[Part, Row]], threshold: float) -> Iterator[Step]:
-    last: tuple[Part, Row] | None = None
-    start: tuple[Part, Row] | None = None
+    timed: list[tuple[Part, Row]] = []
     for part, row in held:
-        step = Step(part, row)
-        if last is not None:
-            step = replace(step, verdict=_against(last, (part, row), threshold))
-        if step.verdict is not None and step.verdict.verdict == REFUSED:
-            start = None
-        if start is not None and row["median_us"] is not None:
-            since = _against(start, (part, row), threshold)
-            step = replace(step, start=start[0], since=since)
+        step, here = Step(part, row), (part, row)
+        fit = [before for before in timed if comparable(*_sides(before, here))]
+        if timed:
+            step = replace(step, verdict=_against((fit or timed)[-1], here, threshold))
         if row["median_us"] is not None:
-            last = part, row
-            start = start or last
+            if fit:
+                since = _against(fit[0], here, threshold)
+                step = replace(step, start=fit[0][0], since=since)
+            timed.append(here)
         yield step
 
 
 def _against(base: tuple[Part, Row], new: tuple[Part, Row], threshold: float) -> Verdict:
     """Both parts are of one machine, whatever index its device had, and of one mode."""
-    mode = base[1]["mode"]
-    sides = [{**part.source.record, "rows": [{**row, "mode": mode}]} for part, row in (base, new)]
-    if base[0].device != new[0].device:
-        sides[0] = _moved(sides[0], new[0].device, base[0])
-    (verdict,) = compare_records(sides[0], sides[1], threshold).verdicts
+    (verdict,) = compare_records(*_sides(base, new), threshold).verdicts
     return verdict
+
+
+def _sides(base: tuple[Part, Row], new: tuple[Part, Row]) -> tuple[dict, dict]:
+    mode = base[1]["mode"]
+    a, b = ({**part.source.record, "rows": [{**row, "mode": mode}]} for part, row in (base, new))
+    return (a if base[0].device == new[0].device else _moved(a, new[0].device, base[0])), b
 
 
 def _moved(record: dict, device: str, part: Part) -> dict:

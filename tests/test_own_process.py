@@ -1,0 +1,205 @@
+"""A kernel of one's own that hangs or takes its process with it costs its row, and no other."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from aimills_kernels.harness import record
+from tests.child_pytest import run_pytest
+
+HEAD = """\
+import ctypes, os, signal, sys, time
+import pytest, torch
+def draw(g): return torch.randn(64, 64, generator=g)
+def right(x): return x + 1
+def leaves(x): os._exit(0)
+def hangs(x): ctypes.PyDLL(None).sleep(1000)  # in C, and it keeps the interpreter's lock
+def sleeps(x): time.sleep(1000)
+def deaf(x): signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGALRM]); time.sleep(1000)
+def crashes(x): ctypes.string_at(0)
+def aborts(x): os.write(2, b"the last words\\n"); os.abort()
+def killed(x): os.kill(os.getpid(), signal.SIGKILL)
+def vast(x): return torch.empty(1 << 55)
+def raises(x): raise RuntimeError("no image for this device")
+"""
+RIGHT = "def test_right(bench_op): bench_op(right, draw, reference=right)\n"
+
+
+def timed(folder: Path, text: str, *args: str) -> subprocess.CompletedProcess[str]:
+    (folder / "test_mine.py").write_text(HEAD + text)
+    return run_pytest(
+        folder, "--benchmark-max-time=0.05", "--benchmark", "--benchmark-record=r.json", *args,
+        "test_mine.py",
+    )  # fmt: skip
+
+
+def rows(folder: Path) -> dict[tuple[str, str], dict]:
+    found = record.load(folder / "r.json")["rows"]
+    return {(row["op"], row["provider"]): row for row in found}
+
+
+def of(*names: str) -> str:
+    return "".join(f"def test_{n}(bench_op): bench_op({n}, draw, reference=right)\n" for n in names)
+
+
+@pytest.mark.full  # each pytest takes some ten seconds of a CPU
+def test_a_kernel_that_ends_its_process_costs_its_row(tmp_path: Path) -> None:
+    """Even with exit code 0."""
+    run = timed(tmp_path, of("leaves") + RIGHT)
+    assert run.returncode == 1, run.stdout + run.stderr
+    assert "1 failed, 1 passed" in run.stdout
+    assert "leaves test_leaves own: its process ended with exit code 0" in run.stdout
+    found = rows(tmp_path)
+    assert found["leaves", "own"]["failure"] == "its process ended with exit code 0"
+    assert found["leaves", "own"]["median_us"] is None
+    assert found["leaves", "reference"]["median_us"] > 0
+    assert found["right", "own"]["median_us"] > 0
+
+
+@pytest.mark.full  # a process for each, and again without it
+def test_a_hang_that_no_signal_reaches_is_ended(tmp_path: Path) -> None:
+    run = timed(tmp_path, of("hangs", "sleeps") + RIGHT, "--benchmark-timeout=15")
+    assert run.returncode == 1, run.stdout + run.stderr
+    assert "2 failed, 1 passed" in run.stdout
+    found = rows(tmp_path)
+    for name in ("hangs", "sleeps"):
+        said = f"{name} test_{name} own: no answer after 15 s, so it was ended"
+        assert said in run.stdout
+        assert found[name, "own"]["failure"] == "no answer after 15 s, so it was ended"
+        assert found[name, "reference"]["median_us"] > 0
+    assert found["right", "own"]["median_us"] > 0
+
+
+@pytest.mark.full  # a process for each, and again without it
+def test_what_ends_a_process_or_finds_no_memory_is_a_sentence(tmp_path: Path) -> None:
+    run = timed(tmp_path, of("crashes", "aborts", "killed", "vast", "raises") + RIGHT)
+    assert run.returncode == 1, run.stdout + run.stderr
+    assert "5 failed, 1 passed" in run.stdout
+    assert "Traceback" not in run.stdout
+    for says in (
+        "crashes test_crashes own: its process ended by SIGSEGV\n",
+        "aborts test_aborts own: its process ended by SIGABRT: the last words\n",
+        "own: its process ended by SIGKILL, as the system does where memory runs out\n",
+        "vast test_vast own: RuntimeError: ",
+        "raises test_raises own: RuntimeError: no image for this device\n",
+    ):
+        assert says in run.stdout, says
+    found = rows(tmp_path)
+    for name in ("crashes", "aborts", "killed", "vast", "raises"):
+        assert found[name, "own"]["median_us"] is None
+        assert found[name, "reference"]["median_us"] > 0
+    assert found["right", "own"]["median_us"] > 0
+
+
+@pytest.mark.full
+def test_a_peer_that_ends_the_process_leaves_the_kernel_its_time(tmp_path: Path) -> None:
+    text = (
+        "def test_it(bench_op):\n    peers = {'theirs': leaves}\n"
+        "    bench_op(right, draw, reference=right, peers=peers)\n"
+        "def test_reference(bench_op): bench_op(right, draw, reference=leaves, name='wrong')\n"
+        "def test_inputs(bench_op): bench_op(right, leaves, reference=right, name='none')\n"
+    )
+    run = timed(tmp_path, text + RIGHT.replace("right,", "sleeps and right,", 1))
+    assert run.returncode == 1, run.stdout + run.stderr
+    assert "2 failed, 2 passed" in run.stdout
+    assert "reference: its process ended with exit code 0" in run.stdout
+    assert "inputs: its process ended with exit code 0" in run.stdout
+    found = rows(tmp_path)
+    assert found["right", "own"]["median_us"] > 0
+    assert found["wrong", "own"]["gap"]
+
+
+FIXTURES = """\
+@pytest.fixture(scope="session")
+def factor(pytestconfig): return pytestconfig.getoption("factor")
+@pytest.fixture
+def kernel(factor, tmp_path, monkeypatch):
+    (tmp_path / "f").write_text(str(factor))
+    monkeypatch.setenv("FACTOR", str(factor))
+    return lambda x: x * float((tmp_path / "f").read_text())
+@pytest.mark.parametrize("n", [3, 5])
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_it(bench_op, kernel, factor, n, side, capfd):
+    row = bench_op(kernel, lambda g: torch.randn(n, generator=g), reference=lambda x: x * factor,
+                   name=f"kernel {side}")
+    assert row["dims"] == {"n": n, "side": side}
+    (open(os.environ["SEEN"], "a")).write("seen ")
+class TestMine:
+    def test_it(self, bench_op, kernel, factor):
+        bench_op(kernel, draw, reference=lambda x: x * factor, name="mine")
+"""
+
+
+@pytest.mark.full
+def test_fixtures_parameters_and_options_hold_there_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And what one pytest writes for the user, the other one leaves alone."""
+    monkeypatch.setitem(run_pytest.__globals__["_ENV"], "SEEN", str(tmp_path / "seen"))
+    (tmp_path / "conftest.py").write_text(
+        "def pytest_addoption(parser): parser.addoption('--factor', type=float, default=1.0)\n"
+        "def pytest_runtest_logreport(report):\n"
+        "    import logging; logging.getLogger('mine').warning('told %s', report.when)\n"
+    )
+    run = timed(tmp_path, FIXTURES, "--factor=2.5", "--junitxml=j.xml", "--basetemp=base",
+                "--log-file=log.txt", "-q", "-p", "no:randomly")  # fmt: skip
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "5 passed" in run.stdout
+    assert "pytest's own process" not in run.stdout
+    made = record.load(tmp_path / "r.json")
+    assert len(made["rows"]) == 10
+    assert made["options"]["isolated"] == "all cases"
+    assert (tmp_path / "seen").read_text() == "seen " * 4
+    assert 'tests="5"' in (tmp_path / "j.xml").read_text()
+    assert list((tmp_path / "base").iterdir())
+
+
+OTHERS = """\
+import uuid
+@pytest.mark.parametrize("n", [uuid.uuid4().hex])
+def test_drawn(bench_op, n): bench_op(right, draw, reference=right)
+@pytest.fixture
+def first():
+    if os.path.exists("once"): raise OSError("only once")
+    open("once", "w").close()
+def test_once(bench_op, first): bench_op(right, draw, reference=right, name="once")
+"""
+
+
+@pytest.mark.full
+def test_what_can_not_run_twice_runs_here_and_says_so(tmp_path: Path) -> None:
+    run = timed(tmp_path, OTHERS + RIGHT)
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "3 passed" in run.stdout
+    here = "is timed in pytest's own process: started again, "
+    assert f"right {here}pytest does not find the test" in run.stdout
+    assert f"once {here}the test failed before bench_op: OSError: only once" in run.stdout
+    assert run.stdout.count("pytest's own process") == 2
+    assert rows(tmp_path)["once", "own"]["median_us"] > 0
+
+
+@pytest.mark.full
+def test_without_a_limit_all_is_in_one_process(tmp_path: Path) -> None:
+    pid = "def test_it(bench_op): bench_op(here, draw, reference=right)\nPID = os.getpid()\n"
+    pid += "def here(x): assert os.getppid() == PARENT; return x + 1\nPARENT = os.getppid()\n"
+    pid += "open('pids', 'a').write('p')\n"
+    run = timed(tmp_path, pid, "--benchmark-timeout=0")
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert (tmp_path / "pids").read_text() == "p"
+    assert "isolated" not in record.load(tmp_path / "r.json")["options"]
+
+
+@pytest.mark.full
+def test_a_check_has_an_end_too(tmp_path: Path) -> None:
+    """In pytest itself: asleep in Python it fails, what can't be interrupted ends pytest."""
+    for name, says in (
+        ("sleeps", "sleeps: TimeoutError: no answer after 15 s"),
+        ("deaf", "bench_op deaf deaf: no answer after 30 s, and the process is ended with it"),
+    ):
+        (tmp_path / "test_mine.py").write_text(HEAD + of(name))
+        run = run_pytest(tmp_path, "--benchmark-timeout=15", "test_mine.py")
+        assert run.returncode == 1, run.stdout + run.stderr
+        assert says in run.stdout
