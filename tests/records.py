@@ -13,6 +13,7 @@ from aimills_kernels.harness._rows import floor_us
 
 H100 = {
     "name": "NVIDIA H100 80GB HBM3", "uuid": "GPU-00000000-0000-0000-0000-000000000001",
+    "pci_device": "0x233010DE", "pci_subdevice": "0x16C110DE",
     "driver": "580.0", "power_limit_w": 700.0, "clock_application_sm_mhz": 1980, "ecc": "Enabled",
     "mig": "Disabled", "torch_index": 0,
 }  # fmt: skip
@@ -104,8 +105,8 @@ def record(
         "environment": {
             "time": created, "package": "0.1.0", "git": {"commit": commit, "dirty": dirty},
             "python": "3.12.1", "torch": {"version": "2.11.0+cu130", "cuda": "13.0"},
-            "triton": "3.6.0", "gpus": [dict(g) for g in gpus], "missing": [],
-            "cpu": dict(CPU),
+            "triton": "3.6.0", "cuda_driver": "13.0", "cpu": dict(CPU),
+            "gpus": [dict(g) for g in gpus], "missing": [],
             **environment,
         },
         "ceilings": ceilings, "rows": list(rows),

@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 import torch
 
@@ -70,6 +71,8 @@ def test_the_example_is_five_lines_and_does_both(folder: Path) -> None:
     assert theirs["stats"]["rounds"] == own["n"]
     assert theirs["stats"]["median"] * 1e6 == pytest.approx(own["median_us"], rel=1e-3)
     assert theirs["extra_info"]["error_used"] == own["error_used"]
+    assert made["options"]["isolated"] == "all cases"
+    jsonschema.Draft202012Validator(record.schema()).validate(made)
     assert own["energy"] or own["energy_missing"] == "a CPU has no counter that NVML reads"
     assert theirs["extra_info"]["energy_missing"] == own["energy_missing"]
 

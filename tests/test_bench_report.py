@@ -328,7 +328,9 @@ def _odd() -> dict[str, dict[str, Any]]:
                for e, f in ((-6, 1), (0, 12), (12, 22))]  # fmt: skip
     modes = [records.row("triton", mode=m, case="x") for m in ("stream", "graph", "host")]
     empty = records.record([records.row(device="cpu")], ceilings={}, gpus=[])
-    empty["environment"] = {}
+    known = empty["environment"]
+    known |= dict.fromkeys(("git", "torch", "triton", "cuda_driver"))
+    known["cpu"] = dict.fromkeys(known["cpu"])
     return {
         "one": one, "failed": failed, "bare": records.record([bare]),
         "many": records.record(many), "extreme": records.record(extreme),

@@ -55,7 +55,10 @@ def row(us: float, config: str | None = None, provider: str = "triton", **more: 
 
 def made(*rows: dict[str, Any], **more: Any) -> dict[str, Any]:
     """A record of an H100 with these rows, and of a slower provider."""
-    stamps = {"torch": {"version": torch.__version__}, "triton": _records._triton_minor() + ".0"}
+    stamps = {
+        "torch": {"version": torch.__version__, "cuda": torch.version.cuda},
+        "triton": _records._triton_minor() + ".0",
+    }
     return records.record([*rows, row(900, provider="sdpa")], **({"gpus": [GPU]} | stamps | more))
 
 

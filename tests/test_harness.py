@@ -536,12 +536,12 @@ def test_the_stamp_survives_a_bare_machine(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_nvidia_smi_with_absent_values() -> None:
     fields = ["name", "power.limit", "ecc.mode.current", "clocks.max.sm", "mig.mode.current"]
-    fields.append("clocks.applications.graphics")
-    line = "NVIDIA H200, 700.00, [N/A], 1980, [Not Supported], [Functionality has been deprecated]"
+    fields += ["clocks.applications.graphics", "driver_version"]
+    line = "NVIDIA H200, 700.00, [N/A], 1980, [Not Supported], [It is deprecated], 590.10"
     (row,) = env.parse_smi(line, fields)
     assert row == {
         "name": "NVIDIA H200", "power_limit_w": 700.0, "ecc": None, "clock_max_sm_mhz": 1980,
-        "mig": None, "clock_application_sm_mhz": None,
+        "mig": None, "clock_application_sm_mhz": None, "driver": "590.10",
     }  # fmt: skip
 
 

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
 
 import jsonschema
 import pytest
+import torch
 
+from aimills_kernels._op import Case
+from aimills_kernels._registry import get_op
+from aimills_kernels.accept import speed
+from aimills_kernels.accept.session import Session, Settings
+from aimills_kernels.cli import main
 from aimills_kernels.harness import record
+from tests import records
 
 COMMITTED = Path(__file__).resolve().parents[1] / "docs" / "record.schema.json"
 
@@ -28,8 +36,13 @@ def timed(**more: Any) -> dict[str, Any]:
 def whole(*rows: dict[str, Any]) -> dict[str, Any]:
     return {
         "schema": record.SCHEMA, "kind": record.KIND, "created": "2026-01-01T00:00:00+00:00",
-        "options": {}, "environment": {}, "ceilings": {}, "rows": list(rows),
+        "options": {}, "environment": copy.deepcopy(ENVIRONMENT), "ceilings": {},
+        "rows": list(rows),
     }  # fmt: skip
+
+
+ENVIRONMENT = records.record([])["environment"]
+ENERGY = records.energy(0.002)
 
 
 WARM = {k: timed()[k] for k in record.ROW["properties"]["warm"]["properties"]}
@@ -41,6 +54,9 @@ TELEMETRY = {
 GOOD = [
     whole(),
     whole(timed()),
+    whole(timed(energy=ENERGY)),
+    whole(timed(energy={**ENERGY, "window_s": 5, "idle_watts": None})),
+    {**whole(), "environment": {**ENVIRONMENT, "gpus": [], "git": None, "triton": None}},
     whole(timed(warm=WARM, telemetry=TELEMETRY, modes=[{"median_us": 1.0, "share": 0.4}])),
     whole(record.blank(op="a", case="b", provider="c", device="cpu", unit="f32", flops=0,
                        bytes=0, skipped="no GPU")),
@@ -79,16 +95,91 @@ def _broken() -> list[Any]:
         ),
         r"rows\[0\]\.energy lacks 'joules'": lambda r: r.update(energy={}),
     }
+    for name, value, says in (
+        ("joules", 0, "is 0, not above 0"), ("joules", -1.0, "is -1.0, not above 0"),
+        ("window_s", 4.99, "is 4.99, below 5"), ("calls", 0, "is 0, below 1"),
+        ("level", "", "is empty"), ("watts", 0, "is 0, not above 0"),
+    ):  # fmt: skip
+        broken = {**ENERGY, name: value}
+        changes[rf"rows\[0\]\.energy\.{name} {says}"] = lambda r, e=broken: r.update(energy=e)
     return [pytest.param(change, says, id=says) for says, change in changes.items()]
+
+
+HELD = {
+    "op", "case", "provider", "peer", "error_used", "median_us", "q1_us", "q3_us", "low_us",
+    "high_us", "samples_us", "sol", "sol_spec", "energy", "energy_missing", "telemetry",
+}  # fmt: skip
+OF_TELEMETRY = {"sm_mhz", "sm_mhz_samples", "memory_mhz", "power_w", "temperature_c", "throttle",
+                "reasons_samples"}  # fmt: skip
+OF_A_GPU = {"name", "pci_device", "pci_subdevice", "driver", "power_limit_w",
+            "clock_application_sm_mhz"}  # fmt: skip
+
+
+def test_no_record_goes_without_what_explains_a_time() -> None:
+    """Each of these is required, whoever reads the schema."""
+    environment = record.ENVIRONMENT["properties"]
+    for spec, fields in (
+        (record.ROW, HELD), (record.TELEMETRY, OF_TELEMETRY),
+        (environment["gpus"]["items"], OF_A_GPU),
+        (record.ENERGY, {"joules", "window_s", "level"}), (environment["git"], {"commit", "dirty"}),
+        (environment["torch"], {"version", "cuda"}),
+        (record.ENVIRONMENT, {"gpus", "cuda_driver", "torch", "triton", "git", "cpu"}),
+    ):  # fmt: skip
+        assert fields <= set(spec["required"])
+
+
+@pytest.mark.parametrize(
+    "lost",
+    [("git",), ("git", "dirty"), ("torch", "cuda"), ("cuda_driver",), ("gpus", 0, "driver"),
+     ("gpus", 0, "power_limit_w")],
+    ids=str,
+)  # fmt: skip
+def test_an_environment_without_a_fact_fails_both(lost: tuple, tmp_path: Path) -> None:
+    found = whole(timed())
+    held = found["environment"]
+    for step in lost[:-1]:
+        held = held[step]
+    del held[lost[-1]]
+    _fails_both(found, rf"environment.* lacks '{lost[-1]}'", tmp_path)
+
+
+# ---- what writes them
+
+
+def _by_command(path: Path) -> None:
+    words = ["--case", "tiny", "--device", "cpu", "--budget", "0.5"]
+    assert main(["bench", "quantize_fp8", *words, "--out", str(path)]) in (0, 2)
+
+
+def _by_acceptance(path: Path) -> None:
+    op = get_op("quantize_fp8")
+    tiny = Case("tiny", tags={"accept"}, **op.case("tiny").dims)
+    op = dataclasses.replace(op, cases=(tiny,))
+    session = Session(Settings((torch.device("cpu"),), (op,)), seconds=0.5)
+    speed.run(session)
+    (made,) = session.benches
+    path.write_text(json.dumps(made, default=str))
+
+
+@pytest.mark.parametrize("write", [_by_command, _by_acceptance])
+def test_what_is_written_passes_both(write: Any, tmp_path: Path) -> None:
+    write(tmp_path / "r.json")
+    found = record.load(tmp_path / "r.json")
+    jsonschema.Draft202012Validator(record.schema()).validate(found)
+    assert any(row["median_us"] for row in found["rows"])
 
 
 @pytest.mark.parametrize(("change", "says"), _broken())
 def test_bad_records_fail_both(change: Any, says: str, tmp_path: Path) -> None:
     found = copy.deepcopy(whole(timed()))
     change(found["rows"][0])
-    (tmp_path / "r.json").write_text(json.dumps(found))
+    _fails_both(found, says, tmp_path)
+
+
+def _fails_both(found: dict[str, Any], says: str, folder: Path) -> None:
+    (folder / "r.json").write_text(json.dumps(found))
     with pytest.raises(ValueError, match=says):
-        record.load(tmp_path / "r.json")
+        record.load(folder / "r.json")
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.Draft202012Validator(record.schema()).validate(found)
 

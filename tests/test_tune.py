@@ -23,7 +23,7 @@ from tests import records
 OP = _registry.get_op("attention")
 CASE = OP.case("llama3-8b-prefill")
 GPU = records.H100 | {"sm": 90, "compute_capability": 9.0}
-TORCH = {"version": torch.__version__}
+TORCH = {"version": torch.__version__, "cuda": None}
 
 
 @pytest.fixture(autouse=True)

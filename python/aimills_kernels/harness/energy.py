@@ -12,8 +12,8 @@ from collections.abc import Callable
 from typing import Any
 
 from aimills_kernels.harness.nvml import Counters
+from aimills_kernels.harness.record import WINDOW_S
 
-WINDOW_S = 5.0
 LEVEL = (
     "GPU board as NVML's total-energy counter states it (nvmlDeviceGetTotalEnergyConsumption), "
     "calls back to back with warm caches, idle power not taken off"

@@ -20,6 +20,7 @@ from typing import Any
 from aimills_kernels._version import __version__
 
 ROOT = Path(__file__).resolve().parents[3]  # the checkout, in an editable install
+_TEXTS = {"name", "uuid", "driver_version", "vbios_version"}  # also where they look like a number
 _TIMEOUT_S = 20
 _PACKAGES = ("triton", "numpy", "pybind11", "pytest-benchmark", "av", "opencv-python-headless")
 _CUPY = ("cupy-cuda13x", "cupy-cuda12x", "cupy")
@@ -254,16 +255,22 @@ def _query(fields: list[str]) -> str:
 def parse_smi(text: str, fields: list[str]) -> list[dict[str, Any]]:
     rows = []
     for line in text.splitlines():
-        values = [_number(v.strip()) for v in line.split(",")]
+        values = [v.strip() for v in line.split(",")]
         if len(values) != len(fields):
             raise RuntimeError(f"nvidia-smi gave {len(values)} values for {len(fields)} fields")
-        rows.append({_SMI[f]: v for f, v in zip(fields, values, strict=True)})
+        pairs = zip(fields, values, strict=True)
+        rows.append({_SMI[f]: _known(v) if f in _TEXTS else _number(v) for f, v in pairs})
     return rows
 
 
+def _known(text: str) -> str | None:
+    """In brackets it says why there is none: not supported, deprecated, no permission."""
+    absent = not text or text[0] + text[-1] == "[]" or text.lower() in ("n/a", "unknown")
+    return None if absent else text
+
+
 def _number(text: str) -> Any:
-    # In brackets it says why there is none: not supported, deprecated, no permission.
-    if not text or text[0] + text[-1] == "[]" or text.lower() in ("n/a", "unknown"):
+    if _known(text) is None:
         return None
     if re.fullmatch(r"\d+", text):
         return int(text)

@@ -18,12 +18,15 @@ from aimills_kernels._files import write_whole
 
 SCHEMA = 2
 KIND = "bench"
+WINDOW_S = 5.0  # of energy, at the least: NVML moves its counter some ten times a second
 
 Spec = dict[str, Any]
 TEXT: Spec = {"type": "string"}
 FLAG: Spec = {"type": "boolean"}
 COUNT: Spec = {"type": "integer", "minimum": 0}
 FIGURE: Spec = {"type": "number"}
+ABOVE_0: Spec = {"type": "number", "exclusiveMinimum": 0}
+WORDS: Spec = {"type": "string", "minLength": 1}
 
 
 def maybe(spec: Spec) -> Spec:
@@ -48,6 +51,11 @@ def closed(fields: dict[str, Spec]) -> Spec:
         "required": list(fields),
         "additionalProperties": False,
     }
+
+
+def opened(fields: dict[str, Spec]) -> Spec:
+    """With these fields, and others that nobody has to know."""
+    return {"type": "object", "properties": fields, "required": list(fields)}
 
 
 _SPREAD: dict[str, Spec] = {
@@ -90,14 +98,44 @@ TELEMETRY = closed(
 
 ENERGY = closed(
     {
-        "joules": about("per call: energy over calls; never 0", FIGURE),
-        "watts": about("mean over the window", FIGURE),
-        "idle_watts": about("mean before it, nothing running", maybe(FIGURE)),
-        "window_s": about("seconds, 5 at the least", FIGURE),
-        "calls": COUNT,
-        "level": about("what was measured, and with what counter", TEXT),
+        "joules": about("per call: energy over calls; never 0", ABOVE_0),
+        "watts": about("mean over the window", ABOVE_0),
+        "idle_watts": about("mean before it, nothing running", maybe(ABOVE_0)),
+        "window_s": about("seconds, 5 at the least", {**FIGURE, "minimum": WINDOW_S}),
+        "calls": {**COUNT, "minimum": 1},
+        "level": about("what was measured, and with what counter", WORDS),
     }
 )
+
+GPU = opened(
+    {
+        "name": maybe(WORDS),
+        "pci_device": about("with pci_subdevice what is sold under that name", maybe(TEXT)),
+        "pci_subdevice": maybe(TEXT),
+        "uuid": maybe(TEXT),
+        "driver": maybe(TEXT),
+        "power_limit_w": maybe(ABOVE_0),
+        "clock_application_sm_mhz": maybe(ABOVE_0),
+        "ecc": maybe(TEXT),
+        "mig": maybe(TEXT),
+    }
+)
+
+ENVIRONMENT = opened(
+    {
+        "package": about("the version of aimills-kernels", TEXT),
+        "git": about("of the folder whose code is measured; null where it is in none",
+                     maybe(opened({"commit": maybe(TEXT), "dirty": maybe(FLAG)}))),
+        "python": TEXT,
+        "torch": maybe(opened({"version": TEXT, "cuda": maybe(TEXT)})),
+        "triton": maybe(TEXT),
+        "cuda_driver": about("the newest CUDA that the driver serves", maybe(TEXT)),
+        "cpu": opened({"model": maybe(TEXT), "usable_cores": maybe(COUNT),
+                       "threads": maybe(COUNT)}),
+        "gpus": array(GPU),
+        "missing": about("facts that could not be had, and why", array(TEXT)),
+    }
+)  # fmt: skip
 
 _WHAT: dict[str, Spec] = {
     "op": TEXT,
@@ -158,8 +196,7 @@ RECORD = closed(
         "kind": {"type": "string", "const": KIND},
         "created": about("ISO 8601, UTC", TEXT),
         "options": about("what the run was asked for: budget, seed, mode", {"type": "object"}),
-        "environment": about("the machine; what could not be had is in `missing`",
-                              {"type": "object"}),
+        "environment": about("the machine; what could not be had is null", ENVIRONMENT),
         "ceilings": about("measured in this run; `spec` is the maker's", {"type": "object"}),
         "rows": array(ROW),
     }
@@ -299,7 +336,11 @@ def mistake_in(value: Any, spec: Spec, where: str) -> str | None:
     if "const" in spec and value != spec["const"]:
         return f"{name} is {value!r:.60}, not {spec['const']!r}"
     if "minimum" in spec and value is not None and value < spec["minimum"]:
-        return f"{name} is {value!r}, below {spec['minimum']}"
+        return f"{name} is {value!r}, below {spec['minimum']:g}"
+    if "exclusiveMinimum" in spec and value is not None and value <= spec["exclusiveMinimum"]:
+        return f"{name} is {value!r}, not above {spec['exclusiveMinimum']}"
+    if "minLength" in spec and value == "":
+        return f"{name} is empty"
     if isinstance(value, list):
         items = spec.get("items")
         each = ((v, items, f"{where}[{i}]") for i, v in enumerate(value) if items)

@@ -189,8 +189,6 @@ def _implausible(record: dict[str, Any]) -> str | None:
             known = [spread[name] for name in _TIMES if spread[name] is not None]
             if min(*known, *spread["samples_us"]) <= 0:
                 return f"rows[{index}] has a {where}time that is not above 0"
-        if row["energy"] and row["energy"]["joules"] <= 0:
-            return f"rows[{index}].energy.joules is {shown(row['energy']['joules'])}, not above 0"
     return None
 
 
