@@ -17,12 +17,13 @@ from aimills_kernels._registry import get_op
 from aimills_kernels._tolerance import Exact, Ratio, Tolerance
 from aimills_kernels._validate import pick_device, validate
 from aimills_kernels._words import shown
-from aimills_kernels.harness import _guard, bench, ceilings, env, isolated, record
+from aimills_kernels.harness import _guard, _stopping, bench, ceilings, env, isolated, record
 from aimills_kernels.harness._contest import OfPeer, Stage
 from aimills_kernels.harness._patience import patience
 from aimills_kernels.harness.compare import ONLY_BASE, Comparison, compare_records
 from aimills_kernels.harness.env import first_line
 from aimills_kernels.harness.peers import Peer, peers_of
+from aimills_kernels.harness.pytest_budget import Budget
 from aimills_kernels.harness.timing import timer_for
 from aimills_kernels.report import chosen
 
@@ -32,15 +33,16 @@ NO_GPU = "it runs on cuda, "  # how the dispatcher begins to say that a provider
 
 @dataclass
 class Rows:
-    """All that was timed in this session. With `timeout_s` a process of its own does what is
+    """All that was timed in this session, `budget_s` for a row. With `timeout_s` a process of its own does what is
     declared, and is ended when a step takes longer; `say` is where to tell of what ends this;
-    `project` is the folder that somebody's own kernels are in."""
+    `project` is the folder that somebody's own kernels are in, `budget` that of the session."""
 
     budget_s: float
     timeout_s: float | None = None
     with_energy: bool = False
     say: Callable[[str], None] = print
     project: Path = env.ROOT
+    budget: Budget = field(default_factory=Budget)
     records: list[dict[str, Any]] = field(default_factory=list)
     _worker: isolated.Worker | None = None
     _own: dict[tuple[str, str, str], str] = field(default_factory=dict)  # to the test
@@ -63,7 +65,8 @@ class Rows:
         options: dict[str, Any] = {
             "ops": [op], "cases": [case.name], "device": device,
             "providers": [name for name in known if name in wanted],
-            "budget_s": self.budget_s * len(wanted),
+            "budget_s": min(self.budget_s * len(wanted), self.budget.share_s()),
+            "target": _stopping.QUICK_TARGET if self.budget.quick else _stopping.TARGET,
             "without": [name for name in contestants(op) if name not in wanted],
             "with_energy": self.with_energy,
         }  # fmt: skip
@@ -127,14 +130,22 @@ class Rows:
         for made in self.records:
             parts.setdefault(made["ceilings"]["device"], []).append(made)
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        return [{**record.joined(made), "created": now} for made in parts.values()]
+        whole = [{**record.joined(made), "created": now} for made in parts.values()]
+        for made in whole:
+            made["options"] = made["options"] | {"left_out": self.budget.counts()}
+        return whole
 
-    def compared(self, base: Sequence[dict[str, Any]], threshold: float) -> tuple[Comparison, int]:
-        """With a baseline, and how many of its rows this session does not have: they don't count,
-        as a session may be of a few benchmarks."""
+    def compared(
+        self, base: Sequence[dict[str, Any]], threshold: float
+    ) -> tuple[Comparison, list[tuple[str, str, str]]]:
+        """With a baseline, and which rows that it timed (op, case, provider) this session does not
+        have: they don't count, as a session may be of a few benchmarks."""
         found = compare_records(base, self.by_device(), threshold)
         shared = tuple(v for v in found.verdicts if v.why != ONLY_BASE)
-        return replace(found, verdicts=shared), len(found.verdicts) - len(shared)
+        rows = [row for made in base for row in made["rows"] if row["median_us"] is not None]
+        timed = {(row["op"], row["case"], row["provider"]) for row in rows}
+        lost = [(v.op, v.case, v.provider) for v in found.verdicts if v.why == ONLY_BASE]
+        return replace(found, verdicts=shared), [row for row in lost if row in timed]
 
 
 def baseline(path: Path) -> tuple[list[dict[str, Any]], list[str]]:
