@@ -55,6 +55,7 @@ _OPTIONS: tuple[tuple[str, dict[str, Any]], ...] = (
 _TIMED = (
     "record", "baseline", "regression", "require_gpu", "timeout", "energy", "budget", "quick",
 )  # fmt: skip
+_BEYOND = "beyond the tolerance"
 _KEPT = (
     "error_used", "sol", "sol_spec", "sol_bound", "tflops", "gbps", "cold", "clock", "mode",
     "suspect", "note", "host_us", "energy", "energy_missing",
@@ -335,11 +336,12 @@ class BenchOp:
 
         if self._timing:
             return self._show(self._rows.declared(op, case, name, self._selected(op, case)))
-        skipped, wrong = check_declared(op, case, name)
-        if skipped is not None:
-            pytest.skip(f"not run: {skipped}")
-        if wrong is not None:
-            pytest.fail(f"{op} {case} {name}: {wrong}", pytrace=False)
+        found = check_declared(op, case, name)
+        if found.skipped is not None:
+            pytest.skip(f"not run: {found.skipped}")
+        if found.wrong is not None:
+            pytest.fail(f"{op} {case} {name}: {found.wrong}", pytrace=False)
+        self._beyond(f"{op} {case} {name}", found.note)
         self._unused()
         return None
 
@@ -382,6 +384,7 @@ class BenchOp:
                 pytest.fail(f"{what}: not run: {row['skipped']}", pytrace=False)
             self._state.absent[row["skipped"], f"{row['op']} {row['provider']}"] += 1
             pytest.skip(f"not run: {row['skipped']}")
+        self._beyond(what, row["note"])
         samples = iter(row["samples_us"])
 
         def play() -> None:
@@ -391,6 +394,11 @@ class BenchOp:
         self._benchmark.extra_info.update({name: row[name] for name in _KEPT})
         self._benchmark.pedantic(play, rounds=row["n"], iterations=1, warmup_rounds=0)
         return row
+
+    def _beyond(self, what: str, note: str | None) -> None:
+        """A peer that is less exact than the op allows passes, and is named at the end."""
+        if note is not None:
+            self._node.user_properties.append((_BEYOND, f"{what}: {note}"))
 
     def _unused(self) -> None:
         """pytest-benchmark warns of a fixture that was not used; there is nothing to time."""
@@ -468,14 +476,28 @@ def _store_rows(config: pytest.Config, state: _State, regressed: bool) -> bool:
 @pytest.hookimpl(trylast=True)  # below pytest-benchmark's tables
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     state = terminalreporter.config.stash.get(_STATE, None)
-    if state is None or not (state.rows or state.absent or state.said or state.budget):
+    beyond = _beyond_tolerance(terminalreporter)
+    if state is None or not (state.rows or state.absent or state.said or state.budget or beyond):
         return
     terminalreporter.section("kernels")
     if state.rows or state.absent:
         for line in _counts(state):
             terminalreporter.line(line)
-    for line in [*state.budget.lines(), *state.said]:
+    for line in [*beyond, *state.budget.lines(), *state.said]:
         terminalreporter.line(line)
+
+
+def _beyond_tolerance(terminalreporter: Any) -> list[str]:
+    """Of all reports, as those of xdist's workers come with what their tests said."""
+    reports = [r for found in terminalreporter.stats.values() for r in found]
+    said = [
+        text
+        for report in reports
+        if getattr(report, "when", None) == "call"
+        for name, text in getattr(report, "user_properties", ())
+        if name == _BEYOND
+    ]
+    return [f"beyond the op's tolerance, and no yardstick: {text}" for text in said]
 
 
 def _counts(state: _State) -> list[str]:

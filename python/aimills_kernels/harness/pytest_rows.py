@@ -24,7 +24,7 @@ from aimills_kernels.harness.compare import ONLY_BASE, Comparison, compare_recor
 from aimills_kernels.harness.env import first_line
 from aimills_kernels.harness.peers import Peer, peers_of
 from aimills_kernels.harness.pytest_budget import Budget
-from aimills_kernels.harness.timing import timer_for
+from aimills_kernels.harness.timing import is_memory, timer_for
 from aimills_kernels.report import chosen
 
 Row = dict[str, Any]
@@ -33,9 +33,10 @@ NO_GPU = "it runs on cuda, "  # how the dispatcher begins to say that a provider
 
 @dataclass
 class Rows:
-    """All that was timed in this session, `budget_s` for a row. With `timeout_s` a process of its own does what is
-    declared, and is ended when a step takes longer; `say` is where to tell of what ends this;
-    `project` is the folder that somebody's own kernels are in, `budget` that of the session."""
+    """All that was timed in this session, `budget_s` for a row. With `timeout_s` a process of its
+    own does what is declared, and is ended when a step takes longer; `say` is where to tell of what
+    ends this; `project` is the folder that somebody's own kernels are in; `budget` is that of the
+    session."""
 
     budget_s: float
     timeout_s: float | None = None
@@ -174,22 +175,60 @@ def contestants(op: Op) -> list[str]:
     return [p.name for p in op.all_providers] + [p.name for p in peers_of(op)]
 
 
-def check_declared(op: Op | str, case: Case | str, name: str) -> tuple[str | None, str | None]:
-    """One checked pass: (why it was not run, what is wrong)."""
+@dataclass(frozen=True)
+class Checked:
+    """One checked pass. As in a record, `wrong` fails and `skipped` did not run; a `note` is of a
+    peer beyond the op's tolerance, which is timed all the same."""
+
+    skipped: str | None = None
+    wrong: str | None = None
+    note: str | None = None
+
+
+def check_declared(op: Op | str, case: Case | str, name: str) -> Checked:
+    """A provider or a peer, judged as it is where it is timed."""
     op = get_op(op) if isinstance(op, str) else op
     case = op.case(case) if isinstance(case, str) else case
     device = torch.device(pick_device("auto"))
-    if name in {p.name for p in op.all_providers}:
-        result = validate(op, case, name, device=device)
-        return (None, result.skipped) if result.gap else (result.skipped, _joined(result.failures))
-    peer = next(p for p in peers_of(op) if p.name == name)
-    if peer.absent is not None:
-        return peer.absent, None
+    _guard.begin()
     try:
-        peer.function(*op.make_inputs(case.on(device.type), device, 0))
+        if name in {p.name for p in op.all_providers}:
+            found = _check_provider(op, case, name, device)
+        else:
+            peer = next(p for p in peers_of(op) if p.name == name)
+            found = _check_peer(op, case.on(device.type), peer, device)
+    finally:
+        replaced = _guard.restore()
+    return Checked(wrong=_joined([*filter(None, (found.wrong, replaced))])) if replaced else found
+
+
+def _check_provider(op: Op, case: Case, name: str, device: torch.device) -> Checked:
+    result = validate(op, case, name, device=device)
+    if result.gap:
+        return Checked(wrong=result.skipped)
+    return Checked(result.skipped, _joined(result.failures))
+
+
+def _check_peer(op: Op, case: Case, peer: Peer, device: torch.device) -> Checked:
+    if peer.absent is not None:
+        return Checked(peer.absent)
+    try:
+        _, wrong = OfPeer(_stage(op, case, device), peer).try_out()
     except Exception as error:  # whatever another library raises for a case it can't do
-        return f"{type(error).__name__}: {error}".splitlines()[0], None
-    return None, None
+        why = f"{type(error).__name__}: {first_line(error)}"
+        return Checked(wrong=f"not run: {why}") if is_memory(error) else Checked(why)
+    return Checked(note=_joined(wrong))
+
+
+_held: list[Stage] = []
+
+
+def _stage(op: Op, case: Case, device: torch.device) -> Stage:
+    """For all peers of a case, which come one after the other: what they should give takes long."""
+    known = (_held[0].op, _held[0].case.name, _held[0].device) if _held else ()
+    if known != (op, case.name, device):
+        _held[:] = [Stage(op, case, device, 0, 0)]
+    return _held[0]
 
 
 def _joined(failures: list[str]) -> str | None:
