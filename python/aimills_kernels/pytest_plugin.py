@@ -501,6 +501,7 @@ def _beyond_tolerance(terminalreporter: Any) -> list[str]:
 
 
 def _counts(state: _State) -> list[str]:
+    from aimills_kernels.harness._reading import own_share_text
     from aimills_kernels.harness.pytest_rows import NO_GPU
 
     rows = state.rows.rows if state.rows else []
@@ -518,4 +519,6 @@ def _counts(state: _State) -> list[str]:
     for reason, names in sorted(by_reason.items(), key=lambda each: each[0] != "they need a GPU"):
         total = sum(int(name.rpartition(" x ")[2]) if " x " in name else 1 for name in names)
         lines.append(f"not run: {total} row{'s' * (total > 1)}, {reason}: {', '.join(names)}")
+    if state.rows and (text := own_share_text(state.rows.seconds)):
+        lines.append(text)
     return lines

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -115,6 +116,14 @@ class Rows:
     @property
     def rows(self) -> list[Row]:
         return [row for made in self.records for row in made["rows"]]
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """Of the timed loops, as in a record."""
+        found = Counter[str]()
+        for made in self.records:
+            found.update(made["options"]["seconds"])
+        return dict(found)
 
     def save(self, path: Path) -> list[Path]:
         """One record for each device; of a second one, its type is added to the name."""
