@@ -132,7 +132,7 @@ def notes(record: dict[str, Any]) -> None:
             _ui.say(f"energy: {name}: {held['joules']:.3g} J a call, {held['watts']:.0f} W mean")
         if row["energy_missing"] and record["options"]["energy"]:
             _ui.say(f"no energy: {name}: {row['energy_missing']}", "yellow")
-    if text := own_share_text(record["options"]["seconds"]):
+    if text := own_share_text(record["options"].get("seconds", {})):
         _ui.say(text)
 
 
