@@ -6,6 +6,7 @@ import functools
 import itertools
 import random
 import time
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 import torch
 
 from aimills_kernels._op import Case, Op
-from aimills_kernels.harness import _guard, _timers, bench, ceilings, nvml, record, timing
+from aimills_kernels.harness import _guard, _reading, _timers, bench, ceilings, nvml, record, timing
 from tests import late_faults
 from tests.fake_cuda import FakeCuda
 from tests.fake_nvml import Library
@@ -275,6 +276,82 @@ class Scripted(timing.Timer):
 
     def sample(self, call: Any, repeats: int = 1) -> float:
         return call()
+
+
+class Simulated(Scripted):
+    """Its own clock, which goes on by what each step of the harness is said to take."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now_us, self.steps = 0.0, Counter[str]()
+        monkeypatch.setattr(timing, "_now", self.read)
+        # It would put the real clock back.
+        monkeypatch.setattr(_guard, "restore", lambda: self.takes("guard", 1.0))
+
+    def read(self) -> int:
+        self.takes("read", 0.0)
+        return round(self.now_us * 1e3)
+
+    def takes(self, step: str, us: float) -> None:
+        self.steps[step] += 1
+        self.now_us += us
+
+    def flush(self) -> None:
+        self.takes("flush", 30.0)
+
+    def sample(self, call: Any, repeats: int = 1) -> float:
+        self.takes("sample", 4.0)
+        begin = self.now_us
+        for _ in range(repeats):
+            call()
+        return (self.now_us - begin) / repeats
+
+    def run(self, names: str, rounds: int) -> list[timing.Timing]:
+        found = timing.time_interleaved(
+            {name: lambda: self.takes("call", 100.0) for name in names}, "cpu", budget_s=10.0,
+            rotate=lambda *_: self.takes("rotate", 2.0), at=lambda name: self.takes("at", 0.5),
+            timer=self, target=None, max_rounds=rounds, warm=False,
+        )  # fmt: skip
+        timings = [t for t in found.values() if isinstance(t, timing.Timing)]
+        assert len(timings) == len(names)
+        return timings
+
+
+def test_the_harness_counts_its_own_time_to_the_last_microsecond(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    timer = Simulated(monkeypatch)
+    timings, n = timer.run("abc", 20), timer.steps
+    seconds = {name: sum(getattr(t, f"{name}_s") for t in timings) for name in bench.SECONDS}
+    assert seconds == pytest.approx({
+        "timed": n["call"] * 100e-6, "flushed": n["flush"] * 30e-6, "spent": timer.now_us / 1e6,
+    })  # fmt: skip
+    own = n["sample"] * 4.0 + n["rotate"] * 2.0 + n["at"] * 0.5 + n["guard"]
+    assert _reading.own_share(seconds) == pytest.approx(own / (n["call"] * 100.0))
+
+
+def test_what_is_done_for_a_sample_does_not_grow_with_the_samples(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """By count, since no bound on a time would hold on a busy machine."""
+    counts = []
+    for rounds in (40, 80):
+        timer = Simulated(monkeypatch)
+        timer.run("a", rounds)
+        counts.append(timer.steps)
+    few, many = counts
+    assert {step: (many[step] - few[step]) / 40 for step in many} == {
+        "at": 1, "rotate": 1, "flush": 1, "sample": 1, "call": 1, "guard": 1, "read": 7,
+    }  # fmt: skip
+
+
+def test_the_share_of_the_harness_is_told() -> None:
+    seconds = {"timed": 10.0, "flushed": 3.0, "spent": 13.5}
+    assert _reading.own_share(seconds) == pytest.approx(0.05)
+    assert _reading.own_share_text(seconds) == (
+        "the harness's own part: 5.0% of the 10.00 s that were timed; cache flushes aside, which "
+        "took 3.00 s"
+    )
+    assert _reading.own_share({}) is _reading.own_share_text({}) is None
 
 
 def test_a_clock_that_goes_backwards_ends_one_contestant() -> None:

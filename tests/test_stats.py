@@ -7,10 +7,11 @@ import math
 import random
 import statistics
 from collections import Counter
+from typing import Any
 
 import pytest
 
-from aimills_kernels.harness import _stats
+from aimills_kernels.harness import _stats, timing
 from aimills_kernels.harness.compare import AMBIGUOUS, SAME, SLOWER, compare_records
 from tests import records
 
@@ -54,6 +55,41 @@ def test_runs_of_the_same_that_differ_as_on_a_gpu_are_same(run_noise: float) -> 
     """Medians within 2 % of each other nearly always, and never SLOWER."""
     found = verdicts(50, 0.005, 0.0, run_noise)
     assert found[SAME] >= 0.95 * TRIALS
+    assert found[SLOWER] == 0
+
+
+class Noisy(timing.Timer):
+    """Calls of 100 us with noise, by a seed."""
+
+    clock = "monotonic"
+    cache_bytes = 0
+
+    def __init__(self, rng: random.Random, noise: float):
+        self._rng, self._noise = rng, noise
+
+    def flush(self) -> None: ...
+
+    def sample(self, call: Any, repeats: int = 1) -> float:
+        return draws(self._rng, 1, self._noise)[0]
+
+
+@pytest.mark.parametrize("noise", [0.002, 0.01])
+def test_two_runs_of_the_harness_one_after_the_other_agree(noise: float) -> None:
+    """With warm-up and the rule that ends a run: medians within 2 %, and SAME."""
+    rng = random.Random(f"runs {noise}")
+    found, apart = Counter[str](), 0.0
+    for _ in range(TRIALS // 4):
+        runs = [
+            timing.time_interleaved(
+                {"same": int}, "cpu", budget_s=1e9, timer=Noisy(rng, noise), warm=False
+            )["same"]
+            for _ in range(2)
+        ]
+        a, b = (run for run in runs if isinstance(run, timing.Timing))
+        apart = max(apart, abs(a.median_us / b.median_us - 1))
+        found[verdict(a.samples_us, b.samples_us)] += 1
+    assert apart < 0.02
+    assert found[SAME] >= 0.95 * (TRIALS // 4)
     assert found[SLOWER] == 0
 
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import pytest
 
 from aimills_kernels.harness._patience import TIMEOUT_S, patience
+from aimills_kernels.harness.pytest_budget import BUDGET_S, QUICK_S, Budget, not_compared
 
 if TYPE_CHECKING:
     from aimills_kernels.harness.own import Own
@@ -48,8 +49,14 @@ _OPTIONS: tuple[tuple[str, dict[str, Any]], ...] = (
         help="Joules per call too, of bench_op and of cases with the tag energy: 7 s a row.")),
     ("--benchmark-timeout", dict(metavar="SECONDS", type=float, dest="aimills_timeout",
         help=_TIMEOUT_HELP)),
+    ("--benchmark-budget", dict(metavar="SECONDS", type=float, dest="aimills_budget",
+        help="Begin no benchmark after so long; what is left out is counted "
+        f"(default {BUDGET_S:g}, with --benchmark-quick {QUICK_S:g}). 0: no end.")),
+    ("--benchmark-quick", dict(action="store_true", dest="aimills_quick",
+        help="The first case of each op alone, known less well.")),
 )  # fmt: skip
-_TIMED = ("record", "baseline", "regression", "require_gpu", "energy")
+_TIMED = ("record", "baseline", "regression", "require_gpu", "energy", "budget", "quick")
+_BEYOND = "beyond the tolerance"
 _KEPT = (
     "error_used", "sol", "sol_spec", "sol_bound", "tflops", "gbps", "cold", "clock", "mode",
     "suspect", "note", "host_us", "energy", "energy_missing",
@@ -82,6 +89,7 @@ class _State:
         self.threshold = 0.0
         self.absent: Counter[tuple[str, str]] = Counter()  # (reason, op and contestant)
         self.said: list[str] = []
+        self.budget = Budget()
 
 
 # ---- options
@@ -114,6 +122,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if not 0 <= _timeout_s(config) < math.inf:
         wrong = f"--benchmark-timeout must be 0 or seconds above it, got {_timeout_s(config):g}"
         raise pytest.UsageError(wrong)
+    config.stash[_STATE].budget = _budget(config)
     _read_baseline(config)
     _writable(config)
 
@@ -142,6 +151,17 @@ def _timeout_s(config: pytest.Config) -> float:
     """0 for none."""
     asked = getattr(config.option, "aimills_timeout", None)
     return TIMEOUT_S if asked is None else float(asked)
+
+
+def _budget(config: pytest.Config) -> Budget:
+    """Somebody's own `--benchmark-only` has no end that they did not ask for."""
+    asked = getattr(config.option, "aimills_budget", None)
+    quick = bool(getattr(config.option, "aimills_quick", False))
+    if asked is None and getattr(config.option, "aimills_benchmark", False):
+        asked = QUICK_S if quick else BUDGET_S
+    if asked is not None and not 0 <= asked < math.inf:
+        raise pytest.UsageError(f"--benchmark-budget must be 0 or seconds above it, got {asked:g}")
+    return Budget(asked or math.inf, quick)
 
 
 def _read_baseline(config: pytest.Config) -> None:
@@ -211,7 +231,19 @@ def pytest_itemcollected(item: pytest.Item) -> None:
         item.add_marker(pytest.mark.benchmark(timer=_CLOCK, warmup=False))
 
 
+@pytest.hookimpl(trylast=True)  # of those that are selected
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if _timing(config):
+        config.stash[_STATE].budget.order(items)
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
+    _require_gpu(item)
+    if _timing(item.config) and (why := item.config.stash[_STATE].budget.why_not(item)):
+        pytest.skip(f"not run: {why}")
+
+
+def _require_gpu(item: pytest.Item) -> None:
     if not getattr(item.config.option, "aimills_require_gpu", False):
         return
     if "benchmark" not in getattr(item, "fixturenames", ()):
@@ -330,11 +362,12 @@ class BenchOp:
             return self._show(self._rows.declared(op, case, name, self._selected(op, case)))
         with self._patience(f"{op} {case}") as at:
             at(name)
-            skipped, wrong = check_declared(op, case, name)
-        if skipped is not None:
-            pytest.skip(f"not run: {skipped}")
-        if wrong is not None:
-            pytest.fail(f"{op} {case} {name}: {wrong}", pytrace=False)
+            found = check_declared(op, case, name)
+        if found.skipped is not None:
+            pytest.skip(f"not run: {found.skipped}")
+        if found.wrong is not None:
+            pytest.fail(f"{op} {case} {name}: {found.wrong}", pytrace=False)
+        self._beyond(f"{op} {case} {name}", found.note)
         self._unused()
         return None
 
@@ -350,7 +383,7 @@ class BenchOp:
                 again = OwnProcess(self._config, self._state.environ, limit, root)
             self._state.rows = Rows(
                 float(options.benchmark_max_time), limit, options.aimills_energy, self._say, root,
-                again,
+                again, self._state.budget,
             )  # fmt: skip
         return self._state.rows
 
@@ -381,6 +414,7 @@ class BenchOp:
                 pytest.fail(f"{what}: not run: {row['skipped']}", pytrace=False)
             self._state.absent[row["skipped"], f"{row['op']} {row['provider']}"] += 1
             pytest.skip(f"not run: {row['skipped']}")
+        self._beyond(what, row["note"])
         samples = iter(row["samples_us"])
 
         def play() -> None:
@@ -390,6 +424,11 @@ class BenchOp:
         self._benchmark.extra_info.update({name: row[name] for name in _KEPT})
         self._benchmark.pedantic(play, rounds=row["n"], iterations=1, warmup_rounds=0)
         return row
+
+    def _beyond(self, what: str, note: str | None) -> None:
+        """A peer that is less exact than the op allows passes, and is named at the end."""
+        if note is not None:
+            self._node.user_properties.append((_BEYOND, f"{what}: {note}"))
 
     def _unused(self) -> None:
         """pytest-benchmark warns of a fixture that was not used; there is nothing to time."""
@@ -428,13 +467,17 @@ def _compare(state: _State) -> int:
         state.said.append("nothing was timed that could be compared")
         return 2
     assert state.base is not None
-    found, not_here = state.rows.compared(state.base, state.threshold)
+    found, lost = state.rows.compared(state.base, state.threshold)
     state.said += [str(v) for v in found.verdicts if v.verdict not in ("SAME", "NOT TIMED", "NEW")]
     counts = ", ".join(f"{n} {name}" for name, n in found.counts.items()) or "no row in common"
     state.said.append(f"against the baseline: {counts}; the threshold is {state.threshold:.1%}")
-    if not_here:
-        state.said.append(f"rows of the baseline that this session does not have: {not_here}")
-    return found.code
+    if lost:
+        state.said.append(f"rows of the baseline that this session does not have: {len(lost)}")
+    left_out = not_compared(lost, state.budget)
+    for why, rows in left_out.items():
+        state.said.append(f"not compared: {len(rows)}, {why}: {', '.join(rows)}")
+    late = any(why.startswith("budget") for why in left_out)  # and not by the user's choice
+    return found.code or (2 if late else 0)
 
 
 def _store_rows(config: pytest.Config, state: _State, regressed: bool) -> bool:
@@ -463,17 +506,32 @@ def _store_rows(config: pytest.Config, state: _State, regressed: bool) -> bool:
 @pytest.hookimpl(trylast=True)  # below pytest-benchmark's tables
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     state = terminalreporter.config.stash.get(_STATE, None)
-    if state is None or not (state.rows or state.absent or state.said):
+    beyond = _beyond_tolerance(terminalreporter)
+    if state is None or not (state.rows or state.absent or state.said or state.budget or beyond):
         return
     terminalreporter.section("kernels")
     if state.rows or state.absent:
         for line in _counts(state):
             terminalreporter.line(line)
-    for line in state.said:
+    for line in [*beyond, *state.budget.lines(), *state.said]:
         terminalreporter.line(line)
 
 
+def _beyond_tolerance(terminalreporter: Any) -> list[str]:
+    """Of all reports, as those of xdist's workers come with what their tests said."""
+    reports = [r for found in terminalreporter.stats.values() for r in found]
+    said = [
+        text
+        for report in reports
+        if getattr(report, "when", None) == "call"
+        for name, text in getattr(report, "user_properties", ())
+        if name == _BEYOND
+    ]
+    return [f"beyond the op's tolerance, and no yardstick: {text}" for text in said]
+
+
 def _counts(state: _State) -> list[str]:
+    from aimills_kernels.harness._reading import own_share_text
     from aimills_kernels.harness.pytest_rows import NO_GPU
 
     rows = state.rows.rows if state.rows else []
@@ -491,4 +549,6 @@ def _counts(state: _State) -> list[str]:
     for reason, names in sorted(by_reason.items(), key=lambda each: each[0] != "they need a GPU"):
         total = sum(int(name.rpartition(" x ")[2]) if " x " in name else 1 for name in names)
         lines.append(f"not run: {total} row{'s' * (total > 1)}, {reason}: {', '.join(names)}")
+    if state.rows and (text := own_share_text(state.rows.seconds)):
+        lines.append(text)
     return lines

@@ -112,6 +112,7 @@ def _names(places: tuple[Any, ...]) -> str:
 
 
 def notes(record: dict[str, Any]) -> None:
+    from aimills_kernels.harness._reading import own_share_text
     from aimills_kernels.harness._rows import time_text
 
     absent = Counter(
@@ -131,6 +132,8 @@ def notes(record: dict[str, Any]) -> None:
             _ui.say(f"energy: {name}: {held['joules']:.3g} J a call, {held['watts']:.0f} W mean")
         if row["energy_missing"] and record["options"]["energy"]:
             _ui.say(f"no energy: {name}: {row['energy_missing']}", "yellow")
+    if text := own_share_text(record["options"].get("seconds", {})):
+        _ui.say(text)
 
 
 def code_of(record: dict[str, Any]) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 UNITS = ("f32", "f16", "fp8", "int8")  # ever narrower: a wider one can serve a narrower op
@@ -40,3 +40,22 @@ def serving_unit(ceilings: dict[str, Any] | None, unit: str) -> str | None:
     rates = {u: (ceilings or {}).get(f"gemm_{u}_tflops") for u in wider}
     known = {u: rate for u, rate in rates.items() if rate}
     return max(known, key=lambda u: known[u], default=None)
+
+
+def own_share(seconds: Mapping[str, float]) -> float | None:
+    """The harness's own time in the timed loops, cache flushes aside, over what the clocks ran for;
+    of `options.seconds` of a record. None where nothing was timed."""
+    timed = seconds.get("timed", 0.0)
+    if timed <= 0:
+        return None
+    return max(seconds.get("spent", 0.0) - timed - seconds.get("flushed", 0.0), 0.0) / timed
+
+
+def own_share_text(seconds: Mapping[str, float]) -> str | None:
+    share = own_share(seconds)
+    if share is None:
+        return None
+    return (
+        f"the harness's own part: {share:.1%} of the {seconds['timed']:.2f} s that were timed; "
+        f"cache flushes aside, which took {seconds.get('flushed', 0.0):.2f} s"
+    )

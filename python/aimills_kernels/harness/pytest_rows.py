@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -13,12 +14,16 @@ import torch
 from aimills_kernels._op import Case, Op
 from aimills_kernels._registry import get_op
 from aimills_kernels._validate import pick_device, validate
-from aimills_kernels.harness import _guard, bench, ceilings, env, isolated, record
+from aimills_kernels.harness import _guard, _stopping, bench, ceilings, env, isolated, record
+from aimills_kernels.harness._contest import OfPeer, Stage
 from aimills_kernels.harness._patience import patience
 from aimills_kernels.harness.compare import ONLY_BASE, Comparison, compare_records
+from aimills_kernels.harness.env import first_line
 from aimills_kernels.harness.own import NAME, Own, Unusable, exits
 from aimills_kernels.harness.own_process import OwnProcess
-from aimills_kernels.harness.peers import peers_of
+from aimills_kernels.harness.peers import Peer, peers_of
+from aimills_kernels.harness.pytest_budget import Budget
+from aimills_kernels.harness.timing import is_memory
 from aimills_kernels.report import chosen
 
 Row = dict[str, Any]
@@ -27,9 +32,10 @@ NO_GPU = "it runs on cuda, "  # how the dispatcher begins to say that a provider
 
 @dataclass
 class Rows:
-    """All that was timed in this session. With `timeout_s` a process of its own does what is
-    declared, and is ended when a step takes longer; `again` is one for somebody's own kernels;
-    `say` is where to tell of what ends this; `project` is the folder that those kernels are in."""
+    """All that was timed in this session, `budget_s` for a row. With `timeout_s` a process of its
+    own does what is declared, and is ended when a step takes longer; `again` is one for somebody's
+    own kernels; `say` is where to tell of what ends this; `project` is the folder that those are
+    in; `budget` is that of the session."""
 
     budget_s: float
     timeout_s: float | None = None
@@ -37,6 +43,7 @@ class Rows:
     say: Callable[[str], None] = print
     project: Path = env.ROOT
     again: OwnProcess | None = None
+    budget: Budget = field(default_factory=Budget)
     records: list[dict[str, Any]] = field(default_factory=list)
     _worker: isolated.Worker | None = None
     _own: dict[tuple[str, str, str], str] = field(default_factory=dict)  # to the test
@@ -60,7 +67,8 @@ class Rows:
         options: dict[str, Any] = {
             "ops": [op], "cases": [case.name], "device": device,
             "providers": [name for name in known if name in wanted],
-            "budget_s": self.budget_s * len(wanted),
+            "budget_s": min(self.budget_s * len(wanted), self.budget.share_s()),
+            "target": _stopping.QUICK_TARGET if self.budget.quick else _stopping.TARGET,
             "without": [name for name in contestants(op) if name not in wanted],
             "with_energy": self.with_energy,
         }  # fmt: skip
@@ -142,6 +150,14 @@ class Rows:
     def rows(self) -> list[Row]:
         return [row for made in self.records for row in made["rows"]]
 
+    @property
+    def seconds(self) -> dict[str, float]:
+        """Of the timed loops, as in a record."""
+        found = Counter[str]()
+        for made in self.records:
+            found.update(made["options"]["seconds"])
+        return dict(found)
+
     def save(self, path: Path) -> list[Path]:
         """One record for each device; of a second one, its type is added to the name."""
         paths: list[Path] = []
@@ -157,14 +173,22 @@ class Rows:
         for made in self.records:
             parts.setdefault(made["ceilings"]["device"], []).append(made)
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        return [{**record.joined(made), "created": now} for made in parts.values()]
+        whole = [{**record.joined(made), "created": now} for made in parts.values()]
+        for made in whole:
+            made["options"] = made["options"] | {"left_out": self.budget.counts()}
+        return whole
 
-    def compared(self, base: Sequence[dict[str, Any]], threshold: float) -> tuple[Comparison, int]:
-        """With a baseline, and how many of its rows this session does not have: they don't count,
-        as a session may be of a few benchmarks."""
+    def compared(
+        self, base: Sequence[dict[str, Any]], threshold: float
+    ) -> tuple[Comparison, list[tuple[str, str, str]]]:
+        """With a baseline, and which rows that it timed (op, case, provider) this session does not
+        have: they don't count, as a session may be of a few benchmarks."""
         found = compare_records(base, self.by_device(), threshold)
         shared = tuple(v for v in found.verdicts if v.why != ONLY_BASE)
-        return replace(found, verdicts=shared), len(found.verdicts) - len(shared)
+        rows = [row for made in base for row in made["rows"] if row["median_us"] is not None]
+        timed = {(row["op"], row["case"], row["provider"]) for row in rows}
+        lost = [(v.op, v.case, v.provider) for v in found.verdicts if v.why == ONLY_BASE]
+        return replace(found, verdicts=shared), [row for row in lost if row in timed]
 
 
 def baseline(path: Path) -> tuple[list[dict[str, Any]], list[str]]:
@@ -193,22 +217,60 @@ def contestants(op: Op) -> list[str]:
     return [p.name for p in op.all_providers] + [p.name for p in peers_of(op)]
 
 
-def check_declared(op: Op | str, case: Case | str, name: str) -> tuple[str | None, str | None]:
-    """One checked pass: (why it was not run, what is wrong)."""
+@dataclass(frozen=True)
+class Checked:
+    """One checked pass. As in a record, `wrong` fails and `skipped` did not run; a `note` is of a
+    peer beyond the op's tolerance, which is timed all the same."""
+
+    skipped: str | None = None
+    wrong: str | None = None
+    note: str | None = None
+
+
+def check_declared(op: Op | str, case: Case | str, name: str) -> Checked:
+    """A provider or a peer, judged as it is where it is timed."""
     op = get_op(op) if isinstance(op, str) else op
     case = op.case(case) if isinstance(case, str) else case
     device = torch.device(pick_device("auto"))
-    if name in {p.name for p in op.all_providers}:
-        result = validate(op, case, name, device=device)
-        return (None, result.skipped) if result.gap else (result.skipped, _joined(result.failures))
-    peer = next(p for p in peers_of(op) if p.name == name)
-    if peer.absent is not None:
-        return peer.absent, None
+    _guard.begin()
     try:
-        peer.function(*op.make_inputs(case.on(device.type), device, 0))
+        if name in {p.name for p in op.all_providers}:
+            found = _check_provider(op, case, name, device)
+        else:
+            peer = next(p for p in peers_of(op) if p.name == name)
+            found = _check_peer(op, case.on(device.type), peer, device)
+    finally:
+        replaced = _guard.restore()
+    return Checked(wrong=_joined([*filter(None, (found.wrong, replaced))])) if replaced else found
+
+
+def _check_provider(op: Op, case: Case, name: str, device: torch.device) -> Checked:
+    result = validate(op, case, name, device=device)
+    if result.gap:
+        return Checked(wrong=result.skipped)
+    return Checked(result.skipped, _joined(result.failures))
+
+
+def _check_peer(op: Op, case: Case, peer: Peer, device: torch.device) -> Checked:
+    if peer.absent is not None:
+        return Checked(peer.absent)
+    try:
+        _, wrong = OfPeer(_stage(op, case, device), peer).try_out()
     except Exception as error:  # whatever another library raises for a case it can't do
-        return f"{type(error).__name__}: {error}".splitlines()[0], None
-    return None, None
+        why = f"{type(error).__name__}: {first_line(error)}"
+        return Checked(wrong=f"not run: {why}") if is_memory(error) else Checked(why)
+    return Checked(note=_joined(wrong))
+
+
+_held: list[Stage] = []
+
+
+def _stage(op: Op, case: Case, device: torch.device) -> Stage:
+    """For all peers of a case, which come one after the other: what they should give takes long."""
+    known = (_held[0].op, _held[0].case.name, _held[0].device) if _held else ()
+    if known != (op, case.name, device):
+        _held[:] = [Stage(op, case, device, 0, 0)]
+    return _held[0]
 
 
 def _joined(failures: list[str]) -> str | None:

@@ -105,7 +105,7 @@ class Timing(Spread):
     warmup_calls: int = 0
     settled: bool = True
     telemetry: dict[str, Any] | None = None
-    spent_s: float = 0.0  # for the warm-up and the samples, those with warm caches aside
+    spent_s: float = 0.0  # from the warm-up to the last sample, those with warm caches aside
     timed_s: float = 0.0  # of it, what the clock ran for
     flushed_s: float = 0.0  # of it
 
@@ -213,6 +213,7 @@ def time_interleaved(
         order.shuffle(turn)
         for lane in turn:
             _guarded(timer, lane, _take, round_, rotate)
+    _share_out(lanes, _since(begin))
     if warm:
         _warm_rounds(timer, lanes, share, begin + int(2e9 * budget_s), rotate, order, target)
     return {x.name: x.broken or _result(timer, x) for x in lanes}
@@ -224,6 +225,13 @@ def _watches(counters: Counters | None) -> tuple[Watch | None, Watch | None]:
 
 def _since(begin: int) -> float:
     return (_now() - begin) / 1e9
+
+
+def _share_out(lanes: Sequence[_Lane], whole_s: float) -> None:
+    """What was spent between the steps is everybody's, so that the sum is what passed."""
+    between_s = whole_s - sum(lane.spent_s for lane in lanes)
+    for lane in lanes:
+        lane.spent_s += max(between_s, 0.0) / len(lanes)
 
 
 def _goes_on(lane: _Lane, share: float, min_rounds: int, target: float | None) -> bool:
