@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import errno
 import json
 import os
 import re
@@ -483,6 +484,24 @@ def test_the_private_key_is_for_its_owner_and_never_overwritten(tmp_path: Path) 
     assert main(["accept", "keygen", str(tmp_path / "k")]) == 3, "the public key is left"
     assert not private.exists()
     assert b"PRIVATE KEY" in before
+
+
+def test_a_full_disk_leaves_no_half_of_a_pair(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    synced: list[int] = []
+
+    def full(handle: int) -> None:
+        synced.append(handle)
+        if len(synced) == 2:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(keys.os, "fsync", full)
+    assert main(["accept", "keygen", str(tmp_path / "k")]) == 2
+    said = capsys.readouterr().err
+    assert f"no keys were made in {tmp_path / 'k'} (No space left on device)" in said
+    assert list((tmp_path / "k").iterdir()) == []
+    assert main(["accept", "keygen", str(tmp_path / "k")]) == 0
 
 
 @pytest.mark.parametrize("content", [None, b"", b"no key", "rsa", "public"])

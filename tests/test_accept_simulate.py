@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
+import os
 import random
 from pathlib import Path
 
@@ -13,7 +15,7 @@ from aimills_kernels.accept import evidence, journal
 from aimills_kernels.accept.criteria import Criteria, Rule, choose, load
 from aimills_kernels.accept.findings import ACCEPTED, FAIL, INCOMPLETE, UNKNOWN, code_of
 from aimills_kernels.accept.judge import judge
-from aimills_kernels.accept.simulate import FAULTS, MODELS, layout, simulate, write
+from aimills_kernels.accept.simulate import FAULTS, MODELS, layout, node, simulate, write
 from aimills_kernels.accept.simulate.faults import Conditions, conditions
 from aimills_kernels.accept.simulate.models import Layout
 from aimills_kernels.accept.simulate.schedule import collective_seconds, expected_seconds
@@ -218,6 +220,19 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert (tmp_path / "a" / "journal" / "node-0-0.jsonl").read_bytes() == before
     entry = json.loads(before.splitlines()[0])
     assert entry["criteria"]["digest"] == load("h200").digest
+
+
+def test_a_full_disk_is_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(handle: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(node.os, "fsync", full)
+    out = tmp_path / "out"
+    assert main(["accept", "--simulate", "h200x2", "--out", str(out)]) == 2
+    said = capsys.readouterr().err
+    assert f"journals in {out} can't be written (No space left on device)" in said
 
 
 def test_a_criteria_file_is_the_pods_for_merge_and_verify(

@@ -116,7 +116,8 @@ class _Device:
 
     def end(self, step: Step, status: str, seconds: float, failure: str | None = None) -> None:
         self.write("stage", name=step.name, title=step.title, state="end", status=status,
-                   seconds=round(seconds, 3), summary="simulated", failure=failure)  # fmt: skip
+                   seconds=round(seconds, 3), failure=failure,
+                   summary="simulated" + "; 1 check is wrong" * (status == "wrong"))  # fmt: skip
 
     def waited(self, step: Step) -> bool:
         self.clock += _TIME_OUT_S
