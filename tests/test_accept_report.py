@@ -89,6 +89,17 @@ def test_verdict_and_reasons_are_those_of_the_findings() -> None:
     assert data["criteria"]["digest"] == data["criteria"]["at_the_run"]
 
 
+def test_what_devices_have_in_the_same_words_is_one_reason() -> None:
+    """Seven ranks that miss the eighth hide nothing else."""
+    pod = simulate(layout("h200x8"), fault="hang", seed=7)
+    data = report.build(pod, judge(pod, load("h200")), load("h200"))
+    said = "rank 3 (node-0 cuda:3) gave no answer for 60 s"
+    first = f"node-0 cuda:0, node-0 cuda:1, node-0 cuda:2 and 4 more: {said}"
+    assert [text for text in data["reasons"] if text.endswith(f": {said}")][0] == first
+    assert "node-0 cuda:3: the process died during interconnect and left no word" in data["reasons"]
+    assert len(data["reasons"]) == len(set(data["reasons"])) < 60
+
+
 def test_without_a_finding_nothing_is_accepted() -> None:
     pod = pod_journals.pod([pod_journals.entries(0, world=1)])
     data = report.build(pod, [])

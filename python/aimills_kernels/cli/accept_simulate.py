@@ -16,7 +16,16 @@ _NODES = (1, 8, 64, 512)
 _SHOWN = 12  # reasons in the terminal; the report has all
 _WORDS = {0: "accepted", 1: "rejected", 2: "incomplete"}
 _DEFAULT = "quick"  # profile
-_TAKEN = {"--simulate", "--fault", "--nodes", "--times", "--profile", "--seed", "--criteria", "--out"}
+_TAKEN = {
+    "--simulate",
+    "--fault",
+    "--nodes",
+    "--times",
+    "--profile",
+    "--seed",
+    "--criteria",
+    "--out",
+}
 
 
 class _Simulate(argparse.Action):
@@ -89,7 +98,9 @@ def _write(pod: Any, folder: Path, **options: Any) -> None:
         write(pod, folder, **options)
     except OSError as error:
         why = error.strerror or error
-        text = f"the simulated pod's journals in {folder} can't be written ({why}); remove the folder"
+        text = (
+            f"the simulated pod's journals in {folder} can't be written ({why}); remove the folder"
+        )
         raise OSError(error.errno, text) from error
 
 
