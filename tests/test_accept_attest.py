@@ -557,7 +557,7 @@ def test_commands(
 
 @pytest.mark.parametrize(
     ("change", "says"),
-    [({"devices": None}, "devices is None, not array"), ({"hardware": "moon"}, "'moon', not one of"),
+    [({"devices": None}, "devices is None, not array"), ({"hardware": "?"}, "'?', not one of"),
      ({"findings": [{}]}, "findings[0] lacks 'rule'"), ({"more": 1}, "unknown field 'more'")],
 )  # fmt: skip
 def test_a_report_that_is_none_is_a_sentence(

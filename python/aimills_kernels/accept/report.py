@@ -16,8 +16,7 @@ from aimills_kernels._version import __version__
 from aimills_kernels.accept import eu, facts, junit, page, prometheus, traces
 from aimills_kernels.accept.criteria import load as shipped
 from aimills_kernels.accept.criteria import names
-from aimills_kernels.accept.evidence import DATA, Pod
-from aimills_kernels.accept.evidence import REPORTS as FILES
+from aimills_kernels.accept.evidence import DATA, REPORTS, Pod
 from aimills_kernels.accept.findings import (
     ACCEPTED,
     FAIL,
@@ -32,6 +31,7 @@ from aimills_kernels.accept.metrics import METRICS
 
 SCHEMA = 2
 KIND = "accept"
+FILES = REPORTS
 WORDS = {ACCEPTED: "accepted", REJECTED: "rejected", INCOMPLETE: "incomplete"}
 _NAMED = 6  # exclusions in the headline
 
