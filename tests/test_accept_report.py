@@ -274,6 +274,16 @@ def test_traces_are_thinned_and_bits_stand_alone() -> None:
     assert traces.BITS["hw_power_brake_slowdown"] == 0x80
 
 
+@pytest.mark.parametrize("known", [True, False])
+def test_the_burn_of_a_cpu_is_drawn_where_it_told_something(known: bool) -> None:
+    (entries,) = _cpu()
+    values = {"cpu_mhz": 2400.0, "cpu_share": 0.97} if known else {"cpu_mhz": None}
+    entries = [{**e, "values": values} if e["kind"] == "sample" else e for e in entries]
+    drawn = _files_of([pod_journals.chained(entries)])["report.html"]
+    for text in ("The burn over time", "CPU clock over the burn", "Load of the CPU over the burn"):
+        assert (text in drawn) is known
+
+
 def test_energy_is_the_counter_and_a_counter_that_fell_is_none() -> None:
     (energy,) = report.build(pod_journals.pod([pod_journals.entries(0, world=1)]), [])["energy"][
         "devices"
