@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import errno
 import json
 import os
 import re
@@ -485,6 +486,24 @@ def test_the_private_key_is_for_its_owner_and_never_overwritten(tmp_path: Path) 
     assert b"PRIVATE KEY" in before
 
 
+def test_a_full_disk_leaves_no_half_of_a_pair(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    synced: list[int] = []
+
+    def full(handle: int) -> None:
+        synced.append(handle)
+        if len(synced) == 2:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(keys.os, "fsync", full)
+    assert main(["accept", "keygen", str(tmp_path / "k")]) == 2
+    said = capsys.readouterr().err
+    assert f"no keys were made in {tmp_path / 'k'} (No space left on device)" in said
+    assert list((tmp_path / "k").iterdir()) == []
+    assert main(["accept", "keygen", str(tmp_path / "k")]) == 0
+
+
 @pytest.mark.parametrize("content", [None, b"", b"no key", "rsa", "public"])
 def test_what_is_no_key(content: Any, tmp_path: Path, pair: tuple[Path, Path]) -> None:
     path = tmp_path / "key"
@@ -538,7 +557,7 @@ def test_commands(
 
 @pytest.mark.parametrize(
     ("change", "says"),
-    [({"devices": None}, "devices is None, not array"), ({"hardware": "moon"}, "'moon', not one of"),
+    [({"devices": None}, "devices is None, not array"), ({"hardware": "?"}, "'?', not one of"),
      ({"findings": [{}]}, "findings[0] lacks 'rule'"), ({"more": 1}, "unknown field 'more'")],
 )  # fmt: skip
 def test_a_report_that_is_none_is_a_sentence(

@@ -54,7 +54,8 @@ def test_what_is_no_quantity_is_an_error(text: str) -> None:
 @pytest.mark.parametrize(
     ("value", "unit", "shown"),
     [(3.92e12, "B/s", "3.92 TB/s"), (2.5e15, "FLOP/s", "2.50 PFLOP/s"), (83.0, "degC", "83 °C"),
-     (0, "1", "0"), (696.5, "W", "696 W"), (1.02e12, "FLOP/J", "1.02 TFLOP/J")],
+     (0, "1", "0"), (696.5, "W", "696 W"), (1.02e12, "FLOP/J", "1.02 TFLOP/J"),
+     (0.1, "1", "0.1"), (0.4052, "1", "0.405")],
 )  # fmt: skip
 def test_quantities_are_shown_as_people_write_them(value: float, unit: str, shown: str) -> None:
     assert units.show(value, unit) == shown

@@ -89,6 +89,17 @@ def test_verdict_and_reasons_are_those_of_the_findings() -> None:
     assert data["criteria"]["digest"] == data["criteria"]["at_the_run"]
 
 
+def test_what_devices_have_in_the_same_words_is_one_reason() -> None:
+    """Seven ranks that miss the eighth hide nothing else."""
+    pod = simulate(layout("h200x8"), fault="hang", seed=7)
+    data = report.build(pod, judge(pod, load("h200")), load("h200"))
+    said = "rank 3 (node-0 cuda:3) gave no answer for 60 s"
+    first = f"node-0 cuda:0, node-0 cuda:1, node-0 cuda:2 and 4 more: {said}"
+    assert next(text for text in data["reasons"] if text.endswith(f": {said}")) == first
+    assert "node-0 cuda:3: the process died during interconnect and left no word" in data["reasons"]
+    assert len(data["reasons"]) == len(set(data["reasons"])) < 60
+
+
 def test_without_a_finding_nothing_is_accepted() -> None:
     pod = pod_journals.pod([pod_journals.entries(0, world=1)])
     data = report.build(pod, [])
@@ -261,6 +272,16 @@ def test_traces_are_thinned_and_bits_stand_alone() -> None:
     assert {*data["traces"][0]["throttle"]} == {"sw_power_cap"}
     assert len(hot["seconds"]) == len(hot["power_w"]) <= traces.POINTS
     assert traces.BITS["hw_power_brake_slowdown"] == 0x80
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_the_burn_of_a_cpu_is_drawn_where_it_told_something(known: bool) -> None:
+    (entries,) = _cpu()
+    values = {"cpu_mhz": 2400.0, "cpu_share": 0.97} if known else {"cpu_mhz": None}
+    entries = [{**e, "values": values} if e["kind"] == "sample" else e for e in entries]
+    drawn = _files_of([pod_journals.chained(entries)])["report.html"]
+    for text in ("The burn over time", "CPU clock over the burn", "Load of the CPU over the burn"):
+        assert (text in drawn) is known
 
 
 def test_energy_is_the_counter_and_a_counter_that_fell_is_none() -> None:

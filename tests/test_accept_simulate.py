@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
+import os
 import random
 from pathlib import Path
 
 import pytest
 
-from aimills_kernels.accept import evidence, journal
+from aimills_kernels.accept import evidence, journal, traces
 from aimills_kernels.accept.criteria import Criteria, Rule, choose, load
 from aimills_kernels.accept.findings import (
     ACCEPTED,
@@ -22,7 +24,7 @@ from aimills_kernels.accept.findings import (
     code_of,
 )
 from aimills_kernels.accept.judge import judge
-from aimills_kernels.accept.simulate import FAULTS, MODELS, layout, simulate, write
+from aimills_kernels.accept.simulate import FAULTS, MODELS, layout, node, simulate, write
 from aimills_kernels.accept.simulate.faults import Conditions, conditions, fault_of
 from aimills_kernels.accept.simulate.models import Layout
 from aimills_kernels.accept.simulate.node import _FABRIC
@@ -282,6 +284,29 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert entry["criteria"]["digest"] == load("h200").digest
 
 
+@pytest.mark.parametrize(
+    ("fault", "column", "apart"),
+    [("hot-hbm", "memory_temperature_c", 5.0), ("slow-gpu", "sm_mhz", -100.0)],
+)
+def test_the_trace_shows_what_the_measure_says(fault: str, column: str, apart: float) -> None:
+    made = simulate(layout("h200x4"), fault=fault, seed=7)
+    ends = sorted(t[column][-1] for t in traces.traces(made))
+    assert ends[-1] - ends[-2] > apart if apart > 0 else ends[0] - ends[1] < apart
+
+
+def test_a_full_disk_is_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(handle: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(node.os, "fsync", full)
+    out = tmp_path / "out"
+    assert main(["accept", "--simulate", "h200x2", "--out", str(out)]) == 2
+    said = capsys.readouterr().err
+    assert f"journals in {out} can't be written (No space left on device)" in said
+
+
 def test_a_criteria_file_is_the_pods_for_merge_and_verify(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -296,6 +321,7 @@ def test_a_criteria_file_is_the_pods_for_merge_and_verify(
     assert report["criteria"]["name"] == "mine"
     (unjudged,) = [text for text in report["not_checked"] if "for want of a rule" in text]
     assert "all-to-all" in unjudged
+    assert "all-reduce" not in unjudged, "it has a rule for 4 GPUs"
 
 
 def test_expected_times_grow_with_collectives_alone(capsys: pytest.CaptureFixture[str]) -> None:

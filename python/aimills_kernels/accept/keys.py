@@ -19,15 +19,27 @@ PRIVATE, PUBLIC = "accept.key", "accept.pub"
 
 
 def make(folder: Path) -> tuple[Path, Path]:
-    """A new pair in `folder`: the private key for its owner alone. Neither is ever overwritten."""
+    """A new pair in `folder`: the private key for its owner alone. Neither is ever overwritten, and
+    where one can't be written neither is left."""
     private, public = folder / PRIVATE, folder / PUBLIC
     for path in (private, public):
         if path.exists() or path.is_symlink():
             raise ValueError(f"{path} exists, and a key is never overwritten: name another folder")
-    folder.mkdir(parents=True, exist_ok=True)
     signer = CryptoSigner.generate_ed25519()
-    _create(private, signer.private_bytes, 0o600)
-    _create(public, _pem(Ed25519PublicKey.from_public_bytes(_raw(signer.public_key))), 0o644)
+    pem = _pem(Ed25519PublicKey.from_public_bytes(_raw(signer.public_key)))
+    made: list[Path] = []
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for path, content, mode in (
+            (private, signer.private_bytes, 0o600),
+            (public, pem, 0o644),
+        ):
+            _create(path, content, mode, made)
+    except OSError as error:
+        for path in made:
+            path.unlink(missing_ok=True)
+        why = error.strerror or error
+        raise OSError(error.errno, f"no keys were made in {folder} ({why})") from error
     return private, public
 
 
@@ -75,9 +87,10 @@ def _read(path: Path) -> bytes:
         raise ValueError(f"the key {path} can't be read: {error.strerror}") from None
 
 
-def _create(path: Path, content: bytes, mode: int) -> None:
+def _create(path: Path, content: bytes, mode: int, made: list[Path]) -> None:
     """Never through a link, nor with a moment in which others can read it."""
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    made.append(path)
     with os.fdopen(handle, "wb") as file:
         file.write(content)
         file.flush()

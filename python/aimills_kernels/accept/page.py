@@ -43,8 +43,8 @@ def _pod(data: dict[str, Any]) -> list[Html]:
     found = [_banner(data), _head(data), _figures(data, bench), _rules(data)]
     if data["comparison"]:
         found.append(_comparison(data))
-    if data["traces"]:
-        found.append(section("The burn over time", _TRACES, *pod_charts.traces(data)))
+    if data["traces"] and (drawn := pod_charts.traces(data)):
+        found.append(section("The burn over time", _TRACES, *drawn))
     if data["devices"]:
         found.append(_energy(data))
     if data["events"]:

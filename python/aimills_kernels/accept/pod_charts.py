@@ -25,6 +25,8 @@ _CURVES = (
     ("temperature_c", "Temperature", "°C"),
     ("memory_temperature_c", "Temperature of the memory", "°C"),
     ("sm_mhz", "SM clock", "MHz"),
+    ("cpu_mhz", "CPU clock", "MHz"),
+    ("cpu_share", "Load of the CPU", "share of its cores"),
 )
 _DASHES = (None, "7 3", "2 3", "9 3 2 3", "4 2", "1 2")
 

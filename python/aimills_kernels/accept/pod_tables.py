@@ -45,7 +45,7 @@ def sources(findings: Sequence[Row]) -> Html:
     if not named:
         return Html("")
     items = [el("li", source, id=f"source-{number}") for source, number in named.items()]
-    return el("div", el("h4", "Sources"), el("ol", *items, cls="sources"))
+    return el("div", el("h4", "Sources"), el("ol", *items, cls="sources"), cls="block")
 
 
 def _rule(found: Sequence[Row], numbers: dict[str, int]) -> tuple:
@@ -143,7 +143,7 @@ def _against(value: float | None, middle: float | None) -> str:
 def devices(data: Row) -> Html:
     rows = [
         (
-            d["where"], d["sku"], el("small", d["uuid"] or "no UUID", cls="hash"),
+            d["where"], d["sku"], el("small", d["uuid"] or "no UUID", cls="hash uuid"),
             status(d["ended"] or "no end"), str(d["entries"]), el("small", d["head"], cls="hash"),
         )
         for d in data["devices"]

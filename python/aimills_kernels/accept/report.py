@@ -16,8 +16,7 @@ from aimills_kernels._version import __version__
 from aimills_kernels.accept import eu, facts, junit, page, prometheus, traces
 from aimills_kernels.accept.criteria import load as shipped
 from aimills_kernels.accept.criteria import names
-from aimills_kernels.accept.evidence import DATA, Pod
-from aimills_kernels.accept.evidence import REPORTS as FILES
+from aimills_kernels.accept.evidence import DATA, REPORTS, Pod
 from aimills_kernels.accept.findings import (
     ACCEPTED,
     FAIL,
@@ -32,6 +31,7 @@ from aimills_kernels.accept.metrics import METRICS
 
 SCHEMA = 2
 KIND = "accept"
+FILES = REPORTS
 WORDS = {ACCEPTED: "accepted", REJECTED: "rejected", INCOMPLETE: "incomplete"}
 _NAMED = 6  # exclusions in the headline
 
@@ -57,7 +57,7 @@ def build(pod: Pod, findings: Sequence[Finding], criteria: Any = None) -> dict[s
         "simulated": hardware == facts.SIMULATED,
         "reasons": _texts(findings, FAIL) + _texts(findings, UNKNOWN),
         "warnings": _texts(findings, WARN),
-        "not_checked": _not_checked(pod, criteria),
+        "not_checked": _not_checked(pod, findings, criteria),
         "created": max((e["time"] for r in pod.ranks for e in r.entries), default=""),
         "seconds": round(_seconds(pod), 3),
         "version": str(first.get("version") or __version__),
@@ -149,11 +149,17 @@ def _without(names: Sequence[str]) -> str:
 
 
 def _texts(findings: Sequence[Finding], status: str) -> list[str]:
-    """One sentence each, with the place where it does not name it."""
+    """One sentence each, with the place where it does not name it; what several devices have in the
+    same words is one."""
+    places: dict[tuple[str, str], list[str]] = {}
+    for f in findings:
+        if f.status == status:
+            said = f.text.removeprefix(f"{f.where}: ")
+            named = f.where == "pod" or f.where in said
+            places.setdefault((f.rule, said), []).extend([] if named else [f.where])
     return [
-        f.text if f.where == "pod" or f.where in f.text else f"{f.where}: {f.text}"
-        for f in findings
-        if f.status == status
+        f"{facts.listed(dict.fromkeys(names))}: {said}" if names else said
+        for (_, said), names in places.items()
     ]
 
 
@@ -205,17 +211,20 @@ _PARTS = (
     ("real workloads: training, decoding, video", ("work.",)),
     ("energy per operation", ("energy.", "work.train_energy", "work.decode_energy")),
 )
+_NO_FIGURE = ("outlier.", "physics.", "collective.all_reduce.rule")  # these say how good nothing is
 _NEVER = "power at the wall, cooling, and whatever no rule or check below names"
 
 
-def _not_checked(pod: Pod, criteria: Any) -> list[str]:
+def _not_checked(pod: Pod, findings: Sequence[Finding], criteria: Any) -> list[str]:
     names = _excluded(pod)
     found = [f"what was excluded by name: {', '.join(names)}"] if names else []
     told = (e for r in pod.ranks for e in r.of("event") if e["name"] == "not checked")
     found += dict.fromkeys(str(e.get("text", "")) for e in told)
     metrics = {e["metric"] for r in pod.ranks for e in r.of("measure")}
     found += [text for text, starts in _PARTS if not any(m.startswith(starts) for m in metrics)]
-    unjudged = [METRICS[m].title for m in (criteria.unknown if criteria else ()) if m in metrics]
-    if unjudged:
-        found.append(f"whether these are good, for want of a rule: {', '.join(unjudged)}")
+    judged = {f.metric for f in findings if not f.rule.startswith(_NO_FIGURE)}
+    unknown = [m for m in (criteria.unknown if criteria else ()) if m in metrics - judged]
+    if unknown:
+        titles = "; ".join(METRICS[m].title for m in unknown)
+        found.append(f"whether these are good, for want of a rule ({titles})")
     return [*found, _NEVER]

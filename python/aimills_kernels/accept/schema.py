@@ -83,6 +83,8 @@ _TRACE: Spec = {
         "temperature_c": about("highest", _COLUMN),
         "memory_temperature_c": about("highest", _COLUMN),
         "sm_mhz": about("mean", _COLUMN),
+        "cpu_mhz": about("mean, where the device is a CPU", _COLUMN),
+        "cpu_share": about("of the CPU's cores that work, mean", _COLUMN),
         "throttle": about("reason to run slower: share of the samples", _by_name(_COLUMN)),
     },
     "required": ["where", "samples", "seconds", "throttle"],

@@ -18,7 +18,7 @@ POINTS, LEAST = 240, 30  # of a trace; fewer where there are many devices
 _ALL = 20_000  # points of all traces together, about
 # NVML's clocks event reasons that slow a GPU down, by name; at the burn's begin it is idle.
 BITS = {name: mask for name, mask in reasons.BITS.items() if name != "gpu_idle"}
-CURVES = ("power_w", "temperature_c", "memory_temperature_c", "sm_mhz")
+CURVES = ("power_w", "temperature_c", "memory_temperature_c", "sm_mhz", "cpu_mhz", "cpu_share")
 
 
 def traces(pod: Pod) -> list[Row]:

@@ -60,4 +60,5 @@ def _digits(value: float) -> str:
         return f"{value:.0f}"
     if abs(value) < 0.001:
         return f"{value:.1e}"
-    return f"{value:.{2 - math.floor(math.log10(abs(value)))}f}"
+    text = f"{value:.{2 - math.floor(math.log10(abs(value)))}f}"
+    return text.rstrip("0") if abs(value) < 1 else text

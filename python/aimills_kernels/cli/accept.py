@@ -62,8 +62,8 @@ def run(options: Namespace) -> int:
 def _time_of(plan: Plan) -> str:
     seconds = sum(plan.seconds(stage) for stage in plan.stages)
     return (
-        f"profile {plan.profile}: meant to take {seconds:.0f} s on a GPU; a CPU may take longer, as "
-        "no check is cut short"
+        f"profile {plan.profile}: meant to take {seconds:.0f} s on a GPU; a CPU may take longer, "
+        "as no check is cut short"
     )
 
 

@@ -16,7 +16,16 @@ _NODES = (1, 8, 64, 512)
 _SHOWN = 12  # reasons in the terminal; the report has all
 _WORDS = {0: "accepted", 1: "rejected", 2: "incomplete"}
 _DEFAULT = "quick"  # profile
-_TAKEN = {"--simulate", "--fault", "--nodes", "--times", "--profile", "--seed", "--criteria", "--out"}
+_TAKEN = {
+    "--simulate",
+    "--fault",
+    "--nodes",
+    "--times",
+    "--profile",
+    "--seed",
+    "--criteria",
+    "--out",
+}
 
 
 class _Simulate(argparse.Action):
@@ -52,7 +61,7 @@ def _count(text: str) -> int:
 def run(options: Namespace) -> int:
     from aimills_kernels.accept.criteria.lint import sound
     from aimills_kernels.accept.evidence_folder import taken
-    from aimills_kernels.accept.simulate import layout, write
+    from aimills_kernels.accept.simulate import layout
 
     if options.simulate is None:
         raise UsageError("--fault, --nodes and --times go with --simulate POD")
@@ -70,7 +79,7 @@ def run(options: Namespace) -> int:
     if said := taken(folder, None):
         raise UsageError(f"--out: {folder} {said}; name another folder")
     named = getattr(options, "criteria", None)
-    write(
+    _write(
         pod, folder, fault=options.fault, seed=options.seed,
         profile=getattr(options, "profile", None) or _DEFAULT,
         criteria=sound(named) if named else None,
@@ -80,6 +89,19 @@ def run(options: Namespace) -> int:
     _tell(pod.name, options, code, findings)
     _ui.say(f"evidence and report: {folder}")
     return code
+
+
+def _write(pod: Any, folder: Path, **options: Any) -> None:
+    from aimills_kernels.accept.simulate import write
+
+    try:
+        write(pod, folder, **options)
+    except OSError as error:
+        why = error.strerror or error
+        text = (
+            f"the simulated pod's journals in {folder} can't be written ({why}); remove the folder"
+        )
+        raise OSError(error.errno, text) from error
 
 
 def _refuse_others(words: Sequence[str]) -> None:

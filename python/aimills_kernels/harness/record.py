@@ -324,8 +324,8 @@ _KINDS: dict[str, tuple[type, ...]] = {
 
 
 def mistake_in(value: Any, spec: Spec, where: str) -> str | None:
-    """What is wrong with `value`, in the terms of JSON Schema that are used above and for the report
-    of acceptance; None where nothing is."""
+    """What is wrong with `value`, in the terms of JSON Schema that are used above and for the
+    report of acceptance; None where nothing is."""
     name = where or "the record"
     kinds = spec["type"] if isinstance(spec["type"], list) else [spec["type"]]
     allowed = tuple(t for kind in kinds for t in _KINDS[kind])

@@ -34,6 +34,7 @@ _TO_THE_HOST = ("link.h2d", "link.d2h", "link.wrong")
 _FABRIC = 340e9  # bus bandwidth over nodes with a network card for each GPU
 _PAIR_S, _FAR = 2e-4, 7.0  # of two GPUs of a node, and how much longer those of two nodes take
 _NANS = 17
+_HBM = "burn.temperature_memory"
 _CAPPED = 0.62  # of a healthy GPU's burn at the power limit
 _DRIVER, _VBIOS, _TOOLKIT = "580.95.05", "96.00.AF.00.01", "13.0"
 
@@ -119,7 +120,8 @@ class _Device:
 
     def end(self, step: Step, status: str, seconds: float, failure: str | None = None) -> None:
         self.write("stage", name=step.name, title=step.title, state="end", status=status,
-                   seconds=round(seconds, 3), summary="simulated", failure=failure)  # fmt: skip
+                   seconds=round(seconds, 3), failure=failure,
+                   summary="simulated" + "; 1 check is wrong" * (status == "wrong"))  # fmt: skip
 
     def waited(self, step: Step) -> bool:
         self.clock += _TIME_OUT_S
@@ -270,18 +272,19 @@ class _Device:
         told = [x for (rank, m), x in shares.items() if rank == self.rank and "throttle" in m]
         slowed = max(told, default=_CAPPED)
         energy = 1e6 * (1 + self.rank)
+        clock = value["burn.clock"] / 1e6 * self.bad.factors.get((self.rank, "burn.clock"), 1)
+        hottest = self.bad.values.get((self.rank, _HBM), value[_HBM])
         for place in range(_SAMPLES):
             self.clock += seconds / _SAMPLES
             power = value["burn.power"] * (1 + self.rng.gauss(0, 0.004))
             energy += 1e3 * power * seconds / _SAMPLES
             warm = 1 - 0.5 ** (1 + place / 3)
             self.write("sample", stage=step.name, values={
-                "sm_mhz": round(value["burn.clock"] / 1e6 * (1 + self.rng.gauss(0, 0.004))),
-                "memory_mhz": 2619, "power_w": round(power, 1), 
+                "sm_mhz": round(clock * (1 + self.rng.gauss(0, 0.004))),
+                "memory_mhz": 2619, "power_w": round(power, 1),
                 "reasons": mask if place < slowed * _SAMPLES else 0,
                 "temperature_c": round(30 + warm * (value["burn.temperature"] - 30), 1),
-                "memory_temperature_c": round(
-                    32 + warm * (value["burn.temperature_memory"] - 32), 1),
+                "memory_temperature_c": round(32 + warm * (hottest - 32), 1),
                 "energy_mj": round(energy),
             })  # fmt: skip
 
