@@ -414,6 +414,9 @@ def _damaged() -> dict[str, tuple[str, str]]:
     row = made["rows"][0]
     zero = json.dumps(made | {"rows": [row | records.spread([0.0, 1.0, 1.0])]})
     joules = json.dumps(made | {"rows": [row | {"energy": records.energy(0.0)}]})
+    big = json.dumps(made | {"rows": [row | {"flops": 10**400}]})
+    small = json.dumps(made | {"rows": [row | {"bytes": 1e-300}]})
+    half = json.dumps(made | {"rows": [row | {"note": "\ud800"}]})
     ceiling = json.dumps(made | {"ceilings": {"copy_gbps": "fast"}})
     none = json.dumps(made | {"rows": [row | {"n": 0, "samples_us": []}]})
     return {
@@ -421,6 +424,9 @@ def _damaged() -> dict[str, tuple[str, str]]:
         "schema 1": (whole.replace('"schema": 2', '"schema": 1'), "has schema 1, not 2"),
         "NaN": (whole.replace(str(row["median_us"]), "NaN", 1), "NaN is no number"),
         "infinity": (whole.replace(str(row["median_us"]), "1e999", 1), "1e999 is no number"),
+        "a whole number of 400 digits": (big, "is no number that a run can give"),
+        "a time of 1e-300 us": (small, "1e-300 is no number that a run can give"),
+        "half a character": (half, "surrogates not allowed"),
         "no time": (zero, "rows[0] has a time that is not above 0"),
         "no energy": (joules, "rows[0].energy.joules is 0.0"),
         "no sample": (none, "rows[0].median_us stands for no sample"),

@@ -323,6 +323,24 @@ def test_no_baseline(base: str, tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert "1 NEW" in text
 
 
+def test_text_of_a_record_does_not_steer_the_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wrong = records.without("triton", case="c0", failure="wrong\x1b[2J\x07\x9b2J")
+    gpus = [records.H100 | {"driver": "590\x1b[31m"}]
+    base, other = (
+        saved(side(1), tmp_path / "a.json"),
+        saved(side(1, gpus=gpus), tmp_path / "c.json"),
+    )
+    new = saved(records.record([wrong]), tmp_path / "b.json")
+    assert main(["bench", "compare", base, new]) == 1
+    assert main(["bench", "compare", base, other]) == 2
+    assert main(["bench", "history", base, other]) == 0
+    said = capsys.readouterr().out
+    assert not {"\x1b", "\x07", "\x9b"} & set(said)
+    assert "wrong\N{REPLACEMENT CHARACTER}[2J" in said
+
+
 def test_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     base, new = saved(side(1), tmp_path / "a.json"), saved(side(1.1, seed=100), tmp_path / "b.json")
     assert main(["bench", "compare", base, new, "--json"]) == 1

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
-from aimills_kernels.harness import record
+from aimills_kernels.harness import own_process, record
 from tests.child_pytest import run_pytest
 
 HEAD = """\
@@ -179,6 +181,24 @@ def test_what_can_not_run_twice_runs_here_and_says_so(tmp_path: Path) -> None:
     assert f"once {here}the test failed before bench_op: OSError: only once" in run.stdout
     assert run.stdout.count("pytest's own process") == 2
     assert rows(tmp_path)["once", "own"]["median_us"] > 0
+
+
+@pytest.mark.parametrize(
+    ("plugins", "options", "says"),
+    [
+        (None, {}, None),
+        (["a_module"], {"usepdb": False, "trace": False}, None),
+        ([object()], {}, "pytest.main was given plugins that no other process has"),
+        ([], {"usepdb": True}, "a debugger that is asked for works in this one"),
+        ([], {"trace": True}, "a debugger that is asked for works in this one"),
+    ],
+)
+def test_what_no_second_pytest_would_have(
+    plugins: list | None, options: dict[str, bool], says: str | None
+) -> None:
+    given = SimpleNamespace(plugins=plugins)
+    config = SimpleNamespace(invocation_params=given, getoption=lambda n, d: options.get(n, d))
+    assert own_process._not_again(cast(pytest.Config, config)) == says
 
 
 @pytest.mark.full

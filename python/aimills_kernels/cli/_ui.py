@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 _NARROWEST = 80  # columns; below that rich leaves out letters, then whole columns
+_STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")  # all but tab and newline
 Step = Callable[..., None]  # (text), which advances by one, or (text, done, total)
 _STYLES = {
     "right": "green", "passed": "green", "accepted": "bold green", "serves": "green",
@@ -43,7 +45,13 @@ def _console(stderr: bool = False) -> Any:
     return Console(stderr=stderr, width=width, highlight=False)
 
 
+def _harmless(text: str) -> str:
+    """Text of a file, or of an error, may hold what steers a terminal."""
+    return _STEERING.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
 def say(text: str = "", style: str = "") -> None:
+    text = _harmless(text)
     console = _console()
     if console is None:
         print(text)
@@ -57,7 +65,7 @@ def style_of(status: str) -> str:
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     """Print a table; a column whose name starts with `>` is set flush right."""
-    texts = [[str(cell) for cell in row] for row in rows]
+    title, texts = _harmless(title), [[_harmless(str(cell)) for cell in row] for row in rows]
     console, module = _console(), _rich("table")
     if console is None or module is None:
         _plain_table(title, columns, texts)

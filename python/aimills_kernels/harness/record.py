@@ -247,7 +247,10 @@ def load(path: Path | str) -> dict[str, Any]:
     """Read a record; ValueError with the path and the field where it is none."""
     path = Path(path)
     try:
-        record = json.loads(path.read_text(), parse_constant=_finite, parse_float=_finite)
+        record = json.loads(
+            path.read_text(), parse_constant=_figure, parse_float=_figure, parse_int=_whole
+        )
+        json.dumps(record, ensure_ascii=False).encode()  # half a character is no text
     except OSError as error:
         raise ValueError(f"{path}: can't be read: {error.strerror}") from error
     except ValueError as error:
@@ -265,6 +268,7 @@ def load(path: Path | str) -> dict[str, Any]:
     return record
 
 
+_LEAST, _MOST = 1e-100, 1e100  # far beyond what is measured, and their products are numbers
 _CONTROLS = set(map(chr, (*range(32), *range(127, 160))))  # they steer a terminal
 _KEY = ("op", "case", "provider", "device", "model", "mode")
 
@@ -310,11 +314,17 @@ def _other_figures(where: str, spread: dict[str, Any]) -> str | None:
     return None
 
 
-def _finite(text: str) -> float:
-    """JSON has no NaN and no infinity, and a record no number that becomes one."""
-    if math.isfinite(value := float(text)):
+def _figure(text: str) -> float:
+    """JSON has no NaN and no infinity, and a record no number of which one could be made."""
+    value = float(text)
+    if value == 0 or _LEAST <= abs(value) <= _MOST:
         return value
-    raise ValueError(f"{text} is no number")
+    raise ValueError(f"{text:.40} is no number that a run can give")
+
+
+def _whole(text: str) -> int:
+    _figure(text)
+    return int(text)
 
 
 _KINDS: dict[str, tuple[type, ...]] = {
