@@ -391,7 +391,7 @@ class BenchOp:
                 pytest.fail(f"{what}: not run: {row['skipped']}", pytrace=False)
             self._state.absent[row["skipped"], f"{row['op']} {row['provider']}"] += 1
             pytest.skip(f"not run: {row['skipped']}")
-        self._beyond(what, row["note"])
+        self._beyond(what, row["apart"] or row["note"])
         samples = iter(row["samples_us"])
 
         def play() -> None:
