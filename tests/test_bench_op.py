@@ -232,7 +232,7 @@ def test_a_missing_pytest_benchmark_is_told(folder: Path) -> None:
     )
     run = run_pytest(folder, "-p", "no:benchmark", "bench", "-ra")
     assert "1 skipped" in run.stdout
-    assert "pip install pytest-benchmark" in run.stdout
+    assert "leave out -p no:benchmark" in run.stdout
 
 
 # ---- regressions
@@ -283,6 +283,34 @@ def test_a_slower_kernel_fails_and_is_no_new_baseline(folder: Path, stored: Path
     fast = _pytest(folder, "--benchmark", SAMPLES, FAIL)
     assert fast.returncode == 0, fast.stdout + fast.stderr
     assert "own on cpu: FASTER" in fast.stdout
+
+
+LATE = """\
+from aimills_kernels.harness import pytest_budget
+now = [0.0]
+pytest_budget._now = lambda: now[0]
+def pytest_runtest_teardown(item): now[0] += 10
+"""
+
+
+@pytest.mark.full  # each run of pytest takes some ten seconds of a CPU
+def test_what_the_budget_left_out_is_not_compared_and_named(folder: Path) -> None:
+    again = "def test_again(bench_op): bench_op(sleepy, torch.ones, reference=sleepier)\n"
+    again = again.replace("torch.ones", "lambda g: torch.randn(8, generator=g)")
+    (folder / "bench" / "test_mine.py").write_text(SLEEPY + again)
+    run = _pytest(folder, "--benchmark", SAMPLES, "--benchmark-record=r.json")
+    assert run.returncode == 0, run.stdout + run.stderr
+    _scale(folder / "r.json", 100.0)  # no load makes what is timed again SLOWER than this
+    (folder / "conftest.py").write_text(LATE)
+    run = _pytest(folder, "--benchmark", SAMPLES, FAIL, "--benchmark-baseline=r.json",
+                  "--benchmark-budget=5", "--benchmark-record=s.json")  # fmt: skip
+    assert run.returncode == 2, run.stdout + run.stderr
+    why = "budget: the 5 s of --benchmark-budget ended before it"
+    assert f"left out: 1, {why}: bench/test_mine.py::test_again x 1" in run.stdout
+    assert (f"not compared: 2, {why}: sleepy test_again own, sleepy test_again reference"
+            in run.stdout)  # fmt: skip
+    left_out = record.load(folder / "s.json")["options"]["left_out"]
+    assert left_out == {why: {"bench/test_mine.py::test_again": 1}}
 
 
 @pytest.mark.full  # each run of pytest takes some ten seconds of a CPU

@@ -106,7 +106,7 @@ def test_page_is_well_formed_and_loads_nothing(tmp_path: Path) -> None:
 
 
 def test_a_line_ends_between_numbers() -> None:
-    assert cells._unbroken("n [8191, 1] of [2, 3]") == "n\u00a0[8191, 1]\u00a0of\u00a0[2, 3]"
+    assert cells._unbroken("n [8191, 1] of [2, 3]") == "n\u00a0[8191, 1] of\u00a0[2, 3]"
 
 
 def test_page_is_made_for_phone_paper_and_the_dark() -> None:
@@ -174,7 +174,7 @@ def test_times_to_be_read_with_care_are_marked(tmp_path: Path) -> None:
     lines = {(e.row["case"], e.row["provider"]): cells.line(e, 1) for e in machine.shown()}
     few = lines["gate-up-4096", "triton"]
     assert (few[2].mark, few[2].small, few[6].text) == ("with care", "n = 3", words.NONE)
-    assert "M\u00a04096\u00a0of\u00a016384\u00a0(1/4)" in few[0].small
+    assert "M\u00a04096 of\u00a016384\u00a0(1/4)" in few[0].small
     assert "llama3-70b, 80 × in a forward pass" in few[0].small
     beyond = lines["decode", "triton"]
     assert beyond[4].text == "no ceiling"
@@ -283,6 +283,25 @@ def test_a_provider_that_is_gone_stays_in_the_history(tmp_path: Path) -> None:
                    axes.looks(machine.rows_of("attention")))  # fmt: skip
     assert plot is not None
     assert any("does not have sdpa" in text for text in plot.missing)
+
+
+def test_who_was_never_timed_is_named_once_and_not_for_each_record(tmp_path: Path) -> None:
+    made = _over_time(3)
+    for each in made:
+        case = {k: each["rows"][0][k] for k in ("op", "case", "dims", "device")}
+        for name in ("fa3", "xformers"):
+            each["rows"].append(records.without(name, skipped="not installed") | case)
+    (machine,) = _machines(tmp_path, *made)
+    first = machine.shown()[0]
+    plot = history(machine, first.part.problem(first.row),
+                   axes.looks(machine.rows_of("attention")))  # fmt: skip
+    assert plot is not None
+    assert plot.missing == ["No record here has a time of fa3, xformers: not run."]
+
+
+def test_equal_lengths_of_a_batch_are_counted() -> None:
+    said = words.dims_text({"n": [256, 100], "q": [7, 7, 7], "x": "q"}, {"n": [8192] * 16 + [1]})
+    assert said == "n [256, 100] of [16 × 8192, 1]  q [7, 7, 7]  x q"
 
 
 def test_missing_energy_is_a_sentence_and_no_bar(tmp_path: Path) -> None:

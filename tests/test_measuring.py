@@ -14,7 +14,17 @@ import pytest
 import torch
 
 from aimills_kernels._op import Case, Op
-from aimills_kernels.harness import _guard, _reading, _timers, bench, ceilings, nvml, record, timing
+from aimills_kernels.harness import (
+    _guard,
+    _reading,
+    _rows,
+    _timers,
+    bench,
+    ceilings,
+    nvml,
+    record,
+    timing,
+)
 from tests import late_faults
 from tests.fake_cuda import FakeCuda
 from tests.fake_nvml import Library
@@ -342,6 +352,14 @@ def test_what_is_done_for_a_sample_does_not_grow_with_the_samples(
     assert {step: (many[step] - few[step]) / 40 for step in many} == {
         "at": 1, "rotate": 1, "flush": 1, "sample": 1, "call": 1, "guard": 1, "read": 7,
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(("calls", "said"), [(1, "1 call had"), (12, "12 calls had")])
+def test_a_warm_up_that_did_not_settle_is_told(calls: int, said: str) -> None:
+    made = timing.summarise([1.0] * 9, clock="monotonic", cold=True, warmup_calls=calls,
+                            settled=False)  # fmt: skip
+    (why,) = _rows._suspicions({"sol": None}, made)
+    assert why == f"the warm-up of {said} not settled"
 
 
 def test_the_share_of_the_harness_is_told() -> None:

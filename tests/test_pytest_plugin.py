@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from pathlib import Path
 
 import pytest
 
+from aimills_kernels import pytest_plugin
 from tests.child_pytest import run_pytest
 
 _BENCH = """\
@@ -58,7 +60,7 @@ def test_it_goes_with_the_conftest_of_our_benchmarks(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("args", "says"),
     [
-        (["-p", "no:benchmark"], "is not installed: pip install pytest-benchmark"),
+        (["-p", "no:benchmark"], "is installed and not loaded: leave out -p no:benchmark"),
         (["-n", "2"], "without -n"),
         (["--benchmark-disable"], "--benchmark-disable contradict"),
         (["--benchmark-skip"], "--benchmark-skip contradict"),
@@ -69,6 +71,14 @@ def test_what_it_cannot_do_is_said(folder: Path, args: list[str], says: str) -> 
     assert run.returncode == pytest.ExitCode.USAGE_ERROR
     assert says in run.stderr
     assert "Traceback" not in run.stderr
+
+
+def test_a_plugin_that_is_not_there_is_named_with_how_to_get_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    said = pytest_plugin._no_benchmark()
+    assert said == "pytest-benchmark is not installed: pip install pytest-benchmark"
 
 
 def test_without_a_folder_bench_it_asks_for_a_path(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ path it collects `bench/`. It imports torch when a benchmark runs, or for a base
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import math
 import os
 import re
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from aimills_kernels.harness.pytest_rows import Rows
 
 _FLAG = "--benchmark"
-_NEEDS = "pytest-benchmark is not installed: pip install pytest-benchmark"
 _TIMEOUT_HELP = (
     f"End a check or a sample that takes longer (default {TIMEOUT_S:g}); with --benchmark, kernels "
     "run in a process of their own for that. 0: no end, and all in this process."
@@ -129,7 +129,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def _configure_benchmark(config: pytest.Config) -> None:
     if not config.pluginmanager.hasplugin("benchmark"):
-        raise pytest.UsageError(f"{_FLAG}: {_NEEDS}")
+        raise pytest.UsageError(f"{_FLAG}: {_no_benchmark()}")
     if getattr(config.option, "dist", "no") != "no":
         raise pytest.UsageError(f"{_FLAG} times one thing at a time: run it without -n and --dist")
     for other in ("disable", "skip"):
@@ -210,13 +210,20 @@ def _writable(config: pytest.Config) -> None:
         raise pytest.UsageError(f"--benchmark-record {path}: {error.strerror}") from None
 
 
+def _no_benchmark() -> str:
+    """Why pytest-benchmark is not among the plugins."""
+    if importlib.util.find_spec("pytest_benchmark") is None:
+        return "pytest-benchmark is not installed: pip install pytest-benchmark"
+    return "pytest-benchmark is installed and not loaded: leave out -p no:benchmark"
+
+
 class _Fallback:
     """Where pytest-benchmark is missing: its fixture, which says so."""
 
     @pytest.fixture
     def benchmark(self) -> Callable[..., Any]:
         def missing(*args: Any, **kwargs: Any) -> None:
-            pytest.skip(_NEEDS)
+            pytest.skip(_no_benchmark())
 
         return missing
 
@@ -414,7 +421,7 @@ class BenchOp:
                 pytest.fail(f"{what}: not run: {row['skipped']}", pytrace=False)
             self._state.absent[row["skipped"], f"{row['op']} {row['provider']}"] += 1
             pytest.skip(f"not run: {row['skipped']}")
-        self._beyond(what, row["note"])
+        self._beyond(what, row["apart"] or row["note"])
         samples = iter(row["samples_us"])
 
         def play() -> None:

@@ -128,7 +128,8 @@ def _suspicions(row: dict[str, Any], timing: Timing) -> Iterator[str]:
     if late := len(timing.flags.get(AFTER_ITS_END, ())):
         yield f"after {late} of {timing.n} samples the device was still busy"
     if not timing.settled:
-        yield f"the warm-up of {timing.warmup_calls} calls had not settled"
+        calls = timing.warmup_calls
+        yield f"the warm-up of {calls} call{'s' * (calls != 1)} had not settled"
     if timing.n < ENOUGH:
         yield f"only {timing.n} sample{'s' * (timing.n > 1)}"
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 # Of ten minutes for all of bench/ on a GPU, so that what has begun by then can be finished. A CPU
-# has the same: there the checks in float64 are what takes long, and they took 17 minutes in all.
+# has the same: there all of it took 20 minutes, most of them for checks in float64.
 BUDGET_S = 480.0
 QUICK_S = 60.0  # as `aimills-kernels bench --quick` has
 _LEAST_S = 0.5  # for a case that has begun, however little is left

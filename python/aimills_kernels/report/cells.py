@@ -72,8 +72,10 @@ def _what(row: Row) -> str:
 
 
 def _unbroken(pair: str) -> str:
-    """A line may end within a list of numbers, and never within a number."""
-    return pair.replace(" ", "\u00a0").replace(",\u00a0", ", ")
+    """A line may end within a list of numbers or before the declared value, and never within a
+    number."""
+    whole = pair.replace(" ", "\u00a0")
+    return whole.replace(",\u00a0", ", ").replace("\u00a0of\u00a0", " of\u00a0")
 
 
 def _who(row: Row) -> str:

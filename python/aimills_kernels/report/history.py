@@ -20,6 +20,7 @@ from aimills_kernels.report.words import (
 _STEADY = 0.05  # the axis reaches this far at the least, so that noise looks like noise
 _LABELS = 4
 _APART = 0.06  # of the way from record to record
+_ABSENT = "absent"
 ABOUT = (
     "Change of the median against the provider's own first time here; whiskers are 95 % intervals. "
     "A line is broken where a record has no time, or driver or card changed; a + "
@@ -81,13 +82,23 @@ def _trace(plot: Plot, parts: Sequence[Part], past: Past, look: Look, aside: flo
 
 
 def _gaps(pasts: dict[str, list[Row | None]], parts: Sequence[Part]) -> list[str]:
-    found = []
+    never: dict[str, list[str]] = {}
+    at: dict[tuple[str, str], list[str]] = {}
     for name, rows in pasts.items():
-        for part, row in zip(parts, rows, strict=True):
-            if row is None:
-                found.append(f"{_where(part)} does not have {name}.")
-            elif (how := outcome(row)) != "timed":
-                found.append(f"{_where(part)} has no time of {name}: {how}.")
+        hows = [_ABSENT if row is None else outcome(row) for row in rows]
+        if "timed" not in hows:
+            never.setdefault(" or ".join(sorted({*hows} - {_ABSENT})), []).append(name)
+            continue
+        for part, how in zip(parts, hows, strict=True):
+            if how != "timed":
+                at.setdefault((_where(part), how), []).append(name)
+    found = [f"No record here has a time of {', '.join(n)}: {how}." for how, n in never.items()]
+    for (where, how), names in at.items():
+        who = ", ".join(names)
+        if how == _ABSENT:
+            found.append(f"{where} does not have {who}.")
+        else:
+            found.append(f"{where} has no time of {who}: {how}.")
     for before, after in pairwise(parts):
         if before.setup != after.setup:
             found.append(f"Before {_where(after)} driver or card changed.")

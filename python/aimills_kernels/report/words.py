@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -10,6 +11,7 @@ from aimills_kernels.harness._reading import ENOUGH, ahead, fastest_peer
 
 Row = dict[str, Any]
 NONE = "–"
+_RUN = 4  # equal numbers, from which on they are counted
 
 
 def three(value: float) -> str:
@@ -103,7 +105,17 @@ def dims_text(dims: dict[str, Any], scaled: dict[str, Any]) -> str:
 
 
 def _dim_text(name: str, value: Any, full: Any) -> str:
-    return f"{name} {value}" if full is None else f"{name} {value} of {full}{_factor(value, full)}"
+    text = f"{name} {_value_text(value)}"
+    return text if full is None else f"{text} of {_value_text(full)}{_factor(value, full)}"
+
+
+def _value_text(value: Any) -> str:
+    """A run of equal numbers in a list is told once: a batch has dozens of one length."""
+    if not isinstance(value, list | tuple):
+        return str(value)
+    runs = [(item, len(list(run))) for item, run in itertools.groupby(value)]
+    found = [[f"{n} × {item}"] if n >= _RUN else [str(item)] * n for item, n in runs]
+    return f"[{', '.join(itertools.chain(*found))}]"
 
 
 def _factor(value: Any, full: Any) -> str:
