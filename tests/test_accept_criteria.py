@@ -137,6 +137,7 @@ def test_a_file_changes_what_it_extends(tmp_path: Path) -> None:
         (('source = "own"', 'source = "own"\ngpus = "0+"'), "gpus: '0+' should be"),
         (('source = "own"', 'source = "own"\ngpus = "²+"'), "gpus: '²+' should be"),
         (('source = "own"', 'source = "own"\nnodes = 2'), "nodes: goes with the bandwidth"),
+        (('source = "own"', 'source = "own"\nsize = "8 GiB"'), "size: goes with the bandwidth"),
         (('"memory.copy"\nf', '["memory.copy"]\nf'), "['memory.copy'] is no metric"),
         (('version = "1"', 'version = ""'), "version: '' says nothing"),
         (("extends", 'devices = ["A", "A"]\nextends'), "a list of texts, each once"),
@@ -280,6 +281,19 @@ def test_a_network_may_be_slower_than_the_links_of_a_node(tmp_path: Path) -> Non
     rule = '[rules.x]\nmetric = "collective.all_reduce"\nfloor = "40 GB/s"\nsource = "own"\n'
     assert "15% of it" in lint(load(mine(tmp_path, rule)))[0]
     assert lint(load(mine(tmp_path, rule + 'nodes = "2+"\n'))) == []
+
+
+def test_a_figure_is_of_buffers_that_are_measured(tmp_path: Path) -> None:
+    rule = (
+        '[rules.x]\nmetric = "collective.all_reduce"\nfloor = "{}"\nsource = "own"\nsize = "{}"\n'
+    )
+    criteria = load(mine(tmp_path, rule.format("40 GB/s", "8 MiB")))
+    assert lint(criteria) == []
+    (found,) = [r for r in criteria.rules if r.id == "x"]
+    assert (found.size, found.text()) == (8 << 20, "at least 40 GB/s with 8.39 MB buffers")
+    assert "15% of it" in lint(load(mine(tmp_path, rule.format("40 GB/s", "256 MiB"))))[0]
+    with pytest.raises(CriteriaError, match=r"size: '3 GiB' is none that is measured; .* 256 MiB"):
+        load(mine(tmp_path, rule.format("400 GB/s", "3 GiB")))
 
 
 def test_a_reference_beyond_physics_is_found(tmp_path: Path) -> None:

@@ -12,8 +12,10 @@ from typing import Any
 import pytest
 import torch
 
-from aimills_kernels.accept import device_memory, journal
+from aimills_kernels.accept import device_memory, journal, message_sizes
+from aimills_kernels.accept.simulate import MODELS
 from aimills_kernels.accept.stages import _collectives, interconnect
+from aimills_kernels.accept.timetable import SLOTS
 from tests.stage_context import CPU, Written
 
 ROOT = Path(__file__).parent.parent
@@ -32,10 +34,72 @@ def test_every_pair_comes_once_and_nobody_twice_in_a_round(n: int) -> None:
 
 def test_bus_bandwidth_as_nccl_tests_counts_it() -> None:
     """Eight ranks: all-reduce moves every byte 7/8 of a time there and back."""
-    assert _collectives.factor("all_reduce", 8) == 1.75
+    assert message_sizes.factor("all_reduce", 8) == 1.75
     for name in ("all_gather", "reduce_scatter", "all_to_all"):
-        assert _collectives.factor(name, 8) == 0.875
-    assert _collectives.factor("all_reduce", 2) == 1.0
+        assert message_sizes.factor(name, 8) == 0.875
+    assert message_sizes.factor("all_reduce", 2) == 1.0
+
+
+PODS = [(m, n) for m in MODELS.values() if not m.cpu for n in range(2, 9)]
+
+
+@pytest.mark.parametrize("profile", ["gate", "quick", "full"])
+@pytest.mark.parametrize(("model", "gpus"), PODS, ids=[f"{m.criteria}x{n}" for m, n in PODS])
+def test_links_keep_to_the_time_of_their_stage(model: Any, gpus: int, profile: str) -> None:
+    """By the rates of a healthy pod: copies to and from the host in turns, pairs in rounds, and the
+    checks and timed calls of each size of each collective."""
+    stage_s = SLOTS["interconnect"].seconds[profile]
+    gate = profile == "gate"
+    turn_s = interconnect._GATE_TURN_S if gate else interconnect._TURN_S
+    calls = 1 + (interconnect._GATE_PAIR_CALLS if gate else interconnect._PAIR_CALLS)
+    rounds = 2 * len(interconnect.rounds([*range(gpus)]))
+    took = 2 * turn_s * gpus + rounds * calls * interconnect._PAIR_BYTES / model.values["link.p2p"]
+    for name in message_sizes.COLLECTIVES:
+        near = min(model.all_reduce, key=lambda n: abs(n - gpus))
+        rate = model.values.get(f"collective.{name}", model.all_reduce[near])
+        sizes = message_sizes.of_profile(profile, stage_s, model.sku, name, gpus)
+        for size in sizes:
+            share = message_sizes.seconds(stage_s, sizes, size)
+            call_s = message_sizes.factor(name, gpus) * size / rate
+            repeats = message_sizes.calls(call_s, share, 200)
+            took += call_s * (message_sizes.CHECKS + 1 + repeats)
+    assert took < stage_s
+
+
+def test_only_pcie_leaves_the_largest_size_out_and_only_where_time_is_short() -> None:
+    short = {
+        (model.criteria, profile)
+        for model in MODELS.values() if not model.cpu
+        for profile, sizes in message_sizes.SIZES.items()
+        if message_sizes.of_profile(profile, SLOTS["interconnect"].seconds[profile], model.sku,
+                                    "all_reduce", 8) != sizes
+    }  # fmt: skip
+    assert short == {("l40s", "gate"), ("l40s", "quick")}
+    alike = message_sizes.of_profile("gate", 8.0, "NVIDIA H100 PCIe", "all_reduce", 8)
+    assert alike == (8 << 20, 256 << 20)
+    unknown = message_sizes.of_profile("gate", 8.0, "a GPU of tomorrow", "all_reduce", 8)
+    assert unknown == message_sizes.SIZES["gate"]
+
+
+def test_a_size_that_is_left_out_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_collectives, "is_gpu", lambda ctx: True)
+    written = Written(tmp_path, "interconnect", seconds=8.0)
+    assert max(_collectives._sizes(written.ctx, "all_reduce", 8, "NVIDIA L40S")) == 256 << 20
+    (told,) = written.of("not_run")
+    assert (told["name"], told["gap"]) == ("collective.all_reduce", False)
+    assert told["what"] == "all_reduce of 8589934592 bytes"
+    assert "NVIDIA L40S take too long" in told["reason"]
+
+
+def test_a_rate_is_that_of_its_own_size() -> None:
+    small, large = 256 << 20, 8 << 30
+    entry = {"value": 3.0, "detail": {"size": large, "by_size": {str(small): 2.0, str(large): 3.0}}}
+    assert [message_sizes.rate_of(entry, size) for size in (small, large, 1 << 20, None)] == [
+        2.0, 3.0, None, 3.0,
+    ]  # fmt: skip
+    older = {"value": 3.0, "detail": {"bytes": large, "by_size": {str(large): 3.0}}}
+    assert message_sizes.rate_of(older, large) == 3.0
+    assert message_sizes.rate_of(older, small) is None
 
 
 def test_the_sum_over_all_ranks_is_that_of_their_tables(tmp_path: Path) -> None:
@@ -107,7 +171,8 @@ def test_two_ranks(tmp_path: Path) -> None:
         assert values(entries, "collective.wrong") == dict.fromkeys(_collectives.COLLECTIVES, 0)
         for name in _collectives.COLLECTIVES:
             (found,) = [e for e in entries if e.get("metric") == f"collective.{name}"]
-            assert found["value"] == found["detail"]["by_size"][str(found["detail"]["bytes"])] > 0
+            assert found["value"] == found["detail"]["by_size"][str(found["detail"]["size"])] > 0
+            assert found["detail"]["size"] - 8000 < found["detail"]["bytes"] <= 1 << 16
             assert len(found["detail"]["by_size"]) == 2
         assert {e["name"] for e in entries if e["kind"] == "not_run"} == {"link.h2d", "link.d2h"}
 

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,8 @@ from aimills_kernels.accept.meeting import DEAD, Meeting
 from aimills_kernels.accept.session import Settings
 from aimills_kernels.cli import main
 from aimills_kernels.cli._parser import build_parser, joined
+from aimills_kernels.harness import nvml
+from tests import fake_nvml
 
 CPU = torch.device("cpu")
 CRITERIA = str(Path(__file__).parent / "library_alone.toml")
@@ -197,6 +200,66 @@ def test_a_stage_beyond_its_limit_fails_and_the_next_ones_run(
     ends = [e["status"] for e in _entries(tmp_path) if e["kind"] == "stage" and "status" in e]
     assert ends == ["failed", "passed"]
     assert _entries(tmp_path)[-1]["state"] == "done"
+
+
+def _reads(ctx: Context) -> None:
+    """As telemetry and health do: a counter that raises is one that can't be read."""
+    library = fake_nvml.Gpu(power=lambda: time.sleep(30))
+    nvml.Nvml(library, "gpu").read("power_w")
+
+
+def _swallows(ctx: Context) -> None:
+    with contextlib.suppress(Exception):
+        time.sleep(30)
+
+
+def _swallows_all_once(ctx: Context, seen: list[BaseException]) -> None:
+    """As a destructor or a callback, out of which nothing is raised."""
+    try:
+        time.sleep(30)
+    except BaseException as error:
+        if seen:
+            raise
+        seen.append(error)
+    time.sleep(30)
+
+
+@pytest.mark.parametrize("swallow", [_reads, _swallows, _swallows_all_once])
+def test_a_stage_that_swallows_its_alarm_ends_all_the_same(
+    swallow: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limit, "_SHARE", 0.0)
+    monkeypatch.setattr(limit, "_MORE_S", 0.3)
+    monkeypatch.setattr(limit, "_AGAIN_S", 0.3)
+    seen: list[BaseException] = []
+
+    def work(ctx: Context) -> str:
+        swallow(*(ctx, seen) if swallow is _swallows_all_once else (ctx,))
+        return "went on as if nothing were"
+
+    outcome = run.accept(_plan(tmp_path, work, _right))
+    assert outcome is not None
+    ends = [(e["status"], e["failure"]) for e in _entries(tmp_path)
+            if e["kind"] == "stage" and "status" in e]  # fmt: skip
+    assert ends == [("failed", "TimeoutError: no answer after 0.3 s"), ("passed", None)]
+    assert len(seen) == (swallow is _swallows_all_once)
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+
+
+def test_a_stage_beyond_its_limit_leaves_no_process_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limit, "_SHARE", 0.0)
+    monkeypatch.setattr(limit, "_MORE_S", 0.3)
+
+    def asks(ctx: Context) -> str:
+        code = "import time; time.sleep(300)"
+        subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
+        return ""
+
+    run.accept(_plan(tmp_path, asks))
+    assert _left(tmp_path) == []
+    assert _entries(tmp_path)[-2]["failure"] == "TimeoutError: no answer after 0.3 s"
 
 
 def test_a_second_run_on_a_folder_is_refused(

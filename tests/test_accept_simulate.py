@@ -24,6 +24,7 @@ from aimills_kernels.accept.findings import (
     code_of,
 )
 from aimills_kernels.accept.judge import judge
+from aimills_kernels.accept.message_sizes import FIGURES, IN_ALL
 from aimills_kernels.accept.simulate import FAULTS, MODELS, layout, node, simulate, write
 from aimills_kernels.accept.simulate.faults import Conditions, conditions, fault_of
 from aimills_kernels.accept.simulate.models import Layout
@@ -55,7 +56,7 @@ def criteria_of(name: str) -> Criteria:
                 for r in found.rules)  # fmt: skip
     rate = _FABRIC if pod.nodes > 1 else next(iter(pod.model.all_reduce.values()), 1.0)
     own = Rule("ours", _ALL_REDUCE, "floor", 0.5 * rate, "ours", gpus=(2, None),
-               nodes=(pod.nodes, None))  # fmt: skip
+               nodes=(pod.nodes, None), size=IN_ALL)  # fmt: skip
     return found if known else dataclasses.replace(found, rules=(*found.rules, own))
 
 
@@ -73,6 +74,22 @@ def test_an_all_reduce_without_a_figure_needs_a_rule_of_the_operator() -> None:
         assert code_of(findings) == (INCOMPLETE if needs else ACCEPTED)
         unknown = {f.rule for f in findings if f.status == UNKNOWN}
         assert unknown == ({"collective.all_reduce.rule"} if needs else set())
+
+
+@pytest.mark.parametrize(
+    ("size", "profile", "verdict"),
+    [(IN_ALL, "gate", ACCEPTED), (IN_ALL, "full", ACCEPTED), (None, "full", ACCEPTED),
+     (FIGURES, "full", ACCEPTED), (None, "gate", INCOMPLETE)],
+)  # fmt: skip
+def test_no_rate_stands_for_another_size(size: int | None, profile: str, verdict: int) -> None:
+    """PCIe has no time for 8 GiB in the gate, so a figure of that size is not met there."""
+    own = Rule("ours", _ALL_REDUCE, "floor", 9e9, "ours", gpus=(2, None), size=size)
+    known = load("l40s")
+    criteria = dataclasses.replace(known, rules=(*known.rules, own))
+    findings = judge(simulate(layout("l40sx8"), profile=profile, criteria=criteria), criteria)
+    assert code_of(findings) == verdict
+    unknown = {f.rule for f in findings if f.status == UNKNOWN}
+    assert unknown == ({"ours"} if verdict == INCOMPLETE else set())
 
 
 def test_every_fault_has_its_name() -> None:

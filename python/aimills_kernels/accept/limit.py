@@ -13,6 +13,12 @@ from aimills_kernels.harness._patience import patience
 _SHARE = 1.25  # of its seconds
 _MORE_S = 300.0  # for what those don't count: compilers, buffers, a slow host
 _LAST_S = 60.0  # for what takes no notice, until the process ends
+_AGAIN_S = 15.0  # between two alarms: one that comes in a destructor is lost
+
+
+class Overdue(BaseException):
+    """A stage's time is up. No `Exception`: who reads a counter takes every one of those for a
+    counter that can't be read, and the stage would go on."""
 
 
 def limit(spec: StageSpec, seconds: float, wait_s: float) -> float:
@@ -21,18 +27,22 @@ def limit(spec: StageSpec, seconds: float, wait_s: float) -> float:
 
 
 def limited(spec: StageSpec, wait_s: float, hung: Callable[[str], None]) -> StageSpec:
-    """The stage with an end. Beyond its limit it gets a TimeoutError; where that does not reach it,
-    as it waits in the driver, `hung` is told and the process ends."""
+    """The stage with an end. Beyond its limit it ends with a TimeoutError; where that does not
+    reach it, as it waits in the driver, `hung` is told and the process ends."""
     if not spec.bounded or threading.current_thread() is not threading.main_thread():
         return spec
 
     def work(ctx: Context) -> str:
-        with patience(limit(spec, ctx.seconds, wait_s), hung, _LAST_S) as at:
-            at(spec.title)
-            try:
-                return spec.work(ctx)
-            finally:  # a device that never answers gives no memory back either
+        seconds = limit(spec, ctx.seconds, wait_s)
+        try:
+            with patience(seconds, hung, _LAST_S, error=Overdue, again_s=_AGAIN_S) as at:
                 at(spec.title)
-                release(ctx.device)
+                try:
+                    return spec.work(ctx)
+                finally:  # a device that never answers gives no memory back either
+                    at(spec.title)
+                    release(ctx.device)
+        except Overdue as late:
+            raise TimeoutError(str(late)) from late
 
     return replace(spec, work=work)

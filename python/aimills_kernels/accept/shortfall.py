@@ -38,13 +38,15 @@ def of(
     for entry in rates:
         metric = entry["metric"]
         floors = [*_floors(criteria, metric, ranks, nodes)]
-        peak = peaks.get(metric, 0.0) if nodes == 1 and not floors else 0.0
-        limits = [r.absolute(r.limit) for r in floors] or [LEAST_TOGETHER * peak]
-        if entry["value"] < max(limits):
-            title, unit = METRICS[metric].title, METRICS[metric].unit
-            why.append(f"{title} is {show(entry['value'], unit)}, below {show(max(limits), unit)}")
-            floor |= any(r.severity == "fail" and entry["value"] < r.absolute(r.limit)
-                         for r in floors)  # fmt: skip
+        held = [(r, v) for r in floors if (v := r.rate(entry, criteria.type == "gpu")) is not None]
+        limits = [(r.absolute(r.limit), value, r.severity == "fail") for r, value in held]
+        if not held and nodes == 1:
+            limits = [(LEAST_TOGETHER * peaks.get(metric, 0.0), entry["value"], False)]
+        for limit, value, rejects in limits:
+            if value < limit:
+                title, unit = METRICS[metric].title, METRICS[metric].unit
+                why.append(f"{title} is {show(value, unit)}, below {show(limit, unit)}")
+                floor |= rejects
     known = any([*_floors(criteria, e["metric"], ranks, nodes)] for e in rates)
     if rates and not known and nodes > 1 and profile in ROUTINE:
         why.append(f"no rule says what collectives over {nodes} nodes have to reach")

@@ -17,13 +17,22 @@ _LOOK_S = 0.2
 
 @contextlib.contextmanager
 def patience(
-    seconds: float | None, say: Callable[[str], None], more_s: float | None = None
+    seconds: float | None,
+    say: Callable[[str], None],
+    more_s: float | None = None,
+    *,
+    error: type[BaseException] = TimeoutError,
+    again_s: float = 0.0,
 ) -> Iterator[Callable[[str], None]]:
     """Gives what is called before each step, with the name of who is at work. A step that takes
     longer gets a TimeoutError. One that can't be reached so, as a GPU that never ends is waited for
     in the driver, ends the process after as long again, or `more_s`: nothing could run after it
     anyway. Without `seconds`, or outside of the main thread, which alone gets alarms, there is no
-    end."""
+    end.
+
+    error      raised in a step that takes longer
+    again_s    between two such errors, for a step that swallows the first
+    """
     if seconds is None or threading.current_thread() is not threading.main_thread():
         yield lambda name: None
         return
@@ -34,10 +43,10 @@ def patience(
     def at(name: str) -> None:
         nonlocal last
         last = time.monotonic(), name
-        signal.setitimer(signal.ITIMER_REAL, limit)
+        signal.setitimer(signal.ITIMER_REAL, limit, again_s)
 
     def late(*_: Any) -> None:
-        raise TimeoutError(f"no answer after {limit:g} s")
+        raise error(f"no answer after {limit:g} s")
 
     def watch() -> None:
         while not ended.wait(_LOOK_S):
@@ -51,7 +60,10 @@ def patience(
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
     try:
-        yield at
+        try:
+            yield at
+        finally:  # an alarm that comes right here leaves the outer block to be run
+            signal.setitimer(signal.ITIMER_REAL, 0)
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         ended.set()

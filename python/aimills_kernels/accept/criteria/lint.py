@@ -8,6 +8,7 @@ from pathlib import Path
 from aimills_kernels.accept import units
 from aimills_kernels.accept.criteria.model import CEILING, EQUAL, FLOOR, ONE_OF, Criteria, Rule
 from aimills_kernels.accept.criteria.reading import CriteriaError, load
+from aimills_kernels.accept.message_sizes import IN_ALL
 from aimills_kernels.accept.metrics import HIGHER, LOWER, METRICS, THROTTLES
 from aimills_kernels.harness import specs
 
@@ -118,8 +119,9 @@ def _against(rule: Rule, key: str, value: float, peak: float) -> Iterator[str]:
 
 
 def _least(rule: Rule) -> float:
-    """What links nodes may be far slower than what links the GPUs of one, by no factor of 1000."""
-    if (rule.nodes or (1, 1))[0] > 1:
+    """What links nodes may be far slower than what links the GPUs of one, and small buffers take
+    as long as their latency, by no factor of 1000."""
+    if (rule.nodes or (1, 1))[0] > 1 or (rule.size or IN_ALL) < IN_ALL:
         return 0.001
     if rule.metric == "power.idle":
         return 0.01

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
-from aimills_kernels.accept import units
+from aimills_kernels.accept import message_sizes, units
 from aimills_kernels.accept.metrics import METRICS, PROFILES, is_collective_rate
 
 FLOOR, CEILING, EQUAL, ONE_OF, SAME = "floor", "ceiling", "equal", "one_of", "same"
@@ -27,6 +27,8 @@ class Rule:
     of        what `limit` is a share of: a quantity, or the same device's value of that metric
     gpus      asked where so many GPUs run together: least and most
     nodes     of a collective's rate: on how many nodes these are, one where nothing is said
+    size      of a collective's rate: of buffers of so many bytes; where nothing is said, 8 GiB of
+              GPUs and the largest that ran of CPUs
     since     the first profile that has to measure the metric; before it, only what was measured
               is judged
     severity  "fail", or "warn" for what an operator should know and nobody is rejected for
@@ -44,6 +46,7 @@ class Rule:
     severity: str = "fail"
     percent: bool = False
     nodes: tuple[int, int | None] | None = None
+    size: int | None = None
 
     @property
     def unit(self) -> str:
@@ -70,6 +73,8 @@ class Rule:
         said = f"{word} {part(self.limit)}"
         if self.of is not None:
             said += f" of {self.of if isinstance(self.of, str) else self.shown(self.of)}"
+        if self.size is not None:
+            said += f" with {units.show(self.size, 'B')} buffers"
         return said + (f", warning {side} {part(self.warn)}" if self.warn is not None else "")
 
     def applies_to(self, count: int) -> bool:
@@ -78,6 +83,11 @@ class Rule:
     def spans(self, nodes: int) -> bool:
         """Whether it speaks of work over so many nodes."""
         return not is_collective_rate(self.metric) or _within(nodes, self.nodes or (1, 1))
+
+    def rate(self, entry: Mapping[str, Any], gpu: bool) -> float | None:
+        """Of a collective that was measured, at the size that the figure is of."""
+        size = self.size or (message_sizes.FIGURES if gpu else None)
+        return message_sizes.rate_of(entry, size)
 
 
 def _within(count: int, bounds: tuple[int, int | None]) -> bool:

@@ -25,6 +25,7 @@ from aimills_kernels.accept.criteria.model import (
     Rule,
 )
 from aimills_kernels.accept.evidence import Pod
+from aimills_kernels.accept.message_sizes import SIZES
 from aimills_kernels.accept.metrics import HIGHER, METRICS, PROFILES, is_collective_rate
 
 FOLDER = Path(__file__).parent
@@ -34,7 +35,7 @@ _TOP = {"schema": int, "name": str, "version": str, "title": str, "type": str, "
         "spec": str, "extends": str, "without": list, "sources": dict, "rules": dict,
         "outliers": dict, "unknown": dict}  # fmt: skip
 _NEEDED = ("schema", "name", "version", "title")
-_RULE = {"metric", "source", "warn", "of", "gpus", "nodes", "since", "severity", *TESTS}
+_RULE = {"metric", "source", "warn", "of", "gpus", "nodes", "size", "since", "severity", *TESTS}
 _OUTLIERS = {"metrics", "warn", "fail", "always", "deviations", "least", "source"}
 
 
@@ -241,7 +242,7 @@ def _rule(at: _At, name: str, raw: Any) -> Rule:
         name, metric, test, limit, at.source(found), warn, of, _count(at, found, "gpus"),
         _one(at, "since", found.get("since", PROFILES[0]), PROFILES),
         _one(at, "severity", found.get("severity", "fail"), ("fail", "warn")), percent,
-        _nodes(at, found, metric),
+        _nodes(at, found, metric), _size(at, found, metric),
     )  # fmt: skip
 
 
@@ -292,6 +293,19 @@ def _nodes(at: _At, found: Mapping[str, Any], metric: str) -> tuple[int, int | N
     if "nodes" in found and not is_collective_rate(metric):
         raise at.error("nodes", "goes with the bandwidth of a collective")
     return _count(at, found, "nodes")
+
+
+def _size(at: _At, found: Mapping[str, Any], metric: str) -> int | None:
+    if "size" not in found:
+        return None
+    if not is_collective_rate(metric):
+        raise at.error("size", "goes with the bandwidth of a collective")
+    value = round(at.quantity("size", found["size"], "B")[0])
+    known = sorted({*SIZES["full"], *SIZES["gate"]})
+    if value not in known:
+        said = ", ".join(f"{size >> 20} MiB" for size in known)
+        raise at.error("size", f"{found['size']!r} is none that is measured; there are {said}")
+    return value
 
 
 def _one(at: _At, key: str, value: Any, known: tuple[str, ...]) -> str:

@@ -63,7 +63,12 @@ def _counting(rule: Rule, view: View, pod: Pod, sizes: Counter[str]) -> list[Ent
         ranks = int(detail.get("ranks", pod.world if together else sizes[view.rank.node]))
         nodes = len(sizes) if ranks >= pod.world else 1
         if rule.spans(nodes) and rule.applies_to(ranks):
-            found.append(entry)
+            value = (
+                rule.rate(entry, view.rank.device.startswith("cuda"))
+                if together
+                else entry["value"]
+            )
+            found += [] if value is None else [{**entry, "value": value}]
     return found
 
 

@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from aimills_kernels._version import __version__
-from aimills_kernels.accept import culprits, evidence, journal, shortfall
+from aimills_kernels.accept import culprits, evidence, journal, message_sizes, shortfall
 from aimills_kernels.accept.criteria import Criteria, load
 from aimills_kernels.accept.evidence import FOLDER, Pod, Rank
 from aimills_kernels.accept.metrics import HIGHER, METRICS, THROTTLES
 from aimills_kernels.accept.simulate.faults import Conditions, conditions
 from aimills_kernels.accept.simulate.models import NOISE, SCATTER, Layout
 from aimills_kernels.accept.simulate.schedule import Step, steps
+from aimills_kernels.accept.timetable import SLOTS
 
 Entry = dict[str, Any]
 
@@ -191,8 +192,14 @@ class _Device:
 
     def measure(self, stage: str, metric: str, value: Any) -> None:
         detail: dict[str, Any] = {}
-        if metric.startswith("collective."):
-            detail = {"detail": {"ranks": len(self.present), "bytes": 8 << 30}}
+        if metric.startswith("collective.") and METRICS[metric].unit == "B/s":
+            stage_s = SLOTS["interconnect"].seconds[self.profile]
+            name, model = metric.partition(".")[2], self.pod.model.sku
+            sizes = message_sizes.of_profile(self.profile, stage_s, model, name, len(self.present))
+            detail["detail"] = {
+                "ranks": len(self.present), "bytes": max(sizes), "size": max(sizes),
+                "by_size": {str(size): value for size in sizes},
+            }  # fmt: skip
         self.write("measure", stage=stage, metric=metric, value=value,
                    unit=METRICS[metric].unit, **detail)  # fmt: skip
 

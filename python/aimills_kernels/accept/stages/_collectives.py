@@ -15,8 +15,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from aimills_kernels.accept import message_sizes
 from aimills_kernels.accept.context import Context, Group
 from aimills_kernels.accept.device_memory import free_bytes
+from aimills_kernels.accept.message_sizes import CHECKS, SIZES
 from aimills_kernels.accept.stages._tools import (
     is_gpu,
     option,
@@ -25,17 +27,10 @@ from aimills_kernels.accept.stages._tools import (
     synchronize,
 )
 
-_SIZES = {
-    "gate": (8 << 20, 8 << 30),
-    "quick": (8 << 20, 256 << 20, 8 << 30),
-    "full": (1 << 20, 8 << 20, 64 << 20, 512 << 20, 8 << 30),
-    "burn-in": (1 << 20, 8 << 20, 64 << 20, 512 << 20, 8 << 30),
-}
 _CPU_SIZES = (64 << 10, 1 << 20)
 # Data repeats after a prime number of elements, so that no power of two moves it onto itself.
 _PERIOD = 997
 _LEVELS = 8  # small integers: sums over thousands of ranks are exact in f32
-_CHECKS = 3  # with other data each; one alone missed a bad node among 1000 (nccl-tests#172)
 _MOST_CALLS = 200
 _COPIES = 4  # of the buffer that have to fit: in, out, and what comparing takes
 
@@ -119,16 +114,11 @@ def all_to_all(p: Problem) -> Step:
     )
 
 
-COLLECTIVES: dict[str, Callable[[Problem], Step]] = {
-    "all_reduce": all_reduce,
-    "all_gather": all_gather,
-    "reduce_scatter": reduce_scatter,
-    "all_to_all": all_to_all,
-}
-
-
-def factor(name: str, n: int) -> float:
-    return (2 if name == "all_reduce" else 1) * (n - 1) / n
+COLLECTIVES: dict[str, Callable[[Problem], Step]] = dict(
+    zip(
+        message_sizes.COLLECTIVES, (all_reduce, all_gather, reduce_scatter, all_to_all), strict=True
+    )
+)
 
 
 def warm_up(ctx: Context, group: Group) -> None:
@@ -136,40 +126,51 @@ def warm_up(ctx: Context, group: Group) -> None:
     synchronize(ctx.device)
 
 
-def run(ctx: Context, group: Group) -> int:
-    """Every collective at every size; the metric is the rate at the largest, which the criteria's
-    figures are of: where that one did not run, there is none. How many ran."""
-    sizes = option(ctx, "sizes", _SIZES[ctx.profile] if is_gpu(ctx) else _CPU_SIZES)
-    share = ctx.seconds / 2 / len(COLLECTIVES) / len(sizes)
+def run(ctx: Context, group: Group, sku: str = "") -> int:
+    """Every collective at every size that GPUs of this name have the time for; the metric is the
+    rate at the largest. Where one of the sizes did not run, there is none. How many ran."""
     done = 0
     for name, make in COLLECTIVES.items():
+        sizes = _sizes(ctx, name, group.world, sku)
         rates: dict[int, float] = {}
-        wrong = elements = 0
+        wrong = elements = moved = 0
         for size in sizes:
             if why := _why_not(ctx, group, size):
                 ctx.not_run(f"collective.{name}", f"{name} of {size} bytes", why)
                 continue
+            share = message_sizes.seconds(ctx.seconds, sizes, size)
             try:
-                seconds, moved, bad = _one(ctx, group, make, size, share)
+                took, moved, bad = _one(ctx, group, make, size, share)
             except RuntimeError as error:
                 ctx.not_run(f"collective.{name}", f"{name} of {size} bytes", reason(error))
                 break
-            rates[moved] = factor(name, group.world) * moved / seconds
-            wrong, elements = wrong + bad, elements + _CHECKS * moved // 4
+            rates[size] = message_sizes.factor(name, group.world) * moved / took
+            wrong, elements = wrong + bad, elements + CHECKS * moved // 4
         if not rates:
             continue
         done += 1
         if len(rates) == len(sizes):
             largest = max(rates)
             ctx.measure(
-                f"collective.{name}", rates[largest], bytes=largest, ranks=group.world,
-                by_size={str(size): rate for size, rate in rates.items()},
+                f"collective.{name}", rates[largest], bytes=moved, size=largest,
+                ranks=group.world, by_size={str(size): rate for size, rate in rates.items()},
             )  # fmt: skip
         ctx.measure("collective.wrong", wrong, what=name, elements=elements)
         if wrong:
             text = f"{name}: {wrong} of {elements} elements of the result are wrong"
             ctx.event("collective", text, what=name)
     return done
+
+
+def _sizes(ctx: Context, name: str, ranks: int, sku: str) -> tuple[int, ...]:
+    """No gap where one is left out: a rule for it says whether this profile needs it."""
+    if not is_gpu(ctx):
+        return option(ctx, "sizes", _CPU_SIZES)
+    sizes = message_sizes.of_profile(ctx.profile, ctx.seconds, sku, name, ranks)
+    for size in sorted({*SIZES[ctx.profile]} - {*sizes}):
+        why = f"the links of {sku} take too long for it in the {ctx.seconds:g} s of the stage"
+        ctx.not_run(f"collective.{name}", f"{name} of {size} bytes", why, gap=False)
+    return sizes
 
 
 def _why_not(ctx: Context, group: Group, size: int) -> str | None:
@@ -192,13 +193,14 @@ def _one(
     blocks = max(1, size // 4 // group.world // _PERIOD) * _PERIOD
     fill, call, wrong = make(Problem(ctx, group, blocks))
     bad = 0
-    for round_ in range(_CHECKS):
+    for round_ in range(CHECKS):
         fill(round_)
         call()
         bad += wrong(round_)
     took = _timed(ctx, group, call, 1)
-    calls = max(1, min(_MOST_CALLS, int(seconds / max(took, 1e-9))))
-    return _timed(ctx, group, call, calls), 4 * blocks * group.world, bad
+    if calls := message_sizes.calls(took, seconds, _MOST_CALLS):
+        took = _timed(ctx, group, call, calls)
+    return took, 4 * blocks * group.world, bad
 
 
 def _timed(ctx: Context, group: Group, call: Callable[[], None], calls: int) -> float:

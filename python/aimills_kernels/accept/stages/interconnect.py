@@ -25,8 +25,10 @@ T = TypeVar("T")
 
 _HOST_BYTES = 256 << 20
 _PAIR_BYTES, _CPU_PAIR_BYTES = 256 << 20, 1 << 20
-_PAIR_CALLS = 10
-_TURN_S = 0.2  # of copying each way, in each device's turn
+# Of a pair each way, and seconds of copying each way in each device's turn: with 8 of them on PCIe
+# the gate has 1 s for either.
+_PAIR_CALLS, _GATE_PAIR_CALLS = 10, 3
+_TURN_S, _GATE_TURN_S = 0.2, 0.1
 _ALONE = "this rank is alone, and it takes two"
 
 
@@ -39,7 +41,7 @@ def run(ctx: Context) -> str:
             ctx.not_run(f"collective.{name}", f"{name}, timed", _ALONE, gap=False)
         return "one rank: no pairs and no collectives"
     pairs = _pairs(ctx, ctx.group, neighbours)
-    done = _collectives.run(ctx, ctx.group)
+    done = _collectives.run(ctx, ctx.group, _model(ctx, ctx.group))
     return f"{pairs} of this device's pairs, {done} collectives over {ctx.group.world} ranks"
 
 
@@ -50,6 +52,14 @@ def _neighbours(ctx: Context) -> list[int]:
     nodes: list[str | None] = [None] * ctx.group.world
     dist.all_gather_object(nodes, platform.node(), group=ctx.group.control)
     return [rank for rank, node in enumerate(nodes) if node == platform.node()]
+
+
+def _model(ctx: Context, group: Group) -> str:
+    """The GPU's name where all have the same; else none, or the ranks would do different things."""
+    names: list[str] = [""] * group.world
+    mine = torch.cuda.get_device_name(ctx.device) if is_gpu(ctx) else ""
+    dist.all_gather_object(names, mine, group=group.control)
+    return mine if len({*names}) == 1 else ""
 
 
 # ---- host and device
@@ -101,11 +111,12 @@ class _Copies:
 
     def run(self) -> None:
         timer = timer_for(self.ctx.device)
+        turn_s = _GATE_TURN_S if self.ctx.profile == "gate" else _TURN_S
         for metric, target, source in (
             ("link.h2d", self.device, self.host), ("link.d2h", self.back, self.device),
         ):  # fmt: skip
             copy = partial(target.copy_, source, non_blocking=True)
-            samples = sorted(sustained_us(timer, copy, _TURN_S))
+            samples = sorted(sustained_us(timer, copy, turn_s))
             rate = self.size / samples[len(samples) // 2] * 1e6
             self.ctx.measure(metric, rate, bytes=self.size, pinned=True)
         wrong = int((self.back != self.host).sum())
@@ -182,7 +193,7 @@ def _send(ctx: Context, group: Group, sender: int, peer: int, size: int) -> tupl
         for pending in dist.batch_isend_irecv([work]):
             pending.wait()
 
-    seconds = _timed(ctx, once, _PAIR_CALLS)
+    seconds = _timed(ctx, once, _GATE_PAIR_CALLS if ctx.profile == "gate" else _PAIR_CALLS)
     return seconds, 0 if sends else int((held != sent).sum())
 
 
