@@ -378,6 +378,7 @@ def _sdpa_rejects(p: Problem) -> str | None:
 _I = {"interpret"}
 _TINY: dict[str, Any] = dict(B=1, M=16, N=16, H=2, G=1, D=16)
 _LLAMA: dict[str, Any] = dict(B=1, H=32, G=8, D=128)  # one layer of Llama-3 8B
+_LLAMA_70B: dict[str, Any] = dict(B=1, H=64, G=8, D=128)
 
 CASES = (
     Case("tiny", lse=True, **_TINY, dtype="f32", tags=_I),
@@ -461,6 +462,14 @@ CASES = (
          cpu=dict(N=2048), tags={"bench", "accept", "aot", "energy"}),
     Case("llama3-8b-chunk", M=512, N=8192, causal=True, lse=True, **_LLAMA,
          cpu=dict(M=64, N=512), tags={"bench", "accept", "aot"}),
+    Case("llama3-70b-prefill", M=8192, N=8192, causal=True, **_LLAMA_70B,
+         cpu=dict(M=128, N=128, H=16, G=2), tags={"bench"}),
+    Case("llama3-70b-full", M=8192, N=8192, **_LLAMA_70B,
+         cpu=dict(M=128, N=128, H=16, G=2), tags={"bench"}),
+    Case("llama3-70b-decode", M=1, N=8192, causal=True, **_LLAMA_70B,
+         cpu=dict(N=512, H=16, G=2), tags={"bench"}),
+    Case("dim-64-prefill", B=1, M=8192, N=8192, H=64, G=8, D=64, causal=True,
+         cpu=dict(M=128, N=128, H=16, G=2), tags={"bench"}),
     Case("aot-f16-256", lse=True, B=1, M=1024, N=1024, H=8, G=8, D=256, dtype="f16", causal=True,
          cpu=dict(M=64, N=64), tags={"aot"}),
     Case("aot-72", lse=True, B=1, M=1001, N=1001, H=8, G=2, D=72, causal=True,
