@@ -21,6 +21,7 @@ from aimills_kernels.kernels.attention.config import (
     INVARIANT_SOURCES,
     Shape,
     candidates,
+    queries_of,
 )
 from aimills_kernels.kernels.attention.gradients import fused_backward
 
@@ -392,6 +393,7 @@ CASES = (
     Case("dim-256", B=1, M=40, N=70, H=2, G=2, D=256, causal=True, tags=_I),
     Case("no-keys", lse=True, B=1, M=40, N=17, H=2, G=1, D=32, causal=True, tags=_I),
     Case("keys-empty", lse=True, B=1, M=9, N=0, H=2, G=1, D=32, tags=_I),
+    Case("one-key", lse=True, B=1, M=130, N=1, H=2, G=1, D=64, tags=_I),
     Case("batch-empty", B=0, M=16, N=16, H=2, G=2, D=64, tags=_I),
     Case("queries-empty", lse=True, B=2, M=0, N=16, H=2, G=2, D=64, tags=_I),
     Case("decode", lse=True, B=3, M=1, N=190, H=7, G=1, D=64, causal=True, tags=_I),
@@ -547,7 +549,7 @@ attention = Op(
             "aimills_kernels.kernels.attention.triton_fwd:launch",
             sources=FORWARD_SOURCES,
             rejects=depends,
-            configs=lambda p: candidates(Shape.of(p.q, p.k, p.v, p.q.shape[1]), p.sm or 90),
+            configs=lambda p: candidates(Shape.of(p.q, p.k, p.v, queries_of(p.q, p.k)), p.sm or 90),
         ),
         Provider.triton(
             "triton_invariant",
