@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,6 +14,8 @@ import torch
 import aimills_kernels as ak
 from aimills_kernels._op import Case
 from aimills_kernels._registry import get_op
+from aimills_kernels.harness import specs
+from aimills_kernels.harness.env import ROOT
 from aimills_kernels.kernels.attention import mask
 from aimills_kernels.kernels.attention import op as attention
 
@@ -279,3 +282,18 @@ def test_many_scores_are_worked_out_by_key_heads(
         for got, want in zip(by_heads, whole, strict=True):
             torch.testing.assert_close(got, want, equal_nan=True)
         largest = 0
+
+
+def test_the_least_times_in_the_readme_are_those_of_the_costs() -> None:
+    text = (ROOT / "kernels" / "attention" / "README.md").read_text()
+    rows = re.findall(r"^\| `(attention\w*)` \| `(\S+)` \| (\S+) \| (\S+) \| (\S+) \|", text, re.M)
+    assert len(rows) >= 8
+    peaks = specs.of("NVIDIA H200")
+    assert peaks is not None
+    for name, case, *shown in rows:
+        cost = get_op(name).cost(get_op(name).case(case))
+        flops, moved = cost.flops / 1e12, cost.bytes / 1e6
+        least = max(flops / peaks["f16"], moved / 1e3 / peaks["copy"]) * 1e6
+        for text, value in zip(shown, (flops, moved, least), strict=True):
+            digits = len(text.partition(".")[2])
+            assert float(text) == round(value, digits), f"{name} {case}: {text} for {value}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -149,6 +150,34 @@ def test_a_backward_pass_runs_the_backward_op(
     loss = call(*given).square().sum()
     assert _backward_ops(loss.backward, monkeypatch) == [f"{op}_backward"]
     assert all(t.grad is not None and t.grad.abs().sum() > 0 for t in given)
+
+
+def test_a_backward_in_another_thread_takes_the_provider_asked_for(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As autograd has a thread for each GPU, which knows nothing of the block around the call."""
+    call, given = _public("attention", seed)
+    plan_for, asked = _dispatch.plan_for, []
+
+    def watched(op: Any, args: Any) -> Any:
+        asked.append((op.name, _dispatch.forced_provider(op.name)))
+        return plan_for(op, args)
+
+    with ak.use_provider("attention_backward", "reference"):
+        loss = call(*given).square().sum()
+        other = call(*given).square().sum()
+    unasked = call(*given).square().sum()
+    monkeypatch.setattr(_dispatch, "plan_for", watched)
+    for each in (loss, unasked):
+        thread = threading.Thread(target=each.backward)
+        thread.start()
+        thread.join()
+    with (  # the last word, where it is heard
+        ak.use_provider("attention_backward", "triton"),
+        pytest.raises(ValueError, match="provider 'triton' was asked for"),
+    ):
+        other.backward()
+    assert [name for _, name in asked] == ["reference", None, "triton"]
 
 
 @pytest.mark.parametrize("op", ["attention", "attention_varlen"])

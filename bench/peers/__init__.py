@@ -24,6 +24,7 @@ ADAPTERS = (
     fa3.ADAPTER,
     flashinfer.ADAPTER,
     xformers.ADAPTER,
+    pytorch.CUDNN,
     pytorch.SDPA_BACKWARD,
     pytorch.SDPA_WITH_FORWARD,
     pytorch.SCALED_MM,

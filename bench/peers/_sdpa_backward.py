@@ -5,6 +5,8 @@ Each returns (dq, dk, dv), that op's first outputs, and takes no more than a sca
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -14,7 +16,14 @@ from torch import Tensor
 
 def sdpa_backward(*args: Any) -> tuple[Tensor, ...]:
     """FlashAttention-2's backward as in PyTorch, from the saved output and lse."""
-    dout, q, k, v, o, lse, causal, scale = _plain(args)
+    with _deterministic(args[-1]):
+        return _backward(*_plain(args))
+
+
+def _backward(
+    dout: Tensor, q: Tensor, k: Tensor, v: Tensor, o: Tensor, lse: Tensor, causal: bool,
+    scale: float,
+) -> tuple[Tensor, ...]:  # fmt: skip
     if q.device.type == "cuda":
         none, state = (
             torch.empty(0, device=q.device),
@@ -38,12 +47,31 @@ def sdpa_with_forward(*args: Any) -> tuple[Tensor, ...]:
     """F.scaled_dot_product_attention forward and backward, whichever kernel PyTorch takes."""
     dout, q, k, v, _, _, causal, scale = _plain(args)
     given = [t.detach().requires_grad_() for t in (q, k, v)]
-    with torch.enable_grad():
+    with torch.enable_grad(), _deterministic(args[-1]):
         out = F.scaled_dot_product_attention(
             *(t.transpose(1, 2) for t in given), is_causal=causal, scale=scale,
             enable_gqa=q.shape[2] != k.shape[2],
         )  # fmt: skip
         return torch.autograd.grad(out, given, dout.transpose(1, 2))
+
+
+@contextlib.contextmanager
+def _deterministic(wanted: bool) -> Iterator[None]:
+    """PyTorch's deterministic kernels, for a row that asks for the same bits in each run. New
+    tensors are not filled with NaN for it, which would be a pass more."""
+    if not wanted:
+        yield
+        return
+    before = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    fills = torch.utils.deterministic.fill_uninitialized_memory
+    torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before, warn_only=warn_only)
+        torch.utils.deterministic.fill_uninitialized_memory = fills
 
 
 def _plain(args: tuple) -> tuple[Any, ...]:

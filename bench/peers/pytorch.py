@@ -11,6 +11,7 @@ from torch import Tensor
 from aimills_kernels.harness.peers import Adapter
 from aimills_kernels.kernels.video.colour import rgb_levels
 
+from ._cudnn import cudnn
 from ._grouped import each, grouped_fp8, grouped_w4, scaled
 from ._matmul import dequantized_int8, dequantized_w8, scaled_mm
 from ._sdpa_backward import sdpa_backward, sdpa_with_forward
@@ -40,5 +41,6 @@ GROUPED_MM = Adapter(
     "bf16 grouped", {"grouped_matmul_fp8": grouped_fp8, "grouped_matmul_w4": grouped_w4}
 )
 FLOAT_VIDEO = Adapter("torch float", {"video_to_tensor": float_video})
+CUDNN = Adapter("cuDNN", {"attention": cudnn})
 SDPA_BACKWARD = Adapter("sdpa backward", {"attention_backward": sdpa_backward})
 SDPA_WITH_FORWARD = Adapter("sdpa with forward", {"attention_backward": sdpa_with_forward})

@@ -87,6 +87,8 @@ CASES = (
          cpu=dict(n=(256, 1), **_SMALL), tags={"bench"}),
     Case("llama3-8b-decode-one", n=(32768,), M=1, page=64, **_LLAMA,
          cpu=dict(n=(600,), **_SMALL), tags={"bench"}),
+    Case("llama3-70b-decode-one", n=(8192,), M=1, page=64, H=64, G=8, D=128, causal=True,
+         cpu=dict(n=(600,), H=16, G=2), tags={"bench"}),
     Case("llama3-8b-decode-fp8", n=(8192,) * 32, M=1, page=64, cache="e4m3", scales="head",
          **_LLAMA, cpu=dict(n=(256, 100), **_SMALL), tags={"bench", "accept"}),
     Case("llama3-8b-decode-invariant", n=(8192,) * 32, M=1, page=64, invariant=True, **_LLAMA,

@@ -79,6 +79,9 @@ def check_extras(
 def check_scalars(
     op: str, scale: float, window_left: int, window_right: int, softcap: float
 ) -> None:
+    for name, value in (("scale", scale), ("softcap", softcap)):
+        if not isinstance(value, (int, float, torch.SymInt, torch.SymFloat, Tensor)):
+            raise ValueError(f"{op}: {name} must be a number, got {value!r}")
     if not -1e30 < scale < 1e30:
         raise ValueError(f"{op}: scale must be finite, got {scale}")
     for side, limit in (("left", window_left), ("right", window_right)):

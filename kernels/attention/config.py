@@ -63,6 +63,13 @@ def padded_dim(q: Tensor, v: Tensor) -> int:
     return max(16, 1 << (max(q.shape[-1], v.shape[-1]) - 1).bit_length())
 
 
+def queries_of(q: Tensor, k: Tensor) -> int:
+    """That tiles are chosen for. Triton makes one key a constant and its loop straight code, in
+    which LLVM sets registers of the sums between the fence and a `wgmma` that reads them: so the
+    tiles of a single query, which have none."""
+    return q.shape[1] if k.shape[1] != 1 else 1
+
+
 def mean_queries(q: Tensor, cu_seqlens_q: Tensor) -> int:
     """Of a packed sequence."""
     return q.shape[0] // max(cu_seqlens_q.shape[0] - 1, 1)

@@ -21,6 +21,7 @@ from aimills_kernels.kernels.attention.config import (
     INVARIANT_SOURCES,
     Shape,
     candidates,
+    queries_of,
 )
 from aimills_kernels.kernels.attention.gradients import fused_backward
 
@@ -378,6 +379,7 @@ def _sdpa_rejects(p: Problem) -> str | None:
 _I = {"interpret"}
 _TINY: dict[str, Any] = dict(B=1, M=16, N=16, H=2, G=1, D=16)
 _LLAMA: dict[str, Any] = dict(B=1, H=32, G=8, D=128)  # one layer of Llama-3 8B
+_LLAMA_70B: dict[str, Any] = dict(B=1, H=64, G=8, D=128)
 
 CASES = (
     Case("tiny", lse=True, **_TINY, dtype="f32", tags=_I),
@@ -391,6 +393,7 @@ CASES = (
     Case("dim-256", B=1, M=40, N=70, H=2, G=2, D=256, causal=True, tags=_I),
     Case("no-keys", lse=True, B=1, M=40, N=17, H=2, G=1, D=32, causal=True, tags=_I),
     Case("keys-empty", lse=True, B=1, M=9, N=0, H=2, G=1, D=32, tags=_I),
+    Case("one-key", lse=True, B=1, M=130, N=1, H=2, G=1, D=64, tags=_I),
     Case("batch-empty", B=0, M=16, N=16, H=2, G=2, D=64, tags=_I),
     Case("queries-empty", lse=True, B=2, M=0, N=16, H=2, G=2, D=64, tags=_I),
     Case("decode", lse=True, B=3, M=1, N=190, H=7, G=1, D=64, causal=True, tags=_I),
@@ -461,6 +464,14 @@ CASES = (
          cpu=dict(N=2048), tags={"bench", "accept", "aot", "energy"}),
     Case("llama3-8b-chunk", M=512, N=8192, causal=True, lse=True, **_LLAMA,
          cpu=dict(M=64, N=512), tags={"bench", "accept", "aot"}),
+    Case("llama3-70b-prefill", M=8192, N=8192, causal=True, **_LLAMA_70B,
+         cpu=dict(M=128, N=128, H=16, G=2), tags={"bench"}),
+    Case("llama3-70b-full", M=8192, N=8192, **_LLAMA_70B,
+         cpu=dict(M=128, N=128, H=16, G=2), tags={"bench"}),
+    Case("llama3-70b-decode", M=1, N=8192, causal=True, **_LLAMA_70B,
+         cpu=dict(N=512, H=16, G=2), tags={"bench"}),
+    Case("dim-64-prefill", B=1, M=8192, N=8192, H=64, G=8, D=64, causal=True,
+         cpu=dict(M=128, N=128, H=16, G=2), tags={"bench"}),
     Case("aot-f16-256", lse=True, B=1, M=1024, N=1024, H=8, G=8, D=256, dtype="f16", causal=True,
          cpu=dict(M=64, N=64), tags={"aot"}),
     Case("aot-72", lse=True, B=1, M=1001, N=1001, H=8, G=2, D=72, causal=True,
@@ -538,7 +549,7 @@ attention = Op(
             "aimills_kernels.kernels.attention.triton_fwd:launch",
             sources=FORWARD_SOURCES,
             rejects=depends,
-            configs=lambda p: candidates(Shape.of(p.q, p.k, p.v, p.q.shape[1]), p.sm or 90),
+            configs=lambda p: candidates(Shape.of(p.q, p.k, p.v, queries_of(p.q, p.k)), p.sm or 90),
         ),
         Provider.triton(
             "triton_invariant",

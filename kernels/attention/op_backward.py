@@ -147,6 +147,10 @@ CASES = (
          cpu=dict(M=128, N=128, H=8, G=2), tags={"bench", "accept", "aot"}),
     Case("llama3-8b-train-short", B=4, M=1024, N=1024, H=32, G=8, D=128, causal=True,
          cpu=dict(B=1, M=64, N=64, H=8, G=2), tags={"bench"}),
+    Case("llama3-70b-train", B=1, M=8192, N=8192, H=64, G=8, D=128, causal=True,
+         cpu=dict(M=64, N=64, H=16, G=2), tags={"bench"}),
+    Case("llama3-70b-train-deterministic", B=1, M=8192, N=8192, H=64, G=8, D=128, causal=True,
+         deterministic=True, cpu=dict(M=64, N=64, H=16, G=2), tags={"bench"}),
     Case("gpt-oss-train", B=1, M=4096, N=4096, H=64, G=8, D=64, causal=True, window=(127, 0),
          sinks="q", cpu=dict(M=128, N=128, H=8, G=1), tags={"bench"}),
 )  # fmt: skip

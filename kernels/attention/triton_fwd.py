@@ -26,6 +26,7 @@ from aimills_kernels.kernels.attention.config import (
     Config,
     Shape,
     mean_queries,
+    queries_of,
     select_config,
 )
 from aimills_kernels.kernels.attention.mask import limits
@@ -272,7 +273,7 @@ def launch(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *rest: Any,
 ) -> None:  # fmt: skip
     (B, M), strides = q.shape[:2], tuple(t.stride() for t in (q, k, v))
-    _launch(outs, q, k, v, None, None, B, M, k.shape[1], M, strides, rest)
+    _launch(outs, q, k, v, None, None, B, M, k.shape[1], queries_of(q, k), strides, rest)
 
 
 def launch_varlen(

@@ -394,12 +394,28 @@ def forced_provider(op: str) -> str | None:
     return _override.get().get(op) or _parse(_ENVIRONMENT).get(op)
 
 
+def asked_for() -> dict[str, str]:
+    """All that `use_provider` asks for here, by op."""
+    return _override.get()
+
+
+@contextlib.contextmanager
+def also_asked_for(before: dict[str, str]) -> Iterator[None]:
+    """`before` too, where nothing else is asked for now."""
+    token = _override.set({**before, **_override.get()})
+    try:
+        yield
+    finally:
+        _override.reset(token)
+
+
 @contextlib.contextmanager
 def use_provider(op: str, name: str) -> Iterator[None]:
     """Within the block, `op` runs on provider `name`, or raises a ValueError that says why not.
 
     The choice is made when the op runs. A call compiled by `torch.compile` runs its op at run time
-    too, so the block around the compiled call decides.
+    too, so the block around the compiled call decides. A backward pass, which on a GPU runs in a
+    thread of its own, keeps to what was asked for around its forward; not where it is compiled.
     """
     from aimills_kernels._registry import get_op
 

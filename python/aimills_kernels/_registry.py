@@ -327,6 +327,7 @@ def _function(op: Op, overload: Any) -> Any:
         def forward(ctx: Any, *args: Any) -> Any:
             ctx.scalars = [None if isinstance(a, Tensor) else a for a in args]
             ctx.set_materialize_grads(False)
+            ctx.asked_for = _dispatch.asked_for()
             # A Function switches both off, and functorch's outer levels would take no derivative.
             with (
                 torch._C._AutoDispatchBelowAutograd(),
@@ -352,7 +353,7 @@ def _function(op: Op, overload: Any) -> Any:
             own, outs = saved[: len(ctx.scalars)], saved[len(ctx.scalars) :]
             args = [s if t is None else t for s, t in zip(ctx.scalars, own, strict=True)]
             needs = tuple(ctx.needs_input_grad)
-            with _dispatch.without_autocast():
+            with _dispatch.without_autocast(), _dispatch.also_asked_for(ctx.asked_for):
                 # A derivative of the gradient itself must see through what was saved.
                 if fused is None or torch.is_grad_enabled():
                     whole = tuple(

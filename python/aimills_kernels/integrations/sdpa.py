@@ -41,7 +41,8 @@ def register_sdpa() -> Registration:
 
     What `attention` can't express, or would not serve better, goes on to PyTorch as before;
     `why_not` says so for one call. Code that took the function out of `torch.nn.functional` before
-    keeps PyTorch's. A second call changes nothing.
+    keeps PyTorch's. `torch.nn.attention.sdpa_kernel` picks among PyTorch's kernels and has no say
+    over ours. A second call changes nothing.
     """
     if isinstance(getattr(F.scaled_dot_product_attention, "registration", None), Registration):
         return F.scaled_dot_product_attention.registration  # type: ignore[attr-defined]
