@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import io
 import warnings
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -263,6 +264,26 @@ def test_progress(clip: bytes) -> None:
     told: list[tuple] = []
     decode_to_tensor(clip, plain(), num_frames=3, progress=lambda *step: told.append(step))
     assert told == [("decoded", i, 3) for i in (1, 2, 3)]
+
+
+def test_no_more_frames_are_held_than_are_looked_at(
+    clip: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is sampled is copied as it comes; a decoder's memory is not kept for all of it."""
+    right, held, most = video_io.planes, [], 0
+
+    def counted(name: str, frame: Any) -> list[Tensor]:
+        nonlocal most
+        made = right(name, frame)
+        held.extend(map(weakref.ref, made))
+        most = max(most, sum(one() is not None for one in held))
+        return made
+
+    monkeypatch.setattr(video_io, "planes", counted)
+    got = decode_to_tensor(clip, plain(), indices=[*range(40), 39])
+    assert which(got) == [*range(40), 39]
+    assert len(held) == 3 * 40
+    assert most <= 2 * 3
 
 
 def test_planes_are_those_of_the_whole_decoding(clip: bytes) -> None:

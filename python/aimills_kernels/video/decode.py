@@ -197,8 +197,9 @@ def _read(
         raise VideoError(f"{name} holds no frame; is it truncated?")
     chosen = choose(index)
     wanted = sorted(set(chosen))
-    kept: dict[int, list[torch.Tensor]] = {}
+    stacks: list[torch.Tensor] = []
     tags: Tags | None = None
+    done = 0
     with io.opened(name, data) as (container, stream):
         reader, said = _Reader(name, container, stream, index), TagReader(name, given)
         for at, frame in reader.frames(wanted):
@@ -207,11 +208,14 @@ def _read(
             else:
                 _check_same(name, at, first, frame)
                 _check_same_tags(name, at, frame, tags, said.of(frame))
-            kept[at] = io.planes(name, frame)
-            progress("decoded", len(kept), len(wanted))
+            planes = io.planes(name, frame)
+            stacks = stacks or [p.new_empty((len(chosen), *p.shape)) for p in planes]
+            for stack, plane in zip(stacks, planes, strict=True):
+                stack[bisect_left(chosen, at) : bisect_right(chosen, at)] = plane
+            done += 1
+            progress("decoded", done, len(wanted))
     assert tags is not None
-    planes = [torch.stack(group) for group in zip(*[kept[at] for at in chosen], strict=True)]
-    return Decoded(planes, io.FORMATS[first.format.name], chosen, index, tags, reader.decoded)
+    return Decoded(stacks, io.FORMATS[first.format.name], chosen, index, tags, reader.decoded)
 
 
 def _look(name: str, container: Any, stream: Any) -> Index:
