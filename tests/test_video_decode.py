@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
+import sys
 import warnings
 import weakref
 from collections.abc import Callable, Iterator
@@ -28,6 +30,7 @@ from aimills_kernels.video.io import FORMATS, _plane, decode, planes
 from aimills_kernels.video.tags import Tags
 
 av = pytest.importorskip("av")
+decoding = sys.modules[decode_to_tensor.__module__]
 COUNT, RATE = 60, 10
 TAGGED = {"colorspace": 1, "color_range": 1, "color_trc": 1, "color_primaries": 1}
 
@@ -264,6 +267,18 @@ def test_progress(clip: bytes) -> None:
     told: list[tuple] = []
     decode_to_tensor(clip, plain(), num_frames=3, progress=lambda *step: told.append(step))
     assert told == [("decoded", i, 3) for i in (1, 2, 3)]
+
+
+@pytest.mark.parametrize("form", ["mp4", "matroska", "mpegts"])
+def test_progress_of_reading_a_long_file(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    data, told = encoded(form=form), []
+    monkeypatch.setattr(decoding, "_READ_STEP", 500)
+    decode_to_tensor(data, plain(), num_frames=2, progress=lambda *step: told.append(step))
+    assert told[-2:] == [("decoded", 1, 2), ("decoded", 2, 2)]
+    at = [done for what, done, of in told[:-2] if (what, of) == ("read", len(data))]
+    assert len(at) == len(told) - 2 > 1
+    assert all(b - a >= 500 for a, b in itertools.pairwise(at))
+    assert at[-1] <= len(data)
 
 
 def test_no_more_frames_are_held_than_are_looked_at(

@@ -19,6 +19,7 @@ from aimills_kernels.video.sampling import Sampling
 from aimills_kernels.video.tags import TagReader, Tags, VideoError, guessed_space
 
 Progress = Callable[[str, int, int], None]
+_READ_STEP = 1 << 24  # bytes between two reports
 # Of these containers the packets carry the times at which frames are shown.
 _TIMED = ("mp4", "matroska", "mpegts")
 
@@ -87,7 +88,8 @@ def decode_to_tensor(
             limited range and chroma at "left", as the codecs' standards have it; SDR; BT.2020 for
             HDR, else BT.709 from 1280 columns or 577 lines on, else BT.601, with a warning, since
             that is a guess.
-        progress: called with (what is done, how far, of how many).
+        progress: called with (what is done, how far, of how many): "decoded" and frames; before
+            that, of a long file, "read" and bytes.
 
     Returns:
         The preprocessor's result and `video_metadata`, a dict: total_num_frames, fps, duration,
@@ -192,7 +194,7 @@ def _read(
     progress: Progress,
 ) -> Decoded:
     with io.opened(name, data) as (container, stream):
-        index = _look(name, container, stream)
+        index = _look(name, container, stream, progress)
     if not index.frames:
         raise VideoError(f"{name} holds no frame; is it truncated?")
     chosen = choose(index)
@@ -218,18 +220,21 @@ def _read(
     return Decoded(stacks, io.FORMATS[first.format.name], chosen, index, tags, reader.decoded)
 
 
-def _look(name: str, container: Any, stream: Any) -> Index:
+def _look(name: str, container: Any, stream: Any, progress: Progress) -> Index:
     form = container.format.name.split(",")
     by_dts = "mpegts" in form  # FFmpeg searches these by dts, and the others by pts
     times: list[int | None] = []
     keys: list[tuple[int, int]] = []
-    read, marked = 0, None
+    read, marked, told = 0, None, 0
     for packet in container.demux(stream):
         if not packet.size:
             continue
         if packet.is_corrupt and marked is None:
             marked = read
         read += 1
+        if packet.pos is not None and packet.pos - told >= _READ_STEP:
+            told = packet.pos
+            progress("read", told, container.size)
         if not packet.is_discard:  # an MP4's edit list has some that are decoded and not shown
             times.append(packet.pts)
         if packet.is_keyframe and packet.pts is not None:
