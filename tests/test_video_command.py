@@ -56,6 +56,36 @@ def test_tensors_and_picture(
         assert torch.equal(data.view(20 * 14, 28 * 14, 3), frame.permute(1, 2, 0))
 
 
+def test_tensors_lie_beside_the_picture(
+    clip: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    argv = ["video", str(clip), "--preset", "clip", "--num-frames", "2"]
+    assert main([*argv, "--preview", str(clip.parent / "seen.png")]) == 0
+    assert sorted(p.name for p in clip.parent.iterdir()) == [
+        "clip.mp4", "seen.png", "seen.safetensors"
+    ]  # fmt: skip
+    with safetensors.safe_open(clip.parent / "seen.safetensors", "pt") as file:
+        assert file.get_tensor("pixel_values").shape == (2, 3, 224, 224)
+    assert main(argv) == 0
+    assert len(list(clip.parent.iterdir())) == 3
+    capsys.readouterr()
+    assert main([*argv, "--preview", str(clip.parent / "x.safetensors")]) == 3
+    assert "--preview and --out must be two files, got" in capsys.readouterr().err
+    without(monkeypatch)
+    assert main([*argv, "--preview", str(clip.parent / "y.png")]) == 0
+    assert "note: the tensors are not written: safetensors is not" in capsys.readouterr().out
+    assert not (clip.parent / "y.safetensors").exists()
+
+
+def without(monkeypatch: pytest.MonkeyPatch) -> None:
+    import importlib.util
+
+    found = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "safetensors" else found(name)
+    )
+
+
 def test_configuration_and_a_note(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     clip = tmp_path / "clip.mp4"
     clip.write_bytes(encoded(count=3, tags={}))
@@ -98,12 +128,10 @@ def test_refused(argv: str, says: str, clip: Path, capsys: pytest.CaptureFixture
 def test_without_safetensors(
     clip: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import importlib.util
-
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    without(monkeypatch)
     argv = ["video", str(clip), "--preset", "clip", "--out", str(clip.parent / "x")]
     assert main(argv) == 3
-    assert "--out needs safetensors, which is not installed" in capsys.readouterr().err
+    assert "--out needs safetensors: safetensors is not installed" in capsys.readouterr().err
     assert not (clip.parent / "x").exists()
 
 

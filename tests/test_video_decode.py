@@ -5,7 +5,10 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
+import sys
 import warnings
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -19,6 +22,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from aimills_kernels.kernels.video.formats import FORMATS as OP_FORMATS
 from aimills_kernels.video import VideoError, VideoPreprocessor, decode_to_tensor, sizes
 from aimills_kernels.video import io as video_io
 from aimills_kernels.video.decode import _check_same_tags
@@ -26,6 +30,7 @@ from aimills_kernels.video.io import FORMATS, _plane, decode, planes
 from aimills_kernels.video.tags import Tags
 
 av = pytest.importorskip("av")
+decoding = sys.modules[decode_to_tensor.__module__]
 COUNT, RATE = 60, 10
 TAGGED = {"colorspace": 1, "color_range": 1, "color_trc": 1, "color_primaries": 1}
 
@@ -264,6 +269,38 @@ def test_progress(clip: bytes) -> None:
     assert told == [("decoded", i, 3) for i in (1, 2, 3)]
 
 
+@pytest.mark.parametrize("form", ["mp4", "matroska", "mpegts"])
+def test_progress_of_reading_a_long_file(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    data, told = encoded(form=form), []
+    monkeypatch.setattr(decoding, "_READ_STEP", 500)
+    decode_to_tensor(data, plain(), num_frames=2, progress=lambda *step: told.append(step))
+    assert told[-2:] == [("decoded", 1, 2), ("decoded", 2, 2)]
+    at = [done for what, done, of in told[:-2] if (what, of) == ("read", len(data))]
+    assert len(at) == len(told) - 2 > 1
+    assert all(b - a >= 500 for a, b in itertools.pairwise(at))
+    assert at[-1] <= len(data)
+
+
+def test_no_more_frames_are_held_than_are_looked_at(
+    clip: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is sampled is copied as it comes; a decoder's memory is not kept for all of it."""
+    right, held, most = video_io.planes, [], 0
+
+    def counted(name: str, frame: Any) -> list[Tensor]:
+        nonlocal most
+        made = right(name, frame)
+        held.extend(map(weakref.ref, made))
+        most = max(most, sum(one() is not None for one in held))
+        return made
+
+    monkeypatch.setattr(video_io, "planes", counted)
+    got = decode_to_tensor(clip, plain(), indices=[*range(40), 39])
+    assert which(got) == [*range(40), 39]
+    assert len(held) == 3 * 40
+    assert most <= 2 * 3
+
+
 def test_planes_are_those_of_the_whole_decoding(clip: bytes) -> None:
     frames = decode(clip)
     made = plain()
@@ -396,14 +433,17 @@ def ramp(index: int, frame: Any) -> None:
     """Values that use all bits, other ones in each plane and row."""
     form = FORMATS[frame.format.name]
     for i, plane in enumerate(frame.planes):
-        values = np.arange(plane.buffer_size // (2 if "10" in form else 1)) * (3 + i) + 97 * index
-        kind, most = (np.uint16, 1024) if "10" in form else (np.uint8, 256)
-        plane.update((values % most).astype(kind).tobytes())
+        bits = OP_FORMATS[form].bits
+        kind = np.uint16 if bits > 8 else np.uint8
+        values = np.arange(plane.buffer_size // kind().itemsize) * (3 + i) + 97 * index
+        plane.update((values % 2**bits).astype(kind).tobytes())
 
 
 @pytest.mark.parametrize(
-    "pixels", ["yuv420p", "yuv422p", "yuv444p", "yuv420p10le", "yuv422p10le", "yuv444p10le"]
-)
+    "pixels",
+    ["yuv420p", "yuv422p", "yuv444p", "yuv420p10le", "yuv422p10le", "yuv444p10le", "yuv420p12le",
+     "yuv422p12le", "yuv444p12le"],
+)  # fmt: skip
 def test_formats_without_loss(pixels: str) -> None:
     """FFV1 keeps every bit: what arrives is what was encoded."""
     size = (64, 48)
@@ -417,6 +457,25 @@ def test_formats_without_loss(pixels: str) -> None:
     given = [torch.stack([expected[0][i], expected[2][i]]) for i in range(3)]
     by_hand = plain()(given, format=FORMATS[pixels])
     assert torch.equal(got["pixel_values"], by_hand["pixel_values"])
+
+
+def test_rgb_of_h264() -> None:
+    """Screen recordings: FFmpeg decodes H.264 of RGB to planes of G, B and R."""
+
+    frames = [av.VideoFrame(64, 48, "rgb24") for _ in range(3)]
+    for frame in frames:
+        plane = frame.planes[0]
+        plane.update(bytes((200, 90, 30)) * (plane.buffer_size // 3))
+    assert plane.line_size == 3 * 64
+    data = encoded("libx264rgb", "matroska", count=3, pixels="rgb24", tags={}, ready=frames,
+                   options={"qp": "0"})  # fmt: skip
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        got = decode_to_tensor(data, plain(), indices=[1])
+    assert got["video_metadata"]["format"] == "gbrp"
+    levels = (got["pixel_values"][0] * 255).round()
+    want = torch.tensor([200.0, 90.0, 30.0]).view(3, 1, 1)
+    assert torch.equal(levels, want.expand(3, 48, 64))
 
 
 def test_hevc_10_bit_bt2020() -> None:

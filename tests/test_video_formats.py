@@ -67,8 +67,12 @@ def test_orders_of_bytes_are_the_same_picture():
         assert torch.equal(ak.video_to_tensor(planes, format=format, size=(5, 6)), want)
     rgb = torch.randint(0, 256, (2, 9, 13, 3), dtype=torch.uint8)
     want = ak.video_to_tensor((rgb,), format="rgb24", size=(5, 6))
-    for format, plane in (("bgr24", rgb.flip(-1)), ("rgbp", rgb.permute(0, 3, 1, 2))):
-        assert torch.equal(ak.video_to_tensor((plane,), format=format, size=(5, 6)), want)
+    r, g, b = rgb.unbind(-1)
+    for format, planes in (
+        ("bgr24", (rgb.flip(-1),)), ("rgbp", (rgb.permute(0, 3, 1, 2),)),
+        ("bgrp", (rgb.flip(-1).permute(0, 3, 1, 2),)), ("gbrp", (g, b, r)),
+    ):  # fmt: skip
+        assert torch.equal(ak.video_to_tensor(planes, format=format, size=(5, 6)), want)
 
 
 @pytest.mark.parametrize("format", FORMATS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ import torch
 
 from aimills_kernels._op import Case
 from tools import video_peers as peers
+from tools.page_part import Part
 from tools.video_peers import FAST, OURS, Contestant, Result, Time
 
 CPU = {"cpu": {"model": "a CPU", "usable_cores": 2}, "time": "2026-01-02T03:04:05"}
@@ -82,7 +84,32 @@ def test_few_samples_have_no_spread() -> None:
 
 
 def test_the_page_has_the_part() -> None:
-    assert peers.PART.search(peers.PAGE.read_text())
+    assert peers.PART.read()
+
+
+@pytest.mark.parametrize("update", [False, True])
+def test_part_is_printed_or_written(
+    update: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("a\n<!-- peers:begin -->\nold\n<!-- peers:end -->\nb\n")
+    Part(page, "peers").give(update, lambda: ["new", "\\1"])
+    assert ("new" in page.read_text()) == update
+    if update:
+        assert page.read_text() == "a\n<!-- peers:begin -->\nnew\n\\1\n<!-- peers:end -->\nb\n"
+    else:
+        assert capsys.readouterr().out == "new\n\\1\n\n"
+
+
+def test_page_without_the_part_is_told_before_minutes_of_work(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("nothing")
+
+    def never() -> list[str]:
+        raise AssertionError
+
+    with pytest.raises(SystemExit, match=r"page\.md: has no part between `peers:begin` and"):
+        Part(page, "peers").give(True, never)
 
 
 @pytest.fixture

@@ -20,13 +20,13 @@ import torch
 from torch import Tensor
 
 import aimills_kernels as ak
-from aimills_kernels._records import write_whole
 from aimills_kernels.kernels.video.formats import FORMATS, KR_KB
 from aimills_kernels.kernels.video.problem import OPTIONS
 from tools import video_oracles as oracles
+from tools.page_part import Part
 
 PAGE = Path(__file__).parents[1] / "kernels" / "video" / "README.md"
-_PART = re.compile(r"(?<=<!-- errors:begin -->\n).*?(?=<!-- errors:end -->)", re.S)
+_PART = "errors"
 MODES = OPTIONS["resize_mode"]
 _IN_INTEGERS = ("pil", "pil13")  # they filter in integers: what is equal is so on every machine
 FILTERS = [
@@ -330,11 +330,8 @@ def _line(parts: list[str]) -> str:
 
 def committed(page: Path = PAGE) -> dict[tuple[str, tuple[str, ...], str], str]:
     """The cells that the page has, by table, row and column."""
-    part = _PART.search(page.read_text())
-    if part is None:
-        raise ValueError(f"{page}: has no part between `errors:begin` and `errors:end`")
     found = {}
-    blocks = re.findall(r"(?:^\|.*\|\n)+", part[0], re.M)
+    blocks = re.findall(r"(?:^\|.*\|\n)+", Part(page, _PART).read(), re.M)
     for (table, (heads, _)), block in zip(_HEADS.items(), blocks, strict=True):
         head, _, *rows = ([p.strip() for p in line.split("|")[1:-1]] for line in block.splitlines())
         for row in rows:
@@ -374,15 +371,9 @@ def _agree(new: list[tuple[int, float]], old: list[tuple[int, float]], exactly: 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="The errors of video_to_tensor's modes.")
-    parser.add_argument("--update", action="store_true", help=f"write them into {PAGE.name}")
-    made = "\n".join(lines()) + "\n"
-    if not parser.parse_args().update:
-        print(made)
-        return
-    text = PAGE.read_text()
-    if _PART.search(text) is None:
-        raise SystemExit(f"{PAGE}: has no part between `errors:begin` and `errors:end`")
-    write_whole(PAGE, _PART.sub(lambda _: made, text))
+    part = Part(PAGE, _PART)
+    part.add_option(parser)
+    part.give(parser.parse_args().update, lines)
 
 
 if __name__ == "__main__":

@@ -18,8 +18,9 @@ from aimills_kernels.kernels.video.formats import FORMATS, KR_KB, scaling
 # FFmpeg's names.
 SWSCALE = {
     "nv12": "nv12", "nv21": "nv21", "p010": "p010le", "p012": "p012le", "p016": "p016le",
-    "i420": "yuv420p", "yuv420p10": "yuv420p10le", "yuv422p": "yuv422p",
-    "yuv422p10": "yuv422p10le", "yuv444p": "yuv444p", "yuv444p10": "yuv444p10le",
+    "i420": "yuv420p", "yuv420p10": "yuv420p10le", "yuv420p12": "yuv420p12le",
+    "yuv422p": "yuv422p", "yuv422p10": "yuv422p10le", "yuv422p12": "yuv422p12le",
+    "yuv444p": "yuv444p", "yuv444p10": "yuv444p10le", "yuv444p12": "yuv444p12le",
 }  # fmt: skip
 # Columns and rows, in 256ths of a luma sample.
 PLACES = {"left": (0, 128), "center": (128, 128), "topleft": (0, 0)}

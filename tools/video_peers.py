@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 import textwrap
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -29,7 +28,6 @@ from typing import Any
 import torch
 
 from aimills_kernels._dispatch import use_provider
-from aimills_kernels._files import write_whole
 from aimills_kernels._op import Case
 from aimills_kernels._registry import get_op, torch_op
 from aimills_kernels._tolerance import Levels
@@ -38,10 +36,10 @@ from aimills_kernels.harness._reading import ENOUGH
 from aimills_kernels.harness._timers import CpuTimer
 from aimills_kernels.harness.peers import peers_of
 from aimills_kernels.harness.timing import NoTime, time_interleaved
+from tools.page_part import Part
 from tools.video_errors import yuv
 
-PAGE = Path(__file__).parents[1] / "kernels" / "video" / "README.md"
-PART = re.compile(r"(?<=<!-- peers:begin -->\n).*?(?=<!-- peers:end -->)", re.S)
+PART = Part(Path(__file__).parents[1] / "kernels" / "video" / "README.md", "peers")
 THREADS = (1, 2)
 OURS = "this"
 FAST = "this, mode fast"
@@ -241,19 +239,14 @@ def _line(cells: Sequence[str]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Times of video_to_tensor beside its peers.")
-    parser.add_argument("--update", action="store_true", help=f"write them into {PAGE.name}")
+    PART.add_option(parser)
     parser.add_argument("--budget", type=float, default=30.0, help="seconds for each case")
     options = parser.parse_args()
     stamp, load = env.stamp("cpu"), os.getloadavg()[0]
-    found = [measured(case, options.budget) for case in CASES]
-    made = "\n".join(lines(found, stamp, load)) + "\n"
-    if not options.update:
-        print(made)
-        return
-    text = PAGE.read_text()
-    if PART.search(text) is None:
-        raise SystemExit(f"{PAGE}: has no part between `peers:begin` and `peers:end`")
-    write_whole(PAGE, PART.sub(lambda _: made, text))
+    PART.give(
+        options.update,
+        lambda: lines([measured(case, options.budget) for case in CASES], stamp, load),
+    )
 
 
 if __name__ == "__main__":

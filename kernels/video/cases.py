@@ -188,7 +188,9 @@ CASES = (
             ("yuv422p", "noise", "pitched"), ("yuv422p10", "impulses", "tight"),
             ("yuv444p", "noise", "tight"), ("yuv444p10", "saturated", "pitched"),
             ("rgb24", "noise", "pitched"), ("bgr24", "impulses", "tight"),
-            ("rgbp", "noise", "strided"),
+            ("rgbp", "noise", "strided"), ("bgrp", "impulses", "pitched"),
+            ("gbrp", "noise", "strided"), ("yuv420p12", "noise", "pitched"),
+            ("yuv444p12", "impulses", "strided"),
         )
     ),
     Case("p010-wide", F=1, H=40, W=300, h=18, w=130, format="p010", range="full", dtype="f32"),

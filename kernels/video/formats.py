@@ -77,6 +77,7 @@ class Format:
 
 
 _SEPARATE = (("y", "full"), ("u", "chroma"), ("v", "chroma"))
+_GBR = (("g", "full"), ("b", "full"), ("r", "full"))
 _EACH = ((0, 0), (1, 0), (2, 0))
 
 
@@ -102,13 +103,20 @@ FORMATS = {
     "p016": _pairs("uv", 16),
     "i420": _planar(1, 1),
     "yuv420p10": _planar(1, 1, 10),
+    "yuv420p12": _planar(1, 1, 12),
     "yuv422p": _planar(0, 1),
     "yuv422p10": _planar(0, 1, 10),
+    "yuv422p12": _planar(0, 1, 12),
     "yuv444p": _planar(0, 0),
     "yuv444p10": _planar(0, 0, 10),
+    "yuv444p12": _planar(0, 0, 12),
     "rgb24": _rgb("last", 0, 1, 2),
     "bgr24": _rgb("last", 2, 1, 0),
     "rgbp": _rgb("first", 0, 1, 2),
+    "bgrp": _rgb("first", 2, 1, 0),
+    "gbrp": Format(
+        (("g", "full"), ("b", "full"), ("r", "full")), ((2, 0), (0, 0), (1, 0)), rgb=True
+    ),
 }
 
 

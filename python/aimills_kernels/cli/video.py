@@ -24,7 +24,10 @@ def arguments(made: argparse.ArgumentParser) -> None:
     rule.add_argument(
         "--config", metavar="PATH", help="a checkpoint's folder, or its preprocessor_config.json"
     )
-    made.add_argument("--out", metavar="FILE", help="write the tensors here, as safetensors")
+    made.add_argument(
+        "--out", metavar="FILE",
+        help="write the tensors here, as safetensors; by default beside the --preview, if any",
+    )  # fmt: skip
     made.add_argument("--preview", metavar="FILE", help="write what the model sees here, as PNG")
     made.add_argument("--num-frames", type=int, metavar="N", help="frames to sample")
     made.add_argument("--fps", type=float, metavar="N", help="frames to sample of a second")
@@ -48,12 +51,7 @@ def run(options: Namespace) -> int:
     from aimills_kernels.cli import _choose, _ui
     from aimills_kernels.video import VideoPreprocessor, decode_to_tensor, sheet
 
-    out, picture = (
-        _choose.output_file(text, option) if text is not None else None
-        for text, option in ((options.out, "--out"), (options.preview, "--preview"))
-    )
-    if out is not None:
-        _needs_safetensors()
+    out, picture = _files(options)
     dtype = getattr(torch, options.dtype)
     if options.preset is not None:
         model = VideoPreprocessor.from_preset(options.preset, dtype=dtype)
@@ -78,16 +76,34 @@ def run(options: Namespace) -> int:
     if out is not None:
         write_whole(out, _safetensors(batch, model.name, meta))
         _ui.say(f"wrote {out}: {out.stat().st_size / 1e6:.1f} MB")
+    elif picture is not None:
+        _ui.say(f"note: the tensors are not written: {_missing()}", "yellow")
     return OK
 
 
-def _needs_safetensors() -> None:
-    from importlib.util import find_spec
+def _files(options: Namespace) -> tuple[Path | None, Path | None]:
+    """Those of the tensors and of the picture."""
+    from aimills_kernels.cli import _choose
 
-    if find_spec("safetensors") is None:
-        raise UsageError(
-            "--out needs safetensors, which is not installed (pip install aimills-kernels[video])"
-        )
+    out, picture = (
+        _choose.output_file(text, option) if text is not None else None
+        for text, option in ((options.out, "--out"), (options.preview, "--preview"))
+    )
+    if out is not None and (reason := _missing()):
+        raise UsageError(f"--out needs safetensors: {reason}")
+    if out is None and picture is not None and _missing() is None:
+        out = picture.with_suffix(".safetensors")
+    if out is not None and out == picture:
+        raise UsageError(f"--preview and --out must be two files, got {str(out)!r} for both")
+    return out, picture
+
+
+def _missing() -> str | None:
+    from importlib import util
+
+    if util.find_spec("safetensors") is not None:
+        return None
+    return "safetensors is not installed (pip install aimills-kernels[video])"
 
 
 def _safetensors(batch: dict[str, Any], name: str, meta: dict[str, Any]) -> bytes:

@@ -58,11 +58,13 @@ def video_to_tensor(
         uv      [F, ceil(H/2), ceil(W/2), 2]   U and V in turn: "nv12" u8; "p010", "p012" and "p016"
                                                u16, the 10, 12 or 16 bits at the top of the word;
                                                V and U in turn: "nv21"
-        u, v    [F, ceil(H/2), ceil(W/2)]      "i420" u8, "yuv420p10" 10 bits in a u16
-        u, v    [F, H, ceil(W/2)]              "yuv422p" u8, "yuv422p10" 10 bits in a u16
-        u, v    [F, H, W]                      "yuv444p" u8, "yuv444p10" 10 bits in a u16
+        u, v    [F, ceil(H/2), ceil(W/2)]      "i420" u8, "yuv420p10" and "yuv420p12" 10 and 12
+                                               bits of a u16
+        u, v    [F, H, ceil(W/2)]              "yuv422p" u8, "yuv422p10", "yuv422p12" likewise
+        u, v    [F, H, W]                      "yuv444p" u8, "yuv444p10", "yuv444p12" likewise
         rgb     [F, H, W, 3]                   "rgb24" and "bgr24", u8
-        rgb     [F, 3, H, W]                   "rgbp", u8
+        rgb     [F, 3, H, W]                   "rgbp" and "bgrp", u8
+        g, b, r [F, H, W]                      "gbrp", u8
         out     [F, 3, h, w]                   layout "NCHW", dtype; h x w is `size` with `pad`
         out     [F, h, w, 3]                   "NHWC"
         out     [F / clip, clip, 3, h, w]      "NTCHW"

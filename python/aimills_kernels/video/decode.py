@@ -19,6 +19,7 @@ from aimills_kernels.video.sampling import Sampling
 from aimills_kernels.video.tags import TagReader, Tags, VideoError, guessed_space
 
 Progress = Callable[[str, int, int], None]
+_READ_STEP = 1 << 24  # bytes between two reports
 # Of these containers the packets carry the times at which frames are shown.
 _TIMED = ("mp4", "matroska", "mpegts")
 
@@ -87,7 +88,8 @@ def decode_to_tensor(
             limited range and chroma at "left", as the codecs' standards have it; SDR; BT.2020 for
             HDR, else BT.709 from 1280 columns or 577 lines on, else BT.601, with a warning, since
             that is a guess.
-        progress: called with (what is done, how far, of how many).
+        progress: called with (what is done, how far, of how many): "decoded" and frames; before
+            that, of a long file, "read" and bytes.
 
     Returns:
         The preprocessor's result and `video_metadata`, a dict: total_num_frames, fps, duration,
@@ -192,13 +194,14 @@ def _read(
     progress: Progress,
 ) -> Decoded:
     with io.opened(name, data) as (container, stream):
-        index = _look(name, container, stream)
+        index = _look(name, container, stream, progress)
     if not index.frames:
         raise VideoError(f"{name} holds no frame; is it truncated?")
     chosen = choose(index)
     wanted = sorted(set(chosen))
-    kept: dict[int, list[torch.Tensor]] = {}
+    stacks: list[torch.Tensor] = []
     tags: Tags | None = None
+    done = 0
     with io.opened(name, data) as (container, stream):
         reader, said = _Reader(name, container, stream, index), TagReader(name, given)
         for at, frame in reader.frames(wanted):
@@ -207,25 +210,31 @@ def _read(
             else:
                 _check_same(name, at, first, frame)
                 _check_same_tags(name, at, frame, tags, said.of(frame))
-            kept[at] = io.planes(name, frame)
-            progress("decoded", len(kept), len(wanted))
+            planes = io.planes(name, frame)
+            stacks = stacks or [p.new_empty((len(chosen), *p.shape)) for p in planes]
+            for stack, plane in zip(stacks, planes, strict=True):
+                stack[bisect_left(chosen, at) : bisect_right(chosen, at)] = plane
+            done += 1
+            progress("decoded", done, len(wanted))
     assert tags is not None
-    planes = [torch.stack(group) for group in zip(*[kept[at] for at in chosen], strict=True)]
-    return Decoded(planes, io.FORMATS[first.format.name], chosen, index, tags, reader.decoded)
+    return Decoded(stacks, io.FORMATS[first.format.name], chosen, index, tags, reader.decoded)
 
 
-def _look(name: str, container: Any, stream: Any) -> Index:
+def _look(name: str, container: Any, stream: Any, progress: Progress) -> Index:
     form = container.format.name.split(",")
     by_dts = "mpegts" in form  # FFmpeg searches these by dts, and the others by pts
     times: list[int | None] = []
     keys: list[tuple[int, int]] = []
-    read, marked = 0, None
+    read, marked, told = 0, None, 0
     for packet in container.demux(stream):
         if not packet.size:
             continue
         if packet.is_corrupt and marked is None:
             marked = read
         read += 1
+        if packet.pos is not None and packet.pos - told >= _READ_STEP:
+            told = packet.pos
+            progress("read", told, container.size)
         if not packet.is_discard:  # an MP4's edit list has some that are decoded and not shown
             times.append(packet.pts)
         if packet.is_keyframe and packet.pts is not None:

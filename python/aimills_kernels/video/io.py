@@ -26,8 +26,10 @@ NOT_INSTALLED = "PyAV is not installed (pip install aimills-kernels[video])"
 FORMATS = {
     "yuv420p": "i420", "yuvj420p": "i420", "yuv422p": "yuv422p", "yuvj422p": "yuv422p",
     "yuv444p": "yuv444p", "yuvj444p": "yuv444p", "yuv420p10le": "yuv420p10",
-    "yuv422p10le": "yuv422p10", "yuv444p10le": "yuv444p10", "nv12": "nv12", "nv21": "nv21",
+    "yuv422p10le": "yuv422p10", "yuv444p10le": "yuv444p10", "yuv420p12le": "yuv420p12",
+    "yuv422p12le": "yuv422p12", "yuv444p12le": "yuv444p12", "nv12": "nv12", "nv21": "nv21",
     "p010le": "p010", "p012le": "p012", "p016le": "p016", "rgb24": "rgb24", "bgr24": "bgr24",
+    "gbrp": "gbrp",
 }  # fmt: skip
 _ACCURATE = (
     "flags=bilinear+accurate_rnd+full_chroma_int+full_chroma_inp:out_range=pc"
