@@ -22,6 +22,7 @@ from aimills_kernels.accept.findings import (
     Finding,
     code_of,
 )  # fmt: skip
+from tests import journal_overhead
 
 
 def _written(path: Path, count: int = 4) -> list[dict[str, Any]]:
@@ -172,3 +173,12 @@ def test_an_entry_is_written_in_one_way(tmp_path: Path) -> None:
     path.write_text(json.dumps(entry) + "\n")  # the same content with other spaces
     with pytest.raises(journal.Damaged, match="line 1"):
         journal.read(path)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("profile", ["gate", "quick", "full"])
+def test_the_journal_costs_less_than_a_hundredth_of_its_run(tmp_path: Path, profile: str) -> None:
+    """By CPU time and by how often the disk is waited for, neither of which a busy host changes."""
+    cost = journal_overhead.written(profile, tmp_path)
+    assert len(journal.read(tmp_path / f"{profile}.jsonl")) == cost.entries > 100
+    assert cost.share < 0.01, cost
