@@ -286,6 +286,19 @@ def test_journals_of_no_run_are_a_sentence(
     assert "\n" not in found.untrue[-1]
 
 
+def test_a_report_is_not_made_of_journals_of_no_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    entries = [e for e in pod_journals.entries(world=1) if e["kind"] in ("begin", "end")]
+    entries.insert(1, {**entries[0], "kind": "measure"})
+    folder = pod_journals.write(tmp_path / "run", [pod_journals.chained(entries)])
+    assert main(["accept", "merge", str(folder)]) == 3
+    said = capsys.readouterr().err
+    assert f"the journals in {folder} hold was written by no run" in said
+    assert said.count("\n") == 1
+    assert not (folder / "report.json").exists()
+
+
 def test_the_key_of_another_does_not_match(signed: Path, tmp_path: Path) -> None:
     other = keys.make(tmp_path / "other")
     found = _verified(signed, other[1])
@@ -549,6 +562,7 @@ def test_commands(
     assert main(["accept", "verify", str(folder), "--key", pub]) == 1
     assert "NOT GENUINE" in capsys.readouterr().out
     for wrong in (["verify", str(tmp_path / "none")], ["verify", str(folder), "--key", key],
+                  ["verify", str(folder), "--criteria", str(tmp_path / "none.toml")],
                   ["sign", str(folder), "--key", pub], ["sign", str(tmp_path), "--key", key],
                   ["sign", str(folder), "--key", key], ["sign", str(folder)]):  # fmt: skip
         assert main(["accept", *wrong]) == 3, wrong

@@ -31,6 +31,7 @@ from aimills_kernels.accept import (
 )
 from aimills_kernels.accept.context import Context, StageSpec
 from aimills_kernels.accept.evidence_folder import RankJournal, Unwritable, Used
+from aimills_kernels.accept.findings import FAIL, UNKNOWN
 from aimills_kernels.accept.journal import read
 from aimills_kernels.accept.meeting import DEAD, Meeting
 from aimills_kernels.accept.session import Settings
@@ -457,7 +458,9 @@ def _until_in(process: subprocess.Popen[str], out: Path, stage: str, ranks: int)
 
 
 def _reasons(report: dict[str, Any]) -> str:
-    return "\n".join(report["reasons"])
+    """What is broken or unknown, a line for each device."""
+    bad = [f for f in report["findings"] if f["status"] in (FAIL, UNKNOWN)]
+    return "\n".join(f["text"] for f in bad)
 
 
 def test_two_ranks_by_torchrun(tmp_path: Path) -> None:

@@ -286,6 +286,18 @@ def test_wrong_words_are_answered(
     assert not out.exists()
 
 
+@pytest.mark.parametrize("place", ["", "file", "file/under"])
+def test_a_folder_that_can_be_none(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("theirs")
+    assert main(["accept", "--simulate", "h200x1", "--out", place]) == 3
+    said = capsys.readouterr().err
+    assert "is empty" in said if not place else f"can't write to the folder {place!r}: " in said
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["accept", "--simulate", "h200x4", "--out"]
     assert main([*words, str(tmp_path / "a")]) == 0

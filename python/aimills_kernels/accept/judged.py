@@ -16,6 +16,14 @@ from aimills_kernels.accept.findings import FAIL, UNKNOWN, Finding, code_of
 from aimills_kernels.accept.judge import judge
 from aimills_kernels.accept.report import rendered, write
 
+# What entries raise that are chained as a journal's are, and are no run's.
+NO_RUN = (KeyError, TypeError, AttributeError, IndexError, OverflowError)
+
+
+def no_run(folder: Path, error: Exception) -> str:
+    text = f"what the journals in {folder} hold was written by no run, or by one of another version"
+    return f"{text} ({type(error).__name__}: {error})".replace("\n", " ")
+
 
 @dataclass(frozen=True)
 class Outcome:

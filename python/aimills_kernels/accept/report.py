@@ -34,6 +34,7 @@ KIND = "accept"
 FILES = REPORTS
 WORDS = {ACCEPTED: "accepted", REJECTED: "rejected", INCOMPLETE: "incomplete"}
 _NAMED = 6  # exclusions in the headline
+_PLACES = 8  # devices in a reason, as many as a node has GPUs
 
 
 def build(pod: Pod, findings: Sequence[Finding], criteria: Any = None) -> dict[str, Any]:
@@ -158,7 +159,7 @@ def _texts(findings: Sequence[Finding], status: str) -> list[str]:
             named = f.where == "pod" or f.where in said
             places.setdefault((f.rule, said), []).extend([] if named else [f.where])
     return [
-        f"{facts.listed(dict.fromkeys(names))}: {said}" if names else said
+        f"{facts.listed(dict.fromkeys(names), _PLACES)}: {said}" if names else said
         for (_, said), names in places.items()
     ]
 

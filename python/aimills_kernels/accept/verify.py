@@ -16,6 +16,7 @@ from aimills_kernels.accept.attest import Untrue
 from aimills_kernels.accept.evidence import Pod
 from aimills_kernels.accept.findings import Finding
 from aimills_kernels.accept.journal import Damaged
+from aimills_kernels.accept.judged import NO_RUN, no_run
 
 TRUE, UNTRUE, OPEN = 0, 1, 2
 # What gives the findings and the criteria of a pod, or the sentence why it can't.
@@ -112,9 +113,8 @@ def follows(
     """The report made anew, against the files."""
     try:
         files = _made_anew(result, pod, found())
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError) as error:
-        text = f"what the journals in {folder} hold was written by no run, or by one of another"
-        result.untrue.append(f"{text} version ({type(error).__name__}: {error})".replace("\n", " "))
+    except (ValueError, *NO_RUN) as error:
+        result.untrue.append(no_run(folder, error))
         return
     made_by = str(pod.ranks[0].begin.get("version"))
     for name in reversed(files):

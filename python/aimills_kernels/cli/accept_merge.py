@@ -17,6 +17,7 @@ def arguments(made: argparse.ArgumentParser) -> None:
 def run(options: Namespace) -> int:
     from aimills_kernels.accept import judged
     from aimills_kernels.accept.criteria.lint import sound
+    from aimills_kernels.accept.judged import NO_RUN, no_run
     from aimills_kernels.cli._outcome import tell
 
     if options.criteria:
@@ -26,4 +27,6 @@ def run(options: Namespace) -> int:
         outcome = judged.merge(folder, options.criteria)
     except FileNotFoundError as error:
         raise UsageError(str(error)) from None
+    except NO_RUN as error:
+        raise UsageError(no_run(folder, error)) from error
     return tell(outcome, folder)

@@ -75,6 +75,8 @@ def run(options: Namespace) -> int:
     if options.times:
         _times(pod)
         return 0
+    if not options.out:
+        raise UsageError("--out should name a folder, it is empty")
     folder = Path(options.out)
     if said := taken(folder, None):
         raise UsageError(f"--out: {folder} {said}; name another folder")
@@ -96,6 +98,8 @@ def _write(pod: Any, folder: Path, **options: Any) -> None:
 
     try:
         write(pod, folder, **options)
+    except (NotADirectoryError, FileExistsError, PermissionError) as error:
+        raise UsageError(f"can't write to the folder {str(folder)!r}: {error.strerror}") from None
     except OSError as error:
         why = error.strerror or error
         text = (

@@ -23,9 +23,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: Namespace) -> int:
+    from aimills_kernels.accept.criteria import load
     from aimills_kernels.accept.verify import verify
     from aimills_kernels.cli import _ui
 
+    if options.criteria:
+        load(options.criteria)
     found = verify(
         Path(options.folder), Path(options.key) if options.key else None,
         criteria=Path(options.criteria) if options.criteria else None, as_test=options.as_test,
