@@ -150,7 +150,8 @@ def test_weights_of_4_bits(name: str, asym: bool) -> None:
         ("matmul_int8", dict(M=5, N=32, K=64, scale_a="row", scale_b="row", zero="codes")),
         ("grouped_matmul_fp8", dict(counts=(3, 0, 6), N=32, K=64, scale_a="row", scale_b="row")),
         ("grouped_matmul_fp8", dict(counts=(3, 0, 6), M=7, masked=True, N=32, K=64)),
-        ("grouped_matmul_w4", dict(counts=(3, 0, 6), N=32, K=128, asym=True, act="silu")),
+        ("grouped_matmul_fp8", dict(counts=(3, 0, 6), N=64, K=64, act="swiglu")),
+        ("grouped_matmul_w4", dict(counts=(3, 0, 6), N=32, K=128, asym=True, act="swiglu")),
         ("grouped_matmul_w4", dict(counts=(3, 0, 6), M=7, masked=True, N=32, K=64, group=32)),
     ],
 )
@@ -174,6 +175,7 @@ def test_what_pytorch_does_not_take_in_groups_is_said() -> None:
         ("F.scaled_grouped_mm", "tiny", "runs on a GPU"),
         ("F.scaled_mm, group by group", "invariant", "promises no bits"),
         ("bf16 grouped", "tiny", "without a bias"),
+        ("bf16 grouped", "residual", "a residual"),
         ("bf16 grouped", "block-a-only", "scales by row or tensor"),
     ):
         args = op.make_inputs(op.case(case), "cpu", 0)
