@@ -104,22 +104,24 @@ def workspace(
     masked_m: Tensor | None, bias: Tensor | None, activation: str, granularity: str,
     dtype: torch.dtype, batch_invariant: bool,
 ) -> int:  # fmt: skip
-    """Floats: for scales of rows the result, as no tile sees a whole row."""
+    """Floats: the result, where no tile is a block of 128 columns."""
+    c = problem_of(a, b, scale_a, scale_b, activation, granularity, batch_invariant)
     F = b.shape[1] // 2 if activation == GATED else b.shape[1]
-    return math.prod(a.shape[:-1]) * F if granularity == "row" else 0
+    return 0 if c.columns else math.prod(a.shape[:-1]) * F
 
 
 def problem_of(
     a: Tensor, b: Tensor, scale_a: Tensor, scale_b: Tensor, activation: str, granularity: str,
-    batch_invariant: bool,
+    batch_invariant: bool, sm: int | None = None,
 ) -> Chosen:  # fmt: skip
-    """What tiles follow from."""
-    sm = sm_of(a.device) or 90
+    """What tiles follow from. No tile sees all of a row, and one of 256 columns that are read byte
+    by byte spilled 104 bytes: then the result goes to the workspace first."""
+    sm = sm or sm_of(a.device) or 90
     gated, rows = activation == GATED, rows_in_each(a, len(b))
     blocks = in_blocks(scale_a, scale_b, b.shape[1])
     shape = Shape.of(a, b, torch.bfloat16, "promoted", batch_invariant, sm, rows, gated and blocks)
-    columns = (256 if gated else 128) if granularity == "1x128" else 0
-    return Chosen(shape, blocks, columns, sm)
+    columns = 256 if gated else 128
+    return Chosen(shape, blocks, columns if granularity == "1x128" and shape.aligned else 0, sm)
 
 
 def config_of(c: Chosen) -> Config:
@@ -128,8 +130,10 @@ def config_of(c: Chosen) -> Config:
 
 
 def _configs(p: Problem) -> tuple[Config, ...]:
-    c = problem_of(p.a, p.b, p.scale_a, p.scale_b, p.activation, p.granularity, p.batch_invariant)
-    return grouped_candidates(c.shape, c.blocks, p.sm or 90, c.columns)
+    c = problem_of(
+        p.a, p.b, p.scale_a, p.scale_b, p.activation, p.granularity, p.batch_invariant, p.sm
+    )
+    return grouped_candidates(c.shape, c.blocks, c.sm, c.columns)
 
 
 _ROWS, _BLOCKS = cases_grouped_fp8._ROWS, cases_grouped_fp8._BLOCKS

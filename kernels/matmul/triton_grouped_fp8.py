@@ -40,7 +40,11 @@ from aimills_kernels.kernels.matmul.tiles import (
     walk,
 )
 from aimills_kernels.kernels.matmul.triton_fp8 import add_codes, operands, promoted
-from aimills_kernels.kernels.matmul.triton_fp8_block import add_scaled_block, first_scales_of_b
+from aimills_kernels.kernels.matmul.triton_fp8_block import (
+    add_gated_block,
+    add_scaled_block,
+    first_scales_of_b,
+)
 
 
 @triton.jit(do_not_specialize=["stride_cg", "stride_cn", "M", "E", "tiles_m"])
@@ -52,7 +56,7 @@ def _grouped_matmul_fp8_kernel(
     M, N, K, E, tiles_m,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, GROUP_M: tl.constexpr,
     SLOTS: tl.constexpr, BLOCKS: tl.constexpr, ROWS_B: tl.constexpr, ACTIVATION: tl.constexpr,
-    E5M2: tl.constexpr, ENCODE: tl.constexpr,
+    E5M2: tl.constexpr, ENCODE: tl.constexpr, WHOLE_GATES: tl.constexpr,
     A_E5M2: tl.constexpr, B_E5M2: tl.constexpr, DECODE: tl.constexpr, PROMOTE: tl.constexpr,
 ):  # fmt: skip
     tile_m, tile_n = tile_among(tiles_m, tl.cdiv(N, BLOCK_N), tl.program_id(0), GROUP_M)
@@ -71,7 +75,17 @@ def _grouped_matmul_fp8_kernel(
     scale_a_ptr += group * stride_sag
     scale_b_ptr += group * stride_sbg
     out = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
-    if BLOCKS:
+    if BLOCKS and WHOLE_GATES:
+        half = N // 2
+        gates = tile_n.to(tl.int64) * (BLOCK_N // 2)
+        out = walk(
+            add_gated_block, out, a_ptr, rows, stride_am, stride_ak, b_ptr, cols, stride_bn,
+            stride_bk, depth, BLOCK_K,
+            (scale_a_ptr + rows * stride_sam, scale_b_ptr + gates // ROWS_B * stride_sbn,
+             scale_b_ptr + (half + gates) // ROWS_B * stride_sbn, stride_sak, stride_sbk,
+             A_E5M2, B_E5M2, DECODE),
+        )  # fmt: skip
+    elif BLOCKS:
         ONE_B: tl.constexpr = BLOCK_N <= ROWS_B and not PAIRED  # gates have scales of their own
         scale_b_ptrs = first_scales_of_b(
             scale_b_ptr, tile_n, cols, stride_sbn, BLOCK_N, ROWS_B, ONE_B
@@ -130,11 +144,14 @@ def multiply(
     masked = masked_m is not None
     lengths = ends_or_counts(offsets, masked_m, E)
     tiles_m = tiles_of_rows(a, masked, E, config.block_m)
+    rows_b = 1 if scale_b.dim() < 3 or scale_b.shape[1] == N else BLOCK
+    gates = config.block_n // 2  # of a tile: in one block of 128 rows of b, as those beside them
+    whole = end.activation == GATED and rows_b % gates == 0 and N // 2 % gates == 0
     _grouped_matmul_fp8_kernel[(tiles_m * triton.cdiv(N, config.block_n),)](
         *end.tensors, a, b, scale_a, scale_b, lengths, *end.strides_of_groups(masked),
         a.stride(0) if masked else 0, *a.stride()[-2:], *b.stride(), *strides_of(scale_a),
         *strides_of(scale_b), lengths.stride(0), a.shape[-2], N, K, E, tiles_m,
         SLOTS=slots(masked, E), BLOCKS=in_blocks(scale_a, scale_b, N),
-        ROWS_B=1 if scale_b.dim() < 3 or scale_b.shape[1] == N else BLOCK,
-        PROMOTE=promote, **end.options, **formats, **options(config),
+        ROWS_B=rows_b, WHOLE_GATES=whole, PROMOTE=promote, **end.options, **formats,
+        **options(config),
     )  # fmt: skip

@@ -1,8 +1,9 @@
 """Grouped fp8 matmul whose result is quantised to fp8, in Triton, for any GPU from sm_80.
 
 The kernel of `triton_grouped_fp8`. With a scale for each 1x128 a tile is one block of 128 columns
-and stores codes. No tile sees all of a row: for scales of rows the result goes to the workspace in
-float32, and `triton_quantize` makes the codes. Rows of no group have codes of 0 and scales of 1.
+and stores codes. No tile sees all of a row: for scales of rows, and where codes are read byte by
+byte, the result goes to the workspace in float32, and `triton_quantize` makes the codes. Rows of no
+group have codes of 0 and scales of 1.
 """
 
 import torch
@@ -27,12 +28,11 @@ def launch(
         return
     found = problem_of(a, b, scale_a, scale_b, activation, granularity, batch_invariant)
     config = _configs.config(config_of(found))
-    by_row = granularity == "row"
-    result = work[0].view(codes.shape) if by_row else codes
-    end = End(result, bias, activation, scale=None if by_row else scale)
+    result = codes if found.columns else work[0].view(codes.shape)
+    end = End(result, bias, activation, scale=scale if found.columns else None)
     triton_grouped_fp8.multiply(
         a, b, scale_a, scale_b, offsets, masked_m, found.shape, promoted("promoted", found.sm),
         config, end,
     )  # fmt: skip
-    if by_row:
+    if not found.columns:
         triton_quantize.launch((codes, scale), result, granularity, dtype)
