@@ -125,6 +125,7 @@ CASES = (
          residual="f16", tags=_I),
     Case("gated-block", counts=(3, 18, 0), M=19, N=268, K=260, masked=True, **_BLOCKS, act="swiglu",
          bias="f32", tags=_FULL),
+    Case("gated-block-whole", counts=(3, 18), N=256, K=260, **_BLOCKS, act="swiglu", tags=_FULL),
     Case("gated-vectors", counts=(3, 4), N=62, K=300, scale_a="1x128", scale_b="1x128",
          act="swiglu", out="f32"),
     Case("gated-invariant", counts=(3, 4), N=62, K=90, **_ROWS, act="swiglu", invariant=True,

@@ -214,12 +214,19 @@ def split_sums(c: Config, m: int, n: int) -> int:
 
 
 def select_grouped_config(shape: Shape, blocks: bool, sm: int, columns: int = 0) -> Config:
-    """The built-in tiles of rows in groups, `columns` wide if not 0. With codes in float16 and
-    scales of blocks, 128 by 128 spilled 72 bytes on sm_80."""
+    """The built-in tiles of rows in groups, `columns` wide if not 0. On sm_80, with codes in
+    float16, spilled: 128 by 128 with scales of blocks (72 bytes) and 256 columns of four warps (8);
+    where codes are read one by one and there are gates, 64 deep (104 on sm_90 with scales of
+    blocks, 64 even of 32 deep on sm_80)."""
     found = select_block_config(shape, sm) if blocks else select_config(shape, sm)
     if blocks and shape.decode:
         found = replace(found, block_m=min(64, found.block_m))
-    return _as_wide(found, shape, columns, sm) if columns else found
+    if not shape.aligned:
+        found = replace(found, block_k=32, block_n=min(32 if blocks else 64, found.block_n))
+    if columns:
+        found = _as_wide(found, shape, columns, sm)
+        found = replace(found, num_warps=8) if shape.decode and columns > 128 else found
+    return found
 
 
 def grouped_candidates(shape: Shape, blocks: bool, sm: int, columns: int = 0) -> tuple[Config, ...]:
