@@ -147,10 +147,10 @@ def matmul_quantize_cases(draw: st.DrawFn) -> Case:
     )  # fmt: skip
 
 
-def _activation(draw: st.DrawFn) -> dict[str, Any]:
+def _activation(draw: st.DrawFn, most: int = 150) -> dict[str, Any]:
     """And N, which is even where half of it is a gate."""
     kinds = ["none", "none", "relu", "gelu", "gelu_tanh", "silu", "swiglu"]
-    act, N = draw(st.sampled_from(kinds)), draw(st.integers(0, 150))
+    act, N = draw(st.sampled_from(kinds)), draw(st.integers(0, most))
     return {"act": act, "N": N + N % 2 if act == "swiglu" else N}
 
 
@@ -207,10 +207,22 @@ def _groups(draw: st.DrawFn) -> dict[str, Any]:
 def grouped_fp8_cases(draw: st.DrawFn) -> Case:
     scales_b = st.sampled_from(["tensor", "one", "group", "row", "1x128", "128x128"])
     return Case(
-        "drawn", **_groups(draw), N=draw(st.integers(0, 60)), K=draw(st.integers(0, 280)),
+        "drawn", **_groups(draw), **_activation(draw, 60), K=draw(st.integers(0, 280)),
         scale_a=draw(st.sampled_from(["tensor", "one", "row", "1x128"])), scale_b=draw(scales_b),
         bias=draw(st.none() | _dtypes), out=draw(_dtypes),
         layout=draw(st.sampled_from(["contiguous", "transposed", "sliced"])),
+        residual=draw(st.none() | _dtypes),
+    )  # fmt: skip
+
+
+@st.composite
+def grouped_quantize_cases(draw: st.DrawFn) -> Case:
+    dims = dict(draw(grouped_fp8_cases()).dims)
+    dims.pop("residual")
+    dims.pop("out")
+    return Case(
+        "drawn", **dims, granularity=draw(st.sampled_from(["row", "1x128"])),
+        codes=draw(st.sampled_from(["e4m3", "e4m3", "e5m2"])),
     )  # fmt: skip
 
 
@@ -218,8 +230,6 @@ def grouped_fp8_cases(draw: st.DrawFn) -> Case:
 def grouped_w4_cases(draw: st.DrawFn) -> Case:
     dims = dict(draw(w4_cases()).dims)
     dims.pop("M")
-    dims.pop("residual")
-    dims["act"] = dims["act"].replace("swiglu", "silu")
     return Case("drawn", **dims, **_groups(draw))
 
 
@@ -317,6 +327,7 @@ CASES = {
     "matmul_w4": w4_cases(),
     "grouped_matmul_fp8": grouped_fp8_cases(),
     "grouped_matmul_w4": grouped_w4_cases(),
+    "grouped_matmul_quantize_fp8": grouped_quantize_cases(),
     "quantize_fp8": quantize_cases(),
     "quantize_int8": quantize_int8_cases(),
     "rmsnorm_quantize_fp8": fused_cases(),

@@ -175,6 +175,38 @@ def _memory_efficient(query, key, value, attn_bias=None, p=0.0, scale=None, *, o
     return found.view(*query.shape[:-1], v.shape[-1])
 
 
+def _int_scaled_matmul(a, b, scales1):
+    """Only what torchao takes: scales [M, 1] or [1, 1]."""
+    assert scales1.shape in ((len(a), 1), (1, 1))
+    assert scales1.is_contiguous()
+    return (a.double() @ b.double()).to(scales1.dtype) * scales1
+
+
+class _Int8Tensor:
+    """A weight that F.linear knows how to multiply by."""
+
+    def __init__(self, qdata, scale, block_size, dtype, zero_point=None):
+        assert qdata.dtype == torch.int8
+        assert scale.shape == (qdata.shape[0], 1)
+        assert list(block_size) == [1, qdata.shape[1]]
+        self.weight = (qdata.float() * scale).to(dtype)
+
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        assert func is torch.nn.functional.linear
+        x, weight, *bias = args
+        return func(x, weight.weight, *bias)
+
+
+def _addmm_float8(
+    a_data, a_scale, b_data, b_scale, output_dtype, output_scale=None, bias=None,
+    use_fast_accum=False,
+):  # fmt: skip
+    assert b_data.stride(0) == 1
+    out = (a_data.float() * a_scale) @ (b_data.float() * b_scale)
+    return (out if bias is None else out + bias.float()).to(output_dtype)
+
+
 def _module(name: str, **names: Any) -> ModuleType:
     module = ModuleType(name)
     vars(module).update(names)
@@ -208,4 +240,20 @@ def modules(local: bool = True) -> dict[str, ModuleType]:
         ),
         "xformers": _module("xformers", ops=ops),
         "xformers.ops": ops,
+    }
+
+
+def torchao() -> dict[str, ModuleType]:
+    """For sys.modules."""
+    return {
+        "torchao": _module("torchao"),
+        "torchao.kernel": _module("torchao.kernel"),
+        "torchao.kernel.intmm": _module(
+            "torchao.kernel.intmm", int_scaled_matmul=_int_scaled_matmul
+        ),
+        "torchao.quantization": _module("torchao.quantization", Int8Tensor=_Int8Tensor),
+        "torchao.float8": _module("torchao.float8"),
+        "torchao.float8.inference": _module(
+            "torchao.float8.inference", addmm_float8_unwrapped_inference=_addmm_float8
+        ),
     }

@@ -74,6 +74,39 @@ def test_gradients_see_nothing_of_rows_in_no_group(seed: int) -> None:
     assert (named["scale_a"].grad[:5] != 0).all()
 
 
+@pytest.mark.parametrize("masked", [False, True])
+def test_two_matmuls_of_experts_meet_in_fp8(masked: bool, seed: int) -> None:
+    """Codes and scales as they come out of the first go into the second; a row of no group is 0."""
+    generator = torch.Generator().manual_seed(seed)
+    lead = (3, 4) if masked else (12,)
+    x, up, down = (
+        torch.randn(*s, generator=generator) for s in ((*lead, 40), (3 * 300, 40), (3 * 6, 150))
+    )
+    (a, scale_a), (b, scale_b), (c, scale_c) = (ak.quantize_fp8(t, "row") for t in (x, up, down))
+    counts = torch.tensor([4, 0, 3], dtype=torch.int32)
+    given = {"masked_m": counts} if masked else {"offsets": counts.cumsum(0).int()}
+    h, scale = ak.grouped_matmul_quantize_fp8(
+        a, b.view(3, 300, 40), scale_a, scale_b.view(3, 300, 1), **given, activation="swiglu"
+    )
+    assert scale.shape == (*lead, 2)
+    got = ak.grouped_matmul_fp8(
+        h, c.view(3, 6, 150), scale, scale_c.view(3, 6, 1), **given, out_dtype=torch.float32
+    )
+    own = torch.arange(4) < counts[:, None] if masked else torch.arange(12) < 7
+    group = torch.arange(3)[:, None].expand(3, 4) if masked else torch.tensor([0] * 4 + [2] * 8)
+    for at in own.nonzero().tolist():
+        e, row = int(group[tuple(at)]), tuple(at)
+        weight = b.view(3, 300, 40)[e].float() * scale_b.view(3, 300, 1)[e]
+        sums = (a[row].float() * scale_a[row]) @ weight.T
+        gate, more = sums.chunk(2)
+        wide = torch.nn.functional.silu(gate) * more
+        want = wide @ (c.view(3, 6, 150)[e].float() * scale_c.view(3, 6, 1)[e]).T
+        assert (got[row] - want).norm() <= 0.06 * want.norm()  # three bits of each code of h
+    assert (got[~own] == 0).all()
+    assert (h.view(torch.uint8)[~own] == 0).all()
+    assert (scale[~own] == 1).all()
+
+
 def _on_executor(named: dict[str, Any], seed: int) -> tuple[Tensor, tuple]:
     args = OP.flat(named)
     out = torch.full_like(OP.fake(*args), torch.nan)

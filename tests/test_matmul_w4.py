@@ -13,8 +13,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import aimills_kernels as ak
+from aimills_kernels import _aot
 from aimills_kernels._registry import get_op
-from aimills_kernels.kernels.matmul import config_w4, layout_w4
+from aimills_kernels.kernels.matmul import config_w4, epilogue, layout_w4
 from aimills_kernels.kernels.matmul.config_w4 import select_config
 
 OP = get_op("matmul_w4")
@@ -353,3 +354,15 @@ def test_the_workspace_is_what_splits_need() -> None:
         splits = config.splits if not config.walked else 0
         assert asked == (splits * x.shape[0] * codes.shape[0] if splits > 1 else 0)
         assert (asked > 0) == (name in ("llama3-8b-qkv-1", "aot-invariant"))
+
+
+def test_one_kernel_adds_five_to_eight_splits_of_any_rows() -> None:
+    """Layers of a model differ in their splits; a kernel for each would be compiled anew."""
+    seen: list[Any] = []
+    with _aot.compiling_for(90, seen.append):
+        for splits, M in ((5, 3), (6, 16), (8, 64)):
+            work = torch.empty(splits * M * 256, device="meta")
+            out = torch.empty(M, 256, dtype=torch.bfloat16, device="meta")
+            epilogue.add_splits(work, splits, M, 256, epilogue.End(out))
+    assert len(seen) == 3
+    assert len({kernel.hash for kernel in seen}) == 1

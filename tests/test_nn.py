@@ -64,6 +64,42 @@ def test_a_state_goes_from_one_layer_to_another(scheme: str) -> None:
     assert scheme in repr(first)
 
 
+@pytest.mark.parametrize("wrong", [torch.nan, torch.inf, 0.0])
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_a_scale_that_is_none_is_not_loaded(scheme: str, wrong: float) -> None:
+    """And with it nothing of its layer."""
+    model = nn.Sequential(nn.ReLU(), QuantLinear.from_linear(linear(), scheme))
+    before = copy.deepcopy(model.state_dict())
+    name = "1.scales" if scheme.startswith("w4") else "1.scale"
+    state = copy.deepcopy(before)
+    state[name].view(-1)[-1] = wrong
+    says = f"QuantLinear: {name} must {'be finite' if wrong else 'not be 0'}"
+    for assign in (False, True):
+        with pytest.raises(RuntimeError, match=says):
+            model.load_state_dict(state, assign=assign)
+    after = model.state_dict()
+    assert all(torch.equal(t.view(-1).view(torch.uint8), after[n].view(-1).view(torch.uint8))
+               for n, t in before.items())  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("scheme", "change", "says"),
+    [
+        ("fp8-row", dict(weight=torch.ones(70, 150, dtype=torch.int8)),
+         "part.weight must be float8_e4m3fn for fp8-row, got int8"),
+        ("int8", dict(weight=torch.ones(70, 150).to(torch.float8_e4m3fn)),
+         "part.weight must be int8 for int8, got float8"),
+        ("w4-g32-asym", dict(zeros=torch.full((5, 70), 17, dtype=torch.uint8)),
+         "QuantLinear part: zeros must be 0 to 16, got 17"),
+    ],
+)  # fmt: skip
+def test_codes_of_another_kind_are_not_loaded(scheme: str, change: dict, says: str) -> None:
+    made = nn.ModuleDict({"part": QuantLinear.from_linear(linear(), scheme)})
+    changed = {f"part.{name}": t for name, t in change.items()}
+    with pytest.raises(RuntimeError, match=says):
+        made.load_state_dict(made.state_dict() | changed)
+
+
 @pytest.mark.parametrize("scheme", ["w4-g32", "int8-weight"])
 def test_gradients_flow_where_activations_stay(scheme: str) -> None:
     made = QuantLinear.from_linear(linear(), scheme)
@@ -174,6 +210,8 @@ def test_what_is_no_model_is_said() -> None:
         quantize_(nn.Sequential(linear()), "int8", filter=3)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"linear must be an nn\.Linear, got int"):
         QuantLinear.from_linear(3, "int8")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"weight must be a Quantized of .*, got int"):
+        QuantLinear.from_quantized(3)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="QuantLinear: x must be a tensor, got list"):
         QuantLinear.from_linear(linear(), "int8")([1])
 
@@ -224,6 +262,8 @@ def test_a_checkpoint_s_scheme_is_kept() -> None:
     assert QuantLinear.from_quantized(weight, "int8").scheme == "int8"
     with pytest.raises(ValueError, match="scheme must be int8-weight for weights of int8-channel"):
         QuantLinear.from_quantized(weight, "fp8-row")
+    with pytest.raises(ValueError, match=r"QuantLinear: weight\.scales must not be 0"):
+        QuantLinear.from_quantized(dataclasses.replace(weight, scales=0 * weight.scales))
     groups = dataclasses.replace(weight, scales=torch.ones(2, 70), group_size=75)
     with pytest.raises(ValueError, match="no layer multiplies by weights of int8-g75 yet"):
         QuantLinear.from_quantized(groups)

@@ -131,6 +131,49 @@ def test_scaled_matmuls(name: str) -> None:
         multiply(*mixed)
 
 
+@pytest.mark.parametrize("own", [False, True], ids=["stand-in", "torchao"])
+@pytest.mark.parametrize(
+    ("op_name", "dims"),
+    [
+        ("matmul_fp8", dict(scale_a="row", scale_b="row", bias="bf16")),
+        ("matmul_int8", dict(scale_a="row", scale_b="row", bias="f32", act="swiglu")),
+        ("matmul_int8", dict(residual="bf16")),
+        ("matmul_w8", dict(scale_b="row", bias="f32", act="gelu", residual="f32")),
+        ("matmul_w8", dict(dtype="f16")),
+    ],
+)
+def test_torchao(
+    op_name: str, dims: dict[str, Any], own: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its own matmul where it is installed, and always what is asked of it."""
+    adapter, op = ADAPTERS["torchao"], get_op(op_name)
+    if own and (reason := adapter.absent()):
+        pytest.skip(f"not run: {reason}")
+    for name, module in fake_peers.torchao().items() if not own else ():
+        monkeypatch.setitem(sys.modules, name, module)
+    case = Case("small", M=20, N=32, K=64, **dims)
+    named = dict(zip(op.params, op.make_inputs(case, "cpu", 0), strict=True))
+    if op_name == "matmul_int8":  # a CPU's _int_mm may saturate sums of pairs of larger codes
+        named |= {n: named[n] // 2 for n in ("a", "b")}
+    args = op.flat(named)
+    got, want = adapter.ops[op_name](*args), op.reference(*args)
+    assert got.dtype == want.dtype
+    off = (got.float() - want.float()).abs().mean()
+    assert off <= 0.01 * want.float().abs().mean()
+
+
+def test_what_torchao_does_not_take_is_said() -> None:
+    for name, case, says in (
+        ("matmul_int8", "zero", "zero points"), ("matmul_w4", "tiny", "the peer int4pack"),
+        ("matmul_fp8", "block-tiny", "for each row of both"),
+        ("matmul_fp8", "invariant", "picks kernels by M"),
+    ):  # fmt: skip
+        op = get_op(name)
+        found = next(c for c in op.cases if c.name == case or (case == "zero" and c.get("zero")))
+        with pytest.raises(NotImplementedError, match=says):
+            ADAPTERS["torchao"].ops[name](*op.make_inputs(found, "cpu", 0))
+
+
 @pytest.mark.parametrize("name", ["int4pack", "16-bit matmul"])
 @pytest.mark.parametrize("asym", [False, True])
 def test_weights_of_4_bits(name: str, asym: bool) -> None:
@@ -152,7 +195,8 @@ def test_weights_of_4_bits(name: str, asym: bool) -> None:
         ("matmul_int8", dict(M=5, N=32, K=64, scale_a="row", scale_b="row", zero="codes")),
         ("grouped_matmul_fp8", dict(counts=(3, 0, 6), N=32, K=64, scale_a="row", scale_b="row")),
         ("grouped_matmul_fp8", dict(counts=(3, 0, 6), M=7, masked=True, N=32, K=64)),
-        ("grouped_matmul_w4", dict(counts=(3, 0, 6), N=32, K=128, asym=True, act="silu")),
+        ("grouped_matmul_fp8", dict(counts=(3, 0, 6), N=64, K=64, act="swiglu")),
+        ("grouped_matmul_w4", dict(counts=(3, 0, 6), N=32, K=128, asym=True, act="swiglu")),
         ("grouped_matmul_w4", dict(counts=(3, 0, 6), M=7, masked=True, N=32, K=64, group=32)),
     ],
 )
@@ -162,7 +206,7 @@ def test_matmuls_by_wider_operands_or_in_groups(op_name: str, dims: dict[str, An
     args = op.make_inputs(Case("small", **dims), "cpu", 0)
     want, tried = op.reference(*args).float(), 0
     for adapter in ADAPTERS.values():
-        if op_name not in adapter.ops or adapter.name == "F.scaled_grouped_mm":
+        if op_name not in adapter.ops or adapter.name in ("F.scaled_grouped_mm", "torchao"):
             continue
         got = adapter.ops[op_name](*args).float()
         assert (got - want).abs().mean() <= 0.01 * want.abs().mean(), adapter.name
@@ -176,6 +220,7 @@ def test_what_pytorch_does_not_take_in_groups_is_said() -> None:
         ("F.scaled_grouped_mm", "tiny", "runs on a GPU"),
         ("F.scaled_mm, group by group", "invariant", "promises no bits"),
         ("bf16 grouped", "tiny", "without a bias"),
+        ("bf16 grouped", "residual", "a residual"),
         ("bf16 grouped", "block-a-only", "scales by row or tensor"),
     ):
         args = op.make_inputs(op.case(case), "cpu", 0)

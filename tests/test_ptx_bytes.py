@@ -47,6 +47,7 @@ FACTORS = {
     ("grouped_matmul_w4", "triton"): (4.4, TILES),
     ("rmsnorm_quantize_fp8", "triton"): (1.55, "each row loads the norm's weights again"),
     ("matmul_quantize_fp8", "triton"): (3.9, TILES),
+    ("grouped_matmul_quantize_fp8", "triton"): (6.1, TILES),
     ("video_to_tensor", "nvrtc"): (2.1, TAPS),
     ("video_to_tensor", "triton"): (3.2, TAPS),
     ("video_to_tensor_ragged", "nvrtc"): (1.9, TAPS),

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from aimills_kernels.harness.peers import Prepared
-from aimills_kernels.kernels.matmul.activations import activate
+from aimills_kernels.kernels.matmul.activations import GATED, activate, finish
 from aimills_kernels.kernels.matmul.config import in_blocks
 from aimills_kernels.kernels.matmul.groups import of_group
 from aimills_kernels.kernels.matmul.layout_w4 import dequantize
@@ -44,15 +44,17 @@ def _promise(invariant: bool, name: str) -> None:
 def _ahead_of_each(
     a: Tensor, b: Tensor, scale_a: Tensor, scale_b: Tensor, offsets: Tensor | None,
     masked_m: Tensor | None, bias: Tensor | None, out_dtype: torch.dtype, batch_invariant: bool,
+    residual: Tensor | None, activation: str,
 ) -> tuple[Rows, Tensor]:  # fmt: skip
     _promise(batch_invariant, "F.scaled_mm")
-    out = a.new_zeros((*a.shape[:-1], b.shape[1]), dtype=out_dtype)
+    width = b.shape[1] // 2 if activation == GATED else b.shape[1]
+    out = a.new_zeros((*a.shape[:-1], width), dtype=out_dtype)
     return _groups(offsets, masked_m, len(b)), out
 
 
 def _each(made: tuple[Rows, Tensor], *args: Any) -> Tensor:
     """F.scaled_mm for each group in turn, whose lengths the host knows."""
-    a, b, scale_a, scale_b, _, _, bias, out_dtype, _ = args
+    a, b, scale_a, scale_b, _, _, bias, out_dtype, _, residual, activation = args
     groups, out = made
     for e, rows in groups:
         scales = scale_a[rows] if scale_a.dim() > 1 else scale_a
@@ -60,7 +62,7 @@ def _each(made: tuple[Rows, Tensor], *args: Any) -> Tensor:
         across = across[0, 0] if across.shape[:1] == (1,) and across.dim() == 2 else across
         out[rows] = scaled_mm(
             a[rows], b[e], scales, across, of_group(bias, e, 2), out_dtype, "promoted", False,
-            None, "none",
+            None if residual is None else residual[rows], activation,
         )  # fmt: skip
     return out
 
@@ -71,6 +73,7 @@ def _each(made: tuple[Rows, Tensor], *args: Any) -> Tensor:
 def _ahead_of_scaled(
     a: Tensor, b: Tensor, scale_a: Tensor, scale_b: Tensor, offsets: Tensor | None,
     masked_m: Tensor | None, bias: Tensor | None, out_dtype: torch.dtype, batch_invariant: bool,
+    residual: Tensor | None, activation: str,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     _promise(batch_invariant, "F.scaled_grouped_mm")
     E, N, K = b.shape
@@ -88,13 +91,16 @@ def _ahead_of_scaled(
     return offsets[len(offsets) - E :], scale_b[..., 0].contiguous()
 
 
-def _scaled(made: tuple[Tensor, Tensor], a: Tensor, b: Tensor, scale_a: Tensor, *_: Any) -> Tensor:
-    """F.scaled_grouped_mm: scales by row, rows by offsets."""
+def _scaled(
+    made: tuple[Tensor, Tensor], a: Tensor, b: Tensor, scale_a: Tensor, *rest: Any
+) -> Tensor:
+    """F.scaled_grouped_mm: scales by row, rows by offsets; activation and residual behind it."""
     ends, across = made
     kind = F.ScalingType.RowWise
-    return F.scaled_grouped_mm(
+    out = F.scaled_grouped_mm(
         a, b.transpose(1, 2), scale_a[:, 0].contiguous(), kind, across, kind, offs=ends
     )
+    return finish(out, None, rest[-1], rest[-2], out.dtype)
 
 
 # ---- F.grouped_mm in bf16
@@ -117,30 +123,38 @@ def _wide(
 def _ahead_of_codes(
     a: Tensor, b: Tensor, scale_a: Tensor, scale_b: Tensor, offsets: Tensor | None,
     masked_m: Tensor | None, bias: Tensor | None, out_dtype: torch.dtype, batch_invariant: bool,
+    residual: Tensor | None, activation: str,
 ) -> tuple[Tensor, Tensor, Tensor | None]:  # fmt: skip
     _promise(batch_invariant, "F.grouped_mm")
-    if bias is not None or in_blocks(scale_a, scale_b, b.shape[1]) or out_dtype != torch.bfloat16:
+    plain = bias is None and residual is None and out_dtype == torch.bfloat16
+    if in_blocks(scale_a, scale_b, b.shape[1]) or not plain:
         raise NotImplementedError(
-            "F.grouped_mm is timed on scales by row or tensor, without a bias, with bf16 output"
+            "F.grouped_mm is timed on scales by row or tensor, without a bias and a residual, with "
+            "bf16 output"
         )
     wide = (a.float() * scale_a).bfloat16(), (b.float() * scale_b).bfloat16()
     return _wide(wide[0], wide[1].transpose(1, 2), offsets, masked_m)
 
 
-def _grouped(made: tuple[Tensor, Tensor, Tensor | None], *_: Any) -> Tensor:
+def _grouped(made: tuple[Tensor, Tensor, Tensor | None], *args: Any) -> Tensor:
     """F.grouped_mm of both in bf16, or a batched matmul with masked_m; twice the bytes of fp8."""
+    return _wide_matmul(made, args[10])
+
+
+def _wide_matmul(made: tuple[Tensor, Tensor, Tensor | None], activation: str) -> Tensor:
     rows, weights, ends = made
-    return rows @ weights if ends is None else F.grouped_mm(rows, weights, offs=ends)
+    out = rows @ weights if ends is None else F.grouped_mm(rows, weights, offs=ends)
+    return activate(out, activation)
 
 
 def _ahead_of_w4(
     x: Tensor, codes: Tensor, scales: Tensor, zeros: Tensor | None, perm: Tensor | None,
     group_of: Tensor | None, offsets: Tensor | None, masked_m: Tensor | None, bias: Tensor | None,
-    group_size: int, offset: int, activation: str, batch_invariant: bool,
+    residual: Tensor | None, group_size: int, offset: int, activation: str, batch_invariant: bool,
 ) -> tuple[Tensor, Tensor, Tensor | None]:  # fmt: skip
     _promise(batch_invariant, "F.grouped_mm")
-    if bias is not None or x.dtype != torch.bfloat16:
-        raise NotImplementedError("F.grouped_mm is timed in bf16 and without a bias")
+    if bias is not None or residual is not None or x.dtype != torch.bfloat16:
+        raise NotImplementedError("F.grouped_mm is timed in bf16, without a bias and a residual")
     weights = [
         dequantize(
             codes[e], scales[e], of_group(zeros, e, 3), of_group(perm, e, 2),
@@ -153,7 +167,7 @@ def _ahead_of_w4(
 
 def _grouped_w4(made: tuple[Tensor, Tensor, Tensor | None], *args: Any) -> Tensor:
     """F.grouped_mm of weights in bf16, or a batched matmul with masked_m; four times the bytes."""
-    return activate(_grouped(made), args[11])
+    return _wide_matmul(made, args[12])
 
 
 each: Callable[..., Any] = Prepared(_ahead_of_each, _each)

@@ -212,4 +212,8 @@ ERRORS = (
             "cu_seqlens_q must rise", base=_PACKED, value=True),
     Invalid("cu beyond q", edit(cu_seqlens_q=_ints(0, 1, 8, 8, 28, 34)),
             "to at most 33, the tokens there are", base=_PACKED, value=True),
+    Invalid("a scale of 0", edit(k_scale=lambda a: torch.zeros(())),
+            "k_scale must be positive and finite", base=_FP8, value=True),
+    Invalid("a scale that is NaN", edit(v_scale=lambda a: torch.full((), torch.nan)),
+            "v_scale must be positive and finite", base=_FP8, value=True),
 )  # fmt: skip

@@ -19,6 +19,7 @@ from aimills_kernels.kernels.attention.pages import (
     check_cu,
     check_lengths,
     check_scale,
+    check_scale_values,
     check_table,
     lay_out,
 )
@@ -152,8 +153,7 @@ def values(
     what = "cache_seqlens with the new tokens"
     check_lengths(NAME, what, first + new, first, page_table, k_cache)
     for name, scale in (("k_scale", k_scale), ("v_scale", v_scale)):
-        if scale is not None and not bool(((scale > 0) & scale.isfinite()).all()):
-            raise ValueError(f"{NAME}: {name} must be positive and finite")
+        check_scale_values(NAME, name, scale, k_cache)
     if k.numel() and k_cache.shape[0]:
         slots, valid = _slots(k, k_cache, page_table, cache_seqlens, cu_seqlens)
         taken, count = slots[valid].unique(return_counts=True)

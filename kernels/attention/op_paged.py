@@ -36,6 +36,7 @@ from aimills_kernels.kernels.attention.pages import (
     check_cu,
     check_lengths,
     check_scale,
+    check_scale_values,
     check_table,
     lay_out,
 )
@@ -154,6 +155,8 @@ def values(
     capacity = page_table.shape[1] * k_cache.shape[1]
     first = first_keys(q, cache_seqlens, cu_seqlens_q, window_left, capacity)
     check_lengths(NAME, "cache_seqlens", cache_seqlens, first, page_table, k_cache)
+    for name, t in (("k_scale", k_scale), ("v_scale", v_scale)):
+        check_scale_values(NAME, name, t, k_cache)
 
 
 def inputs(case: Case, generator: torch.Generator) -> dict[str, Any]:

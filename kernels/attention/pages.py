@@ -68,6 +68,13 @@ def check_scale(op: str, name: str, scale: Tensor | None, cache: Tensor) -> None
         raise ValueError(f"{op}: {name} must be float32 [] or [{G}], got {describe(scale)}")
 
 
+def check_scale_values(op: str, name: str, scale: Tensor | None, cache: Tensor) -> None:
+    if scale is None or not cache.shape[2]:
+        return
+    if not bool(((scale > 0) & scale.isfinite()).all()):
+        raise ValueError(f"{op}: {name} must be positive and finite")
+
+
 def check_lengths(
     op: str, what: str, lengths: Tensor, first: Tensor, page_table: Tensor, cache: Tensor
 ) -> None:

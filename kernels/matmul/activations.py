@@ -20,18 +20,16 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 GATED = "swiglu"
 
 
-def check_activation(
-    op: str, activation: str, N: int, gated: bool = True, weight: str = "b"
-) -> int:
+def check_activation(op: str, activation: str, N: int, weight: str = "b") -> int:
     """The columns of the output for N rows of `weight`."""
-    if activation == GATED and gated:
+    if activation == GATED:
         if N % 2:
             raise ValueError(
                 f"{op}: {weight} must have an even N for swiglu, a gate and as many, got {N}"
             )
         return N // 2
     if activation not in ACTIVATIONS:
-        words = ", ".join((*ACTIVATIONS, GATED) if gated else ACTIVATIONS)
+        words = ", ".join((*ACTIVATIONS, GATED))
         raise ValueError(f"{op}: activation must be one of {words}, got {activation!r}")
     return N
 

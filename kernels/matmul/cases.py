@@ -53,11 +53,13 @@ def width(case: Case) -> int:
     return case.N // 2 if case.get("act") == GATED else case.N
 
 
-def end_of(case: Case, generator: torch.Generator) -> dict[str, Any]:
-    """`act`, and `residual`, what dtype that has."""
+def end_of(
+    case: Case, generator: torch.Generator, rows: tuple[int, ...] | None = None
+) -> dict[str, Any]:
+    """`act`, and `residual`, what dtype that has. `rows`: the dims of the output but its last."""
     drawn: dict[str, Any] = {"activation": case.one_of("act", *ACTIVATIONS, GATED)}
     if dtype := WIDE.get(case.one_of("residual", None, *WIDE)):
-        shape = case.M, width(case)
+        shape = *((case.M,) if rows is None else rows), width(case)
         normal = torch.randn(shape, generator=generator, device=generator.device)
         drawn["residual"] = lay_out(case, "residual", (normal * 8).to(dtype))
     return {"residual": None, **drawn}

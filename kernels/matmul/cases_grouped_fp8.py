@@ -13,7 +13,14 @@ from aimills_kernels.kernels.matmul import cases_fp8
 from aimills_kernels.kernels.matmul.cases import lay_out
 from aimills_kernels.kernels.matmul.config import BLOCK, blocks_of
 from aimills_kernels.kernels.matmul.formats import WIDE
-from aimills_kernels.kernels.matmul.groups import lengths, rows_in, skewed, unowned
+from aimills_kernels.kernels.matmul.groups import (
+    end_bytes_of_groups,
+    end_of_groups,
+    lengths,
+    rows_in,
+    skewed,
+    unowned,
+)
 
 SCALES_B = ("tensor", "one", "group", "row", "1x128", "128x128")
 
@@ -23,7 +30,8 @@ def inputs(case: Case, generator: torch.Generator) -> dict[str, Any]:
     E, N, K = len(case.counts), case.N, case.K
     lead, whole = rows_in(case), max(1, blocks_of(N)) * BLOCK  # no block of b is that of two groups
     kind = case.one_of("scale_b", *SCALES_B)
-    flat = {**case.dims, "M": math.prod(lead), "N": E * whole, "layout": "contiguous",
+    plain = {name: v for name, v in case.dims.items() if name not in ("act", "residual")}
+    flat = {**plain, "M": math.prod(lead), "N": E * whole, "layout": "contiguous",
             "scale_b": "row" if kind == "group" else kind}  # fmt: skip
     drawn = cases_fp8.inputs(Case(case.name, **flat), generator)
     given = lengths(case, generator)
@@ -52,6 +60,7 @@ def inputs(case: Case, generator: torch.Generator) -> dict[str, Any]:
         **given,
         "out_dtype": drawn["out_dtype"],
         "batch_invariant": drawn["batch_invariant"],
+        **end_of_groups(case, generator, given),
     }
 
 
@@ -68,7 +77,7 @@ def cost(case: Case) -> Cost:
     blocks = {"128x128": blocks_of(N) * blocks_of(K), "1x128": N * blocks_of(K), "row": N}
     scales += active * blocks.get(case.get("scale_b", "tensor"), 1)
     bias = active * N * WIDE[case.bias].itemsize if case.get("bias") else 0
-    out = math.prod(rows_in(case)) * N * WIDE[case.get("out", "bf16")].itemsize
+    out = end_bytes_of_groups(case, WIDE[case.get("out", "bf16")])
     return Cost(2 * rows * N * K, rows * K + active * N * K + out + 4 * scales + bias, "fp8")
 
 
@@ -107,6 +116,24 @@ CASES = (
     Case("sparse", counts=(3, 2), N=9, K=40, **_ROWS, layout="sparse", tags=_I),
     Case("invariant", counts=(2, 0, 30), N=50, K=200, **_ROWS, invariant=True, tags=_FULL),
     Case("invariant-block", counts=(3, 0, 30), N=50, K=200, **_BLOCKS, invariant=True),
+    Case("residual", counts=(5, 0, 12), N=32, K=40, tail=3, residual="f32", act="gelu"),
+    Case("residual-masked", counts=(5, 0, 3), M=6, N=20, K=70, masked=True, **_ROWS,
+         residual="bf16", act="relu", bias="f32", tags=_FULL),
+    Case("residual-sliced", counts=(5, 2), tail=2, N=30, K=40, scale_a="row", residual="f16",
+         out="f16", layout="sliced"),
+    Case("gated", counts=(19, 0, 2), N=70, K=150, tail=3, **_ROWS, act="swiglu", bias="bf16",
+         residual="f16", tags=_I),
+    Case("gated-block", counts=(3, 18, 0), M=19, N=268, K=260, masked=True, **_BLOCKS, act="swiglu",
+         bias="f32", tags=_FULL),
+    Case("gated-block-whole", counts=(3, 18), N=256, K=260, **_BLOCKS, act="swiglu", tags=_FULL),
+    Case("gated-vectors", counts=(3, 4), N=62, K=300, scale_a="1x128", scale_b="1x128",
+         act="swiglu", out="f32"),
+    Case("gated-invariant", counts=(3, 4), N=62, K=90, **_ROWS, act="swiglu", invariant=True,
+         tags=_FULL),
+    Case("gated-empty", counts=(0, 0), N=20, K=40, tail=5, act="swiglu", residual="bf16"),
+    Case("activation", counts=(3, 4), N=33, K=60, **_ROWS, act="gelu_tanh", out="f32"),
+    Case("activation-silu", counts=(3, 0, 4), M=4, N=20, K=600, masked=True, **_ROWS, act="silu",
+         bias="f32", layout="transposed"),
     Case("deepseek-v3-gate-up-decode", counts=(16,) * 8, M=64, N=4096, K=7168, masked=True,
          **_BLOCKS, cpu=_SMALL_MASKED, tags={"bench", "accept"}),
     Case("deepseek-v3-down-decode", counts=(16,) * 8, M=64, N=7168, K=2048, masked=True,
@@ -117,6 +144,14 @@ CASES = (
          tags={"bench", "accept"}),
     Case("gpt-oss-20b-gate-up-64", counts=skewed(32, 256), N=5760, K=2880, **_ROWS, bias="bf16",
          cpu=_SMALL, tags={"bench"}),
+    Case("deepseek-v3-gate-up-decode-swiglu", counts=(16,) * 8, M=64, N=4096, K=7168, masked=True,
+         **_BLOCKS, act="swiglu", cpu=_SMALL_MASKED, tags={"bench"}),
+    Case("qwen3-235b-gate-up-8192-swiglu", counts=skewed(128, 8192), N=3072, K=4096, **_ROWS,
+         act="swiglu", cpu=_SMALL, tags={"bench"}),
+    Case("aot-gated-block", counts=(1024,) * 2, N=4096, K=512, **_BLOCKS, act="swiglu", cpu=_SMALL,
+         tags={"aot"}),
+    Case("aot-gated-rows", counts=(1024,) * 2, N=4096, K=512, **_ROWS, act="swiglu", bias="bf16",
+         residual="bf16", cpu=_SMALL, tags={"aot"}),
     Case("aot-block", counts=(1024,) * 2, N=4096, K=512, **_BLOCKS, cpu=_SMALL, tags={"aot"}),
     Case("aot-masked", counts=(16,) * 2, M=64, N=512, K=512, masked=True, **_BLOCKS,
          cpu=_SMALL_MASKED, tags={"aot"}),

@@ -54,13 +54,13 @@ def check_bias(op: str, bias: Tensor | None, *shape: int) -> None:
         raise ValueError(f"{op}: bias must be {list(shape)}, got {describe(bias)}")
 
 
-def check_residual(op: str, residual: Tensor | None, M: int, N: int) -> None:
+def check_residual(op: str, residual: Tensor | None, *shape: int) -> None:
     if residual is None:
         return
     if residual.dtype not in WIDE.values():
         raise ValueError(f"{op}: residual must be bf16, f16 or f32, got {describe(residual)}")
-    if tuple(residual.shape) != (M, N):
-        raise ValueError(f"{op}: residual must be [{M}, {N}], as out, got {describe(residual)}")
+    if tuple(residual.shape) != shape:
+        raise ValueError(f"{op}: residual must be {list(shape)}, as out, got {describe(residual)}")
 
 
 def check_out_dtype(op: str, out_dtype: torch.dtype) -> None:

@@ -162,11 +162,13 @@ def select_split_config(shape: Shape, blocks: bool, sm: int) -> Config:
 
 
 def select_codes_config(shape: Shape, blocks: bool, columns: int, sm: int) -> Config:
-    """The built-in tiles where the output is quantised: `columns` wide, if not 0. Half as many rows
-    then need no more registers."""
+    """The built-in tiles where the output is quantised: `columns` wide, if not 0."""
     found = select_split_config(shape, blocks, sm)
-    if columns == 0 or found.splits > 1:
-        return found
+    return found if columns == 0 or found.splits > 1 else _as_wide(found, shape, columns, sm)
+
+
+def _as_wide(found: Config, shape: Shape, columns: int, sm: int) -> Config:
+    """Half as many rows then need no more registers."""
     block_k = min(64 if shape.decode or columns > 128 else BLOCK, found.block_k)
     block_k = block_k if shape.aligned else 32
     block_m = min(found.block_m, (32 if shape.decode else 64) if shape.aligned else 16)
@@ -211,17 +213,27 @@ def split_sums(c: Config, m: int, n: int) -> int:
     return c.splits * m * n if c.splits > 1 else 0
 
 
-def select_grouped_config(shape: Shape, blocks: bool, sm: int) -> Config:
-    """The built-in tiles of rows in groups. With codes in float16 and scales of blocks, 128 by 128
-    spilled 72 bytes on sm_80."""
+def select_grouped_config(shape: Shape, blocks: bool, sm: int, columns: int = 0) -> Config:
+    """The built-in tiles of rows in groups, `columns` wide if not 0. On sm_80, with codes in
+    float16, spilled: 128 by 128 with scales of blocks (72 bytes) and 256 columns of four warps (8);
+    where codes are read one by one and there are gates, 64 deep (104 on sm_90 with scales of
+    blocks, 64 even of 32 deep on sm_80)."""
     found = select_block_config(shape, sm) if blocks else select_config(shape, sm)
-    return replace(found, block_m=min(64, found.block_m)) if blocks and shape.decode else found
+    if blocks and shape.decode:
+        found = replace(found, block_m=min(64, found.block_m))
+    if not shape.aligned:
+        found = replace(found, block_k=32, block_n=min(32 if blocks else 64, found.block_n))
+    if columns:
+        found = _as_wide(found, shape, columns, sm)
+        found = replace(found, num_warps=8) if shape.decode and columns > 128 else found
+    return found
 
 
-def grouped_candidates(shape: Shape, blocks: bool, sm: int) -> tuple[Config, ...]:
+def grouped_candidates(shape: Shape, blocks: bool, sm: int, columns: int = 0) -> tuple[Config, ...]:
     """As `candidates`, for `select_grouped_config`."""
-    built_in = select_grouped_config(shape, blocks, sm)
-    return built_in, *_others(built_in, shape, sm)
+    built_in = select_grouped_config(shape, blocks, sm, columns)
+    others = _others(built_in, shape, sm)
+    return built_in, *(c for c in others if columns in (0, c.block_n))
 
 
 def blocks_of(n: int) -> int:

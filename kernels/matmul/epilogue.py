@@ -57,6 +57,19 @@ def finish_tile(
     ACTIVATION: tl.constexpr, E5M2: tl.constexpr, ENCODE: tl.constexpr,
 ):  # fmt: skip
     """To memory, from float32. With scale_ptr as codes: a tile is one block of 128 of each row."""
+    out, offs_n, N = finished(
+        out, bias_ptr, residual_ptr, stride_bias, stride_rm, stride_rn, offs_m, offs_n, tile_n, M,
+        N, BLOCK_M, BLOCK_N, ACTIVATION,
+    )  # fmt: skip
+    store_finished(out, out_ptr, scale_ptr, M, offs_m, offs_n, tile_n, M, N, E5M2, ENCODE)
+
+
+@triton.jit
+def finished(
+    out, bias_ptr, residual_ptr, stride_bias, stride_rm, stride_rn, offs_m, offs_n, tile_n, M, N,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, ACTIVATION: tl.constexpr,
+):  # fmt: skip
+    """In float32, the columns of the output, and how many it has."""
     if bias_ptr is not None:
         out += widen(load_each(bias_ptr, offs_n, N, stride_bias))[None, :]
     if ACTIVATION == "swiglu":
@@ -66,15 +79,25 @@ def finish_tile(
         N = N // 2
     else:
         out = activated(out, ACTIVATION)
-    inside = (offs_m < M)[:, None] & (offs_n < N)[None, :]
     if residual_ptr is not None:
+        inside = (offs_m < M)[:, None] & (offs_n < N)[None, :]
         places = residual_ptr + offs_m[:, None] * stride_rm + offs_n[None, :] * stride_rn
         out += widen(tl.load(places, mask=inside, other=0.0))
+    return out, offs_n, N
+
+
+@triton.jit
+def store_finished(
+    out, out_ptr, scale_ptr, stride_scale, offs_m, offs_n, tile_n, M, N, E5M2: tl.constexpr,
+    ENCODE: tl.constexpr,
+):  # fmt: skip
+    """stride_scale: from the scales of one block of all rows to the next."""
     if scale_ptr is not None:
         out = tl.where((offs_n < N)[None, :], out, 0.0)
         top = tl.max(_magnitude_bits(out), 1)
         scale = _scale(top, E5M2)
-        tl.store(scale_ptr + tile_n.to(tl.int64) * M + offs_m, scale, mask=offs_m < M)
+        tl.store(scale_ptr + tile_n.to(tl.int64) * stride_scale + offs_m, scale, mask=offs_m < M)
+        inside = (offs_m < M)[:, None] & (offs_n < N)[None, :]
         _store_codes(
             out_ptr + offs_m[:, None] * N + offs_n[None, :], inside, out, scale[:, None],
             (top < INF_BITS)[:, None], E5M2, ENCODE,
@@ -91,13 +114,14 @@ def split_of(K, per_split, stride_ak, stride_bk):
     return begin, begin * stride_ak, begin * stride_bk, depth
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["M", "splits"])
 def _add_splits_kernel(
     out_ptr, scale_ptr, work_ptr, bias_ptr, residual_ptr, stride_bias, stride_rm, stride_rn, M, N,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, SPLITS: tl.constexpr, ACTIVATION: tl.constexpr,
-    E5M2: tl.constexpr, ENCODE: tl.constexpr,
+    splits, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, MOST: tl.constexpr,
+    ACTIVATION: tl.constexpr, E5M2: tl.constexpr, ENCODE: tl.constexpr,
 ):  # fmt: skip
-    """The sums of all splits, which are read at once, are added from the first to the last."""
+    """The sums of all splits, which are read at once, are added from the first to the last; -0 for
+    those from `splits` to MOST, as 0 would not leave a -0 as it is."""
     PAIRED: tl.constexpr = ACTIVATION == "swiglu"
     tile_m, tile_n = tile_of(M, N, BLOCK_M, BLOCK_N, 8)
     offs_m = tile_m.to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
@@ -105,8 +129,9 @@ def _add_splits_kernel(
     at = work_ptr + offs_m[:, None] * N + offs_n[None, :]
     inside = (offs_m < M)[:, None] & (offs_n < N)[None, :]
     out = tl.load(at, mask=inside, other=0.0)
-    for split in tl.static_range(1, SPLITS):
-        out += tl.load(at + tl.cast(split, tl.int64) * M * N, mask=inside, other=0.0)
+    for split in tl.static_range(1, MOST):
+        there = inside & (split < splits)
+        out += tl.load(at + tl.cast(split, tl.int64) * M * N, mask=there, other=-0.0)
     finish_tile(
         out, out_ptr, scale_ptr, bias_ptr, residual_ptr, stride_bias, stride_rm, stride_rn,
         offs_m, offs_n, tile_n, M, N, BLOCK_M, BLOCK_N, ACTIVATION, E5M2, ENCODE,
@@ -141,6 +166,18 @@ class End:
             (0, 0) if self.residual is None else self.residual.stride()
         )
 
+    def strides_of_groups(self, masked: bool) -> tuple[int, ...]:
+        """From group to group and within one, for `segments.finish_group`: of the output, of its
+        codes' scales, of the bias and of the residual."""
+        out, bias, residual, scales = self.out, self.bias, self.residual, (0, 0)
+        if self.scale is not None:  # [blocks, all rows]
+            scales = out.shape[-2] if masked else 0, out.shape[:-1].numel()
+        return (
+            out.stride(0) if masked else 0, *scales, *((0, 0) if bias is None else bias.stride()),
+            *((0, 0, 0) if residual is None
+              else (residual.stride(0) if masked else 0, *residual.stride()[-2:])),
+        )  # fmt: skip
+
     @property
     def options(self) -> dict[str, str | bool]:
         return dict(
@@ -154,10 +191,11 @@ def _encoded(codes: torch.Tensor) -> bool:
 
 
 def add_splits(work: torch.Tensor, splits: int, M: int, N: int, end: End) -> None:
-    """`work` holds [splits, M, N] float32."""
+    """`work` holds [splits, M, N] float32. A kernel serves all numbers of splits up to a power of
+    two, since layers of a model differ in theirs."""
     out, scale, bias, residual = end.tensors
     rows, columns = 2 if M > 1 else 1, 128 * end.pairs
     _add_splits_kernel[(triton.cdiv(M, rows) * triton.cdiv(N, columns),)](
-        out, scale, work, bias, residual, *end.strides, M, N,
-        BLOCK_M=rows, BLOCK_N=columns, SPLITS=splits, num_warps=2 * rows, **end.options,
+        out, scale, work, bias, residual, *end.strides, M, N, splits, BLOCK_M=rows,
+        BLOCK_N=columns, MOST=triton.next_power_of_2(splits), num_warps=2 * rows, **end.options,
     )  # fmt: skip

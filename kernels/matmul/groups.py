@@ -6,6 +6,7 @@ rows, [E, M, K], of which the first `masked_m` are its own. A row of no group gi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -13,7 +14,8 @@ import torch
 from torch import Tensor
 
 from aimills_kernels._op import Case, Invalid, describe
-from aimills_kernels.kernels.matmul.cases import spoil, vary
+from aimills_kernels.kernels.matmul.cases import end_of, spoil, vary, width
+from aimills_kernels.kernels.matmul.formats import WIDE
 
 
 def check_groups(
@@ -95,6 +97,23 @@ def by_group(
     return out
 
 
+def in_some(x: Tensor, offsets: Tensor | None, masked_m: Tensor | None, E: int) -> Tensor:
+    """Which rows of x are some group's: [T] or [E, M], bool."""
+    own = own_rows(x, offsets, masked_m, E)
+    return own if masked_m is not None else own.any(0)
+
+
+def with_residual(
+    out: Tensor, residual: Tensor | None, x: Tensor, offsets: Tensor | None,
+    masked_m: Tensor | None, E: int,
+) -> Tensor:  # fmt: skip
+    """out + residual in the rows of groups, in the dtype of out; the others stay 0."""
+    if residual is None:
+        return out
+    own = in_some(x, offsets, masked_m, E)[..., None]
+    return out + torch.where(own, residual.to(out.dtype), 0)
+
+
 def of_group(t: Tensor | None, e: int, dim: int) -> Tensor | None:
     """What belongs to group `e` of a tensor that has the groups first where it has `dim` dims."""
     return t[e] if t is not None and t.dim() == dim else t
@@ -131,6 +150,21 @@ def unowned(case: Case, given: dict[str, Any]) -> Tensor:
     if given["masked_m"] is not None:
         return row >= given["masked_m"][:, None]
     return row >= sum(case.counts)
+
+
+def end_of_groups(case: Case, generator: torch.Generator, given: dict[str, Any]) -> dict[str, Any]:
+    """`end_of` the rows of the case; in the residual those of no group are NaN."""
+    drawn = end_of(case, generator, rows_in(case))
+    if drawn["residual"] is not None:
+        drawn["residual"].masked_fill_(unowned(case, given)[..., None], float("nan"))
+    return drawn
+
+
+def end_bytes_of_groups(case: Case, out: torch.dtype) -> int:
+    """Of the output, which is written for all rows, and of the residual of those that count."""
+    residual = WIDE[case.residual].itemsize if case.get("residual") else 0
+    rows = math.prod(rows_in(case))
+    return width(case) * (rows * out.itemsize + sum(case.counts) * residual)
 
 
 def skewed(groups: int, rows: int) -> tuple[int, ...]:

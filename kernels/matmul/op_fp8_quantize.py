@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -98,35 +99,54 @@ class Made:
     exact: Tensor
     error: Tensor
     scale: Tensor
+    granularity: str
+    dtype: torch.dtype
 
     @classmethod
     def of(cls, got: Tensor, args: tuple) -> Made:
         a, b, scale_a, scale_b, bias, activation, granularity, dtype, accum, _ = args
         sums = op_fp8.sums(a, b, scale_a.double(), scale_b.double(), bias)
+        lost = op_fp8.sum_floor(got.device, accum, a.shape[1])
+        return cls.of_sums(sums, lost, activation, granularity, dtype)
+
+    @classmethod
+    def of_sums(
+        cls, sums: Tensor, lost: float, activation: str, granularity: str, dtype: torch.dtype,
+        mine: Tensor | None = None,
+    ) -> Made:  # fmt: skip
+        """`lost`: of the largest one, in float32 roundings. Rows that are not `mine` are exact."""
         exact = activate(sums, activation)
-        lost = op_fp8.sum_floor(got.device, accum, a.shape[1]) * EPS32
+        lost *= EPS32
         lost *= float(sums.abs().nan_to_num(0, 0).amax()) if sums.numel() else 0.0
         steepest = exact.new_full((), 1.13)  # no slope of an activation is more
         if activation == GATED:
             gate, up = sums.chunk(2, -1)
             steepest = 1.13 * up.abs() + torch.nn.functional.silu(gate).abs()
         error = (lost * steepest).expand(exact.shape)
+        if mine is not None:
+            error = error.masked_fill(~mine, 0)
         amax = op_quantize.largest_magnitudes(exact, granularity)
         scale = (amax / LARGEST[dtype]).clamp_min(op_quantize.TINY)
-        return cls(exact, error, torch.where(amax == 0, 1.0, scale))
+        scale = torch.where(amax == 0, 1.0, scale)
+        return cls(exact, error, scale, granularity, dtype)
 
 
 @dataclass(frozen=True)
 class NearScale:
     """The exact one, but for what the sums may miss; 1 where the result is 0 but for that: a gelu
-    of -9 is no 0, and in float32 it is one."""
+    of -9 is no 0, and in float32 it is one. `made`: what is quantised, of an output and the
+    arguments."""
+
+    made: Callable[[Tensor, tuple], Made] = Made.of
 
     def judge(self, got: Tensor, oracle: Tensor, rounded: Tensor, args: tuple) -> Judgement:
-        made, granularity, dtype = Made.of(got, args), args[6], args[7]
-        error = op_quantize.largest_magnitudes(made.error, granularity) / LARGEST[dtype]
-        if granularity == "1x128":  # blocks come first, or last as the public function has them
-            error = torch.maximum(error, error.T) if len(error) == error.shape[1] else error
-            error = error if error.shape == got.shape else error.T
+        made = self.made(got, args)
+        error = op_quantize.largest_magnitudes(made.error, made.granularity) / LARGEST[made.dtype]
+        if made.granularity == "1x128":  # blocks come first, or last as public functions have them
+            first = error.movedim(-1, 0)
+            alike = first.shape == error.shape
+            error = torch.maximum(error, first) if alike else error
+            error = error if error.shape == got.shape else first
         want = torch.where((got == 1) & (oracle <= error), 1.0, oracle)
         return specials(got, rounded) or judged(got.double(), want, SLACK * want.abs() + error)
 
@@ -136,10 +156,13 @@ class NearCodes:
     """Of the two codes around the exact value the nearer one, where that is not so near to the
     middle that the sums, or the scale that follows from them, may have passed it."""
 
+    made: Callable[[Tensor, tuple], Made] = Made.of
+
     def judge(self, got: Tensor, oracle: Tensor, rounded: Tensor, args: tuple) -> Judgement:
         if special := specials(got.double(), rounded.double()):
             return special
-        made, granularity, dtype = Made.of(got, args), args[6], args[7]
+        made = self.made(got, args)
+        granularity, dtype = made.granularity, made.dtype
         each = spread(made.scale, granularity, made.exact.shape)
         off = op_quantize.largest_magnitudes(made.error, granularity)
         off = spread(off / LARGEST[dtype], granularity, made.exact.shape) / each
@@ -233,15 +256,18 @@ CASES = (
          tags={"aot", "full"}),
 )  # fmt: skip
 
+BAD_FORMAT = (
+    Invalid("activation unknown", vary(activation="tanh"), "activation must be one of none"),
+    Invalid("granularity of the tensor", vary(granularity="tensor"),
+            "granularity must be 'row' or '1x128', got 'tensor'"),
+    Invalid("dtype is int8", vary(dtype=torch.int8), "dtype must be float8_e4m3fn"),
+)  # fmt: skip
 ERRORS = (
     *bad_operands("a", 32),
     *bad_scale("scale_a"),
     *bad_scale("scale_b"),
     *bad_bias(40),
-    Invalid("activation unknown", vary(activation="tanh"), "activation must be one of none"),
-    Invalid("granularity of the tensor", vary(granularity="tensor"),
-            "granularity must be 'row' or '1x128', got 'tensor'"),
-    Invalid("dtype is int8", vary(dtype=torch.int8), "dtype must be float8_e4m3fn"),
+    *BAD_FORMAT,
     Invalid("accum unknown", vary(accum="slow"), "accum must be 'promoted' or 'fast'"),
 )  # fmt: skip
 

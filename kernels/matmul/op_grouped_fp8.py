@@ -9,7 +9,15 @@ from torch import Tensor
 
 from aimills_kernels._op import Invalid, Op, Problem, Provider, describe
 from aimills_kernels.kernels.matmul import op_fp8
-from aimills_kernels.kernels.matmul.cases import BAD_OUT_DTYPE, bad_bias, bad_scale, vary
+from aimills_kernels.kernels.matmul.activations import GATED, activate, check_activation
+from aimills_kernels.kernels.matmul.cases import (
+    BAD_OUT_DTYPE,
+    bad_bias,
+    bad_end,
+    bad_scale,
+    odd_gate,
+    vary,
+)
 from aimills_kernels.kernels.matmul.cases_grouped_fp8 import CASES, cost, inputs
 from aimills_kernels.kernels.matmul.checks import (
     check_bias,
@@ -17,6 +25,7 @@ from aimills_kernels.kernels.matmul.checks import (
     check_no_gradient,
     check_numbers,
     check_out_dtype,
+    check_residual,
     check_scale,
 )
 from aimills_kernels.kernels.matmul.config import (
@@ -33,8 +42,9 @@ from aimills_kernels.kernels.matmul.groups import (
     by_group,
     check_groups,
     check_lengths,
+    in_some,
     of_group,
-    own_rows,
+    with_residual,
 )
 
 NAME = "grouped_matmul_fp8"
@@ -43,6 +53,7 @@ NAME = "grouped_matmul_fp8"
 def reference(
     a: Tensor, b: Tensor, scale_a: Tensor, scale_b: Tensor, offsets: Tensor | None,
     masked_m: Tensor | None, bias: Tensor | None, out_dtype: torch.dtype, batch_invariant: bool,
+    residual: Tensor | None, activation: str,
 ) -> Tensor:  # fmt: skip
     """`matmul_fp8` of the rows of each group e with b[e], scale_b[e], bias[e]; 0 for rows of none.
 
@@ -54,9 +65,20 @@ def reference(
     offsets   [E] or [E + 1]       i32, where each group's rows of [T, K] end, a 0 before or not
     masked_m  [E]                  i32, in its place with [E, M, K]: the first so many rows count
     bias      [E, N]               bf16 | f16 | f32, or None
-    ->        a's shape with N in place of K  out_dtype
+    residual  as the output        bf16 | f16 | f32, or None
+    ->        a's shape with N, or with activation "swiglu" N / 2, in place of K  out_dtype
     """
+    made = activate(sums(a, b, scale_a, scale_b, offsets, masked_m, bias), activation)
+    return with_residual(made, residual, a, offsets, masked_m, len(b)).to(out_dtype)
+
+
+def sums(
+    a: Tensor, b: Tensor, scale_a: Tensor, scale_b: Tensor, offsets: Tensor | None,
+    masked_m: Tensor | None, bias: Tensor | None,
+) -> Tensor:  # fmt: skip
+    """Not rounded, with the bias; 0 for rows of no group, as each activation leaves it."""
     E, N, _ = b.shape
+    wide = torch.promote_types(scale_a.dtype, torch.float32)
 
     def multiply(rows: Tensor, e: int, mine: Tensor) -> Tensor:
         """What is in other rows must not become a NaN in a gradient."""
@@ -68,37 +90,45 @@ def reference(
             scales = scales.masked_fill(~mine, 1)
         if across.dim() == 2 and len(across) == 1:
             across = across[0] if across.shape[1] == 1 else across
-        codes = rows.to(torch.promote_types(scale_a.dtype, torch.float32)).masked_fill(~mine, 0)
-        return op_fp8.reference(
-            codes, b[e], scales, across, of_group(bias, e, 2), out_dtype, "promoted", False,
-            None, "none",
-        )  # fmt: skip
+        codes = rows.to(wide).masked_fill(~mine, 0)
+        return op_fp8.sums(codes, b[e], scales, across, of_group(bias, e, 2))
 
-    empty = scale_a.new_empty((*a.shape[:-1], N), dtype=out_dtype)
+    empty = scale_a.new_empty((*a.shape[:-1], N), dtype=wide)
     return by_group(multiply, a, offsets, masked_m, E, empty)
 
 
 def fake(
     a: Tensor, b: Tensor, scale_a: Tensor, scale_b: Tensor, offsets: Tensor | None,
     masked_m: Tensor | None, bias: Tensor | None, out_dtype: torch.dtype, batch_invariant: bool,
+    residual: Tensor | None, activation: str,
 ) -> Tensor:  # fmt: skip
-    for name, t in (("a", a), ("b", b)):
-        check_dtype(NAME, name, t, *LARGEST)
-        check_no_gradient(NAME, name, t)
-    if b.dim() != 3:
-        raise ValueError(f"{NAME}: b must be [E, N, K], got {describe(b)}")
-    E, N, K = b.shape
-    rows = check_groups(NAME, "a", a, offsets, masked_m, E)
-    if a.shape[-1] != K:
-        raise ValueError(f"{NAME}: a must have {K} columns as b, got {describe(a)}")
-    blocks = blocks_of(K)
-    check_numbers(NAME, "scale_a", scale_a, (*rows, 1), (*rows, blocks))
-    check_numbers(
-        NAME, "scale_b", scale_b, (E, 1, 1), (E, N, 1), (E, N, blocks), (E, blocks_of(N), blocks)
-    )
-    check_bias(NAME, bias, E, N)
+    shape = check(NAME, a, b, scale_a, scale_b, offsets, masked_m, bias, activation)
     check_out_dtype(NAME, out_dtype)
-    return a.new_empty((*rows, N), dtype=out_dtype)
+    check_residual(NAME, residual, *shape)
+    return a.new_empty(shape, dtype=out_dtype)
+
+
+def check(
+    op: str, a: Tensor, b: Tensor, scale_a: Tensor, scale_b: Tensor, offsets: Tensor | None,
+    masked_m: Tensor | None, bias: Tensor | None, activation: str,
+) -> tuple[int, ...]:  # fmt: skip
+    """The shape of the output."""
+    for name, t in (("a", a), ("b", b)):
+        check_dtype(op, name, t, *LARGEST)
+        check_no_gradient(op, name, t)
+    if b.dim() != 3:
+        raise ValueError(f"{op}: b must be [E, N, K], got {describe(b)}")
+    E, N, K = b.shape
+    rows = check_groups(op, "a", a, offsets, masked_m, E)
+    if a.shape[-1] != K:
+        raise ValueError(f"{op}: a must have {K} columns as b, got {describe(a)}")
+    blocks = blocks_of(K)
+    check_numbers(op, "scale_a", scale_a, (*rows, 1), (*rows, blocks))
+    check_numbers(
+        op, "scale_b", scale_b, (E, 1, 1), (E, N, 1), (E, N, blocks), (E, blocks_of(N), blocks)
+    )
+    check_bias(op, bias, E, N)
+    return *rows, check_activation(op, activation, N)
 
 
 def values(
@@ -110,15 +140,18 @@ def values(
     masked_m: Tensor | None,
     *others: Any,
 ) -> None:
+    check_values(NAME, a, b, scale_a, scale_b, offsets, masked_m)
+
+
+def check_values(
+    op: str, a: Tensor, b: Tensor, scale_a: Tensor, scale_b: Tensor, offsets: Tensor | None,
+    masked_m: Tensor | None,
+) -> None:  # fmt: skip
     """Of scale_a only those of rows in a group: others are as garbage as their codes."""
-    E = b.shape[0]
-    check_lengths(NAME, a, offsets, masked_m, E)
-    used = scale_a
-    if scale_a.dim() > 1:
-        own = own_rows(a, offsets, masked_m, E)
-        used = scale_a[own if masked_m is not None else own.any(0)]
-    check_scale(NAME, "scale_a", used)
-    check_scale(NAME, "scale_b", scale_b)
+    check_lengths(op, a, offsets, masked_m, len(b))
+    used = scale_a if scale_a.dim() < 2 else scale_a[in_some(a, offsets, masked_m, len(b))]
+    check_scale(op, "scale_a", used)
+    check_scale(op, "scale_b", scale_b)
 
 
 ERRORS = (
@@ -127,6 +160,8 @@ ERRORS = (
     *bad_scale("scale_b"),
     *bad_bias(32),
     BAD_OUT_DTYPE,
+    *bad_end(32),
+    odd_gate(b=lambda a: a["b"][:, :-1], scale_b=lambda a: a["scale_b"][:, :-1]),
     Invalid("a is bf16", vary(a=lambda a: a["a"].bfloat16()), "a must be float8_e4m3fn"),
     Invalid("b is int8", vary(b=lambda a: a["b"].view(torch.int8)), "b must be float8_e4m3fn"),
     Invalid("b has two dims", vary(b=lambda a: a["b"][0]), r"b must be \[E, N, K\]"),
@@ -141,10 +176,18 @@ ERRORS = (
 def _configs(p: Problem) -> tuple[Config, ...]:
     sm = p.sm or 90
     rows = rows_in_each(p.a, len(p.b))
-    shape = Shape.of(p.a, p.b, p.out_dtype, "promoted", p.batch_invariant, sm, rows)
     blocks = in_blocks(p.scale_a, p.scale_b, p.b.shape[1])
+    gated = blocks and p.activation == GATED
+    shape = Shape.of(p.a, p.b, p.out_dtype, "promoted", p.batch_invariant, sm, rows, gated)
     return grouped_candidates(shape, blocks, sm)
 
+
+SOURCES = (
+    *op_fp8.SOURCES,
+    "kernels/matmul/segments.py",
+    "kernels/matmul/triton_fp8.py",
+    "kernels/matmul/triton_fp8_block.py",
+)
 
 grouped_matmul_fp8 = Op(
     name=NAME,
@@ -162,12 +205,7 @@ grouped_matmul_fp8 = Op(
         Provider.triton(
             "triton",
             "aimills_kernels.kernels.matmul.triton_grouped_fp8:launch",
-            sources=(
-                *op_fp8.SOURCES,
-                "kernels/matmul/segments.py",
-                "kernels/matmul/triton_fp8.py",
-                "kernels/matmul/triton_fp8_block.py",
-            ),
+            sources=SOURCES,
             configs=_configs,
         ),
     ),

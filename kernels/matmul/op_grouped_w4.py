@@ -11,9 +11,17 @@ from torch import Tensor
 from aimills_kernels._op import Case, Cost, Invalid, Op, Problem, Provider, describe
 from aimills_kernels._tolerance import Ratio
 from aimills_kernels.kernels.matmul import op_w4
-from aimills_kernels.kernels.matmul.activations import check_activation
-from aimills_kernels.kernels.matmul.cases import bad_bias, bad_scale_values, lay_out, spoil, vary
-from aimills_kernels.kernels.matmul.checks import check_bias, check_dtype
+from aimills_kernels.kernels.matmul.activations import activate, check_activation
+from aimills_kernels.kernels.matmul.cases import (
+    bad_bias,
+    bad_end,
+    bad_scale_values,
+    lay_out,
+    odd_gate,
+    spoil,
+    vary,
+)
+from aimills_kernels.kernels.matmul.checks import check_bias, check_dtype, check_residual
 from aimills_kernels.kernels.matmul.config import rows_in_each
 from aimills_kernels.kernels.matmul.config_w4 import Config, grouped_config_of
 from aimills_kernels.kernels.matmul.groups import (
@@ -21,12 +29,16 @@ from aimills_kernels.kernels.matmul.groups import (
     by_group,
     check_groups,
     check_lengths,
+    end_bytes_of_groups,
+    end_of_groups,
     lengths,
     of_group,
     rows_in,
     skewed,
     unowned,
+    with_residual,
 )
+from aimills_kernels.kernels.matmul.layout_w4 import dequantize
 
 NAME = "grouped_matmul_w4"
 
@@ -34,7 +46,7 @@ NAME = "grouped_matmul_w4"
 def reference(
     x: Tensor, codes: Tensor, scales: Tensor, zeros: Tensor | None, perm: Tensor | None,
     group_of: Tensor | None, offsets: Tensor | None, masked_m: Tensor | None, bias: Tensor | None,
-    group_size: int, offset: int, activation: str, batch_invariant: bool,
+    residual: Tensor | None, group_size: int, offset: int, activation: str, batch_invariant: bool,
 ) -> Tensor:  # fmt: skip
     """`matmul_w4` of the rows of each group e with weight e; 0 for rows of none.
 
@@ -43,25 +55,30 @@ def reference(
     offsets   [E] or [E + 1]       i32, where each group's rows of [T, K] end, a 0 before or not
     masked_m  [E]                  i32, in its place with [E, M, K]: the first so many rows count
     bias      [E, N]               f16 | bf16 | f32, or None
-    ->        x's shape with N in place of K  dtype of x
+    residual  as the output        f16 | bf16 | f32, or None
+    ->        x's shape with N, or with activation "swiglu" N / 2, in place of K  dtype of x
     """
     E, N, _ = codes.shape
+    wide = torch.promote_types(x.dtype, torch.float32)
 
     def multiply(rows: Tensor, e: int, mine: Tensor) -> Tensor:
         """What is in other rows must not become a NaN in a gradient."""
-        return op_w4.reference(
-            rows.masked_fill(~mine, 0), codes[e], scales[e], of_group(zeros, e, 3),
-            of_group(perm, e, 2), of_group(group_of, e, 2), of_group(bias, e, 2), None,
-            group_size, offset, activation, False,
+        weight = dequantize(
+            codes[e], scales[e], of_group(zeros, e, 3), of_group(perm, e, 2),
+            of_group(group_of, e, 2), x.shape[-1], group_size, offset, wide,
         )  # fmt: skip
+        made = rows.masked_fill(~mine, 0).to(wide) @ weight.T
+        return made if bias is None else made + bias[e].to(wide)
 
-    return by_group(multiply, x, offsets, masked_m, E, x.new_empty((*x.shape[:-1], N)))
+    empty = x.new_empty((*x.shape[:-1], N), dtype=wide)
+    made = activate(by_group(multiply, x, offsets, masked_m, E, empty), activation)
+    return with_residual(made, residual, x, offsets, masked_m, E).to(x.dtype)
 
 
 def fake(
     x: Tensor, codes: Tensor, scales: Tensor, zeros: Tensor | None, perm: Tensor | None,
     group_of: Tensor | None, offsets: Tensor | None, masked_m: Tensor | None, bias: Tensor | None,
-    group_size: int, offset: int, activation: str, batch_invariant: bool,
+    residual: Tensor | None, group_size: int, offset: int, activation: str, batch_invariant: bool,
 ) -> Tensor:  # fmt: skip
     check_dtype(NAME, "x", x, *op_w4.DTYPES.values())
     if codes.dim() != 3:
@@ -82,9 +99,10 @@ def fake(
     op_w4.check_weight(
         NAME, x.shape[-1], one[0], one[1], one[2], one[3], one[4], group_size, offset
     )
-    check_activation(NAME, activation, N, gated=False)
     check_bias(NAME, bias, E, N)
-    return x.new_empty((*rows, N))
+    shape = (*rows, check_activation(NAME, activation, N, weight="codes"))
+    check_residual(NAME, residual, *shape)
+    return x.new_empty(shape)
 
 
 def values(
@@ -97,6 +115,7 @@ def values(
     offsets: Tensor | None,
     masked_m: Tensor | None,
     bias: Tensor | None,
+    residual: Tensor | None,
     group_size: int,
     *others: Any,
 ) -> None:
@@ -112,7 +131,7 @@ def inputs(case: Case, generator: torch.Generator) -> dict[str, Any]:
     """As those of `matmul_w4`, each weight drawn anew, in a column order of its own where it has
     one. Rows of no group are NaN."""
     lead, E = rows_in(case), len(case.counts)
-    plain = {**case.dims, "layout": "contiguous", "fill": "normal"}
+    plain = {**case.dims, "layout": "contiguous", "fill": "normal", "residual": None}
     drawn = [
         op_w4.inputs(Case(case.name, **{**plain, "M": 0}), generator) for _ in range(max(1, E))
     ]
@@ -120,7 +139,6 @@ def inputs(case: Case, generator: torch.Generator) -> dict[str, Any]:
     x = op_w4.inputs(rows, generator)["x"].view(*lead, case.K)
     given = lengths(case, generator)
     x = x.masked_fill(unowned(case, given)[..., None], float("nan"))
-    drawn[0].pop("residual")
     stacked = {}
     for name in ("codes", "scales", "zeros", "perm", "group_of", "bias"):
         each = [d[name] for d in drawn]
@@ -129,6 +147,7 @@ def inputs(case: Case, generator: torch.Generator) -> dict[str, Any]:
         stacked[name] = None if each[0] is None else torch.stack(each)[:E].contiguous()
     return {
         **drawn[0], **stacked, **given, "x": lay_out(case, "x", x),
+        **end_of_groups(case, generator, given),
     }  # fmt: skip
 
 
@@ -136,7 +155,7 @@ def cost(case: Case) -> Cost:
     """Of the rows that count and the weights that have any; all rows are written."""
     rows, active = sum(case.counts), sum(n > 0 for n in case.counts)
     one = op_w4.cost(Case(case.name, **{**case.dims, "M": 0}))
-    out = 2 * math.prod(rows_in(case)) * case.N
+    out = end_bytes_of_groups(case, torch.float16)
     return Cost(2 * rows * case.N * case.K, 2 * rows * case.K + active * one.bytes + out, "f16")
 
 
@@ -166,12 +185,25 @@ CASES = (
     Case("sliced-masked", counts=(3, 4), M=4, N=20, K=96, group=32, masked=True, layout="sliced"),
     Case("sparse", counts=(3, 2), N=9, K=40, group=32, layout="sparse", tags=_FULL),
     Case("invariant", counts=(1, 40), N=20, K=200, invariant=True, tags=_FULL),
+    Case("residual", counts=(3, 0, 4), N=20, K=40, group=32, tail=2, residual="f32", act="gelu"),
+    Case("residual-masked", counts=(3, 4), M=5, N=30, K=70, group=32, masked=True, bias="f16",
+         residual="f16", dtype="f16", layout="sliced"),
+    Case("gated", counts=(9, 0, 2), N=70, K=77, tail=3, group=32, asym=True, act="swiglu",
+         bias="bf16", residual="f16", tags=_I),
+    Case("gated-masked", counts=(2, 0, 5), M=6, N=70, K=200, masked=True, act="swiglu",
+         residual="bf16", dtype="f16", tags=_FULL),
     Case("gpt-oss-20b-gate-up-64", counts=skewed(32, 256), N=5760, K=2880, group=32, bias="bf16",
          cpu=_SMALL, tags={"bench"}),
     Case("qwen3-30b-gate-up-decode", counts=(4,) * 128, M=16, N=1536, K=2048, masked=True,
          cpu=_SMALL_MASKED, tags={"bench", "accept"}),
     Case("qwen3-30b-gate-up-8192", counts=skewed(128, 8192), N=1536, K=2048, asym=True, cpu=_SMALL,
          tags={"bench"}),
+    Case("qwen3-30b-gate-up-decode-swiglu", counts=(4,) * 128, M=16, N=1536, K=2048, masked=True,
+         act="swiglu", cpu=_SMALL_MASKED, tags={"bench"}),
+    Case("aot-gated-decode", counts=(4,) * 4, M=16, N=512, K=512, masked=True, act="swiglu",
+         cpu=_SMALL_MASKED, tags={"aot"}),
+    Case("aot-gated-large", counts=(2048,) * 2, N=2048, K=512, asym=True, act="swiglu",
+         bias="bf16", residual="bf16", cpu=_SMALL, tags={"aot"}),
     Case("aot-decode", counts=(4,) * 4, M=16, N=512, K=512, masked=True, cpu=_SMALL_MASKED,
          tags={"aot"}),
     Case("aot-large", counts=(2048,) * 2, N=2048, K=512, asym=True, cpu=_SMALL, tags={"aot"}),
@@ -197,7 +229,9 @@ ERRORS = (
             r"scales must be contiguous, \[3, ...\]"),
     Invalid("codes are cut off", vary(codes=lambda a: a["codes"][..., :16].contiguous()),
             r"codes must be \[N, 32\]"),
-    Invalid("activation is tanh", vary(activation="tanh"), "activation must be one of none"),
+    *bad_end(20),
+    odd_gate(codes=lambda a: a["codes"][:, :-1].contiguous(),
+             scales=lambda a: a["scales"][..., :-1].contiguous()),
     Invalid("zeros have a 17", spoil("zeros", 17), "zeros must be 0 to 16", base="ragged",
             value=True),
     Invalid("perm of a weight names a column twice", spoil("perm", 0), "perm must name each",
@@ -224,9 +258,11 @@ grouped_matmul_w4 = Op(
             sources=(
                 "kernels/matmul/config.py",
                 "kernels/matmul/config_w4.py",
+                "kernels/matmul/epilogue.py",
                 "kernels/matmul/layout_w4.py",
                 "kernels/matmul/segments.py",
                 "kernels/matmul/tiles.py",
+                "kernels/matmul/triton_quantize.py",
                 "kernels/matmul/triton_w4.py",
                 "kernels/hardware.py",
             ),

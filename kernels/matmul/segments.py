@@ -1,8 +1,11 @@
-"""Which group of rows a program's tile lies in, found from lengths that only the GPU knows."""
+"""Which group of rows a program's tile lies in, found from lengths that only the GPU knows, and the
+tile's end."""
 
 import triton
 import triton.language as tl
 from torch import Tensor
+
+from aimills_kernels.kernels.matmul.epilogue import finished, store_finished
 
 
 @triton.jit
@@ -40,6 +43,30 @@ def segment_of(tile, lengths_ptr, stride, M, E, BLOCK_M: tl.constexpr, SLOTS: tl
         first = tl.sum(tl.where(mine, begin + (tile - behind + tiles) * BLOCK_M, 0), 0)
         last = tl.sum(tl.where(mine, end, 0), 0)
         return tl.minimum(group, E - 1), first, tl.where(group < E, last, 0), last
+
+
+@triton.jit
+def finish_group(
+    out, out_ptr, codes_scale_ptr, bias_ptr, residual_ptr, group, stride_cg, stride_cn,
+    stride_biasg, stride_bias, stride_rg, stride_rm, stride_rn, offs_m, offs_n, tile_n, own, end, N,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, ACTIVATION: tl.constexpr, E5M2: tl.constexpr,
+    ENCODE: tl.constexpr,
+):  # fmt: skip
+    """`finish_tile` of rows up to `own`; those from there to `end` are set to 0."""
+    if codes_scale_ptr is not None:
+        codes_scale_ptr += group * stride_cg
+    if bias_ptr is not None:
+        bias_ptr += group * stride_biasg
+    if residual_ptr is not None:
+        residual_ptr += group * stride_rg
+    out, offs_n, N = finished(
+        out, bias_ptr, residual_ptr, stride_bias, stride_rm, stride_rn, offs_m, offs_n, tile_n, own,
+        N, BLOCK_M, BLOCK_N, ACTIVATION,
+    )  # fmt: skip
+    out = tl.where((offs_m < own)[:, None], out, 0.0)
+    store_finished(
+        out, out_ptr, codes_scale_ptr, stride_cn, offs_m, offs_n, tile_n, end, N, E5M2, ENCODE
+    )
 
 
 def ends_or_counts(offsets: Tensor | None, masked_m: Tensor | None, groups: int) -> Tensor:

@@ -87,6 +87,21 @@ def add_scaled_block(acc, a_ptrs, b_ptrs, step, offs_k, left, TAIL: tl.constexpr
 
 
 @triton.jit
+def add_gated_block(acc, a_ptrs, b_ptrs, step, offs_k, left, TAIL: tl.constexpr, more):
+    """As `add_scaled_block`, where all gates of a tile, its even columns, have one scale and the
+    others another: a scale for each column is 64 addresses a thread on sm_100. more: scale_a_ptrs
+    and both scales of b where K begins, from block to block, A_E5M2, B_E5M2, DECODE."""
+    block = step // SCALED
+    a = load_codes(a_ptrs, offs_k[None, :] < left, more[5], TAIL, more[7])
+    b = load_codes(b_ptrs, offs_k[:, None] < left, more[6], TAIL, more[7])
+    scale_a = tl.load(more[0] + block * more[3])
+    gate = tl.load(more[1] + block * more[4])
+    up = tl.load(more[2] + block * more[4])
+    scale_b = tl.where(tl.arange(0, acc.shape[1]) % 2 == 0, gate, up)
+    return acc + _product(a, b) * (scale_a[:, None] * scale_b[None, :])
+
+
+@triton.jit
 def _matmul_fp8_block_kernel(
     out_ptr, codes_scale_ptr, bias_ptr, residual_ptr, a_ptr, b_ptr, scale_a_ptr, scale_b_ptr,
     stride_bias, stride_rm, stride_rn, stride_am, stride_ak, stride_bn, stride_bk, stride_sam,

@@ -23,6 +23,7 @@ __all__ = [
     "attention_workspace",
     "explain",
     "grouped_matmul_fp8",
+    "grouped_matmul_quantize_fp8",
     "grouped_matmul_w4",
     "kv_append",
     "matmul_fp8",
@@ -53,6 +54,7 @@ _HOMES = {
     "kv_append": "aimills_kernels.ops.paged",
     "merge_attention_states": "aimills_kernels.ops.paged",
     "grouped_matmul_fp8": "aimills_kernels.ops.grouped",
+    "grouped_matmul_quantize_fp8": "aimills_kernels.ops.grouped",
     "grouped_matmul_w4": "aimills_kernels.ops.grouped",
     "matmul_fp8": "aimills_kernels.ops.matmul",
     "matmul_quantize_fp8": "aimills_kernels.ops.matmul",
@@ -88,7 +90,11 @@ if TYPE_CHECKING:
         attention_varlen_backward,
     )
     from aimills_kernels.ops.fused import rmsnorm_quantize_fp8, swiglu_quantize_fp8
-    from aimills_kernels.ops.grouped import grouped_matmul_fp8, grouped_matmul_w4
+    from aimills_kernels.ops.grouped import (
+        grouped_matmul_fp8,
+        grouped_matmul_quantize_fp8,
+        grouped_matmul_w4,
+    )
     from aimills_kernels.ops.matmul import matmul_fp8, matmul_quantize_fp8, quantize_fp8
     from aimills_kernels.ops.matmul_int8 import matmul_int8, matmul_w8, quantize_int8
     from aimills_kernels.ops.matmul_w4 import matmul_w4

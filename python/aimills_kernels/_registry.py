@@ -41,6 +41,7 @@ from aimills_kernels.kernels.matmul.op_fp8 import matmul_fp8
 from aimills_kernels.kernels.matmul.op_fp8_quantize import matmul_quantize_fp8
 from aimills_kernels.kernels.matmul.op_fused import rmsnorm_quantize_fp8, swiglu_quantize_fp8
 from aimills_kernels.kernels.matmul.op_grouped_fp8 import grouped_matmul_fp8
+from aimills_kernels.kernels.matmul.op_grouped_fp8_quantize import grouped_matmul_quantize_fp8
 from aimills_kernels.kernels.matmul.op_grouped_w4 import grouped_matmul_w4
 from aimills_kernels.kernels.matmul.op_int8 import matmul_int8
 from aimills_kernels.kernels.matmul.op_quantize import quantize_fp8
@@ -69,6 +70,7 @@ OPS: tuple[Op, ...] = (
     rmsnorm_quantize_fp8,
     swiglu_quantize_fp8,
     matmul_quantize_fp8,
+    grouped_matmul_quantize_fp8,
     video_to_tensor,
     video_to_tensor_ragged,
 )

@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import fields
 from functools import partial
@@ -23,6 +24,8 @@ from aimills_kernels import _explain
 from aimills_kernels._op import describe
 from aimills_kernels._registry import get_op
 from aimills_kernels._words import shown
+from aimills_kernels.kernels.matmul.checks import check_scale
+from aimills_kernels.kernels.matmul.op_w4 import check_weight_values
 from aimills_kernels.nn._layers import linears
 from aimills_kernels.ops.matmul import matmul_fp8, quantize_fp8
 from aimills_kernels.ops.matmul_int8 import matmul_int8, matmul_w8, quantize_int8
@@ -96,9 +99,17 @@ class QuantLinear(nn.Module):
         scheme: None for that of the checkpoint, with activations as they are for int8 weights;
         "int8" also takes those, and rounds activations to int8.
         """
+        checkpoints = sys.modules.get("aimills_kernels.checkpoints")  # there is none without it
+        if checkpoints is None or not isinstance(weight, checkpoints.Quantized):
+            raise ValueError(
+                "QuantLinear: weight must be a Quantized of aimills_kernels.checkpoints, "
+                f"got {type(weight).__name__}"
+            )
         scheme = _scheme_of(weight, scheme)
         made = cls(weight.shape[1], weight.shape[0], scheme)
         assert weight.scales is not None
+        if not weight.scales.is_meta:
+            check_scale("QuantLinear", "weight.scales", weight.scales)
         if scheme in _W4:
             made._take(
                 PackedWeight.pack(
@@ -117,6 +128,46 @@ class QuantLinear(nn.Module):
         for name in _PARTS:
             setattr(self, name, getattr(packed, name))
         self.group_size, self.offset = packed.group_size, packed.offset
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, local_metadata: dict[str, Any], strict: bool,
+        missing_keys: list[str], unexpected_keys: list[str], error_msgs: list[str],
+    ) -> None:  # fmt: skip
+        """Nothing of a layer is loaded whose scales or codes are none: a copy would cast int8 codes
+        to fp8 ones in silence, and a GPU asks no scale whether it is NaN."""
+        given = {
+            name: state_dict.get(prefix + name) for name, own in self._buffers.items()
+            if own is not None
+        }  # fmt: skip
+        try:
+            self._check_loaded(prefix, {n: t for n, t in given.items() if isinstance(t, Tensor)})
+        except ValueError as error:
+            error_msgs.append(str(error))
+            return
+        super()._load_from_state_dict(
+            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+        )
+
+    def _check_loaded(self, prefix: str, given: dict[str, Tensor]) -> None:
+        for name, t in given.items():
+            own = self._buffers[name]
+            assert own is not None
+            if name not in ("scale", "scales") and t.dtype != own.dtype:
+                raise ValueError(
+                    f"QuantLinear: {prefix}{name} must be {describe(own.dtype)} for {self.scheme}, "
+                    f"got {describe(t)}"
+                )
+        if any(t.is_meta for t in given.values()):
+            return
+        for name in ("scale", "scales"):
+            if name in given:
+                check_scale("QuantLinear", prefix + name, given[name])
+        if "scales" in given:
+            parts = [given.get(name) for name in ("zeros", "perm", "group_of")]
+            check_weight_values(
+                f"QuantLinear {prefix.removesuffix('.')}", self.in_features, given["scales"],
+                *parts, self.group_size,
+            )  # fmt: skip
 
     @property
     def packed(self) -> PackedWeight:

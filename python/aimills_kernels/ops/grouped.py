@@ -9,6 +9,7 @@ from torch import Tensor
 
 from aimills_kernels.ops._flags import check_bools
 from aimills_kernels.ops._run import run
+from aimills_kernels.ops.matmul import Activation
 from aimills_kernels.packed_experts import PackedExperts
 
 
@@ -21,12 +22,15 @@ def grouped_matmul_fp8(
     offsets: Tensor | None = None,
     masked_m: Tensor | None = None,
     bias: Tensor | None = None,
+    activation: Activation | None = None,
+    residual: Tensor | None = None,
     out_dtype: torch.dtype = torch.bfloat16,
     batch_invariant: bool = False,
     out: Tensor | None = None,
 ) -> Tensor:
     """Matmul of fp8 codes, each group of rows by its own weight: for the rows of group e
-    (a * scale_a) @ (b[e] * scale_b[e]).T + bias[e], rounded once; 0 for a row of no group.
+    activation((a * scale_a) @ (b[e] * scale_b[e]).T + bias[e]) + residual, rounded once; 0 for a
+    row of no group.
 
     Shapes and dtypes:
         a         [T, K]             float8_e4m3fn | float8_e5m2; with offsets
@@ -42,7 +46,9 @@ def grouped_matmul_fp8(
                                      before it ends
         masked_m  [E]                i32; the first masked_m[e] rows of a[e] are group e
         bias      [E, N]             bf16 | f16 | f32
-        out       [T, N]             out_dtype, or [E, M, N]
+        residual  [T, N]             bf16 | f16 | f32, or [E, M, N]
+        out       [T, N]             out_dtype, or [E, M, N]; with activation="swiglu" it has N / 2
+                                     columns, as has residual
 
     Any T, M, N, K and E, groups of any size, empty ones too, and any strides. Lengths are read by
     the GPU alone, and the grid follows from shapes: one CUDA graph serves all lengths.
@@ -51,7 +57,10 @@ def grouped_matmul_fp8(
         offsets: one of offsets and masked_m must be given. Rows behind the last end are in no
             group, whatever they hold.
         masked_m: see there; rows of a[e] behind the first masked_m[e] are in no group.
-        bias: added in float32 before the result is rounded.
+        bias: added in float32, before the activation.
+        activation: as in matmul_fp8; "swiglu" takes weights [gate; up], in each expert.
+        residual: added in float32 behind the activation; any strides. What it holds for a row of no
+            group is not read.
         out_dtype: torch.bfloat16, torch.float16 or torch.float32.
         batch_invariant: the bits of a row of out then follow from that row and its weight, not from
             the other rows, its place, or their number, as one choice of tiles serves all. Only our
@@ -69,14 +78,72 @@ def grouped_matmul_fp8(
             begin where the one before them ends, and none passes the rows.
 
     Sums and their precision are those of matmul_fp8. Layouts: DeepGEMM's m_grouped contiguous and
-    masked ones; contiguous groups need no padding here. Gradients of scale_a, scale_b and bias are
-    those of the PyTorch reference, which multiplies every row by every weight; codes have none.
-    torch.autocast changes nothing.
+    masked ones; contiguous groups need no padding here. Gradients of scale_a, scale_b, bias and
+    residual are those of the PyTorch reference, which multiplies every row by every weight; codes
+    have none. torch.autocast changes nothing.
     """
     if type(batch_invariant) is not bool:
         check_bools("grouped_matmul_fp8", batch_invariant=batch_invariant)
-    args = (a, b, scale_a, scale_b, offsets, masked_m, bias, out_dtype, batch_invariant)
+    args = (
+        a, b, scale_a, scale_b, offsets, masked_m, bias, out_dtype, batch_invariant, residual,
+        "none" if activation is None else activation,
+    )  # fmt: skip
     return run("grouped_matmul_fp8", args, out)
+
+
+def grouped_matmul_quantize_fp8(
+    a: Tensor,
+    b: Tensor,
+    scale_a: Tensor,
+    scale_b: Tensor,
+    granularity: Literal["row", "1x128"] = "1x128",
+    *,
+    offsets: Tensor | None = None,
+    masked_m: Tensor | None = None,
+    bias: Tensor | None = None,
+    activation: Activation | None = None,
+    dtype: torch.dtype = torch.float8_e4m3fn,
+    batch_invariant: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """grouped_matmul_fp8, quantised to fp8: what the next grouped_matmul_fp8 takes as its a and
+    scale_a, as the two matmuls of a mixture of experts do.
+
+    Shapes and dtypes:
+        a         [T, K]             float8_e4m3fn | float8_e5m2; or [E, M, K] with masked_m
+        b         [E, N, K]          float8_e4m3fn | float8_e5m2
+        scale_a, scale_b             f32; as in grouped_matmul_fp8
+        offsets, masked_m            i32; as in grouped_matmul_fp8
+        bias      [E, N]             bf16 | f16 | f32
+        x_q       [T, N]             dtype, or [E, M, N]; N / 2 columns with activation="swiglu"
+        scale     [T, ceil(N / 128)] f32, of x_q's columns, or [E, M, ...]; [..., 1] for "row"
+
+    Args:
+        granularity: as in matmul_quantize_fp8.
+        offsets: as in grouped_matmul_fp8.
+        masked_m: as in grouped_matmul_fp8.
+        bias: as in grouped_matmul_fp8.
+        activation: as in grouped_matmul_fp8.
+        dtype: of x_q; torch.float8_e4m3fn or torch.float8_e5m2.
+        batch_invariant: as in grouped_matmul_fp8.
+
+    Returns:
+        (x_q, scale): x_q * scale ~ activation((a * scale_a) @ (b[e] * scale_b[e]).T + bias[e]),
+        which is in float32 until it becomes codes. Rows of no group have codes of 0 and scales of
+        1. The scales lie in memory as those of quantize_fp8.
+
+    Raises:
+        ValueError: as in grouped_matmul_fp8, or a granularity or dtype that does not fit; the
+            message names the argument.
+
+    Carries no gradient. torch.autocast changes nothing. Sums are those of grouped_matmul_fp8.
+    """
+    if type(batch_invariant) is not bool:
+        check_bools("grouped_matmul_quantize_fp8", batch_invariant=batch_invariant)
+    args = (
+        a, b, scale_a, scale_b, offsets, masked_m, bias,
+        "none" if activation is None else activation, granularity, dtype, batch_invariant,
+    )  # fmt: skip
+    return run("grouped_matmul_quantize_fp8", args)
 
 
 def grouped_matmul_w4(
@@ -86,12 +153,14 @@ def grouped_matmul_w4(
     offsets: Tensor | None = None,
     masked_m: Tensor | None = None,
     bias: Tensor | None = None,
-    activation: Literal["relu", "gelu", "gelu_tanh", "silu"] | None = None,
+    activation: Activation | None = None,
+    residual: Tensor | None = None,
     batch_invariant: bool = False,
     out: Tensor | None = None,
 ) -> Tensor:
     """Matmul with 4-bit weights, each group of rows by its own: for the rows of group e
-    activation(x @ packed[e].dequantize().T + bias[e]), rounded once; 0 for a row of no group.
+    activation(x @ packed[e].dequantize().T + bias[e]) + residual, rounded once; 0 for a row of no
+    group.
 
     Shapes and dtypes:
         x         [T, K]         f16 | bf16; with offsets
@@ -100,7 +169,9 @@ def grouped_matmul_w4(
         offsets   [E] or [E + 1] i32; as in grouped_matmul_fp8
         masked_m  [E]            i32; as in grouped_matmul_fp8
         bias      [E, N]         f16 | bf16 | f32
-        out       [T, N]         dtype of x, or [E, M, N]
+        residual  [T, N]         f16 | bf16 | f32, or [E, M, N]
+        out       [T, N]         dtype of x, or [E, M, N]; with activation="swiglu" it has N / 2
+                                 columns, as has residual
 
     Any T, M and E, groups of any size, empty ones too, and any strides of x and bias. Lengths are
     read by the GPU alone, and the grid follows from shapes: one CUDA graph serves all lengths.
@@ -110,7 +181,7 @@ def grouped_matmul_w4(
             group, whatever they hold.
         masked_m: see there; rows of x[e] behind the first masked_m[e] are in no group.
         bias: added in float32, before the activation.
-        activation: computed in float32; "gelu" is the exact one, "gelu_tanh" its approximation.
+        activation, residual: as in grouped_matmul_fp8.
         batch_invariant: the bits of a row then do not depend on other rows, its place or their
             number. No path on a CPU promises that. Not checked on a GPU yet.
         out: written and returned in place of a new tensor.
@@ -125,8 +196,8 @@ def grouped_matmul_w4(
             said at grouped_matmul_fp8.
 
     Sums are those of matmul_w4 without splits of K. Group-wise 4-bit weights: Frantar et al., GPTQ,
-    arXiv:2210.17323. Gradients of x, bias and scales are those of the PyTorch reference, which
-    multiplies every row by every weight. torch.autocast changes nothing.
+    arXiv:2210.17323. Gradients of x, bias, residual and scales are those of the PyTorch reference,
+    which multiplies every row by every weight. torch.autocast changes nothing.
     """
     if type(batch_invariant) is not bool:
         check_bools("grouped_matmul_w4", batch_invariant=batch_invariant)
@@ -142,7 +213,7 @@ def grouped_matmul_w4(
         )
     args = (
         x, packed.codes, packed.scales, packed.zeros, packed.perm, packed.group_of, offsets,
-        masked_m, bias, packed.group_size, packed.offset,
+        masked_m, bias, residual, packed.group_size, packed.offset,
         "none" if activation is None else activation, batch_invariant,
     )  # fmt: skip
     return run("grouped_matmul_w4", args, out)
