@@ -4,19 +4,14 @@
 
 namespace aimills::video {
 
-constexpr int kParamWords = sizeof(Params) / sizeof(u32);
-
 template <class Loader>
 static __device__ __forceinline__ void run_batch(const Batch& b) {
   // In shared memory: read from the parameters at a place that varies, it costs more registers than
   // there are.
   __shared__ Params own;
   const int clip = clip_of(b, blockIdx.x);
-  const u32* from = reinterpret_cast<const u32*>(&b.clips[clip]);
-  for (int i = static_cast<int>(threadIdx.x); i < kParamWords; i += kThreads) {
-    reinterpret_cast<u32*>(&own)[i] = from[i];
-  }
-  __syncthreads();
+  own_params(own, b.clips[clip]);
+  turn_own(Loader{}, own);
   const i64 first = b.first_block[clip];
   run_blocks<Loader>(own, blockIdx.x - first, b.first_block[clip + 1] - first);
 }
