@@ -214,6 +214,8 @@ CASES = (
             ("pil13", "area", "rgb24"), ("pil", "nearest", "i420"),
         )
     ),
+    Case("pil-tiny", **_TINY, mode="pil", dtype="u8"),
+    Case("pil13-tiny", F=1, H=21, W=12, h=5, w=7, mode="pil13", format="yuv422p", dtype="u8"),
     *(
         Case(f"pil13-turned-{form}", F=2, H=95, W=31, h=17, w=23, interpolation=name, format=form,
              mode="pil13", location=location, layout=layout, dtype="u8")
