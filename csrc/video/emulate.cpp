@@ -81,7 +81,7 @@ class Block {
 }  // namespace
 
 void emulate_cuda(Params p, i64 blocks) {
-  turn(p);
+  if (p.passes == kPilDown) turn(p);
   Block block(p);
   with_loader(p, [&](auto loader) {
     for (i64 first = 0; first < blocks; ++first) {

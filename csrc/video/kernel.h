@@ -44,23 +44,26 @@ static __device__ __forceinline__ void run_parts(Planes<Kind>, const Params& p, 
   run_part<Chroma<Kind>>(p, t, tile, s, tid, state);
 }
 
-// Copies parameters to a block's own, where its threads can change them.
-static __device__ __forceinline__ void own_params(Params& own, const Params& p) {
+template <class Loader>
+static __device__ __forceinline__ void turn_own(Loader, Params&, const Params&) {}
+
+// The loader says by its type whether there are pictures to turn. `p` is asked, since another
+// warp's look at `own` would race.
+template <class Loader>
+static __device__ __forceinline__ void turn_own(Pil<Loader>, Params& own, const Params& p) {
+  if (threadIdx.x == 0 && p.passes == kPilDown) turn(own);
+  __syncthreads();
+}
+
+// Copies parameters to a block's own, where they can be changed.
+template <class Loader>
+static __device__ __forceinline__ void own_params(Loader loader, Params& own, const Params& p) {
   const u32* from = reinterpret_cast<const u32*>(&p);
   for (int i = static_cast<int>(threadIdx.x); i < kParamWords; i += kThreads) {
     reinterpret_cast<u32*>(&own)[i] = from[i];
   }
   __syncthreads();
-}
-
-// The loader says by its type whether there are pictures to turn.
-template <class Loader>
-static __device__ __forceinline__ void turn_own(Loader, Params&) {}
-
-template <class Loader>
-static __device__ __forceinline__ void turn_own(Pil<Loader>, Params& own) {
-  if (threadIdx.x == 0) turn(own);
-  __syncthreads();
+  turn_own(loader, own, p);
 }
 
 // One of any number of `blocks`, which take tiles in turns. Left alone, ptxas 13.0 and 13.5 spill a
@@ -90,8 +93,7 @@ static __device__ __forceinline__ void run_clip(Loader, const Params& p) {
 template <class Loader>
 static __device__ __forceinline__ void run_clip(Pil<Loader> loader, const Params& p) {
   __shared__ Params own;
-  own_params(own, p);
-  turn_own(loader, own);
+  own_params(loader, own, p);
   run_blocks<Pil<Loader>>(own, blockIdx.x, gridDim.x);
 }
 

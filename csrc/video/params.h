@@ -75,9 +75,8 @@ AIMILLS_HD void exchange(T& a, T& b) {
   b = kept;
 }
 
-// Exchanges rows and columns where the columns are to be filtered last.
+// Makes kPilTurned of kPilDown.
 AIMILLS_HD void turn(Params& p) {
-  if (p.passes != kPilDown) return;
   p.passes = kPilTurned;
   for (Plane& plane : p.planes) exchange(plane.row, plane.col);
   exchange(p.down, p.across);

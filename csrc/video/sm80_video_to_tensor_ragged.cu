@@ -10,8 +10,7 @@ static __device__ __forceinline__ void run_batch(const Batch& b) {
   // there are.
   __shared__ Params own;
   const int clip = clip_of(b, blockIdx.x);
-  own_params(own, b.clips[clip]);
-  turn_own(Loader{}, own);
+  own_params(Loader{}, own, b.clips[clip]);
   const i64 first = b.first_block[clip];
   run_blocks<Loader>(own, blockIdx.x - first, b.first_block[clip + 1] - first);
 }
