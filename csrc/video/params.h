@@ -64,6 +64,14 @@ struct Params {
 
 static_assert(sizeof(Params) == 480, "kernels/video/problem.py packs this layout");
 
+// Makes the compiler read parameters anew: where they lie in shared memory it would keep more of
+// them in registers than there are.
+AIMILLS_HD void read_anew() {
+#if defined(__CUDA_ARCH__)
+  asm volatile("" ::: "memory");
+#endif
+}
+
 AIMILLS_HD float normalize(const Params& p, int channel, float level) {
   return (level - p.mean_hi[channel] - p.mean_lo[channel]) * p.scale[channel];
 }

@@ -38,14 +38,6 @@ AIMILLS_HD int pil_level(int sum) {
   return smaller(larger((sum + (1 << (kPilBits - 1))) >> kPilBits, 0), 255);
 }
 
-// Makes the compiler read parameters anew. They lie in shared memory, where they can be turned, and
-// it would keep more of them in registers than there are.
-AIMILLS_HD void read_anew() {
-#if defined(__CUDA_ARCH__)
-  asm volatile("" ::: "memory");
-#endif
-}
-
 // Pixels as `Loader` has them.
 template <class Loader>
 struct Pil {
@@ -59,7 +51,6 @@ struct Pil {
   }
   AIMILLS_HD_MEMBER static u32 channel(u32 word, int c) { return Loader::channel(word, c); }
   AIMILLS_HD_MEMBER static void load_pair(const Params& p, i64 frame, int row, int col, u32* out) {
-    read_anew();
     Loader::load_pair(p, frame, row, col, out);
   }
   AIMILLS_HD_MEMBER static void end_row(int* sums) {

@@ -1,4 +1,3 @@
-#define AIMILLS_READ_ANEW asm volatile("" ::: "memory");
 #include "video/batch.h"
 #include "video/kernel.h"
 

@@ -153,7 +153,7 @@ AIMILLS_HD void load_weights(const Params& p, const Tiling& t, const Place& at,
                              const SharedOf<Part>& s, int tid) {
   const auto across = Part::across(p);
   for (int i = tid; i < t.taps * t.tile_cols; i += kThreads) {
-    AIMILLS_READ_ANEW
+    read_anew();
     const int c = i % t.tile_cols, tap = i / t.tile_cols;
     const Window window = s.columns[c];
     const int j = larger(window.begin, at.col) + tap;
@@ -166,7 +166,7 @@ AIMILLS_HD void load_phase(const Params& p, const Tiling& t, const Place& at,
                            const SharedOf<Part>& s, int tid) {
   const int pairs = t.chunk_cols / 2;
   for (int i = tid; i < at.rows * pairs; i += kThreads) {
-    AIMILLS_READ_ANEW
+    read_anew();
     const int row = i / pairs, col = 2 * (i % pairs);
     if (col < at.cols) {
       Part::load_pair(p, at.frame, at.row + row, at.col + col, s.levels + row * t.chunk_cols + col);
