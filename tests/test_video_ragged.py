@@ -78,7 +78,7 @@ def test_a_launch_for_each_64_clips() -> None:
         torch.uint8, "NCHW", [],
     ))  # fmt: skip
     out = op.fake(*args)
-    launches = list(nvrtc.batches((out,), args))
+    launches = list(nvrtc.batches((out,), args, []))
     assert [loader for loader, _, _ in launches] == ["Yuv420"] * 2
     frames = sum(i % 3 for i in range(100))
     assert sum(blocks for _, _, blocks in launches) == frames * 3 * 3
@@ -88,7 +88,7 @@ def test_a_launch_for_each_64_clips() -> None:
         (int.from_bytes(batch[:4], "little"), blocks) for _, batch, blocks in launches
     ]
     assert first == 64
-    assert {len(batch) for _, batch, _ in launches} == {8 + 8 * 65 + 64 * 464}
+    assert {len(batch) for _, batch, _ in launches} == {8 + 8 * 65 + 64 * 480}
 
 
 BAD: list[tuple[Any, dict[str, Any], str]] = [

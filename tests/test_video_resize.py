@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -11,6 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import aimills_kernels as ak
+from aimills_kernels.kernels.video.op import video_to_tensor as op
+from aimills_kernels.kernels.video.problem import packed
 from aimills_kernels.kernels.video.resize import resize, vertical_first
 from tools.video_oracles import pillow_across_first, pillow_resize
 
@@ -70,6 +73,30 @@ def ours(rgb: Tensor, height: int, width: int, interpolation: str, mode: str) ->
     )[0]
 
 
+def by(provider: str) -> Callable[..., Tensor]:
+    def call(*args: Any) -> Tensor:
+        with ak.use_provider("video_to_tensor", provider):
+            return ours(*args)
+
+    return call
+
+
+def emulated(rgb: Tensor, height: int, width: int, interpolation: str, mode: str) -> Tensor:
+    """The CUDA kernel's phases on the host, by five blocks."""
+    extension = pytest.importorskip("aimills_kernels._C")
+    args = (
+        [rgb.unsqueeze(0)], "rgbp", "bt709", "limited", "left", "linear", "sdr", height, width,
+        [], [], 0, False, 0, [], interpolation, True, mode, [0.0] * 3, [1.0] * 3, torch.uint8,
+        "NCHW", 0, [],
+    )  # fmt: skip
+    out, held = op.fake(*args), list[Tensor]()
+    extension.video_to_tensor_emulated(extension.VideoParams(packed((out,), args, held)), 5)
+    return out[0]
+
+
+PROVIDERS = {"cpu": by("cpu"), "reference": by("reference"), "CUDA kernel": emulated}
+
+
 def check_pillow(interpolation: str, count: int, seed: int) -> None:
     """The installed Pillow in its own mode; in the other where the two orders are the same, and
     where they differ one axis after the other, each of which is a resize of Pillow's own."""
@@ -81,9 +108,8 @@ def check_pillow(interpolation: str, count: int, seed: int) -> None:
         across_first = pillow_across_first(rgb, (h, w), interpolation)
         down_first = pillow_resize(pillow_resize(rgb, (h, W), interpolation), (h, w), interpolation)
         turned = vertical_first("pil13", (H, W), (h, w))
-        for provider in ("cpu", "reference"):
-            with ak.use_provider("video_to_tensor", provider):
-                found = {m: ours(rgb, h, w, interpolation, m) for m in ("pil", "pil13")}
+        for provider, call in PROVIDERS.items():
+            found = {m: call(rgb, h, w, interpolation, m) for m in ("pil", "pil13")}
             where = f"{H} x {W} to {h} x {w} by {provider}"
             assert torch.equal(found["pil"], across_first), where
             assert torch.equal(found["pil13"], down_first if turned else across_first), where
@@ -108,7 +134,8 @@ def test_pillow_of_large_ratios(interpolation):
     pytest.importorskip("PIL")
     rgb = torch.full((3, 4000, 3), 255, dtype=torch.uint8)
     want = pillow_resize(rgb, (2, 3), interpolation)
-    assert torch.equal(ours(rgb, 2, 3, interpolation, "pil"), want)
+    for provider, call in PROVIDERS.items():
+        assert torch.equal(call(rgb, 2, 3, interpolation, "pil"), want), provider
 
 
 @pytest.mark.parametrize(

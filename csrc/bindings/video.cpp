@@ -9,6 +9,7 @@
 #include "video/cpu_video.h"
 #include "video/emulate.h"
 #include "video/params.h"
+#include "video/pil_table.h"
 #if defined(AIMILLS_WITH_CUDA)
 #include "video/cuda_video.h"
 #endif
@@ -39,6 +40,12 @@ void run_ragged(const py::bytes& packed, int threads) {
   const std::vector<Params> clips = clips_of(packed);
   const py::gil_scoped_release released;
   video::run_cpu_ragged(clips.data(), static_cast<i64>(clips.size()), threads);
+}
+
+// kernels/video/pil.py copies it to the GPU.
+py::bytes pil_lines(i64 in, i64 out, int filter) {
+  const std::vector<int> lines = video::pil_lines(in, out, filter);
+  return {reinterpret_cast<const char*>(lines.data()), lines.size() * sizeof(int)};
 }
 
 #if defined(AIMILLS_WITH_CUDA)
@@ -72,6 +79,7 @@ void bind_video(py::module_& m) {
   m.def("video_to_tensor_cuda", &launch_cuda, py::arg("params"), py::arg("stream"));
   m.def("video_to_tensor_ragged_cuda", &launch_cuda_ragged, py::arg("clips"), py::arg("stream"));
 #endif
+  m.def("video_pil_lines", &pil_lines, py::arg("samples"), py::arg("outputs"), py::arg("filter"));
   m.def("video_cpu_isa", &video::cpu_isa);
 }
 

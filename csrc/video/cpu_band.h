@@ -2,7 +2,7 @@
 // What one thread of the CPU path works on. No standard headers: the kernel behind `BandFn` is
 // compiled once per instruction set.
 
-#include "video/params.h"
+#include "video/pil.h"
 
 namespace aimills::video {
 
@@ -48,8 +48,6 @@ using BandFn = void (*)(const Params&, const AxisTables& luma, const AxisTables&
 // Source rows [begin, end) of the 64 columns at `col`, whole levels as [row][3][kStripCols] with
 // the even columns before the odd ones; columns past the edge repeat the last one.
 using ConvertFn = void (*)(const Params&, i64 frame, int begin, int end, int col, float* chunk);
-
-constexpr int kPilBits = 22;  // of a weight's fraction
 
 // Of each output: its window of samples, and where its weights start; they end in zeros.
 struct PilWindows {

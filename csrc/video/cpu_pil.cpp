@@ -1,82 +1,25 @@
-// Pillow's resize: whole weights in 2^-22 out of the same double operations as its own, rounded to
-// levels between the two passes. This file is compiled without contraction to FMA.
+// Pillow's resize: whole weights in 2^-22, rounded to levels between the two passes.
 
 #include "video/cpu_pil.h"
 
-#include <cmath>
-
 #include "video/cpu_threads.h"
+#include "video/pil_table.h"
 #include "video/weights.h"
 
 namespace aimills::video {
 namespace {
 
 constexpr int kBits = kPilBits;
-constexpr int kSlack = 8;      // bytes past the end of a line: vectors are of eight
+constexpr int kSlack = PilTable::kSlack;  // bytes past the end of a line: vectors are of eight
 constexpr int kBandRows = 16;  // fewer are not worth the rows that two bands both convert
 
-double sinc_of(double x) {
-  if (x == 0.0) return 1.0;
-  x *= 3.14159265358979323846;
-  return std::sin(x) / x;
-}
+// With the place of each output.
+struct PlacedTable : PilTable {
+  std::vector<i64> place;  // in elements
 
-double pil_filter(int filter, double x) {
-  if (filter == kArea) return x > -0.5 && x <= 0.5 ? 1.0 : 0.0;
-  if (filter == kLanczos) return -3.0 <= x && x < 3.0 ? sinc_of(x) * sinc_of(x / 3) : 0.0;
-  x = x < 0.0 ? -x : x;
-  if (filter == kBilinear) return x < 1.0 ? 1.0 - x : 0.0;
-  constexpr double a = -0.5;
-  if (x < 1.0) return ((a + 2.0) * x - (a + 3.0)) * x * x + 1;
-  return x < 2.0 ? (((x - 5) * x + 8) * x - 4) * a : 0.0;
-}
-
-struct PilTable {
-  std::vector<int> begin, end, weights;
-  std::vector<i64> place, first;  // of its first weight
-  std::vector<double> exact;
-
-  PilTable(const Axis& axis, const StoreAxis& store) {
-    const double scale = static_cast<double>(axis.in) / static_cast<double>(axis.out);
-    double at = 0.5 * scale;  // Pillow's nearest adds the scale up
-    for (int i = 0; i < axis.out; ++i, at += scale) {
-      place.push_back(place_of_sample(store, i));
-      first.push_back(static_cast<i64>(weights.size()));
-      if (axis.filter == kNearest) {
-        begin.push_back(static_cast<int>(std::min<i64>(static_cast<i64>(at), axis.in - 1)));
-        end.push_back(begin.back() + 1);
-        weights.push_back(1 << kBits);
-        pad();
-      } else {
-        fill(axis, i, scale);
-      }
-      begin.back() += static_cast<int>(axis.first);
-      end.back() += static_cast<int>(axis.first);
-    }
+  PlacedTable(const Axis& axis, const StoreAxis& store) : PilTable(axis) {
+    for (int i = 0; i < axis.out; ++i) place.push_back(place_of_sample(store, i));
   }
-
-  void fill(const Axis& axis, int i, double scale) {
-    const double wide = std::max(scale, 1.0), narrow = 1.0 / wide;
-    const double support = 0.5 * reach_of(axis.filter) * wide, center = (i + 0.5) * scale;
-    const int from = std::max(static_cast<int>(center - support + 0.5), 0);
-    const int to =
-        static_cast<int>(std::min<i64>(static_cast<i64>(center + support + 0.5), axis.in));
-    double total = 0.0;
-    exact.clear();
-    for (int j = from; j < to; ++j) {
-      exact.push_back(pil_filter(axis.filter, (j - center + 0.5) * narrow));
-      total += exact.back();
-    }
-    for (double w : exact) {
-      if (total != 0.0) w /= total;
-      weights.push_back(static_cast<int>((w < 0.0 ? -0.5 : 0.5) + w * (1 << kBits)));
-    }
-    pad();
-    begin.push_back(from);
-    end.push_back(to);
-  }
-
-  void pad() { weights.resize((weights.size() + kSlack - 1) / kSlack * kSlack); }
 
   int widest() const {
     int most = 0;
@@ -119,7 +62,7 @@ void store_line(const u8* levels, const T* stored, const std::vector<i64>& place
 // be, wait in a ring.
 class Worker {
  public:
-  Worker(const Params& p, const PilTable& down, const PilTable& across, const Stored& stored,
+  Worker(const Params& p, const PlacedTable& down, const PlacedTable& across, const Stored& stored,
          const PilCode& code)
       : p_(p),
         down_(down),
@@ -228,7 +171,7 @@ class Worker {
   }
 
   const Params& p_;
-  const PilTable &down_, &across_;
+  const PlacedTable &down_, &across_;
   const Stored& stored_;
   PilCode code_;
   bool across_first_;
@@ -249,7 +192,7 @@ int band_rows(const Params& p, int threads) {
 }  // namespace
 
 void run_pil(const Params& p, int threads, const PilCode& code) {
-  const PilTable down(down_axis(p), p.down), across(across_axis(p), p.across);
+  const PlacedTable down(down_axis(p), p.down), across(across_axis(p), p.across);
   const Stored stored(p);
   const int rows = band_rows(p, threads);
   const i64 bands = ceil_div(p.down.count, rows), items = p.frames * bands;

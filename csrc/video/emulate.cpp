@@ -21,30 +21,30 @@ class Block {
   void run(i64 i) {
     words_.assign(words_.size(), kPoison);
     const Tile tile = tile_of(t_, i);
-    states_.assign(kThreads, {});
-    run_parts(Loader{}, tile);
-    each([&](int tid) { finish_tile<Loader>(p_, t_, tile, tid, states_[tid]); });
+    std::vector<StateOf<Loader>> states(kThreads);
+    run_parts(Loader{}, tile, states);
+    each([&](int tid) { finish_tile<Loader>(p_, t_, tile, tid, states[tid]); });
     check_fences();
   }
 
  private:
   // As in kernel.h.
   template <class Loader>
-  void run_parts(Loader, const Tile& tile) {
-    run_part<Loader>(tile);
+  void run_parts(Loader, const Tile& tile, std::vector<StateOf<Loader>>& states) {
+    run_part<Loader>(tile, states);
   }
 
   template <class Kind>
-  void run_parts(Planes<Kind>, const Tile& tile) {
-    run_part<Luma<Kind>>(tile);
-    run_part<Chroma<Kind>>(tile);
+  void run_parts(Planes<Kind>, const Tile& tile, std::vector<ThreadState<float>>& states) {
+    run_part<Luma<Kind>>(tile, states);
+    run_part<Chroma<Kind>>(tile, states);
   }
 
   template <class Part>
-  void run_part(const Tile& tile) {
-    const Shared s = shared_of(t_, words_.data() + kFence);
+  void run_part(const Tile& tile, std::vector<StateOf<Part>>& states) {
+    const auto s = shared_of<typename Part::Value>(t_, words_.data() + kFence);
     Place at = place_of<Part>(p_, t_, tile);
-    each([&](int tid) { begin_part<Part>(p_, t_, at, s, tid, states_[tid]); });
+    each([&](int tid) { begin_part<Part>(p_, t_, at, s, tid, states[tid]); });
     for (at.row = at.row_begin; at.row < at.row_end; at.row += kChunkRows) {
       at.rows = smaller(at.row_end - at.row, kChunkRows);
       for (at.col = at.col_begin; at.col < at.col_end; at.col += t_.chunk_cols) {
@@ -52,9 +52,9 @@ class Block {
         each([&](int tid) { load_phase<Part>(p_, t_, at, s, tid); });
         each([&](int tid) { across_phase<Part>(p_, t_, at, s, tid); });
       }
-      each([&](int tid) { down_phase<Part>(t_, at, s, tid, states_[tid]); });
+      each([&](int tid) { down_phase<Part>(t_, at, s, tid, states[tid]); });
     }
-    each([&](int tid) { end_part<Part>(states_[tid]); });
+    each([&](int tid) { end_part<Part>(states[tid]); });
   }
 
   // Even phases run backwards: an order that the kernel must not depend on.
@@ -75,13 +75,13 @@ class Block {
   const Params& p_;
   const Tiling t_;
   std::vector<u32> words_;
-  std::vector<ThreadState> states_;
   bool backwards_ = false;
 };
 
 }  // namespace
 
-void emulate_cuda(const Params& p, i64 blocks) {
+void emulate_cuda(Params p, i64 blocks) {
+  if (p.passes == kPilDown) turn(p);
   Block block(p);
   with_loader(p, [&](auto loader) {
     for (i64 first = 0; first < blocks; ++first) {

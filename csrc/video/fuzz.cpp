@@ -10,6 +10,7 @@
 
 #include "video/cpu_video.h"
 #include "video/emulate.h"
+#include "video/pil_table.h"
 
 namespace aimills::video {
 namespace {
@@ -59,8 +60,15 @@ bool holds(const Geometry& g, unsigned seed) {
   const auto fast = [](const Params& q, int threads) { run_cpu(q, threads, false); };
   const auto plain = [](const Params& q, int threads) { run_cpu(q, threads, true); };
   const auto emulated = [](const Params& q, int blocks) { emulate_cuda(q, blocks); };
-  return same_twice(p, g.out, fast) && same_twice(p, g.out, plain) &&
-         ((p.passes != kFloat && p.passes != kPlanes) || same_twice(p, g.out, emulated));
+  if (!same_twice(p, g.out, fast) || !same_twice(p, g.out, plain)) return false;
+  std::vector<int> down, across;
+  if (p.passes == kPilAcross || p.passes == kPilDown) {
+    down = pil_lines(p.crop_height, p.down.count, p.filter);
+    across = pil_lines(p.crop_width, p.across.count, p.filter);
+    p.down_table = down.data();
+    p.across_table = across.data();
+  }
+  return same_twice(p, g.out, emulated);
 }
 
 }  // namespace

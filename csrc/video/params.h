@@ -10,7 +10,8 @@ AIMILLS_HD constexpr bool is_wide(int source) { return (source & 1) != 0; }
 
 enum Filter : int { kNearest, kArea, kBilinear, kBicubic, kLanczos };
 // kPlanes: Y, U and V are filtered, each in its own size, and become RGB behind the filter.
-enum Passes : int { kFloat, kPilAcross, kPilDown, kPlanes };
+// kPilTurned: kPilDown with rows and columns exchanged, so that what goes first is across.
+enum Passes : int { kFloat, kPilAcross, kPilDown, kPlanes, kPilTurned };
 enum Transfer : int { kSdr, kPq, kHlg };
 
 // Samples of one component; strides are in bytes.
@@ -57,12 +58,42 @@ struct Params {
   // Rows of three factors and an offset: where `jittered` on levels; of kPlanes on codes, which
   // gives levels.
   float jitter[12];
+  // Of Pillow's modes on a GPU, in its memory: see pil.h.
+  const int *down_table, *across_table;
 };
 
-static_assert(sizeof(Params) == 464, "kernels/video/problem.py packs this layout");
+static_assert(sizeof(Params) == 480, "kernels/video/problem.py packs this layout");
+
+// Makes the compiler read parameters anew: where they lie in shared memory it would keep more of
+// them in registers than there are.
+AIMILLS_HD void read_anew() {
+#if defined(__CUDA_ARCH__)
+  asm volatile("" ::: "memory");
+#endif
+}
 
 AIMILLS_HD float normalize(const Params& p, int channel, float level) {
   return (level - p.mean_hi[channel] - p.mean_lo[channel]) * p.scale[channel];
+}
+
+template <class T>
+AIMILLS_HD void exchange(T& a, T& b) {
+  const T kept = a;
+  a = b;
+  b = kept;
+}
+
+// Makes kPilTurned of kPilDown.
+AIMILLS_HD void turn(Params& p) {
+  p.passes = kPilTurned;
+  for (Plane& plane : p.planes) exchange(plane.row, plane.col);
+  exchange(p.down, p.across);
+  exchange(p.height, p.width);
+  exchange(p.top, p.left);
+  exchange(p.crop_height, p.crop_width);
+  exchange(p.even_row, p.even_col);
+  exchange(p.odd_row, p.odd_col);
+  exchange(p.down_table, p.across_table);
 }
 
 // ---- the place of an output

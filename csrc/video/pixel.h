@@ -2,6 +2,7 @@
 // RGB levels of source pixels: chroma upsampling and the colour matrix, shared by the CPU and the
 // GPU.
 
+#include "video/pil.h"
 #include "video/tone.h"
 #include "video/weights.h"
 
@@ -95,8 +96,28 @@ struct Any {
   AIMILLS_HD_MEMBER static bool cols(const Params& p) { return p.source < kYuv444; }
 };
 
+// The same where the picture may be turned.
+struct AnyTurned : Any {
+  AIMILLS_HD_MEMBER static bool rows(const Params& p) {
+    return p.passes == kPilTurned ? Any::cols(p) : Any::rows(p);
+  }
+  AIMILLS_HD_MEMBER static bool cols(const Params& p) {
+    return p.passes == kPilTurned ? Any::rows(p) : Any::cols(p);
+  }
+};
+
+// Sums in floats, with the sum of the weights as the fourth: means are of what lies in the picture.
+struct Floats {
+  using Value = float;
+  AIMILLS_HD_MEMBER static void end_row(float*) {}
+  AIMILLS_HD_MEMBER static float scaled(float weight, const float* across) {
+    return weight / across[3];
+  }
+  AIMILLS_HD_MEMBER static float mean(float sum, float weights) { return sum / weights; }
+};
+
 // Samples that are filtered alike and what becomes of them: three channels of each pixel, ...
-struct Pixels {
+struct Pixels : Floats {
   static constexpr int kChannels = 3, kFirst = 0;
   AIMILLS_HD_MEMBER static Axis down(const Params& p) { return down_axis(p); }
   AIMILLS_HD_MEMBER static Axis across(const Params& p) { return across_axis(p); }
@@ -108,7 +129,7 @@ struct Pixels {
 
 // ... a plane of luma, ...
 template <class Kind>
-struct Luma {
+struct Luma : Floats {
   static constexpr int kChannels = 1, kFirst = 0;
   AIMILLS_HD_MEMBER static Axis down(const Params& p) { return down_axis(p); }
   AIMILLS_HD_MEMBER static Axis across(const Params& p) { return across_axis(p); }
@@ -125,7 +146,7 @@ struct Luma {
 
 // ... and the two of chroma.
 template <class Kind>
-struct Chroma {
+struct Chroma : Floats {
   static constexpr int kChannels = 2, kFirst = 1;
   AIMILLS_HD_MEMBER static Axis down(const Params& p) { return chroma_down_axis(p); }
   AIMILLS_HD_MEMBER static Axis across(const Params& p) { return chroma_across_axis(p); }
@@ -145,7 +166,7 @@ struct Chroma {
 
 // Planes that are filtered before the colour matrix.
 template <class Kind>
-struct Planes {
+struct Planes : Floats {
   using First = Luma<Kind>;
   using Second = Chroma<Kind>;
   AIMILLS_HD_MEMBER static float level(const Params& p, const float* code, int c) {
@@ -231,13 +252,13 @@ struct Rgb8 {
 using Yuv420 = Yuv<Halved<u8>>;
 using Yuv420Wide = Yuv<Halved<u16>>;
 
-template <class Finish>
+template <class Finish, class Kind = Any>
 struct AnyFormat : Pixels {
   AIMILLS_HD_MEMBER static void load_pair(const Params& p, i64 frame, int row, int col, u32* out) {
     if (p.source == kRgb) {
       Rgb8<Finish>::load_pair(p, frame, row, col, out);
     } else {
-      Yuv<Any, Finish>::load_pair(p, frame, row, col, out);
+      Yuv<Kind, Finish>::load_pair(p, frame, row, col, out);
     }
   }
 };
@@ -246,6 +267,8 @@ using Planes420 = Planes<Halved<u8>>;
 using PlanesAny = Planes<Any>;
 using General = AnyFormat<Plain>;
 using Graded = AnyFormat<Grading>;
+using Pil420 = Pil<Yuv420>;
+using PilAny = Pil<AnyFormat<Grading, AnyTurned>>;
 
 #if !defined(__CUDACC_RTC__)
 // Calls `f` with the loader for `p`.
@@ -254,6 +277,10 @@ static inline auto with_loader(const Params& p, const F& f) {
   if (p.passes == kPlanes) {
     if (p.source == kYuv420) return f(Planes420{});
     return f(PlanesAny{});
+  }
+  if (p.passes != kFloat) {
+    if (p.source == kYuv420 && !is_graded(p)) return f(Pil420{});
+    return f(PilAny{});
   }
   if (!is_graded(p)) {
     if (p.source == kYuv420) return f(Yuv420{});

@@ -5,7 +5,7 @@
 extern "C" __global__ void __launch_bounds__(aimills::video::kThreads, 2)
     video_to_tensor_kernel(const __grid_constant__ aimills::video::Params p) {
   using namespace aimills::video;
-  run_blocks<AIMILLS_LOADER>(p, blockIdx.x, gridDim.x);
+  run_clip(AIMILLS_LOADER{}, p);
 }
 #endif
 
@@ -17,7 +17,7 @@ namespace aimills::video {
 template <class Loader>
 __global__ void __launch_bounds__(kThreads, 2)
     video_to_tensor_kernel(const __grid_constant__ Params p) {
-  run_blocks<Loader>(p, blockIdx.x, gridDim.x);
+  run_clip(Loader{}, p);
 }
 
 cudaError_t launch(const Params& p, cudaStream_t stream) {

@@ -1,10 +1,7 @@
-#define AIMILLS_READ_ANEW asm volatile("" ::: "memory");
 #include "video/batch.h"
 #include "video/kernel.h"
 
 namespace aimills::video {
-
-constexpr int kParamWords = sizeof(Params) / sizeof(u32);
 
 template <class Loader>
 static __device__ __forceinline__ void run_batch(const Batch& b) {
@@ -12,11 +9,7 @@ static __device__ __forceinline__ void run_batch(const Batch& b) {
   // there are.
   __shared__ Params own;
   const int clip = clip_of(b, blockIdx.x);
-  const u32* from = reinterpret_cast<const u32*>(&b.clips[clip]);
-  for (int i = static_cast<int>(threadIdx.x); i < kParamWords; i += kThreads) {
-    reinterpret_cast<u32*>(&own)[i] = from[i];
-  }
-  __syncthreads();
+  own_params(Loader{}, own, b.clips[clip]);
   const i64 first = b.first_block[clip];
   run_blocks<Loader>(own, blockIdx.x - first, b.first_block[clip + 1] - first);
 }

@@ -29,13 +29,14 @@ constexpr int kDownWords = kTileRows * kChunkRows;
 constexpr int kAcrossWords = kChunkRows * kMaxTileCols * 4;
 constexpr int kWorkWords = kSharedWords - kWindowWords - kDownWords - kAcrossWords;
 
+template <class Value>  // of 32 bits
 struct Shared {
   Window* columns;  // [kMaxTileCols]
   Window* rows;     // [kTileRows]
-  float* down;      // [kTileRows][kChunkRows] weights of this chunk's rows
-  float* across;    // [kChunkRows][tile_cols][4]: sums of r, g, b and of the weights
+  Value* down;      // [kTileRows][kChunkRows] weights of this chunk's rows
+  Value* across;    // [kChunkRows][tile_cols][4]: sums of r, g, b and of the weights
   u32* levels;      // [kChunkRows][chunk_cols]: r | g << 8 | b << 16
-  float* weights;   // [taps][tile_cols]
+  Value* weights;   // [taps][tile_cols]
 };
 
 // How the output is cut; the same for all blocks, and for chroma, whose windows and footprints are
@@ -74,14 +75,15 @@ AIMILLS_HD Tiling tiling_of(const Params& p) {
   return t;
 }
 
-AIMILLS_HD Shared shared_of(const Tiling& t, u32* words) {
-  Shared s;
-  s.across = reinterpret_cast<float*>(words);  // first: it is read 16 bytes at a time
+template <class Value>
+AIMILLS_HD Shared<Value> shared_of(const Tiling& t, u32* words) {
+  Shared<Value> s;
+  s.across = reinterpret_cast<Value*>(words);  // first: it is read 16 bytes at a time
   s.down = s.across + kAcrossWords;
   s.columns = reinterpret_cast<Window*>(s.down + kDownWords);
   s.rows = s.columns + kMaxTileCols;
   s.levels = words + kAcrossWords + kDownWords + kWindowWords;
-  s.weights = reinterpret_cast<float*>(s.levels + kChunkRows * t.chunk_cols);
+  s.weights = reinterpret_cast<Value*>(s.levels + kChunkRows * t.chunk_cols);
   return s;
 }
 
@@ -104,16 +106,22 @@ struct Place : Tile {
   int col, cols;
 };
 
+template <class Value>
 struct ThreadState {
-  float sum[kOutputsPerThread][4];  // of three channels, and of the weights
+  Value sum[kOutputsPerThread][4];  // of three channels, and of the weights
 };
+
+template <class Part>
+using SharedOf = Shared<typename Part::Value>;
+template <class Part>
+using StateOf = ThreadState<typename Part::Value>;
 
 template <class Part>
 AIMILLS_HD Place place_of(const Params& p, const Tiling& t, const Tile& tile) {
   Place at{};
   static_cast<Tile&>(at) = tile;
-  const Axis down = Part::down(p);
-  const Axis across = Part::across(p);
+  const auto down = Part::down(p);
+  const auto across = Part::across(p);
   at.row_begin = window_of(down, at.out_row).begin;
   at.row_end = window_of(down, smaller<i64>(at.out_row + kTileRows, p.down.count) - 1).end;
   at.col_begin = window_of(across, at.out_col).begin & ~1;
@@ -122,10 +130,10 @@ AIMILLS_HD Place place_of(const Params& p, const Tiling& t, const Tile& tile) {
 }
 
 template <class Part>
-AIMILLS_HD void begin_part(const Params& p, const Tiling& t, const Place& at, const Shared& s,
-                           int tid, ThreadState& state) {
-  const Axis down = Part::down(p);
-  const Axis across = Part::across(p);
+AIMILLS_HD void begin_part(const Params& p, const Tiling& t, const Place& at,
+                           const SharedOf<Part>& s, int tid, StateOf<Part>& state) {
+  const auto down = Part::down(p);
+  const auto across = Part::across(p);
   if (tid < kTileRows) {
     s.rows[tid] = window_of(down, smaller<i64>(at.out_row + tid, p.down.count - 1));
   } else if (tid < kTileRows + t.tile_cols) {
@@ -133,32 +141,32 @@ AIMILLS_HD void begin_part(const Params& p, const Tiling& t, const Place& at, co
     s.columns[c] = window_of(across, smaller<i64>(at.out_col + c, p.across.count - 1));
   }
   for (auto& sum : state.sum) {
-    for (int c = 0; c < Part::kChannels; ++c) sum[Part::kFirst + c] = 0.0f;
-    sum[3] = 0.0f;
+    for (int c = 0; c < Part::kChannels; ++c) sum[Part::kFirst + c] = 0;
+    sum[3] = 0;
   }
 }
 
 // ---- levels and weights into shared memory
 
 template <class Part>
-AIMILLS_HD void load_weights(const Params& p, const Tiling& t, const Place& at, const Shared& s,
-                             int tid) {
-  const Axis across = Part::across(p);
+AIMILLS_HD void load_weights(const Params& p, const Tiling& t, const Place& at,
+                             const SharedOf<Part>& s, int tid) {
+  const auto across = Part::across(p);
   for (int i = tid; i < t.taps * t.tile_cols; i += kThreads) {
-    AIMILLS_READ_ANEW
+    read_anew();
     const int c = i % t.tile_cols, tap = i / t.tile_cols;
     const Window window = s.columns[c];
     const int j = larger(window.begin, at.col) + tap;
-    s.weights[i] = j < window.end ? weight_of(across, at.out_col + c, j) : 0.0f;
+    s.weights[i] = j < window.end ? weight_of(across, at.out_col + c, j) : 0;
   }
 }
 
 template <class Part>
-AIMILLS_HD void load_phase(const Params& p, const Tiling& t, const Place& at, const Shared& s,
-                           int tid) {
+AIMILLS_HD void load_phase(const Params& p, const Tiling& t, const Place& at,
+                           const SharedOf<Part>& s, int tid) {
   const int pairs = t.chunk_cols / 2;
   for (int i = tid; i < at.rows * pairs; i += kThreads) {
-    AIMILLS_READ_ANEW
+    read_anew();
     const int row = i / pairs, col = 2 * (i % pairs);
     if (col < at.cols) {
       Part::load_pair(p, at.frame, at.row + row, at.col + col, s.levels + row * t.chunk_cols + col);
@@ -170,30 +178,30 @@ AIMILLS_HD void load_phase(const Params& p, const Tiling& t, const Place& at, co
 // ---- the two filters
 
 template <class Part>
-AIMILLS_HD void across_phase(const Params& p, const Tiling& t, const Place& at, const Shared& s,
-                             int tid) {
-  const Axis down = Part::down(p);
+AIMILLS_HD void across_phase(const Params& p, const Tiling& t, const Place& at,
+                             const SharedOf<Part>& s, int tid) {
+  using Value = typename Part::Value;
+  const auto down = Part::down(p);
   if (tid < kDownWords) {
     const int r = tid / kChunkRows, j = at.row + tid % kChunkRows;
     const Window window = s.rows[r];
     const bool inside = j >= window.begin && j < window.end;
-    s.down[tid] =
-        inside ? weight_of(down, smaller<i64>(at.out_row + r, p.down.count - 1), j) : 0.0f;
+    s.down[tid] = inside ? weight_of(down, smaller<i64>(at.out_row + r, p.down.count - 1), j) : 0;
   }
   if (tid >= at.rows * t.tile_cols) return;
   const int c = tid % t.tile_cols, row = tid / t.tile_cols;
   const Window window = s.columns[c];
   const int begin = larger(window.begin, at.col), end = smaller(window.end, at.col + at.cols);
   const u32* levels = s.levels + row * t.chunk_cols - at.col;
-  const float* weights = s.weights + c;
-  float* sums = s.across + tid * 4;
-  float sum[Part::kChannels] = {}, total = 0.0f;
+  const Value* weights = s.weights + c;
+  Value* sums = s.across + tid * 4;
+  Value sum[Part::kChannels] = {}, total = 0;
   for (int j = begin; j < end; ++j, weights += t.tile_cols) {
     const u32 word = levels[j];
-    const float w = *weights;
+    const Value w = *weights;
     AIMILLS_UNROLLED
     for (int c = 0; c < Part::kChannels; ++c) {
-      sum[c] += w * static_cast<float>(Part::channel(word, c));
+      sum[c] += w * static_cast<Value>(Part::channel(word, c));
     }
     total += w;
   }
@@ -201,21 +209,23 @@ AIMILLS_HD void across_phase(const Params& p, const Tiling& t, const Place& at, 
   AIMILLS_UNROLLED
   for (int c = 0; c < Part::kChannels; ++c) sums[c] = first ? sum[c] : sums[c] + sum[c];
   sums[3] = first ? total : sums[3] + total;
+  if (at.col + at.cols == at.col_end) Part::end_row(sums);
 }
 
 template <class Part>
-AIMILLS_HD void down_phase(const Tiling& t, const Place& at, const Shared& s, int tid,
-                           ThreadState& state) {
+AIMILLS_HD void down_phase(const Tiling& t, const Place& at, const SharedOf<Part>& s, int tid,
+                           StateOf<Part>& state) {
+  using Value = typename Part::Value;
   AIMILLS_UNROLLED
   for (int k = 0; k < kOutputsPerThread; ++k) {
     const int i = tid + k * kThreads;
     const int c = i % t.tile_cols, r = i / t.tile_cols;
     if (r >= kTileRows) return;
-    float* sum = state.sum[k];
+    Value* sum = state.sum[k];
     for (int row = 0; row < at.rows; ++row) {
-      const float w = s.down[r * kChunkRows + row];
-      const float* across = s.across + (row * t.tile_cols + c) * 4;
-      const float scale = w / across[3];
+      const Value w = s.down[r * kChunkRows + row];
+      const Value* across = s.across + (row * t.tile_cols + c) * 4;
+      const Value scale = Part::scaled(w, across);
       AIMILLS_UNROLLED
       for (int c = 0; c < Part::kChannels; ++c) sum[Part::kFirst + c] += scale * across[c];
       sum[3] += w;
@@ -225,16 +235,18 @@ AIMILLS_HD void down_phase(const Tiling& t, const Place& at, const Shared& s, in
 
 // Sums of the part to values.
 template <class Part>
-AIMILLS_HD void end_part(ThreadState& state) {
+AIMILLS_HD void end_part(StateOf<Part>& state) {
   for (auto& sum : state.sum) {
     AIMILLS_UNROLLED
-    for (int c = 0; c < Part::kChannels; ++c) sum[Part::kFirst + c] /= sum[3];
+    for (int c = 0; c < Part::kChannels; ++c) {
+      sum[Part::kFirst + c] = Part::mean(sum[Part::kFirst + c], sum[3]);
+    }
   }
 }
 
 template <class Loader>
 AIMILLS_HD void finish_tile(const Params& p, const Tiling& t, const Tile& at, int tid,
-                            const ThreadState& state) {
+                            const StateOf<Loader>& state) {
   const i64 frame = place_of_frame(p, at.frame);
   const int copies = copies_of_frame(p, at.frame);
   AIMILLS_UNROLLED

@@ -4,12 +4,6 @@
 
 #include "video/params.h"
 
-// Makes the compiler read parameters anew. Of a kernel whose parameters lie at a place that varies
-// it would keep more of them in registers than there are.
-#if !defined(AIMILLS_READ_ANEW)
-#define AIMILLS_READ_ANEW
-#endif
-
 namespace aimills::video {
 
 struct Rgb {
@@ -128,7 +122,7 @@ AIMILLS_HD Rgb jittered(const float* m, const Rgb& x) {
 
 AIMILLS_HD Rgb graded(const Params& p, Rgb x) {
   if (p.transfer != kSdr) x = sdr_levels(x, p.transfer);
-  AIMILLS_READ_ANEW
+  read_anew();
   return p.jittered ? jittered(p.jitter, x) : x;
 }
 

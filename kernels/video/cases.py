@@ -216,6 +216,19 @@ CASES = (
             ("pil13", "area", "rgb24"), ("pil", "nearest", "i420"),
         )
     ),
+    Case("pil-tiny", **_TINY, mode="pil", dtype="u8"),
+    Case("pil13-tiny", F=1, H=21, W=12, h=5, w=7, mode="pil13", format="yuv422p", dtype="u8"),
+    *(
+        Case(f"pil13-turned-{form}", F=2, H=95, W=31, h=17, w=23, interpolation=name, format=form,
+             mode="pil13", location=location, layout=layout, dtype="u8")
+        for form, name, location, layout in (
+            ("nv12", "bicubic", "left", "tight"), ("yuv422p", "lanczos", "topleft", "strided"),
+            ("yuv444p10", "area", "left", "pitched"), ("bgr24", "bilinear", "left", "pitched"),
+        )
+    ),
+    Case("pil-wide", F=1, H=6, W=9001, h=4, w=3, mode="pil", dtype="u8"),
+    Case("pil13-tall", F=1, H=9001, W=6, h=3, w=4, mode="pil13", interpolation="lanczos",
+         dtype="u8"),
     *(
         Case(f"{transfer}-{form}", F=1, H=22, W=40, h=13, w=23, format=form, space="bt2020",
              transfer=transfer, location="topleft", fill=fill, layout=layout, dtype="f32")
@@ -261,6 +274,9 @@ CASES = (
     Case("fast-one-pixel", F=1, H=1, W=1, h=3, w=2, mode="fast", dtype="u8"),
     Case("fast-wide", F=1, H=6, W=2001, h=4, w=3, mode="fast", location="topleft", dtype="f32"),
     Case("fast-rgb", F=1, H=30, W=50, h=11, w=23, format="bgr24", mode="fast", jitter=JITTER),
+    Case("all-at-once-turned", F=3, H=90, W=60, h=22, w=24, crop=(3, 5, 85, 27), pad=(1, 4, 5, 0),
+         flip=True, rotate=180, format="yuv422p10", interpolation="lanczos", store="patches",
+         patch=(2, 7, 2), dtype="e4m3", pad_level=128, jitter=JITTER, mode="pil13"),
     Case("all-at-once-fast", F=3, H=60, W=90, h=22, w=24, crop=(3, 5, 51, 78), pad=(1, 4, 5, 0),
          flip=True, rotate=270, format="p010", interpolation="lanczos", store="patches",
          patch=(2, 7, 2), dtype="e4m3", pad_level=128, jitter=JITTER, mode="fast"),

@@ -35,10 +35,12 @@ def _entry() -> tuple[Any, Any]:
 def launch(outs: tuple[Tensor, ...], *args: Any) -> None:
     params, run = _entry()
     stream = torch._C._cuda_getCurrentRawStream(outs[0].device.index)
-    run(params(packed(outs, args)), stream)
+    held: list[Tensor] = []
+    run(params(packed(outs, args, held)), stream)
 
 
 def launch_ragged(outs: tuple[Tensor, ...], *args: Any) -> None:
-    clips = b"".join(struct for struct, _ in packed_clips(outs, args))
+    held: list[Tensor] = []
+    clips = b"".join(struct for struct, _ in packed_clips(outs, args, held))
     stream = torch._C._cuda_getCurrentRawStream(outs[0].device.index)
     extension().video_to_tensor_ragged_cuda(clips, stream)

@@ -71,18 +71,22 @@ def _kernel(device: int, loader: str, name: str) -> Any:
 
 def launch(outs: tuple[Tensor, ...], *args: Any) -> None:
     if outs[0].numel():
-        loader = loader_of(Arguments(*args))
-        _launch(outs[0].device.index, loader, KERNELS[0], packed(outs, args), _blocks(args))
+        loader, held = loader_of(Arguments(*args)), list[Tensor]()
+        params = packed(outs, args, held)
+        _launch(outs[0].device.index, loader, KERNELS[0], params, _blocks(args))
 
 
 def launch_ragged(outs: tuple[Tensor, ...], *args: Any) -> None:
-    for loader, batch, blocks in batches(outs, args):
+    held: list[Tensor] = []
+    for loader, batch, blocks in batches(outs, args, held):
         _launch(outs[0].device.index, loader, KERNELS[1], batch, blocks)
 
 
-def batches(outs: tuple[Tensor, ...], args: tuple) -> Iterator[tuple[str, bytes, int]]:
-    """The loader, the `Batch` struct and the grid of each launch."""
-    clips = packed_clips(outs, args)
+def batches(
+    outs: tuple[Tensor, ...], args: tuple, held: list[Tensor]
+) -> Iterator[tuple[str, bytes, int]]:
+    """The loader, the `Batch` struct and the grid of each launch; `held` as `packed` takes it."""
+    clips = packed_clips(outs, args, held)
     for first in range(0, len(clips), CLIPS):
         part = clips[first : first + CLIPS]
         ends, table = [0], b"".join(params for params, _ in part)

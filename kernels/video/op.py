@@ -225,23 +225,16 @@ def _cpu_rejects(p: Problem) -> str | None:
     return extension_error()
 
 
-def kernel_rejects(p: Problem) -> str | None:
-    """What the CUDA kernel can't do, wherever it is compiled."""
-    if p.resize_mode in ("pil", "pil13"):
-        return f"the kernel filters in floats, and mode is {p.resize_mode}"
-    return None
-
-
 def _cuda_rejects(p: Problem) -> str | None:
     from aimills_kernels.kernels.video import cuda
 
-    return kernel_rejects(p) or cuda.missing(p.sm)
+    return cuda.missing(p.sm)
 
 
 def _nvrtc_rejects(p: Problem) -> str | None:
     from aimills_kernels.kernels.video import nvrtc
 
-    return kernel_rejects(p) or nvrtc.missing(p.sm)
+    return nvrtc.missing(p.sm)
 
 
 def without_mode(p: Problem) -> str | None:
@@ -268,13 +261,18 @@ _SOURCES = (
     "csrc/video/tone.h",
     "csrc/video/pixel.h",
     "csrc/video/weights.h",
+    "csrc/video/pil.h",
+    "csrc/video/pil_table.h",
+    "csrc/video/pil_table.cpp",
     "csrc/video/tile.h",
     "csrc/video/kernel.h",
     "csrc/video/sm80_video_to_tensor.cu",
     "csrc/bindings/video.cpp",
     "kernels/video/formats.py",
     "kernels/video/layouts.py",
+    "kernels/video/pil.py",
     "kernels/video/problem.py",
+    "kernels/video/resize.py",
 )
 
 _TRITON_SOURCES = (

@@ -124,6 +124,8 @@ CASES = (
     Case("hlg", clips=_SMALL[:2], dtype="f32", format="p010", space="bt2020", transfer="hlg",
          **_TOKENS),
     Case("pil", clips=_SMALL[:2], dtype="u8", mode="pil", **_TOKENS),
+    Case("pil13", clips=((1, 12, 20, 6, 6), (2, 45, 13, 6, 12)), dtype="u8", mode="pil13",
+         format="yuv422p", store="patches", patch=(1, 3, 2)),
     Case("fast", clips=_SMALL[:2], dtype="f32", mode="fast", **_TOKENS,
          crops=((3, 5, 20, 41), (0, 0, 45, 31)), jitters=(JITTER, JITTER)),
     Case("many", clips=((1, 3, 4, 2, 3), (1, 5, 2, 2, 3)) * 35, dtype="u8"),

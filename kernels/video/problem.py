@@ -15,6 +15,7 @@ from torch import Tensor
 from aimills_kernels.kernels.video.colour import chroma_places
 from aimills_kernels.kernels.video.formats import FORMATS, KR_KB, Format, scaling
 from aimills_kernels.kernels.video.layouts import LAYOUTS, Axis, Layout, layout_of
+from aimills_kernels.kernels.video.pil import table
 from aimills_kernels.kernels.video.resize import vertical_first
 
 # Positions of filters and of transfers are the values of the enums in csrc/video/params.h.
@@ -29,14 +30,18 @@ OPTIONS = {
     "resize_mode": ("torch", "pil", "pil13", "fast"),
     "layout": LAYOUTS,
 }
+PILLOW = ("pil", "pil13")
 DTYPES = {
     "bf16": torch.bfloat16, "f16": torch.float16, "f32": torch.float32, "u8": torch.uint8,
     "e4m3": torch.float8_e4m3fn,
 }  # fmt: skip
 # Of csrc/video/pixel.h: for the mode "fast" one for the first source in params.h and one for the
-# rest; else one for each of the first two, one for the rest, and one for all where HDR or a jitter
-# follows the matrix.
-LOADERS = ("Planes420", "PlanesAny", "Yuv420", "Yuv420Wide", "General", "Graded")
+# rest; for Pillow's modes one for the first, and one for the rest and for HDR and jitters; else one
+# for each of the first two, one for the rest, and one for all where HDR or a jitter follows the
+# matrix.
+LOADERS = (
+    "Planes420", "PlanesAny", "Pil420", "PilAny", "Yuv420", "Yuv420Wide", "General", "Graded",
+)  # fmt: skip
 _DTYPE_CODES = {
     torch.float32: 0, torch.float16: 1, torch.bfloat16: 2, torch.uint8: 3, torch.float8_e4m3fn: 4,
 }  # fmt: skip
@@ -47,7 +52,7 @@ _SIZE = struct.Struct("<2i")
 _OPTIONS = struct.Struct("<2i 5i 2i")
 _ENDS = struct.Struct("<3i")
 _FLOATS = struct.Struct("<6f 9f")
-_WHOLE = struct.Struct("<Q24s Q24s Q24s Q 176s 4i 36s i 12s i 60s 12f 4x")
+_WHOLE = struct.Struct("<Q24s Q24s Q24s Q 176s 4i 36s i 12s i 60s 12f 4x 2Q")
 
 
 class Arguments(NamedTuple):
@@ -129,19 +134,21 @@ def _source(form: Format) -> int:
 
 
 def loader_of(a: Arguments) -> str:
+    graded = a.transfer != "sdr" or bool(a.jitter)
     if a.by_planes:
         return LOADERS[min(_source(a.form), 1)]
-    if a.transfer != "sdr" or a.jitter:
-        return LOADERS[5]
-    return LOADERS[2 + min(_source(a.form), 2)]
+    if a.resize_mode in PILLOW:
+        return LOADERS[3 if graded else 2 + min(_source(a.form), 1)]
+    return LOADERS[7 if graded else 4 + min(_source(a.form), 2)]
 
 
-def packed(outs: tuple[Tensor, ...], args: tuple) -> bytes:
-    """The `Params` struct of csrc/video/params.h."""
-    return packed_at(outs[0].data_ptr(), args)[0]
+def packed(outs: tuple[Tensor, ...], args: tuple, held: list[Tensor] | None = None) -> bytes:
+    """The `Params` struct of csrc/video/params.h. Without `held` it is for the CPU. Else the tables
+    that it points to are appended there: they must live until the kernel is launched."""
+    return packed_at(outs[0].data_ptr(), args, held)[0]
 
 
-def packed_at(address: int, args: tuple) -> tuple[bytes, int]:
+def packed_at(address: int, args: tuple, held: list[Tensor] | None = None) -> tuple[bytes, int]:
     """The struct for an output at this address, and how many bytes it has. All but the addresses,
     the crop and the jitter, which training draws anew, is kept from call to call: to work it out
     takes ten times as long as to find it."""
@@ -159,8 +166,23 @@ def packed_at(address: int, args: tuple) -> tuple[bytes, int]:
         starts[y[0]] + y[1], y_strides, starts[u[0]] + u[1], u_strides, starts[v[0]] + v[1],
         v_strides, address, stores, *box, options, passes(box), ends,
         bool(jitter) and codes is None, floats, *_affine_rows(jitter, codes),
+        *_tables(args, box, held),
     )  # fmt: skip
     return packed, size
+
+
+def _tables(args: tuple, box: tuple[int, ...], held: list[Tensor] | None) -> tuple[int, int]:
+    """Addresses of the weights down and across: 0 where the kernel computes its own."""
+    if held is None or args[_MODE] not in PILLOW:
+        return 0, 0
+    a = Arguments(*args)
+    (height, width), device = a.resized, a.planes[0].device
+    both = [
+        table(size, out, a.interpolation, device)
+        for size, out in ((box[2], height), (box[3], width))
+    ]
+    held += both
+    return both[0].data_ptr(), both[1].data_ptr()
 
 
 def geometry(planes: list[Tensor], others: tuple) -> tuple:
@@ -172,6 +194,7 @@ def geometry(planes: list[Tensor], others: tuple) -> tuple:
 
 
 _CROP, _JITTER = Arguments._fields.index("crop"), Arguments._fields.index("jitter")
+_MODE = Arguments._fields.index("resize_mode")
 _NO_JITTER = [1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0]
 _kept_of = itemgetter(*(i for i in range(1, len(Arguments._fields)) if i not in (_CROP, _JITTER)))
 _KEPT: dict[tuple, tuple] = {}

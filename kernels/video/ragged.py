@@ -97,11 +97,14 @@ def _error(text: str) -> ValueError:
     return ValueError(f"video_to_tensor_ragged: {text}")
 
 
-def packed_clips(outs: tuple[Tensor, ...], args: tuple) -> list[tuple[bytes, tuple]]:
-    """The `Params` struct and the flat arguments of each clip that has an output."""
+def packed_clips(
+    outs: tuple[Tensor, ...], args: tuple, held: list[Tensor] | None = None
+) -> list[tuple[bytes, tuple]]:
+    """The `Params` struct and the flat arguments of each clip that has an output; `held` as
+    `packed` takes it."""
     address, found = outs[0].data_ptr(), []
     for clip in RaggedArguments(*args).each():
-        struct, size = packed_at(address, clip)
+        struct, size = packed_at(address, clip, held)
         address += size
         if size:
             found.append((struct, clip))

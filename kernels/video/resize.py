@@ -130,13 +130,18 @@ def resize_pil(levels: Tensor, height: int, width: int, interpolation: str, mode
 def pil_taps(size: int, out: int, interpolation: str) -> tuple[list[list[int]], list[list[int]]]:
     """Positions and whole weights in 2^-22, both [taps][out], by the same float64 operations in the
     same order as Pillow's `precompute_coeffs` and `normalize_coeffs_8bpc`."""
-    windows = _nearest(size, out) if interpolation == "nearest" else [
-        _window(size, out, interpolation, i) for i in range(out)
-    ]  # fmt: skip
+    windows = pil_windows(size, out, interpolation)
     taps = max(len(weights) for _, weights in windows)
     at = [[min(begin + t, size - 1) for begin, _ in windows] for t in range(taps)]
     weights = [[w[t] if t < len(w) else 0 for _, w in windows] for t in range(taps)]
     return at, weights
+
+
+def pil_windows(size: int, out: int, interpolation: str) -> list[tuple[int, list[int]]]:
+    """Of each output where its window begins, and its whole weights."""
+    if interpolation == "nearest":
+        return _nearest(size, out)
+    return [_window(size, out, interpolation, i) for i in range(out)]
 
 
 def _nearest(size: int, out: int) -> list[tuple[int, list[int]]]:

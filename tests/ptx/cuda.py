@@ -105,18 +105,19 @@ def video_cubin(loader: str = LOADERS[0], name: str = nvrtc.KERNEL) -> bytes:
 def video_to_tensor(outs: tuple[Tensor, ...], *args: Any) -> None:
     """The launch of kernels/video/nvrtc.py, with its own struct, grid and block."""
     if outs[0].numel():
-        loader = loader_of(Arguments(*args))
-        _run(loader, nvrtc.KERNELS[0], packed(outs, args), nvrtc._blocks(args), outs, args)
+        loader, held = loader_of(Arguments(*args)), list[Tensor]()
+        struct = packed(outs, args, held)
+        tensors = [*args[0], *held, outs[0]]
+        _run(loader, nvrtc.KERNELS[0], struct, nvrtc._blocks(args), tensors)
 
 
 def video_to_tensor_ragged(outs: tuple[Tensor, ...], *args: Any) -> None:
-    for loader, batch, blocks in nvrtc.batches(outs, args):
-        _run(loader, nvrtc.KERNELS[1], batch, blocks, outs, args)
+    held: list[Tensor] = []
+    for loader, batch, blocks in nvrtc.batches(outs, args, held):
+        _run(loader, nvrtc.KERNELS[1], batch, blocks, [*args[0], *held, outs[0]])
 
 
-def _run(
-    loader: str, name: str, struct: bytes, blocks: int, outs: tuple[Tensor, ...], args: tuple
-) -> None:
+def _run(loader: str, name: str, struct: bytes, blocks: int, tensors: list[Tensor]) -> None:
     inside = _inside.get(None)
     if inside is None:
         raise RuntimeError(f"{name} runs on the executor inside `with executing(...)` only")
@@ -125,7 +126,7 @@ def _run(
         kernel = parse(inside.edit(_video_ptx(loader, name))).kernel(name)
     result = launch.run(
         kernel, [struct], [blocks], [nvrtc._THREADS],
-        tensors=[t for t in (*args[0], outs[0]) if t.numel()], **inside.options,
+        tensors=[t for t in tensors if t.numel()], **inside.options,
     )  # fmt: skip
     if result.counters is not None:  # somebody wants to know what it costs
         result.cubin = video_cubin(loader, name)
