@@ -53,6 +53,7 @@ def test_the_threshold_decides() -> None:
     ("gpu", "why"),
     [
         ({"name": "NVIDIA H200"}, "another GPU: NVIDIA H100 80GB HBM3 and NVIDIA H200"),
+        ({"pci_device": "0x232110DE"}, "another SKU of that name: 0x233010DE and 0x232110DE"),
         ({"driver": "590.1"}, "another driver: 580.0 and 590.1"),
         ({"power_limit_w": 500.0}, "another power limit: 700.0 and 500.0"),
         ({"clock_application_sm_mhz": 1200}, "another application clock: 1980 and 1200"),

@@ -11,8 +11,9 @@ Row = dict[str, Any]
 
 # Facts of which another value makes other times, whatever the kernel: such rows aren't compared.
 _GPU = {
-    "name": "GPU", "driver": "driver", "power_limit_w": "power limit",
-    "clock_application_sm_mhz": "application clock", "ecc": "ECC mode", "mig": "MIG mode",
+    "name": "GPU", "pci_device": "SKU of that name", "driver": "driver",
+    "power_limit_w": "power limit", "clock_application_sm_mhz": "application clock",
+    "ecc": "ECC mode", "mig": "MIG mode",
 }  # fmt: skip
 _CPU = {"model": "CPU", "usable_cores": "usable cores", "threads": "threads"}
 _NEEDED = frozenset({"name", "driver", "model", "usable_cores", "threads"})
