@@ -314,6 +314,9 @@ def test_the_command_goes_on_with_no_other_run(
 ) -> None:
     words = ["accept", "--device", "cpu", "--stages", "inventory", "--out", str(tmp_path)]
     main([*words, "--profile", "gate"])
+    assert (
+        "profile gate: meant to take 0 s on a GPU; a CPU may take longer" in capsys.readouterr().out
+    )
     for more, says in ((["--profile", "full"], "profile"), (["--profile", "gate", "--ranks", "2"],
                        "world")):  # fmt: skip
         assert main([*words, *more, "--resume"]) == 3
