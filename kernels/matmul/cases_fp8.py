@@ -279,6 +279,8 @@ CASES = (
          cpu=dict(M=64, N=64), tags={"aot", "full"}),
     Case("aot-block-vectors", M=1024, N=1024, K=1024, **_VECTORS, layout="transposed",
          cpu=dict(M=64, N=64), tags={"aot", "full"}),
+    Case("aot-block-vectors-large", M=4096, N=4096, K=1024, **_VECTORS, cpu=dict(M=64, N=64),
+         tags={"aot"}),
     Case("aot-transposed", M=512, N=512, K=512, layout="transposed", cpu=dict(M=64, N=64),
          tags={"aot"}),
 )  # fmt: skip
