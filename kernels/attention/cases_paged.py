@@ -214,6 +214,6 @@ ERRORS = (
             "to at most 33, the tokens there are", base=_PACKED, value=True),
     Invalid("a scale of 0", edit(k_scale=lambda a: torch.zeros(())),
             "k_scale must be positive and finite", base=_FP8, value=True),
-    Invalid("a scale that is NaN", edit(v_scale=lambda a: torch.full((), torch.nan)),
+    Invalid("a scale that is NaN", edit(v_scale=lambda a: torch.full((), float("nan"))),
             "v_scale must be positive and finite", base=_FP8, value=True),
 )  # fmt: skip

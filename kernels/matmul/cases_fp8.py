@@ -226,6 +226,9 @@ CASES = (
     Case("fast-block", M=20, N=30, K=300, **_BLOCKS, accum="fast", out="f32"),
     Case("invariant", M=17, N=50, K=200, **_ROWS, invariant=True, bias="bf16", tags=_I),
     Case("invariant-block", M=3, N=50, K=200, **_BLOCKS, invariant=True, tags=_FULL),
+    Case("gpt-oss", M=3, N=40, K=2880, **_ROWS, bias="bf16"),
+    Case("qwen2.5-vl", M=70, N=20, K=3420, **_ROWS),
+    Case("block-qwen2.5-vl", M=3, N=140, K=3420, **_BLOCKS),
     Case("aot-fast", M=1024, N=1024, K=1024, **_ROWS, accum="fast", cpu=dict(M=64, N=64),
          tags={"aot", "full"}),
     Case("aot-invariant-unaligned", M=9, N=512, K=1000, invariant=True, cpu=dict(N=64),
@@ -279,6 +282,8 @@ CASES = (
          cpu=dict(M=64, N=64), tags={"aot", "full"}),
     Case("aot-block-vectors", M=1024, N=1024, K=1024, **_VECTORS, layout="transposed",
          cpu=dict(M=64, N=64), tags={"aot", "full"}),
+    Case("aot-block-vectors-large", M=4096, N=4096, K=1024, **_VECTORS, cpu=dict(M=64, N=64),
+         tags={"aot"}),
     Case("aot-transposed", M=512, N=512, K=512, layout="transposed", cpu=dict(M=64, N=64),
          tags={"aot"}),
 )  # fmt: skip

@@ -54,12 +54,12 @@ class Shape:
     decode: bool
     aligned: bool
     fixed: bool = False  # no other tiles than the built-in ones may serve
-    gated: bool = False  # half of a tile's columns are gates, with scales of blocks of their own
+    several: bool = False  # scales of blocks for the columns of a tile: gates, or none of 128x128
 
     @classmethod
     def of(
         cls, a: Tensor, b: Tensor, out_dtype: torch.dtype, accum: str, batch_invariant: bool,
-        sm: int, rows: int | None = None, gated: bool = False,
+        sm: int, rows: int | None = None, several: bool = False,
     ) -> Shape:  # fmt: skip
         """sm_80 has no tensor cores for fp8; for a float32 output their sums are too coarse, unless
         the caller asks for them. Where a row's bits must not depend on the others, the tiles don't
@@ -67,9 +67,9 @@ class Shape:
         decode = sm < 89 or (out_dtype == torch.float32 and accum != "fast") or interpreting()
         (n, k), aligned = b.shape[-2:], rows_aligned(b)
         if batch_invariant:
-            return cls(INVARIANT_M, n, k, decode, aligned, True, gated)
+            return cls(INVARIANT_M, n, k, decode, aligned, True, several)
         m, aligned = a.shape[0] if rows is None else rows, aligned and rows_aligned(a)
-        return cls(m, n, k, decode, aligned, False, gated)
+        return cls(m, n, k, decode, aligned, False, several)
 
 
 def rows_aligned(t: Tensor) -> bool:
@@ -90,7 +90,7 @@ def _others(built_in: Config, shape: Shape, sm: int) -> Iterator[Config]:
     if shape.fixed:
         return iter(())
     own = built_in.block_m * built_in.block_n // (32 * built_in.num_warps)
-    sums = max(own, 32 if shape.gated else 64)
+    sums = max(own, 32 if shape.several else 64)
     return (c for c in _near(built_in) if _fits(c, shape, sm, sums))
 
 
@@ -147,8 +147,8 @@ def select_config(shape: Shape, sm: int) -> Config:
 def select_block_config(shape: Shape, sm: int) -> Config:
     """The built-in tiles where each block of 128 of K has a scale."""
     found = select_config(shape, sm)
-    # With a scale for each column 128 by 128 spilled up to 904 bytes.
-    block_m = min(64, found.block_m) if shape.gated else found.block_m
+    # With a scale for each column 128 by 128 spilled up to 904 bytes, on each architecture.
+    block_m = min(64, found.block_m) if shape.several else found.block_m
     return replace(found, block_m=block_m, block_k=min(BLOCK, found.block_k))
 
 
@@ -247,6 +247,12 @@ def in_blocks(scale_a: Tensor, scale_b: Tensor, rows_b: int) -> bool:
         return True
     one = scale_b.dim() == 3 and scale_b.shape[1] == 1
     return scale_b.dim() > 1 and not one and scale_b.shape[-2] != rows_b
+
+
+def several_scales(scale_a: Tensor, scale_b: Tensor, rows_b: int, gated: bool) -> bool:
+    """Whether a tile's columns have more than one scale of a block of K, or each reads its own."""
+    of_128 = scale_b.dim() > 1 and scale_b.shape[-2] != rows_b
+    return in_blocks(scale_a, scale_b, rows_b) and (gated or not of_128)
 
 
 def rows_in_each(x: Tensor, groups: int) -> int:

@@ -44,6 +44,7 @@ from aimills_kernels.kernels.matmul.config import (
     candidates,
     in_blocks,
     select_split_config,
+    several_scales,
     split_sums,
 )
 from aimills_kernels.kernels.matmul.formats import E4M3, LARGEST
@@ -185,8 +186,8 @@ def workspace(
     """Floats: a sum of each element and split."""
     sm = sm_of(a.device) or 90
     blocks = in_blocks(scale_a, scale_b, len(b))
-    gated = blocks and activation == GATED
-    shape = Shape.of(a, b, out_dtype, accum, batch_invariant, sm, gated=gated)
+    several = several_scales(scale_a, scale_b, len(b), activation == GATED)
+    shape = Shape.of(a, b, out_dtype, accum, batch_invariant, sm, several=several)
     config = select_split_config(shape, blocks, sm)
     return split_sums(config, len(a), len(b))
 
@@ -236,8 +237,8 @@ ERRORS = (
 def _configs(p: Problem) -> tuple[Config, ...]:
     sm = p.sm or 90
     blocks = in_blocks(p.scale_a, p.scale_b, len(p.b))
-    gated = blocks and p.activation == GATED
-    shape = Shape.of(p.a, p.b, p.out_dtype, p.accum, p.batch_invariant, sm, gated=gated)
+    several = several_scales(p.scale_a, p.scale_b, len(p.b), p.activation == GATED)
+    shape = Shape.of(p.a, p.b, p.out_dtype, p.accum, p.batch_invariant, sm, several=several)
     return candidates(shape, blocks, sm)
 
 

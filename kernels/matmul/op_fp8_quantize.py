@@ -23,6 +23,7 @@ from aimills_kernels.kernels.matmul.config import (
     codes_candidates,
     in_blocks,
     select_codes_config,
+    several_scales,
     split_sums,
 )
 from aimills_kernels.kernels.matmul.formats import CODES, LARGEST
@@ -212,7 +213,8 @@ def problem_of(
     sm = sm_of(a.device) or 90
     gated = activation == GATED
     blocks = in_blocks(scale_a, scale_b, len(b))
-    shape = Shape.of(a, b, torch.bfloat16, accum, batch_invariant, sm, gated=gated and blocks)
+    several = several_scales(scale_a, scale_b, len(b), gated)
+    shape = Shape.of(a, b, torch.bfloat16, accum, batch_invariant, sm, several=several)
     columns = (256 if gated else 128) if granularity == "1x128" else 0
     return Chosen(shape, blocks, columns, sm)
 

@@ -35,6 +35,7 @@ from aimills_kernels.kernels.matmul.config import (
     grouped_candidates,
     in_blocks,
     rows_in_each,
+    several_scales,
 )
 from aimills_kernels.kernels.matmul.formats import LARGEST
 from aimills_kernels.kernels.matmul.groups import (
@@ -177,8 +178,8 @@ def _configs(p: Problem) -> tuple[Config, ...]:
     sm = p.sm or 90
     rows = rows_in_each(p.a, len(p.b))
     blocks = in_blocks(p.scale_a, p.scale_b, p.b.shape[1])
-    gated = blocks and p.activation == GATED
-    shape = Shape.of(p.a, p.b, p.out_dtype, "promoted", p.batch_invariant, sm, rows, gated)
+    several = several_scales(p.scale_a, p.scale_b, p.b.shape[1], p.activation == GATED)
+    shape = Shape.of(p.a, p.b, p.out_dtype, "promoted", p.batch_invariant, sm, rows, several)
     return grouped_candidates(shape, blocks, sm)
 
 

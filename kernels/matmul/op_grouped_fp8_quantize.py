@@ -21,6 +21,7 @@ from aimills_kernels.kernels.matmul.config import (
     in_blocks,
     rows_in_each,
     select_grouped_config,
+    several_scales,
 )
 from aimills_kernels.kernels.matmul.formats import CODES
 from aimills_kernels.kernels.matmul.groups import bad_groups, in_some, rows_in, skewed
@@ -119,7 +120,8 @@ def problem_of(
     sm = sm or sm_of(a.device) or 90
     gated, rows = activation == GATED, rows_in_each(a, len(b))
     blocks = in_blocks(scale_a, scale_b, b.shape[1])
-    shape = Shape.of(a, b, torch.bfloat16, "promoted", batch_invariant, sm, rows, gated and blocks)
+    several = several_scales(scale_a, scale_b, b.shape[1], gated)
+    shape = Shape.of(a, b, torch.bfloat16, "promoted", batch_invariant, sm, rows, several)
     columns = 256 if gated else 128
     return Chosen(shape, blocks, columns if granularity == "1x128" and shape.aligned else 0, sm)
 

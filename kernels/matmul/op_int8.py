@@ -235,6 +235,8 @@ CASES = (
          out="f32"),
     Case("deeper", M=17, N=16, K=deepest(zero=False) + 9, fill="ends", out="f32"),
     Case("residual", M=16, N=32, K=40, **_ROWS, residual="f32", act="gelu"),
+    Case("gpt-oss", M=3, N=40, K=2880, **_ROWS, bias="bf16"),
+    Case("qwen2.5-vl", M=70, N=20, K=3420, **_ROWS),
     Case("gated", M=19, N=70, K=45, **_ROWS, **_ZEROS, act="swiglu", bias="bf16", residual="f16",
          tags=_I),
     Case("activation", M=3, N=20, K=33, **_ROWS, act="silu", residual="bf16", out="f32",

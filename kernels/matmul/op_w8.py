@@ -165,6 +165,8 @@ CASES = (
     Case("nan-in-x", M=20, N=40, K=70, fill="nan", bias="bf16", scale_b="row"),
     Case("deep", M=24, N=40, K=14336, scale_b="row"),
     Case("residual", M=16, N=32, K=40, scale_b="row", residual="f32", act="gelu"),
+    Case("gpt-oss", M=3, N=40, K=2880, scale_b="row", bias="bf16"),
+    Case("qwen2.5-vl", M=70, N=20, K=3420, scale_b="row"),
     Case("gated", M=19, N=70, K=45, act="swiglu", bias="bf16", residual="f16", **_I),
     Case("activation", M=3, N=20, K=33, dtype="f16", act="silu", residual="bf16", layout="sliced",
          scale_b="row", tags={"interpret", "full"}),

@@ -21,6 +21,7 @@ from aimills_kernels.kernels.matmul.config import (
     Shape,
     per_split,
     select_split_config,
+    several_scales,
 )
 from aimills_kernels.kernels.matmul.epilogue import (
     End,
@@ -175,7 +176,8 @@ def launch(
     if out.numel() == 0:
         return
     sm = sm_of(a.device) or 90
-    shape = Shape.of(a, b, out_dtype, accum, batch_invariant, sm, gated=activation == GATED)
+    several = several_scales(scale_a, scale_b, len(b), activation == GATED)
+    shape = Shape.of(a, b, out_dtype, accum, batch_invariant, sm, several=several)
     config = _configs.config(select_split_config(shape, True, sm))
     multiply(a, b, scale_a, scale_b, shape, config, work, End(out, bias, activation, residual))
 

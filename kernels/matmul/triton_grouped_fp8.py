@@ -23,6 +23,7 @@ from aimills_kernels.kernels.matmul.config import (
     in_blocks,
     rows_in_each,
     select_grouped_config,
+    several_scales,
 )
 from aimills_kernels.kernels.matmul.epilogue import End, weight_rows
 from aimills_kernels.kernels.matmul.segments import (
@@ -125,9 +126,9 @@ def launch(
         return
     sm = sm_of(a.device) or 90
     blocks = in_blocks(scale_a, scale_b, b.shape[1])
-    gated = blocks and activation == GATED
+    several = several_scales(scale_a, scale_b, b.shape[1], activation == GATED)
     rows = rows_in_each(a, len(b))
-    shape = Shape.of(a, b, out_dtype, "promoted", batch_invariant, sm, rows, gated)
+    shape = Shape.of(a, b, out_dtype, "promoted", batch_invariant, sm, rows, several)
     config = _configs.config(select_grouped_config(shape, blocks, sm))
     multiply(a, b, scale_a, scale_b, offsets, masked_m, shape, promoted("promoted", sm), config,
              End(out, bias, activation, residual))  # fmt: skip

@@ -111,8 +111,10 @@ def grouped_matmul_quantize_fp8(
     Shapes and dtypes:
         a         [T, K]             float8_e4m3fn | float8_e5m2; or [E, M, K] with masked_m
         b         [E, N, K]          float8_e4m3fn | float8_e5m2
-        scale_a, scale_b             f32; as in grouped_matmul_fp8
-        offsets, masked_m            i32; as in grouped_matmul_fp8
+        scale_a   [..., ceil(K / 128)]   f32; or others, as in grouped_matmul_fp8
+        scale_b   [E, N, ceil(K / 128)]  f32; or others, as in grouped_matmul_fp8
+        offsets   [E] or [E + 1]     i32; as in grouped_matmul_fp8
+        masked_m  [E]                i32; as in grouped_matmul_fp8
         bias      [E, N]             bf16 | f16 | f32
         x_q       [T, N]             dtype, or [E, M, N]; N / 2 columns with activation="swiglu"
         scale     [T, ceil(N / 128)] f32, of x_q's columns, or [E, M, ...]; [..., 1] for "row"
