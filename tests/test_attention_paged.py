@@ -183,6 +183,7 @@ def test_a_workspace_that_does_not_fit_is_refused(seed: int) -> None:
     for wrong, says in (
         ({"softcap": None}, "softcap must be a number, got None"),
         ({"scale": "a"}, "scale must be a number, got 'a'"),
+        ({"softcap": torch.ones(2)}, "softcap must be a number, got tensor"),
     ):
         with pytest.raises(ValueError, match=f"attention_paged: {says}"):
             ak.attention_paged(*tensors, **{**named, **wrong}, workspace=whole)

@@ -80,7 +80,8 @@ def check_scalars(
     op: str, scale: float, window_left: int, window_right: int, softcap: float
 ) -> None:
     for name, value in (("scale", scale), ("softcap", softcap)):
-        if not isinstance(value, (int, float, torch.SymInt, torch.SymFloat, Tensor)):
+        several = isinstance(value, Tensor) and value.numel() != 1
+        if value is None or isinstance(value, (str, complex)) or several:
             raise ValueError(f"{op}: {name} must be a number, got {value!r}")
     if not -1e30 < scale < 1e30:
         raise ValueError(f"{op}: scale must be finite, got {scale}")
