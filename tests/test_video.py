@@ -332,6 +332,9 @@ def test_chroma_is_linear_between_its_places(location, launch):
         ({"std": {0.1, 0.2, 0.3}}, r"std must be three numbers, got \{0.\d, "),
         ({"std": [True, True, True]}, r"std must be three numbers, got \[True"),
         ({"mean": True}, "mean must be three numbers, got True"),
+        ({"crop": (1 << 63, 0, 1, 1)}, r"crop must be 4 integers of 64 bits, got \(922"),
+        ({"pad": (0, 0, 0, -1 << 70)}, "pad must be 4 integers of 64 bits, got"),
+        ({"rotate": 1 << 63}, "rotate must be an integer of 64 bits, got 922"),
     ],
 )
 def test_wrong_options_are_named(option, says):

@@ -207,11 +207,15 @@ def _frames(clip: Any) -> int:
 
 
 def _whole_number(name: str, value: Any) -> int:
-    if type(value) is int:
+    if type(value) is int and -(2**63) <= value < 2**63:
         return value
     if not isinstance(value, bool):
         with contextlib.suppress(TypeError):
-            return operator.index(value)
+            if -(2**63) <= (whole := operator.index(value)) < 2**63:
+                return whole
+            raise ValueError(
+                f"video_to_tensor: {name} must be an integer of 64 bits, got {shown(value)}"
+            )
     raise ValueError(f"video_to_tensor: {name} must be an integer, got {shown(value)}")
 
 
@@ -219,7 +223,9 @@ def _whole_numbers(name: str, values: Any, count: int) -> list[int]:
     if isinstance(values, (tuple, list)) and len(values) == count:
         with contextlib.suppress(ValueError):
             return [_whole_number(name, v) for v in values]
-    raise ValueError(f"video_to_tensor: {name} must be {count} integers, got {shown(values)}")
+    raise ValueError(
+        f"video_to_tensor: {name} must be {count} integers of 64 bits, got {shown(values)}"
+    )
 
 
 def _two(size: Sequence[int]) -> tuple[int, int]:
