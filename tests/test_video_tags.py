@@ -11,7 +11,7 @@ from torch import Tensor
 
 from aimills_kernels.video import VideoError, decode_to_tensor
 from aimills_kernels.video.io import decode
-from tests.test_video_decode import decoding, encoded, plain, taken, which
+from tests.test_video_decode import encoded, plain, taken, which
 
 
 def colourful(index: int, into: list[Tensor]) -> None:
