@@ -162,7 +162,9 @@ def test_torchao(
     assert off <= 0.01 * want.float().abs().mean()
 
 
-def test_what_torchao_does_not_take_is_said() -> None:
+def test_what_torchao_does_not_take_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, module in fake_peers.torchao().items():
+        monkeypatch.setitem(sys.modules, name, module)
     for name, case, says in (
         ("matmul_int8", "zero", "zero points"), ("matmul_w4", "tiny", "the peer int4pack"),
         ("matmul_fp8", "block-tiny", "for each row of both"),
