@@ -442,6 +442,13 @@ def test_who_replaced_a_clock_is_blamed_and_no_other() -> None:
     assert isinstance(found["good"], timing.Timing)
 
 
+def test_the_last_timed_output_is_looked_at() -> None:
+    """The checks afterwards call it twice on the same data, and the clock more often."""
+    row, _ = rows_of(one_run("skips_what_it_knows_well"))
+    assert row["failure"].startswith("the last timed output: out: NaN")
+    assert row["median_us"] is None
+
+
 def test_a_second_call_on_the_same_data_must_write_too() -> None:
     op = late_faults.plant("attention", "skips_the_same_again")
     stage = bench.Stage(op, op.case("tiny"), torch.device("cpu"), 0, 1)
