@@ -210,6 +210,32 @@ def _writable(config: pytest.Config) -> None:
         raise pytest.UsageError(f"--benchmark-record {path}: {error.strerror}") from None
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_benchmark_update_machine_info(
+    config: pytest.Config, machine_info: dict[str, Any]
+) -> None:
+    """pytest-benchmark knows the CPU alone, and the GPUs are to be found without torch."""
+    if not _timing(config):
+        return
+    from aimills_kernels.harness import _machine, env
+
+    machine_info["gpus"] = _machine.kinds_of(env.Facts().get("nvidia-smi", env.smi) or [])
+
+
+@pytest.hookimpl(optionalhook=True, tryfirst=True)
+def pytest_benchmark_compare_machine_info(
+    config: pytest.Config, machine_info: dict[str, Any], compared_benchmark: dict[str, Any]
+) -> None:
+    """Times of another GPU are refused, of which pytest-benchmark would warn."""
+    if not getattr(config.option, "aimills_benchmark", False):
+        return
+    from aimills_kernels.harness import _machine
+
+    saved = _machine.mapping(compared_benchmark, "machine_info").get("gpus") or []
+    if why := _machine.other_kinds(saved, machine_info.get("gpus", [])):
+        raise pytest.UsageError(f"--benchmark-compare: {'; '.join(why)}")
+
+
 def _no_benchmark() -> str:
     """Why pytest-benchmark is not among the plugins."""
     if importlib.util.find_spec("pytest_benchmark") is None:
