@@ -358,7 +358,7 @@ def test_what_is_done_for_a_sample_does_not_grow_with_the_samples(
 def test_a_warm_up_that_did_not_settle_is_told(calls: int, said: str) -> None:
     made = timing.summarise([1.0] * 9, clock="monotonic", cold=True, warmup_calls=calls,
                             settled=False)  # fmt: skip
-    (why,) = _rows._suspicions({"sol": None}, made)
+    (why,) = _rows._suspicions({"sol": None, "sol_spec": None}, made)
     assert why == f"the warm-up of {said} not settled"
 
 
