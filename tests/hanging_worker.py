@@ -40,7 +40,7 @@ def main(name: str, argv: list[str]) -> int:
         if late_faults._late():
             BEHAVIOURS[name]()
 
-    late_faults.NO_FAULTS["planted"] = planted
+    late_faults.OTHERS["planted"] = planted
     get_op = _registry.get_op
     bench.get_op = lambda op: late_faults.plant(op, "planted") if op == "attention" else get_op(op)
     ceilings.measure = lambda device: {"copy_gbps": 10.0, "gemm_f32_tflops": 0.1, "spec": None}

@@ -92,6 +92,24 @@ def skips_the_same_again(op: str, outs: tuple[Tensor, ...], args: tuple) -> None
     _cache[0] = [key]
 
 
+def skips_what_it_knows_well(op: str, outs: tuple[Tensor, ...], args: tuple) -> None:
+    """Does nothing from the third call on with the same data, which only the timed loop makes."""
+    seen = _cache.setdefault(hash(tuple(_first_tensor(args).float().flatten().tolist())), [])
+    if not _late() or len(seen) < 2:
+        _right(op, outs, args)
+        seen.append(None)
+
+
+def changes_what_cancels_out(op: str, outs: tuple[Tensor, ...], args: tuple) -> None:
+    """The product of two inputs stays as it was, and with it all outputs."""
+    _right(op, outs, args)
+    first, second, *_ = tensors_of(args)
+    if _late() and not _cache.setdefault(first.data_ptr(), []):
+        first.neg_()
+        second.neg_()
+        _cache[first.data_ptr()] = [None]
+
+
 def right_for_ten_calls(op: str, outs: tuple[Tensor, ...], args: tuple) -> None:
     _right(op, outs, args)
     _late()
@@ -168,13 +186,14 @@ def raises(op: str, outs: tuple[Tensor, ...], args: tuple) -> None:
 LATE_FAULTS: dict[str, Callable[..., None]] = {
     f.__name__: f
     for f in (
-        stale_output, result_reuse, skips_the_same_again, wrong_values, right_for_ten_calls,
+        stale_output, result_reuse, skips_the_same_again, wrong_values,
+        right_for_ten_calls, changes_what_cancels_out,
         precision_downgraded, overwrites_an_input, cached_by_pointer, cached_by_version,
         patched_timer, patched_judge, patched_harness_clock, lowers_the_precision_of_all,
         finishes_in_a_thread, cached_by_data, raises,
     )
 }  # fmt: skip
-NO_FAULTS = {f.__name__: f for f in (no_fault, out_of_memory)}
+OTHERS = {f.__name__: f for f in (no_fault, out_of_memory, skips_what_it_knows_well)}
 
 
 def work_on_a_side_stream(cuda: Any, right: Callable[[], None]) -> None:
@@ -223,5 +242,5 @@ def launcher(name: str) -> Any:
     op, _, fault = name.partition(".")
     if behave_on := GPU_FAULTS.get(fault):
         return lambda outs, *args: behave_on(device[-1], lambda: _right(op, outs, args))
-    behave = LATE_FAULTS.get(fault) or NO_FAULTS.get(fault, no_fault)
+    behave = LATE_FAULTS.get(fault) or OTHERS.get(fault, no_fault)
     return lambda outs, *args: behave(op, results(op, outs, args), args)

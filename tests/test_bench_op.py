@@ -87,6 +87,7 @@ def test_kernels_that_go_wrong_get_a_sentence_and_the_others_run(folder: Path) -
         for says in ("max error", "no image for this device", "out of memory", "was written to"):
             assert says in run.stdout, says
         assert "Traceback" not in run.stdout
+        assert "fixture was not used" not in run.stdout
     rows = record.load(folder / "r.json")["rows"]
     assert [row["provider"] for row in rows if row["case"] == "test_right"] == [
         "own", "reference", "theirs",
@@ -212,7 +213,7 @@ MISUSED_SAYS = (
 @pytest.mark.parametrize("flags", [[], ["--benchmark", "--benchmark-record=r.json"]], ids=len)
 def test_each_misuse_is_a_sentence(folder: Path, flags: list[str]) -> None:
     (folder / "bench" / "test_mine.py").write_text(MISUSED)
-    run = _pytest(folder, *flags, "-W", "ignore", "bench")
+    run = _pytest(folder, *flags, "bench")
     assert f"{len(MISUSED_SAYS)} failed, 1 skipped" in run.stdout, run.stdout
     for says in MISUSED_SAYS:
         assert says in run.stdout, says

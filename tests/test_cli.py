@@ -612,10 +612,15 @@ def test_bench_options_reach_the_harness(monkeypatch: pytest.MonkeyPatch) -> Non
     assert (told["with_energy"], told["cases"]) == (False, None)
     where, quick = asked_of_bench(monkeypatch, "attention", "quantize_fp8", "--quick", "--energy")
     assert (where, quick["budget_s"], quick["with_energy"]) == ("here", 60.0, True)
-    assert quick["cases"] == ["gpt-oss-prefill", "llama3-8b-hidden"]
+    assert quick["cases"] is None
+    first = [(str(op), *map(str, op.cases)) for op in quick["ops"]]
+    assert first == [("attention", "gpt-oss-prefill"), ("quantize_fp8", "llama3-8b-hidden")]
     assert quick["target"] > told["target"]
     _, own = asked_of_bench(monkeypatch, "attention", "--quick", "--case", "tiny", "--budget", "9")
     assert (own["cases"], own["budget_s"]) == (["tiny"], 9.0)
+    _, every = asked_of_bench(monkeypatch, "--quick")
+    assert {len(op.cases) for op in every["ops"]} == {1}
+    assert len(every["ops"]) == len(_registry.OPS)
     where, told = asked_of_bench(monkeypatch, "attention", "--timeout", "7")
     assert (where, told["timeout_s"], told["fresh"]) == ("apart", 7.0, False)
     where, told = asked_of_bench(monkeypatch, "attention", "--isolate")

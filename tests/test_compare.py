@@ -178,6 +178,25 @@ def test_a_throttled_run_is_not_held_against_the_kernel(reason: str, verdict: st
     assert (reason in found.verdicts[0].why) == (verdict == "AMBIGUOUS")
 
 
+@pytest.mark.parametrize(
+    ("mhz", "throttle", "verdict"),
+    [(1200.0, {}, "AMBIGUOUS"), (1200.0, {"sw_power_cap": 0.6}, "SLOWER"), (1700.0, {}, "SLOWER"),
+     (None, {}, "SLOWER")],
+)  # fmt: skip
+def test_a_clock_that_was_locked_is_not_held_against_the_kernel(
+    mhz: float | None, throttle: dict[str, float], verdict: str
+) -> None:
+    """One that a power cap brought down is: how much power a kernel takes is its own doing."""
+    base, new = side(1), side(1.3)
+    base["rows"][0]["telemetry"] = records.telemetry()
+    new["rows"][0]["telemetry"] = records.telemetry(sm_mhz=mhz, throttle=throttle)
+    found = compare_records(base, new)
+    assert said(found) == [verdict]
+    assert ("the SM clock was 1755 and 1200 MHz" in found.verdicts[0].why) == (
+        verdict == "AMBIGUOUS"
+    )
+
+
 def test_a_verdict_that_flawed_samples_make_is_none() -> None:
     new = side(1)
     row = new["rows"][0]

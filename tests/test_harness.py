@@ -194,6 +194,13 @@ def test_above_the_measured_ceiling_is_suspect() -> None:
     assert timed_row(95.0, Cost(0, 1e6, "f16"))["suspect"] is None
 
 
+def test_above_the_specification_is_suspect_before_it_is_an_error() -> None:
+    within, beyond = timed_row(51.0, Cost(0, 1e6, "f16")), timed_row(48.0, Cost(0, 1e6, "f16"))
+    assert "specification" not in within["suspect"]
+    assert "1.04 times what the specification allows" in beyond["suspect"]
+    assert beyond["failure"] is None
+
+
 def test_faster_than_the_hardware_is_an_error() -> None:
     for row in (timed_row(40.0, Cost(0, 1e6, "f16")), timed_row(0.5, Cost(1e6, 1.0, "f16"))):
         assert "faster than the hardware" in row["failure"]

@@ -358,7 +358,7 @@ def test_what_is_done_for_a_sample_does_not_grow_with_the_samples(
 def test_a_warm_up_that_did_not_settle_is_told(calls: int, said: str) -> None:
     made = timing.summarise([1.0] * 9, clock="monotonic", cold=True, warmup_calls=calls,
                             settled=False)  # fmt: skip
-    (why,) = _rows._suspicions({"sol": None}, made)
+    (why,) = _rows._suspicions({"sol": None, "sol_spec": None}, made)
     assert why == f"the warm-up of {said} not settled"
 
 
@@ -440,6 +440,13 @@ def test_who_replaced_a_clock_is_blamed_and_no_other() -> None:
     )
     assert found["patches"] == timing.NoTime("it replaced time.monotonic")
     assert isinstance(found["good"], timing.Timing)
+
+
+def test_the_last_timed_output_is_looked_at() -> None:
+    """The checks afterwards call it twice on the same data, and the clock more often."""
+    row, _ = rows_of(one_run("skips_what_it_knows_well"))
+    assert row["failure"].startswith("the last timed output: out: NaN")
+    assert row["median_us"] is None
 
 
 def test_a_second_call_on_the_same_data_must_write_too() -> None:

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
 
 import pytest
+import torch
 
-from aimills_kernels.harness import own_process, record
+from aimills_kernels._op import Case, Cost
+from aimills_kernels.harness import _own_worker, _stopping, own_process, record
+from aimills_kernels.harness._worker import Worker
+from aimills_kernels.harness.own import Own
+from aimills_kernels.harness.pytest_budget import Budget
+from aimills_kernels.harness.pytest_rows import Rows
 from tests.child_pytest import run_pytest
 
 HEAD = """\
@@ -199,6 +206,35 @@ def test_what_no_second_pytest_would_have(
     given = SimpleNamespace(plugins=plugins)
     config = SimpleNamespace(invocation_params=given, getoption=lambda n, d: options.get(n, d))
     assert own_process._not_again(cast(pytest.Config, config)) == says
+
+
+@pytest.mark.parametrize("apart", [True, False])
+def test_a_session_that_is_quick_is_quick_with_ones_own_kernels(apart: bool) -> None:
+    """The share of its time and the target hold in this process and in the second pytest."""
+    case, budget = Case("test_it"), Budget(1.0, quick=True)
+    own = Own("mine", torch.neg, lambda g: torch.randn(8, generator=g), torch.neg, case, Cost(0, 0))
+    again = own_process.OwnProcess.__new__(own_process.OwnProcess)
+    rows = Rows(60.0, again=again if apart else None, budget=budget)
+    rows._ceilings["cpu"] = {"device": "cpu"}
+    again._not, again._measured = None, dict(rows._ceilings)
+    served = Rows(60.0)  # it counts the time of the session from a beginning of its own
+    again._worker = cast(Worker, SimpleNamespace(
+        runs=True, timeout_s=1.0, close=lambda: None,
+        ask=lambda job: served.served(own, "cpu", json.loads(json.dumps(job)), lambda name: None),
+    ))  # fmt: skip
+    rows.own(own, "cpu", "test_it")
+    (made,) = rows.records
+    assert made["options"]["target"] == _stopping.QUICK_TARGET
+    assert 0 < made["options"]["budget_s"] <= 1.0
+    assert ("isolated" in made["options"]) == apart
+
+
+def test_the_second_pytest_leaves_the_end_of_the_session_to_the_first() -> None:
+    serving = _own_worker.Serving.__new__(_own_worker.Serving)
+    serving._sign = "sign"
+    option = SimpleNamespace(aimills_budget=9.0)
+    serving.prepare(cast(pytest.Config, SimpleNamespace(option=option)))
+    assert option.aimills_budget == 0.0
 
 
 @pytest.mark.full

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from aimills_kernels import pytest_plugin
+from aimills_kernels.harness import _machine, env
+from tests import child_pytest
 from tests.child_pytest import run_pytest
 
 _BENCH = """\
@@ -79,6 +85,69 @@ def test_a_plugin_that_is_not_there_is_named_with_how_to_get_it(
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     said = pytest_plugin._no_benchmark()
     assert said == "pytest-benchmark is not installed: pip install pytest-benchmark"
+
+
+_SMI = """\
+#!/bin/sh
+test -e {0} && cat {0}
+"""
+_H100 = {
+    "name": "NVIDIA H100 80GB HBM3", "pci.device_id": "0x233010DE", "driver_version": "580.0",
+    "power.limit": "700.00", "clocks.applications.graphics": "1980", "ecc.mode.current": "Enabled",
+    "mig.mode.current": "Disabled",
+}  # fmt: skip
+
+
+def _listed(**other: str) -> str:
+    """What nvidia-smi says of one GPU."""
+    gpu = _H100 | {name.replace("_", "."): value for name, value in other.items()}
+    return ", ".join(gpu.get(field, "[N/A]") for field in env._SMI) + "\n"
+
+
+@pytest.mark.full  # each run of pytest takes some seconds of a CPU
+def test_pytest_benchmarks_comparison_is_refused_on_another_gpu(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would compare them and warn, since it knows the CPU alone."""
+    smi, gpu = folder / "bin" / "nvidia-smi", folder / "gpu"
+    smi.parent.mkdir()
+    smi.write_text(_SMI.format(gpu))
+    smi.chmod(0o755)
+    monkeypatch.setitem(child_pytest._ENV, "PATH", f"{smi.parent}:{os.environ['PATH']}")
+    gpu.write_text(_listed() + _listed())
+    run = run_pytest(folder, "--benchmark", "--benchmark-autosave")
+    assert run.returncode == 0, run.stdout + run.stderr
+    run = run_pytest(folder, "--benchmark", "--benchmark-compare")
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "Comparing against benchmarks" in run.stdout + run.stderr
+    gpu.write_text(_listed(name="NVIDIA B200", power_limit="1000.00"))
+    run = run_pytest(folder, "--benchmark", "--benchmark-compare")
+    assert run.returncode == pytest.ExitCode.USAGE_ERROR, run.stdout + run.stderr
+    assert (
+        "--benchmark-compare: another GPU: NVIDIA H100 80GB HBM3 and NVIDIA B200; another power "
+        "limit: 700.0 and 1000.0" in run.stderr
+    )
+
+
+def test_it_is_refused_with_the_flag_alone() -> None:
+    """Somebody's benchmarks of a CPU may go on where a driver is new."""
+    mine, saved = ({"gpus": [{"name": "GPU", "driver": driver}]} for driver in ("1", "2"))
+    for ours in (True, False):
+        config: Any = SimpleNamespace(option=SimpleNamespace(aimills_benchmark=ours))
+        with pytest.raises(pytest.UsageError, match="driver: 2 and 1") if ours else nullcontext():
+            pytest_plugin.pytest_benchmark_compare_machine_info(
+                config, mine, {"machine_info": saved}
+            )
+        pytest_plugin.pytest_benchmark_compare_machine_info(config, mine, {"machine_info": mine})
+
+
+def test_gpus_of_several_kinds_or_none() -> None:
+    h100, b200 = ({"name": name, "uuid": name} for name in ("H100", "B200"))
+    kinds = _machine.kinds_of([h100, b200, {"name": "H100", "uuid": "another"}])
+    assert [k["name"] for k in kinds] == ["B200", "H100"]
+    assert _machine.kinds_of([b200, h100]) == kinds
+    assert _machine.other_kinds(kinds, kinds) == []
+    assert _machine.other_kinds(kinds, []) == ["other GPUs: B200, H100 and none"]
 
 
 def test_without_a_folder_bench_it_asks_for_a_path(tmp_path: Path) -> None:

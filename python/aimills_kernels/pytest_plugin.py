@@ -12,7 +12,7 @@ import math
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -210,6 +210,32 @@ def _writable(config: pytest.Config) -> None:
         raise pytest.UsageError(f"--benchmark-record {path}: {error.strerror}") from None
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_benchmark_update_machine_info(
+    config: pytest.Config, machine_info: dict[str, Any]
+) -> None:
+    """pytest-benchmark knows the CPU alone, and the GPUs are to be found without torch."""
+    if not _timing(config):
+        return
+    from aimills_kernels.harness import _machine, env
+
+    machine_info["gpus"] = _machine.kinds_of(env.Facts().get("nvidia-smi", env.smi) or [])
+
+
+@pytest.hookimpl(optionalhook=True, tryfirst=True)
+def pytest_benchmark_compare_machine_info(
+    config: pytest.Config, machine_info: dict[str, Any], compared_benchmark: dict[str, Any]
+) -> None:
+    """Times of another GPU are refused, of which pytest-benchmark would warn."""
+    if not getattr(config.option, "aimills_benchmark", False):
+        return
+    from aimills_kernels.harness import _machine
+
+    saved = _machine.mapping(compared_benchmark, "machine_info").get("gpus") or []
+    if why := _machine.other_kinds(saved, machine_info.get("gpus", [])):
+        raise pytest.UsageError(f"--benchmark-compare: {'; '.join(why)}")
+
+
 def _no_benchmark() -> str:
     """Why pytest-benchmark is not among the plugins."""
     if importlib.util.find_spec("pytest_benchmark") is None:
@@ -262,9 +288,11 @@ def _require_gpu(item: pytest.Item) -> None:
 
 
 @pytest.fixture
-def bench_op(benchmark: Any, request: pytest.FixtureRequest) -> BenchOp:
+def bench_op(benchmark: Any, request: pytest.FixtureRequest) -> Iterator[BenchOp]:
     """Checks a kernel against a reference and, under --benchmark, times it beside its peers."""
-    return BenchOp(benchmark, request)
+    made = BenchOp(benchmark, request)
+    yield made
+    made.close()
 
 
 class BenchOp:
@@ -272,7 +300,7 @@ class BenchOp:
         self._benchmark, self._node, self._config = benchmark, request.node, request.config
         self._state = request.config.stash[_STATE]
         self._timing = _timing(request.config)
-        self._used = False
+        self._used = self._shown = False
 
     def __call__(
         self,
@@ -328,7 +356,6 @@ class BenchOp:
             wrong = str(error)
         if wrong:
             pytest.fail(f"{called}: {wrong}", pytrace=False)
-        self._unused()
         return None
 
     def _serve(self, own: Own, place: str) -> NoReturn:
@@ -365,6 +392,7 @@ class BenchOp:
         that are selected of a case are timed in one run."""
         from aimills_kernels.harness.pytest_rows import check_declared
 
+        self._used = True
         if self._timing:
             return self._show(self._rows.declared(op, case, name, self._selected(op, case)))
         with self._patience(f"{op} {case}") as at:
@@ -375,7 +403,6 @@ class BenchOp:
         if found.wrong is not None:
             pytest.fail(f"{op} {case} {name}: {found.wrong}", pytrace=False)
         self._beyond(f"{op} {case} {name}", found.note)
-        self._unused()
         return None
 
     @property
@@ -427,6 +454,7 @@ class BenchOp:
         def play() -> None:
             Clock.now += next(samples) / 1e6
 
+        self._shown = True
         self._benchmark.group = f"{row['op']} {row['case']} on {row['device']}"
         self._benchmark.extra_info.update({name: row[name] for name in _KEPT})
         self._benchmark.pedantic(play, rounds=row["n"], iterations=1, warmup_rounds=0)
@@ -437,9 +465,10 @@ class BenchOp:
         if note is not None:
             self._node.user_properties.append((_BEYOND, f"{what}: {note}"))
 
-    def _unused(self) -> None:
-        """pytest-benchmark warns of a fixture that was not used; there is nothing to time."""
-        if self._config.pluginmanager.hasplugin("benchmark"):
+    def close(self) -> None:
+        """pytest-benchmark warns of a fixture that was not used, as where a kernel is only checked,
+        is wrong or is not run here."""
+        if self._used and not self._shown and self._config.pluginmanager.hasplugin("benchmark"):
             self._benchmark.disabled = True
             self._benchmark(lambda: None)
 

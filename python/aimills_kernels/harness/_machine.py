@@ -46,6 +46,28 @@ def facts(record: Record, device: str) -> dict[str, Any]:
     return listed[place] if place < len(listed) else {}
 
 
+def kinds_of(gpus: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What tells GPUs apart of which times may not be compared, once for each kind."""
+    kinds = [{name: gpu.get(name) for name in _GPU} for gpu in gpus]
+    return sorted((k for i, k in enumerate(kinds) if k not in kinds[:i]), key=str)
+
+
+def other_kinds(base: Any, new: Any) -> list[str]:
+    """Why times on these kinds of GPUs can't be compared; empty where they can."""
+    if base == new:
+        return []
+    sides = [[k for k in kinds if isinstance(k, dict)] for kinds in (base, new)]
+    if all(len(side) == 1 for side in sides):
+        mine, other = sides[0][0], sides[1][0]
+        return [
+            f"another {words}: {_text(mine.get(name))} and {_text(other.get(name))}"
+            for name, words in _GPU.items()
+            if mine.get(name) != other.get(name)
+        ]
+    names = [", ".join(str(k.get("name")) for k in side) or "none" for side in sides]
+    return [f"other GPUs: {names[0]} and {names[1]}"]
+
+
 def made_at(record: Record) -> datetime:
     """When, to sort by; a time without a zone is in UTC."""
     found = datetime.fromisoformat(record["created"])

@@ -15,10 +15,12 @@ from typing import Any
 
 import pytest
 
-# What would write a file of the first pytest anew, or remove its folder.
+# What would write a file of the first pytest anew, or remove its folder. The time that there is for
+# all is the first one's too, which says when it has ended.
 _FILES = {"log_file": os.devnull, "xmlpath": None, "report_log": None, "benchmark_save": None,
           "benchmark_autosave": False, "benchmark_compare": None, "benchmark_compare_fail": None,
-          "aimills_record": None, "aimills_baseline": None, "aimills_regression": None}  # fmt: skip
+          "aimills_record": None, "aimills_baseline": None, "aimills_regression": None,
+          "aimills_budget": 0.0}  # fmt: skip
 
 
 class Serving:

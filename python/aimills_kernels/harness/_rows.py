@@ -123,6 +123,8 @@ def _suspicions(row: dict[str, Any], timing: Timing) -> Iterator[str]:
     if row["sol"] is not None and row["sol"] > ABOVE:
         why = "; data served from a cache?" if row["sol_bound"] == "bytes" else ""
         yield f"{row['sol']:.2f} times the measured ceiling of {row['sol_bound']}{why}"
+    if row["sol_spec"] is not None and row["sol_spec"] > 1:
+        yield f"{row['sol_spec']:.2f} times what the specification allows"
     if timing.exposed:
         yield f"{timing.exposed} of {timing.n} samples hold launch time"
     if late := len(timing.flags.get(AFTER_ITS_END, ())):

@@ -40,6 +40,8 @@ _FLAGGED = 0.1  # share of flawed samples from which the verdict has to hold wit
 # Clocks that were held down for these reasons say something of the machine, not of a kernel. A
 # power cap is how a kernel that uses the whole GPU runs.
 _THROTTLED = ("hw_slowdown", "hw_thermal", "hw_power_brake", "sw_thermal")
+_CAPPED = "sw_power_cap"
+_OTHER_CLOCK = 0.05  # of SM clocks, from which on they were not held alike
 
 
 @dataclass(frozen=True)
@@ -271,7 +273,19 @@ def _paired(a: _Entry, b: _Entry) -> _Pair:
     pair = _Pair(a, b, (a.row["samples_us"], b.row["samples_us"]), floor)
     for name, entry in (("base", a), ("new run", b)):
         pair.doubts += [f"{name}: {reason}" for reason in _throttle(entry.row)]
-    return pair
+    return replace(pair, doubts=[*pair.doubts, *_other_clock(a.row, b.row)])
+
+
+def _other_clock(base: Row, new: Row) -> list[str]:
+    """Clocks that somebody locked (`nvidia-smi -lgc`) are no application clock, and stand in what
+    was measured alone."""
+    held = [mapping(row, "telemetry") for row in (base, new)]
+    clocks = [telemetry.get("sm_mhz") or 0.0 for telemetry in held]
+    low, high = sorted(clocks)
+    capped = mapping(held[clocks.index(low)], "throttle").get(_CAPPED, 0.0)
+    if low <= 0 or high <= (1 + _OTHER_CLOCK) * low or capped >= _FLAGGED:
+        return []
+    return [f"the SM clock was {clocks[0]:g} and {clocks[1]:g} MHz, which no power cap explains"]
 
 
 def _throttle(row: Row) -> list[str]:

@@ -41,8 +41,11 @@ class OwnProcess:
     def close(self) -> None:
         self._worker.close()
 
-    def run(self, own: Own, device: str, test: str) -> dict[str, Any] | str:
-        """The record of one test, or why no other process can run it. Raises Unusable, NotTimed."""
+    def run(
+        self, own: Own, device: str, test: str, pace: Mapping[str, float]
+    ) -> dict[str, Any] | str:
+        """The record of one test, or why no other process can run it. `pace` has the options
+        `budget_s` and `target` of `Own.run`. Raises Unusable, NotTimed."""
         rows: list[Row] = []
         while True:
             if (why := self._not_ready(device)) is not None:
@@ -50,6 +53,7 @@ class OwnProcess:
             job = {
                 "test": test, "name": own.name, "device": device,
                 "without": [row["provider"] for row in rows], "measured": self._measured[device],
+                **pace,
             }  # fmt: skip
             answer = self._worker.ask(job)
             if isinstance(answer, Ended):

@@ -64,11 +64,11 @@ class Rows:
     def _run(self, op: Op, case: Case, wanted: Sequence[str]) -> dict[str, Row] | str:
         device = str(pick_device("auto"))
         known = [p.name for p in op.all_providers]
+        pace = self._pace(len(wanted))
         options: dict[str, Any] = {
             "ops": [op], "cases": [case.name], "device": device,
             "providers": [name for name in known if name in wanted],
-            "budget_s": min(self.budget_s * len(wanted), self.budget.share_s()),
-            "target": _stopping.QUICK_TARGET if self.budget.quick else _stopping.TARGET,
+            "budget_s": pace["budget_s"] * len(wanted), "target": pace["target"],
             "without": [name for name in contestants(op) if name not in wanted],
             "with_energy": self.with_energy,
         }  # fmt: skip
@@ -80,6 +80,11 @@ class Rows:
         self.records.append(made)
         return {row["provider"]: row for row in made["rows"]}
 
+    def _pace(self, n: int) -> dict[str, float]:
+        """The time of each of `n` contestants of a case, and how well its median is to be known."""
+        target = _stopping.QUICK_TARGET if self.budget.quick else _stopping.TARGET
+        return {"budget_s": min(self.budget_s, self.budget.share_s() / n), "target": target}
+
     def taken(self, own: Own, device: str, test: str) -> str | None:
         """Why this test's rows can't be told from those of another; None where they can."""
         other = self._own.setdefault((own.name, own.case.name, device), test)
@@ -89,15 +94,18 @@ class Rows:
 
     def own(self, own: Own, device: str, test: str) -> Row:
         """The row of somebody's kernel in this test, timed beside its reference and peers."""
-        made = self._apart(own, device, test) or self._here(own, device)
+        pace = self._pace(1 + len(own.beside))
+        made = self._apart(own, device, test, pace) or self._here(own, device, pace)
         self.records.append(made)
         return next(row for row in made["rows"] if row["provider"] == NAME)
 
-    def _apart(self, own: Own, device: str, test: str) -> dict[str, Any] | None:
+    def _apart(
+        self, own: Own, device: str, test: str, pace: dict[str, float]
+    ) -> dict[str, Any] | None:
         """In a process of its own; None where that can't be, which is said once."""
         if self.again is None:
             return None
-        made = self.again.run(own, device, test)
+        made = self.again.run(own, device, test, pace)
         if isinstance(made, dict):
             return made
         if made not in self._told:
@@ -105,16 +113,13 @@ class Rows:
             self.say(f"{own.name} is timed in pytest's own process: {made}")
         return None
 
-    def _here(self, own: Own, device: str) -> dict[str, Any]:
+    def _here(self, own: Own, device: str, pace: dict[str, float]) -> dict[str, Any]:
         measured = self.measured(device)
         with patience(self.timeout_s, lambda text: self.say(f"{own.name} {text}")) as at:
-            return own.run(device, at, **self._options(device), measured=measured)
+            return own.run(device, at, **self._options(device), **pace, measured=measured)
 
     def _options(self, device: str) -> dict[str, Any]:
-        return {
-            "budget_s": self.budget_s, "with_energy": self.with_energy,
-            "stamp": env.stamp(device, self.project),
-        }  # fmt: skip
+        return {"with_energy": self.with_energy, "stamp": env.stamp(device, self.project)}
 
     def served(
         self, own: Own, device: str, job: dict[str, Any], at: Callable[[str], None]
@@ -122,7 +127,7 @@ class Rows:
         """The answer to `own_process`, which this process times for."""
         if (own.name, device) != (job["name"], job["device"]):
             return {"apart": f"started again, the test is of {own.name} on {device}"}
-        known = {"measured": job["measured"], "without": job["without"]}
+        known = {name: job[name] for name in ("measured", "without", "budget_s", "target")}
         try:
             made = own.run(device, at, **self._options(device), **known)
         except Unusable as error:
