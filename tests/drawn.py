@@ -275,7 +275,7 @@ def video_cases(draw: st.DrawFn, source: int, size: int) -> Case:
         "drawn", F=draw(st.integers(0, 3)), H=draw(sources), W=draw(sources), h=draw(sizes),
         w=draw(sizes), dtype=draw(_dtypes),
         interpolation=draw(st.sampled_from(["nearest", "area", "bilinear", "bicubic", "lanczos"])),
-        format=draw(st.sampled_from(["nv12", "p010", "i420", "yuv444p", "rgb24"])),
+        format=draw(st.sampled_from(["nv12", "p010", "i420", "yuv444p", "rgb24", "rgb48"])),
         mode=draw(st.sampled_from(["torch", "torch", "fast", "pil", "pil13"])),
         store=draw(st.sampled_from(["NCHW", "NHWC", "NCTHW"])),
         flip=draw(st.booleans()), rotate=draw(st.sampled_from([0, 90, 180, 270])),
@@ -304,7 +304,7 @@ def ragged_cases(draw: st.DrawFn, source: int, units: int) -> Case:
     layout: dict[str, object] = {"store": "patches", "patch": (2, unit, 1)} if tokens else {}
     return Case(
         "drawn", clips=clips, dtype=draw(_dtypes), **layout,
-        format=draw(st.sampled_from(["nv12", "p010", "i420", "yuv444p", "rgb24"])),
+        format=draw(st.sampled_from(["nv12", "p010", "i420", "yuv444p", "rgb24", "rgb48"])),
         interpolation=draw(st.sampled_from(["nearest", "area", "bilinear", "bicubic"])),
         mode=draw(st.sampled_from(["torch", "torch", "pil"])),
         flips=tuple(draw(st.booleans()) for _ in range(count)),

@@ -23,7 +23,7 @@ _SHORT = ("tiny", "ragged")
 _SHORT_OF = {  # of those whose op's first cases go to another kernel
     "triton_block": ("block-tiny", "block-ragged"),
     "triton_invariant": ("invariant", "invariant-ragged"),
-    "nvrtc": ("pil13-tiny", "pil13"),  # integers, and the picture turned
+    "nvrtc": ("pil13-tiny", "pil13", "many"),  # integers, the picture turned; clips in a table
 }
 
 

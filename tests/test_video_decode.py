@@ -330,19 +330,20 @@ def ramp(index: int, frame: Any) -> None:
 @pytest.mark.parametrize(
     "pixels",
     ["yuv420p", "yuv422p", "yuv444p", "yuv420p10le", "yuv422p10le", "yuv444p10le", "yuv420p12le",
-     "yuv422p12le", "yuv444p12le"],
+     "yuv422p12le", "yuv444p12le", "gbrp10le", "gbrp12le", "gbrp16le", "rgb48le", "bgr48le"],
 )  # fmt: skip
 def test_formats_without_loss(pixels: str) -> None:
-    """FFV1 keeps every bit: what arrives is what was encoded."""
+    """FFV1 keeps every bit, and so do raw frames: what arrives is what was encoded."""
     size = (64, 48)
     frames = [av.VideoFrame(*size, pixels) for _ in range(3)]
     for index, frame in enumerate(frames):
         ramp(index, frame)
     expected = [planes("sent", frame) for frame in frames]
-    data = encoded("ffv1", "matroska", count=3, pixels=pixels, ready=frames)
+    codec = ("rawvideo", "nut") if "48" in pixels else ("ffv1", "matroska")
+    data = encoded(*codec, count=3, pixels=pixels, ready=frames)
     got = decode_to_tensor(data, plain(), indices=[0, 2])
     assert got["video_metadata"]["format"] == FORMATS[pixels]
-    given = [torch.stack([expected[0][i], expected[2][i]]) for i in range(3)]
+    given = [torch.stack(plane) for plane in zip(expected[0], expected[2], strict=True)]
     by_hand = plain()(given, format=FORMATS[pixels])
     assert torch.equal(got["pixel_values"], by_hand["pixel_values"])
 

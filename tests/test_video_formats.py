@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
 
 import aimills_kernels as ak
 from aimills_kernels._op import Case
+from aimills_kernels.kernels.video import cpu
+from aimills_kernels.kernels.video.cases import case_options
 from aimills_kernels.kernels.video.colour import rgb_levels
 from aimills_kernels.kernels.video.formats import FORMATS
 from aimills_kernels.kernels.video.op import video_to_tensor as op
-from aimills_kernels.kernels.video.problem import Arguments
-from tools.video_oracles import PLACES, SWSCALE, swscale_rgb
+from aimills_kernels.kernels.video.problem import Arguments, packed
+from tools.video_oracles import PLACES, SWSCALE, swscale, swscale_rgb
+
+# FFmpeg's names.
+RGB = {
+    "rgb24": "rgb24", "bgr24": "bgr24", "gbrp": "gbrp", "rgb48": "rgb48le", "bgr48": "bgr48le",
+    "gbrp10": "gbrp10le", "gbrp12": "gbrp12le", "gbrp16": "gbrp16le",
+}  # fmt: skip
 
 
 def in_range(planes: list[Tensor], format: str, range_: str) -> list[Tensor]:
@@ -73,6 +83,72 @@ def test_orders_of_bytes_are_the_same_picture():
         ("bgrp", (rgb.flip(-1).permute(0, 3, 1, 2),)), ("gbrp", (g, b, r)),
     ):  # fmt: skip
         assert torch.equal(ak.video_to_tensor(planes, format=format, size=(5, 6)), want)
+    r, g, b = torch.randint(0, 1 << 16, (3, 2, 9, 13), dtype=torch.int32).to(torch.uint16)
+    want = ak.video_to_tensor(in_order("rgb48", r, g, b), format="rgb48", size=(5, 6))
+    for format in ("bgr48", "rgbp16", "bgrp16", "gbrp16"):
+        planes = in_order(format, r, g, b)
+        assert torch.equal(ak.video_to_tensor(planes, format=format, size=(5, 6)), want)
+
+
+def launches() -> dict[str, Any]:
+    extension = pytest.importorskip("aimills_kernels._C")
+
+    def emulated(outs: tuple[Tensor, ...], *args: Any) -> None:
+        held: list[Tensor] = []
+        extension.video_to_tensor_emulated(extension.VideoParams(packed(outs, args, held)), 3)
+
+    def reference(outs: tuple[Tensor, ...], *args: Any) -> None:
+        outs[0].copy_(op.reference(*args))
+
+    return {"reference": reference, "cpu": cpu.launch, "emulated": emulated}
+
+
+@pytest.mark.parametrize("launch", ["reference", "cpu", "emulated"])
+@pytest.mark.parametrize("mode", ["torch", "pil"])
+@pytest.mark.parametrize("format", [n for n, f in FORMATS.items() if f.rgb and f.bits > 8])
+def test_each_code_of_rgb_is_the_nearest_level(format, mode, launch):
+    """Of all codes, by exact fractions: 255 code / M is never halfway between two levels."""
+    form = FORMATS[format]
+    top = 2**form.bits - 1
+    codes = torch.arange(top + 1, dtype=torch.int32).view(1, -1, 64)
+    planes = in_order(format, *(codes.roll(n, 2).to(form.dtype) for n in range(3)))
+    case = Case("codes", F=1, H=codes.shape[1], W=64, h=codes.shape[1], w=64, format=format,
+                mode=mode, dtype="u8")  # fmt: skip
+    args = tuple(case_options(case)._replace(planes=planes))
+    out = op.fake(*args)
+    launches()[launch]((out,), *args)
+    want = (codes * 510 + top) // (2 * top)
+    assert torch.equal(out[0].int(), torch.cat([want.roll(n, 2) for n in range(3)]))
+
+
+def in_order(format: str, r: Tensor, g: Tensor, b: Tensor) -> list[Tensor]:
+    """The planes of a format of RGB."""
+    if format.startswith("gbr"):
+        return [g, b, r]
+    order = [r, g, b] if format.startswith("rgb") else [b, g, r]
+    return [torch.stack(order, 1 if format[3] == "p" else 3)]
+
+
+@pytest.mark.parametrize("format", RGB)
+def test_rgb_agrees_with_swscale(format):
+    """By way of 16 bits: swscale has none from them to 8 but by YUV, which is two levels off."""
+    pytest.importorskip("av")
+    case = Case("c", F=1, H=32, W=48, h=32, w=48, format=format)
+    planes = list(op.make_inputs(case, "cpu", 0)[0])
+    options = "flags=accurate_rnd+bitexact:sws_dither=none"
+    wide = swscale(planes, RGB[format], options, "gbrp16le").int()
+    want = (wide * 510 + 65535) // 131070
+    made = ak.video_to_tensor(planes, format=format, dtype=torch.uint8)
+    assert int((made[0].int() - want).abs().max()) <= (FORMATS[format].bits < 16)
+
+
+def test_rgb_of_16_bits_holds_what_8_bits_hold():
+    rgb = torch.randint(0, 256, (2, 19, 73, 3), dtype=torch.uint8)
+    wide = (rgb.to(torch.int32) * 257).to(torch.uint16)
+    for mode in ("torch", "pil13", "fast"):
+        options = {"size": (11, 30), "mode": mode, "color_range": "limited"}
+        want = ak.video_to_tensor((rgb,), format="rgb24", **options)
+        assert torch.equal(ak.video_to_tensor((wide,), format="rgb48", **options), want)
 
 
 @pytest.mark.parametrize("format", FORMATS)

@@ -37,7 +37,7 @@ def test_random_geometries(program: Path, seed: int) -> None:
 @pytest.mark.parametrize(
     ("format", "index"),
     [*itertools.product(("nv12", "p010"), (0, 1, 7)), *itertools.product(("yuv422p",), (1, 2)),
-     ("rgb24", 0)],
+     ("rgb24", 0), ("rgb48", 0), ("gbrp10", 2)],
 )  # fmt: skip
 def test_a_buffer_that_is_a_byte_too_short_is_found(
     program: Path, format: str, index: int, monkeypatch: pytest.MonkeyPatch

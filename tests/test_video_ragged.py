@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import struct
 from typing import Any
 
 import pytest
@@ -9,9 +11,14 @@ import torch
 from torch import Tensor
 
 import aimills_kernels as ak
-from aimills_kernels.kernels.video import nvrtc
+from aimills_kernels.kernels.video import cuda, nvrtc, ragged
 from aimills_kernels.kernels.video.op_ragged import video_to_tensor_ragged as op
-from aimills_kernels.kernels.video.ragged import RaggedArguments, public_arguments
+from aimills_kernels.kernels.video.ragged import (
+    RaggedArguments,
+    needs_table,
+    packed_clips,
+    public_arguments,
+)
 from aimills_kernels.ops._run import run
 from aimills_kernels.video import VideoPreprocessor
 
@@ -69,26 +76,91 @@ def test_many_clips_by_several_threads() -> None:
     assert torch.equal(got, torch.cat(want))
 
 
-def test_a_launch_for_each_64_clips() -> None:
-    """The blocks of a clip are those between its number and the next one."""
+def hundred() -> tuple[tuple, Tensor]:
+    """The arguments of 100 clips, of which 66 have frames, and their output."""
     clips = [clip(i % 3, 5, 9, i) for i in range(100)]
     args = tuple(RaggedArguments(
         [p for c in clips for p in c], "nv12", "bt709", "limited", "left", "linear", "sdr",
         [40, 70] * 100, [], [], 0, [], 0, [], "bicubic", True, "torch", [0.0] * 3, [1.0] * 3,
         torch.uint8, "NCHW", [],
     ))  # fmt: skip
-    out = op.fake(*args)
-    launches = list(nvrtc.batches((out,), args, []))
-    assert [loader for loader, _, _ in launches] == ["Yuv420"] * 2
-    frames = sum(i % 3 for i in range(100))
-    assert sum(blocks for _, _, blocks in launches) == frames * 3 * 3
+    return args, op.fake(*args)
+
+
+FRAMES = [i % 3 for i in range(100) if i % 3]
+STARTS = [9 * sum(FRAMES[:i]) for i in range(len(FRAMES) + 1)]  # a frame has 3 x 3 tiles
+
+
+def table_of(structs: list[bytes]) -> bytes:
+    return struct.pack(f"<{len(STARTS)}q", *STARTS) + b"".join(structs)
+
+
+def test_clips_beyond_64_are_one_launch_with_a_table() -> None:
+    """The blocks of a clip are those between its number and the next one."""
+    args, out = hundred()
+    held: list[Tensor] = []
+    ((loader, batch, blocks),) = nvrtc.batches((out,), args, held)
+    assert (loader, blocks) == ("Yuv420", STARTS[-1])
+    assert len(batch) == 16 + 8 * 65 + 64 * 480
+    count, _, address = struct.unpack_from("<2iQ", batch)
+    assert (count, address) == (66, held[0].data_ptr())
+    structs = [params for params, _ in packed_clips((out,), args)]
+    assert held[0].numpy().tobytes() == table_of(structs)
     header = (nvrtc.sources() / "video/batch.h").read_text()
-    assert f"constexpr int kClips = {nvrtc.CLIPS};" in header
-    (first, _), *_ = [
-        (int.from_bytes(batch[:4], "little"), blocks) for _, batch, blocks in launches
-    ]
-    assert first == 64
-    assert {len(batch) for _, batch, _ in launches} == {8 + 8 * 65 + 64 * 480}
+    assert f"constexpr int kClips = {ragged.CLIPS};" in header
+
+
+def test_a_graph_keeps_clips_in_the_parameters_of_launches(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = torch.device("cuda")
+    for capturing in (False, True):
+        monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda c=capturing: c)
+        assert not needs_table(ragged.CLIPS, gpu)
+        assert needs_table(ragged.CLIPS + 1, gpu) is not capturing
+    monkeypatch.setattr(nvrtc, "needs_table", lambda clips, device: False)
+    args, out = hundred()
+    held: list[Tensor] = []
+    launches = list(nvrtc.batches((out,), args, held))
+    heads = [struct.unpack_from("<2iQ", batch) for _, batch, _ in launches]
+    assert (held, heads) == ([], [(64, 0, 0), (2, 0, 0)])
+    assert [blocks for _, _, blocks in launches] == [STARTS[64], STARTS[66] - STARTS[64]]
+    structs = [params for params, _ in packed_clips((out,), args)]
+    assert b"".join(batch[16 + 8 * 65 :] for _, batch, _ in launches) == (
+        b"".join(structs).ljust(2 * 64 * 480, b"\0")
+    )
+
+
+@pytest.mark.parametrize("tabled", [True, False])
+def test_the_extension_gets_the_address_of_the_table(
+    tabled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    extension = pytest.importorskip("aimills_kernels._C")
+    args, out = hundred()
+    structs, seen = [params for params, _ in packed_clips((out,), args)], []
+
+    class Extension:
+        video_first_blocks = staticmethod(extension.video_first_blocks)
+
+        @staticmethod
+        def video_to_tensor_ragged_cuda(clips: bytes, address: int, stream: int) -> None:
+            want = table_of(structs)
+            seen.append((clips, ctypes.string_at(address, len(want)) if address else None, stream))
+
+    monkeypatch.setattr(torch._C, "_cuda_getCurrentRawStream", lambda index: 7, raising=False)
+    monkeypatch.setattr(cuda, "extension", lambda: Extension)
+    monkeypatch.setattr(cuda, "needs_table", lambda clips, device: tabled and clips == 66)
+    cuda.launch_ragged((out,), *args)
+    assert seen == [(b"".join(structs), table_of(structs) if tabled else None, 7)]
+
+
+def test_blocks_of_many_clips_stay_within_a_launch() -> None:
+    extension = pytest.importorskip("aimills_kernels._C")
+    args, out = hundred()
+    (large, _), *_ = packed_clips((out,), args)
+    at = struct.calcsize("<Q24s Q24s Q24s Q")
+    frames = struct.pack("<q", 2**40)
+    starts = extension.video_first_blocks((large[:at] + frames + large[at + 8 :]) * 1000)
+    step = (2**31 - 1) // 1000
+    assert struct.unpack("<1001q", starts) == tuple(step * i for i in range(1001))
 
 
 BAD: list[tuple[Any, dict[str, Any], str]] = [

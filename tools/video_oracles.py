@@ -42,7 +42,7 @@ def whole_shrink(source: tuple[int, int], target: tuple[int, int]) -> bool:
 
 def swscale(planes: list[Tensor], format: str, options: str, out: str = "gbrp") -> Tensor:
     """The first frame in FFmpeg's pixel format `out`, through its filter `scale`; [3, h, w] of
-    gbrp, [1, h, w] of gray."""
+    gbrp and gbrp16le, [1, h, w] of gray."""
     import av
 
     height, width = planes[0].shape[1:3]
@@ -58,10 +58,11 @@ def swscale(planes: list[Tensor], format: str, options: str, out: str = "gbrp") 
     ).configure()  # fmt: skip
     graph.push(frame)
     made: Any = graph.pull()
-    order = (2, 0, 1) if out == "gbrp" else (0,)
+    order = (0,) if out == "gray" else (2, 0, 1)
+    dtype = torch.uint16 if out.endswith("16le") else torch.uint8
     return torch.stack([
-        torch.frombuffer(bytearray(p), dtype=torch.uint8).view(p.height, p.line_size)
-        [:, : made.width] for p in (made.planes[i] for i in order)
+        torch.frombuffer(bytearray(p), dtype=dtype).view(p.height, -1)[:, : made.width]
+        for p in (made.planes[i] for i in order)
     ])  # fmt: skip
 
 

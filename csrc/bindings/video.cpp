@@ -8,6 +8,7 @@
 #include "bindings.h"
 #include "video/cpu_video.h"
 #include "video/emulate.h"
+#include "video/first_blocks.h"
 #include "video/params.h"
 #include "video/pil_table.h"
 #if defined(AIMILLS_WITH_CUDA)
@@ -42,6 +43,13 @@ void run_ragged(const py::bytes& packed, int threads) {
   video::run_cpu_ragged(clips.data(), static_cast<i64>(clips.size()), threads);
 }
 
+// kernels/video/ragged.py puts them before the clips.
+py::bytes first_blocks(const py::bytes& packed) {
+  const std::vector<Params> clips = clips_of(packed);
+  const std::vector<i64> starts = video::first_blocks(clips.data(), static_cast<i64>(clips.size()));
+  return {reinterpret_cast<const char*>(starts.data()), starts.size() * sizeof(i64)};
+}
+
 // kernels/video/pil.py copies it to the GPU.
 py::bytes pil_lines(i64 in, i64 out, int filter) {
   const std::vector<int> lines = video::pil_lines(in, out, filter);
@@ -60,9 +68,11 @@ void launch_cuda(const Params& p, std::uintptr_t stream) {
   check(video::launch(p, static_cast<cudaStream_t>(reinterpret_cast<void*>(stream))));
 }
 
-void launch_cuda_ragged(const py::bytes& packed, std::uintptr_t stream) {
+// `table` is an address, or 0.
+void launch_cuda_ragged(const py::bytes& packed, std::uintptr_t table, std::uintptr_t stream) {
   const std::vector<Params> clips = clips_of(packed);
   check(video::launch_ragged(clips.data(), static_cast<i64>(clips.size()),
+                             reinterpret_cast<const void*>(table),
                              static_cast<cudaStream_t>(reinterpret_cast<void*>(stream))));
 }
 #endif
@@ -77,8 +87,10 @@ void bind_video(py::module_& m) {
   m.def("video_to_tensor_emulated", &video::emulate_cuda, py::arg("params"), py::arg("blocks"));
 #if defined(AIMILLS_WITH_CUDA)
   m.def("video_to_tensor_cuda", &launch_cuda, py::arg("params"), py::arg("stream"));
-  m.def("video_to_tensor_ragged_cuda", &launch_cuda_ragged, py::arg("clips"), py::arg("stream"));
+  m.def("video_to_tensor_ragged_cuda", &launch_cuda_ragged, py::arg("clips"), py::arg("table"),
+        py::arg("stream"));
 #endif
+  m.def("video_first_blocks", &first_blocks, py::arg("clips"));
   m.def("video_pil_lines", &pil_lines, py::arg("samples"), py::arg("outputs"), py::arg("filter"));
   m.def("video_cpu_isa", &video::cpu_isa);
 }

@@ -280,7 +280,7 @@ __attribute__((noinline)) static void split_pixels(const u8* pixels, u8* __restr
   }
 }
 
-static void convert_rgb(const Params& p, i64 frame, int begin, int end, int col, float* chunk) {
+static void convert_rgb8(const Params& p, i64 frame, int begin, int end, int col, float* chunk) {
   const bool inside = col + kStripCols <= p.width;
   const Plane &red = p.planes[0], &green = p.planes[1], &blue = p.planes[2];
   const u8* pixel = red.data < blue.data ? red.data : blue.data;
@@ -316,6 +316,39 @@ static void convert_rgb(const Params& p, i64 frame, int begin, int end, int col,
   }
 }
 
+// The 64 levels of one channel of more bits, not yet rounded. `kStride` 0: as the plane says.
+template <int kStride>
+AIMILLS_HD void scale_codes(const u8* codes, i64 stride, int count, int shift, float scale,
+                            float* __restrict out) {
+  if (kStride) stride = kStride;
+  for (int i = 0; i < kPairs; ++i) {
+    const int even = smaller(2 * i, count - 1), odd = smaller(2 * i + 1, count - 1);
+    out[i] = static_cast<float>(code_at<u16>(codes, stride, even, shift)) * scale;
+    out[kPairs + i] = static_cast<float>(code_at<u16>(codes, stride, odd, shift)) * scale;
+  }
+}
+
+static void convert_rgb16(const Params& p, i64 frame, int begin, int end, int col, float* chunk) {
+  const int count = smaller(kStripCols, p.width - col), shift = p.shift;
+  const float scale = p.color.y_scale;
+  for (int row = begin; row < end; ++row, chunk += 3 * kStripCols) {
+    for (int c = 0; c < 3; ++c) {
+      const Plane& plane = p.planes[c];
+      const u8* codes = plane.data + frame * plane.frame + row * plane.row + col * plane.col;
+      float* out = chunk + c * kStripCols;
+      __builtin_prefetch(codes + kChunkRows * plane.row);
+      if (count == kStripCols && plane.col == 2) {
+        scale_codes<2>(codes, 2, kStripCols, shift, scale, out);
+      } else if (count == kStripCols && plane.col == 6) {
+        scale_codes<6>(codes, 6, kStripCols, shift, scale, out);
+      } else {
+        scale_codes<0>(codes, plane.col, count, shift, scale, out);
+      }
+    }
+    grade_row(p, chunk);
+  }
+}
+
 AIMILLS_HD ConvertFn convert_of(const Params& p) {
   switch (p.source) {
     case kYuv420:
@@ -330,8 +363,10 @@ AIMILLS_HD ConvertFn convert_of(const Params& p) {
       return convert_yuv<u8, 0, 0>;
     case kYuv444Wide:
       return convert_yuv<u16, 0, 0>;
+    case kRgb:
+      return convert_rgb8;
     default:
-      return convert_rgb;
+      return convert_rgb16;
   }
 }
 

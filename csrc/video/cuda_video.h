@@ -8,7 +8,8 @@ namespace aimills::video {
 
 cudaError_t launch(const Params& params, cudaStream_t stream);
 
-// One launch for each kClips clips, which are of one format.
-cudaError_t launch_ragged(const Params* clips, i64 count, cudaStream_t stream);
+// Of clips of one format: one launch with their `table` (batch.h), which lies in the GPU's memory
+// and holds the same clips; without a table one for each kClips of them.
+cudaError_t launch_ragged(const Params* clips, i64 count, const void* table, cudaStream_t stream);
 
 }  // namespace aimills::video

@@ -5,7 +5,16 @@
 
 namespace aimills::video {
 
-enum Source : int { kYuv420, kYuv420Wide, kYuv422, kYuv422Wide, kYuv444, kYuv444Wide, kRgb };
+enum Source : int {
+  kYuv420,
+  kYuv420Wide,
+  kYuv422,
+  kYuv422Wide,
+  kYuv444,
+  kYuv444Wide,
+  kRgb,
+  kRgbWide
+};
 AIMILLS_HD constexpr bool is_wide(int source) { return (source & 1) != 0; }
 
 enum Filter : int { kNearest, kArea, kBilinear, kBicubic, kLanczos };
@@ -20,7 +29,8 @@ struct Plane {
   i64 frame, row, col;
 };
 
-// Levels from codes; the chroma factors apply to sixteenths of a code.
+// Levels from codes; the chroma factors apply to sixteenths of a code. Of RGB `y_scale` is for all
+// three channels, and the rest is not used.
 struct Color {
   float y_scale, y_shift, r_v, g_u, g_v, b_u;
 };

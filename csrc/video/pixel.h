@@ -55,14 +55,12 @@ AIMILLS_HD Rgb to_rgb(const Color& c, float y, float u, float v) {
 // What kernels are compiled with: nothing behind the matrix, or all that there may be.
 struct Plain {
   AIMILLS_HD_MEMBER static Rgb levels(const Params&, const Rgb& x) { return rounded(x); }
-  AIMILLS_HD_MEMBER static Rgb whole(const Params&, const Rgb& x) { return x; }
 };
 
 struct Grading {
   AIMILLS_HD_MEMBER static Rgb levels(const Params& p, const Rgb& x) {
     return rounded(graded(p, x));
   }
-  AIMILLS_HD_MEMBER static Rgb whole(const Params& p, const Rgb& x) { return levels(p, x); }
 };
 
 // ---- pixels in pairs, as the GPU loads them
@@ -233,17 +231,18 @@ struct Yuv : Pixels {
   }
 };
 
+// 8 bits have a `y_scale` of 1, so that their levels stay what they are.
 template <class Finish>
-struct Rgb8 {
+struct AnyRgb {
   AIMILLS_HD_MEMBER static void load_pair(const Params& p, i64 frame, int row, int col, u32* out) {
     for (int i = 0; i < 2 && col + i < p.width; ++i) {
       float x[3];
       for (int c = 0; c < 3; ++c) {
         const Plane& plane = p.planes[c];
         const u8* samples = plane.data + frame * plane.frame + row * plane.row;
-        x[c] = static_cast<float>(samples[(col + i) * plane.col]);
+        x[c] = static_cast<float>(Any::code(p, samples, plane.col, col + i)) * p.color.y_scale;
       }
-      out[i] = pack(Finish::whole(p, {x[0], x[1], x[2]}));
+      out[i] = pack(Finish::levels(p, {x[0], x[1], x[2]}));
     }
   }
 };
@@ -255,8 +254,8 @@ using Yuv420Wide = Yuv<Halved<u16>>;
 template <class Finish, class Kind = Any>
 struct AnyFormat : Pixels {
   AIMILLS_HD_MEMBER static void load_pair(const Params& p, i64 frame, int row, int col, u32* out) {
-    if (p.source == kRgb) {
-      Rgb8<Finish>::load_pair(p, frame, row, col, out);
+    if (p.source >= kRgb) {
+      AnyRgb<Finish>::load_pair(p, frame, row, col, out);
     } else {
       Yuv<Kind, Finish>::load_pair(p, frame, row, col, out);
     }

@@ -190,9 +190,16 @@ CASES = (
             ("rgb24", "noise", "pitched"), ("bgr24", "impulses", "tight"),
             ("rgbp", "noise", "strided"), ("bgrp", "impulses", "pitched"),
             ("gbrp", "noise", "strided"), ("yuv420p12", "noise", "pitched"),
-            ("yuv444p12", "impulses", "strided"),
+            ("yuv444p12", "impulses", "strided"), ("rgb48", "noise", "pitched"),
+            ("bgr48", "impulses", "tight"), ("rgbp16", "saturated", "strided"),
+            ("bgrp16", "impulses", "pitched"), ("gbrp10", "noise", "strided"),
+            ("gbrp12", "saturated", "pitched"), ("gbrp16", "noise", "tight"),
         )
     ),
+    Case("rgb48-wide", F=1, H=40, W=300, h=18, w=130, format="rgb48", dtype="f32"),
+    Case("gbrp10-wide", F=1, H=40, W=300, h=18, w=130, format="gbrp10", dtype="f32"),
+    Case("rgb48-tiny", **_TINY, format="bgr48", dtype="u8", tags=_I),
+    Case("gbrp12-jitter-tiny", **_TINY, format="gbrp12", dtype="f32", jitter=JITTER, tags=_I),
     Case("p010-wide", F=1, H=40, W=300, h=18, w=130, format="p010", range="full", dtype="f32"),
     Case("i420-wide", F=1, H=40, W=300, h=18, w=130, format="i420", dtype="f32"),
     Case("yuv444p10-wide", F=1, H=20, W=300, h=18, w=130, format="yuv444p10", dtype="f32"),
@@ -213,7 +220,7 @@ CASES = (
              dtype="u8", format=form)
         for mode, name, form in (
             ("pil", "bicubic", "nv12"), ("pil", "lanczos", "rgb24"), ("pil13", "bilinear", "p010"),
-            ("pil13", "area", "rgb24"), ("pil", "nearest", "i420"),
+            ("pil13", "area", "rgb24"), ("pil", "bilinear", "rgb48"), ("pil", "nearest", "i420"),
         )
     ),
     Case("pil-tiny", **_TINY, mode="pil", dtype="u8"),
@@ -224,6 +231,7 @@ CASES = (
         for form, name, location, layout in (
             ("nv12", "bicubic", "left", "tight"), ("yuv422p", "lanczos", "topleft", "strided"),
             ("yuv444p10", "area", "left", "pitched"), ("bgr24", "bilinear", "left", "pitched"),
+            ("gbrp16", "bicubic", "left", "strided"),
         )
     ),
     Case("pil-wide", F=1, H=6, W=9001, h=4, w=3, mode="pil", dtype="u8"),
@@ -235,6 +243,7 @@ CASES = (
         for transfer, form, fill, layout in (
             ("pq", "p010", "noise", "pitched"), ("hlg", "yuv420p10", "noise", "tight"),
             ("pq", "yuv444p10", "saturated", "tight"), ("hlg", "rgb24", "noise", "strided"),
+            ("pq", "gbrp10", "noise", "tight"),
         )
     ),
     Case("hlg-jitter-narrow", **_TINY, format="p010", space="bt2020", transfer="hlg",
@@ -273,6 +282,7 @@ CASES = (
          dtype="f32"),
     Case("fast-one-pixel", F=1, H=1, W=1, h=3, w=2, mode="fast", dtype="u8"),
     Case("fast-wide", F=1, H=6, W=2001, h=4, w=3, mode="fast", location="topleft", dtype="f32"),
+    Case("fast-rgb48", F=1, H=30, W=50, h=11, w=23, format="rgb48", mode="fast"),
     Case("fast-rgb", F=1, H=30, W=50, h=11, w=23, format="bgr24", mode="fast", jitter=JITTER),
     Case("all-at-once-turned", F=3, H=90, W=60, h=22, w=24, crop=(3, 5, 85, 27), pad=(1, 4, 5, 0),
          flip=True, rotate=180, format="yuv422p10", interpolation="lanczos", store="patches",

@@ -36,7 +36,8 @@ def exact_levels(
     """Levels before they are rounded."""
     form = FORMATS[format]
     if form.rgb:
-        return torch.stack([view.to(wide) for view in form.views(planes)], 1)
+        scale = scaling(form.bits, "full").luma_scale
+        return torch.stack([codes(view, form, wide) * scale for view in form.views(planes)], 1)
     luma, u, v = (codes(view, form, wide) for view in form.views(planes))
     height, width = luma.shape[1:]
     places = chroma_places(location)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from aimills_kernels.kernels.video.problem import extension, extension_error, packed
-from aimills_kernels.kernels.video.ragged import packed_clips
+from aimills_kernels.kernels.video.ragged import needs_table, packed_clips, table
 
 
 @cache
@@ -41,6 +41,10 @@ def launch(outs: tuple[Tensor, ...], *args: Any) -> None:
 
 def launch_ragged(outs: tuple[Tensor, ...], *args: Any) -> None:
     held: list[Tensor] = []
-    clips = b"".join(struct for struct, _ in packed_clips(outs, args, held))
+    found, module = packed_clips(outs, args, held), extension()
+    clips, address = b"".join(struct for struct, _ in found), 0
+    if needs_table(len(found), outs[0].device):
+        held.append(table(module.video_first_blocks(clips), clips, outs[0].device))
+        address = held[-1].data_ptr()
     stream = torch._C._cuda_getCurrentRawStream(outs[0].device.index)
-    extension().video_to_tensor_ragged_cuda(clips, stream)
+    module.video_to_tensor_ragged_cuda(clips, address, stream)

@@ -91,8 +91,12 @@ def _planar(rows: int, cols: int, bits: int = 8) -> Format:
     return Format(_SEPARATE, _EACH, (rows, cols), bits)
 
 
-def _rgb(kind: str, *order: int) -> Format:
-    return Format((("rgb", kind),), tuple((0, i) for i in order), rgb=True)
+def _rgb(kind: str, *order: int, bits: int = 8) -> Format:
+    return Format((("rgb", kind),), tuple((0, i) for i in order), bits=bits, rgb=True)
+
+
+def _gbr(bits: int = 8) -> Format:
+    return Format(_GBR, ((2, 0), (0, 0), (1, 0)), bits=bits, rgb=True)
 
 
 FORMATS = {
@@ -114,9 +118,14 @@ FORMATS = {
     "bgr24": _rgb("last", 2, 1, 0),
     "rgbp": _rgb("first", 0, 1, 2),
     "bgrp": _rgb("first", 2, 1, 0),
-    "gbrp": Format(
-        (("g", "full"), ("b", "full"), ("r", "full")), ((2, 0), (0, 0), (1, 0)), rgb=True
-    ),
+    "gbrp": _gbr(),
+    "rgb48": _rgb("last", 0, 1, 2, bits=16),
+    "bgr48": _rgb("last", 2, 1, 0, bits=16),
+    "rgbp16": _rgb("first", 0, 1, 2, bits=16),
+    "bgrp16": _rgb("first", 2, 1, 0, bits=16),
+    "gbrp10": _gbr(10),
+    "gbrp12": _gbr(12),
+    "gbrp16": _gbr(16),
 }
 
 

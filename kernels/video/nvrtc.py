@@ -16,12 +16,11 @@ from torch import Tensor
 
 from aimills_kernels.kernels.video import cuda
 from aimills_kernels.kernels.video.problem import Arguments, loader_of, packed
-from aimills_kernels.kernels.video.ragged import packed_clips
+from aimills_kernels.kernels.video.ragged import CLIPS, needs_table, packed_clips, table
 
 KERNELS = ("video_to_tensor_kernel", "video_to_tensor_ragged_kernel")
 SOURCE, KERNEL = "video/sm80_video_to_tensor.cu", KERNELS[0]
-CLIPS = 64  # kClips in csrc/video/batch.h: as many as the parameters of a launch hold
-_BATCH = struct.Struct(f"<2i {CLIPS + 1}q")
+_BATCH = struct.Struct(f"<2i Q {CLIPS + 1}q")
 _THREADS = 256  # kThreads in csrc/video/tile.h
 _TILE_ROWS, _TILE_COLS = 16, 32
 
@@ -86,16 +85,21 @@ def batches(
     outs: tuple[Tensor, ...], args: tuple, held: list[Tensor]
 ) -> Iterator[tuple[str, bytes, int]]:
     """The loader, the `Batch` struct and the grid of each launch; `held` as `packed` takes it."""
-    clips = packed_clips(outs, args, held)
-    for first in range(0, len(clips), CLIPS):
-        part = clips[first : first + CLIPS]
-        ends, table = [0], b"".join(params for params, _ in part)
+    clips, device = packed_clips(outs, args, held), outs[0].device
+    whole = needs_table(len(clips), device)
+    step = len(clips) if whole else CLIPS
+    for first in range(0, len(clips), step):
+        part = clips[first : first + step]
+        starts, structs = [0], b"".join(params for params, _ in part)
         for _, clip in part:
-            ends.append(ends[-1] + min(_blocks(clip), (2**31 - 1) // CLIPS))
-        size = len(part[0][0])
-        counts = ends + [ends[-1]] * (CLIPS + 1 - len(ends))
-        batch = _BATCH.pack(len(part), 0, *counts) + table.ljust(CLIPS * size, b"\0")
-        yield loader_of(Arguments(*part[0][1])), batch, ends[-1]
+            starts.append(starts[-1] + min(_blocks(clip), (2**31 - 1) // len(part)))
+        size, end, address = len(part[0][0]), starts[-1], 0
+        if whole:
+            held.append(table(struct.pack(f"<{len(starts)}q", *starts), structs, device))
+            address, starts, structs = held[-1].data_ptr(), [], b""
+        starts += [end] * (CLIPS + 1 - len(starts))
+        batch = _BATCH.pack(len(part), 0, address, *starts) + structs.ljust(CLIPS * size, b"\0")
+        yield loader_of(Arguments(*part[0][1])), batch, end
 
 
 def _launch(device: int, loader: str, kernel: str, packed_: bytes, blocks: int) -> None:

@@ -188,7 +188,7 @@ def _between(args: tuple) -> tuple[Tensor, Tensor]:
 def _graded_between(a: Arguments, matrixed: Tensor) -> tuple[Tensor, Tensor]:
     """RGB levels before they are rounded, and how far arithmetic in float32 may be off."""
     rgb, doubt = matrixed, torch.zeros_like(matrixed)
-    if not a.form.rgb:
+    if not a.form.rgb or a.form.bits > 8:
         doubt += _COLOR_DOUBT
     if a.transfer != "sdr":
         rgb = sdr_levels(matrixed, a.transfer)

@@ -175,6 +175,8 @@ def _triton_rejects(p: Problem) -> str | None:
 _SOURCES = (
     *(s for s in one._SOURCES if not s.endswith(".cu")),
     "csrc/video/batch.h",
+    "csrc/video/first_blocks.h",
+    "csrc/video/first_blocks.cpp",
     "csrc/video/sm80_video_to_tensor_ragged.cu",
     "kernels/video/ragged.py",
 )

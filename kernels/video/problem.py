@@ -129,7 +129,7 @@ class Arguments(NamedTuple):
 def _source(form: Format) -> int:
     """The enum in csrc/video/params.h: even ones take 8 bits, odd ones 16."""
     if form.rgb:
-        return 6
+        return 6 + (form.bits > 8)
     return {(1, 1): 0, (0, 1): 2, (0, 0): 4}[form.halved] + (form.bits > 8)
 
 
@@ -228,7 +228,7 @@ def _without_addresses(a: Arguments) -> tuple:
             _DTYPE_CODES[a.dtype], a.pad_level, OPTIONS["transfer"].index(a.transfer)
         ),
         _FLOATS.pack(
-            *_color(form.bits, a.color_space, a.color_range),
+            *color_of(a),
             *_affine(a.mean, a.std, a.dtype == torch.uint8),
         ),
     )  # fmt: skip
@@ -275,6 +275,11 @@ def _chroma(
         linear = half and upsampling == "linear"
         weights += (0, 0) if not linear else (0, 2) if cosited else (1, 1)
     return 16 * int(scaling(bits, "full").zero), weights
+
+
+def color_of(a: Arguments) -> tuple[float, ...]:
+    """The `Color` of csrc/video/params.h. RGB has all of its codes' range."""
+    return _color(a.form.bits, a.color_space, "full" if a.form.rgb else a.color_range)
 
 
 def _color(bits: int, space: str, range_: str) -> tuple[float, ...]:

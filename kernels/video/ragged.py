@@ -13,6 +13,8 @@ from aimills_kernels.kernels.video.check import check
 from aimills_kernels.kernels.video.formats import FORMATS
 from aimills_kernels.kernels.video.problem import OPTIONS, Arguments, packed_at
 
+CLIPS = 64  # kClips in csrc/video/batch.h: as many as the parameters of a launch hold
+
 
 class RaggedArguments(NamedTuple):
     """The flat arguments by name. Each clip has its planes, 2 numbers of `sizes`, and none or 4 of
@@ -104,11 +106,26 @@ def packed_clips(
     `packed` takes it."""
     address, found = outs[0].data_ptr(), []
     for clip in RaggedArguments(*args).each():
-        struct, size = packed_at(address, clip, held)
+        packed, size = packed_at(address, clip, held)
         address += size
         if size:
-            found.append((struct, clip))
+            found.append((packed, clip))
     return found
+
+
+def needs_table(clips: int, device: torch.device) -> bool:
+    """Whether the clips go to the GPU's memory. A launch that is captured finds them in its
+    parameters: the copy would read, at each replay, what is no longer there."""
+    if clips <= CLIPS:
+        return False
+    return device.type != "cuda" or not torch.cuda.is_current_stream_capturing()
+
+
+def table(first_blocks: bytes, clips: bytes, device: torch.device) -> Tensor:
+    """What csrc/video/batch.h says of it, copied in the order of the current stream. Pinned memory
+    that it comes from is kept by torch until it has been copied."""
+    host = torch.frombuffer(bytearray(first_blocks + clips), dtype=torch.uint8)
+    return host.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else host
 
 
 def public_arguments(named: dict[str, Any]) -> dict[str, Any]:

@@ -204,9 +204,9 @@ def _video_to_tensor_kernel(
             there = (row < last_row)[:, None] & (col < last_col)[None, :]
             first = _codes(y, at_row, at_col, y_row, y_col, there, shift).to(tl.float32)
             if RGB:
-                r = first
-                g = _codes(u, at_row, at_col, u_row, u_col, there, shift).to(tl.float32)
-                b = _codes(v, at_row, at_col, v_row, v_col, there, shift).to(tl.float32)
+                r = first * y_scale
+                g = _codes(u, at_row, at_col, u_row, u_col, there, shift).to(tl.float32) * y_scale
+                b = _codes(v, at_row, at_col, v_row, v_col, there, shift).to(tl.float32) * y_scale
             else:
                 rows = _chroma_taps(at_row, height, half_row, even_row, odd_row)
                 cb = _chroma(u, rows, cols, u_row, u_col, there, shift, zero, ROWS_BLEND,
@@ -305,7 +305,7 @@ def _numbers(a: Arguments) -> tuple[int, int, tuple, dict[str, Any]]:
         *config.tiles(a), *(s for view in form.views(a.planes) for s in view.stride()),
         *time[:3], *time[5:], *down, *across, place.clip_stride, place.channel,
         *form.size(a.planes)[1:], *a.box, *form.halved, form.shift, zero, *blend, a.pad_level,
-        *problem._color(form.bits, a.color_space, a.color_range),
+        *problem.color_of(a),
         *problem._affine(a.mean, a.std, a.dtype == torch.uint8), *map(float, matrix),
     )  # fmt: skip
     constants = dict(

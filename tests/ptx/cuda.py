@@ -13,6 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from aimills_kernels.kernels.video import nvrtc
@@ -114,10 +115,14 @@ def video_to_tensor(outs: tuple[Tensor, ...], *args: Any) -> None:
 def video_to_tensor_ragged(outs: tuple[Tensor, ...], *args: Any) -> None:
     held: list[Tensor] = []
     for loader, batch, blocks in nvrtc.batches(outs, args, held):
-        _run(loader, nvrtc.KERNELS[1], batch, blocks, [*args[0], *held, outs[0]])
+        tables = [t for t in held if t.dtype == torch.uint8]  # of clips; Pillow's are of integers
+        _run(loader, nvrtc.KERNELS[1], batch, blocks, [*args[0], *held, outs[0]], tables)
 
 
-def _run(loader: str, name: str, struct: bytes, blocks: int, tensors: list[Tensor]) -> None:
+def _run(
+    loader: str, name: str, struct: bytes, blocks: int, tensors: list[Tensor],
+    tables: list[Tensor] | tuple[()] = (),
+) -> None:  # fmt: skip
     inside = _inside.get(None)
     if inside is None:
         raise RuntimeError(f"{name} runs on the executor inside `with executing(...)` only")
@@ -126,7 +131,7 @@ def _run(loader: str, name: str, struct: bytes, blocks: int, tensors: list[Tenso
         kernel = parse(inside.edit(_video_ptx(loader, name))).kernel(name)
     result = launch.run(
         kernel, [struct], [blocks], [nvrtc._THREADS],
-        tensors=[t for t in tensors if t.numel()], **inside.options,
+        tensors=[t for t in tensors if t.numel()], tables=tables, **inside.options,
     )  # fmt: skip
     if result.counters is not None:  # somebody wants to know what it costs
         result.cubin = video_cubin(loader, name)

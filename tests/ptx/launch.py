@@ -72,6 +72,7 @@ def run(
     cluster: Iterable[int] | None = None,
     shared: int = 0,
     tensors: Sequence[Any] = (),
+    tables: Sequence[Any] = (),
     seed: int | None = 0,
     budget: int | None = None,
     check: bool = True,
@@ -81,8 +82,9 @@ def run(
     """Runs a kernel. Tensors are written in place.
 
     args: by position, a tensor (NumPy array or CPU torch tensor), a number, or bytes (a struct
-    passed by value). tensors: those whose addresses stand inside such a struct. shared: bytes of
-    dynamic shared memory. seed: the order of warps and of asynchronous operations; None runs warps
+    passed by value). tensors: those whose addresses stand inside such a struct. tables: those of
+    `tensors` that hold such addresses themselves; they are read only. shared: bytes of dynamic
+    shared memory. seed: the order of warps and of asynchronous operations; None runs warps
     in order. budget: instructions that warps may issue, all together; None goes by the grid. check:
     race and fence checks. count: bytes and bank conflicts too.
     """
@@ -94,7 +96,7 @@ def run(
         _check_lists(args, tensors)
         memory = Global(seed)
         held = Arguments(memory)
-        params = held.pack(entry, args, tensors)
+        params = held.pack(entry, args, tensors, tables)
         addresses, static = _addresses(entry, memory)
         local = sum(-(-v.size // 16) * 16 for v in entry.variables.values() if v.space == "local")
         if local > _MOST_LOCAL:
@@ -276,8 +278,12 @@ class Arguments:
         self.held: list[Held] = []
         self.copies: list[tuple[np.ndarray, np.ndarray]] = []  # given bytes, the launch's
 
-    def pack(self, kernel: Kernel, args: Sequence[Any], tensors: Sequence[Any] = ()) -> bytes:
-        """The bytes of the parameters. `tensors` are pointed to from inside a struct."""
+    def pack(
+        self, kernel: Kernel, args: Sequence[Any], tensors: Sequence[Any] = (),
+        tables: Sequence[Any] = (),
+    ) -> bytes:  # fmt: skip
+        """The bytes of the parameters. `tensors` are pointed to from inside a struct, or from
+        inside of one of `tables`."""
         if len(args) != len(kernel.params):
             rest = kernel.params[len(args) :]
             text = f"{kernel.name} takes {len(kernel.params)} arguments, got {len(args)}"
@@ -293,6 +299,8 @@ class Arguments:
                 views.append((view, name))
         for some in _overlapping(views):
             self._hold(some)
+        for table in tables:
+            self._translate(table)
         out = b""
         for param, arg in zip(kernel.params, args, strict=True):
             out = out.ljust(-(-len(out) // param.align) * param.align, b"\0")
@@ -347,6 +355,17 @@ class Arguments:
             return struct.pack("<Q", self._address(found))
         packed = scalars.pack(param, arg)
         return self._translated(packed) if isinstance(arg, (bytes, bytearray)) else packed
+
+    def _translate(self, table: Any) -> None:
+        """What the launch sees of it, which is not given back."""
+        view = _view(table, "a table")
+        assert view is not None
+        own = (view.start, view.end - view.start)
+        found = [i for i, (raw, _) in enumerate(self.copies) if (raw.ctypes.data, len(raw)) == own]
+        if not found:
+            raise BadLaunch("a table is one of the tensors and shares no bytes with another")
+        _, bytes_ = self.copies.pop(found[0])
+        bytes_[:] = np.frombuffer(self._translated(bytes_.tobytes()), np.uint8)
 
     def _translated(self, struct_: bytes) -> bytes:
         """The struct, with the addresses of tensors as they are in this memory."""

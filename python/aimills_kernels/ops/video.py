@@ -62,9 +62,10 @@ def video_to_tensor(
                                                bits of a u16
         u, v    [F, H, ceil(W/2)]              "yuv422p" u8, "yuv422p10", "yuv422p12" likewise
         u, v    [F, H, W]                      "yuv444p" u8, "yuv444p10", "yuv444p12" likewise
-        rgb     [F, H, W, 3]                   "rgb24" and "bgr24", u8
-        rgb     [F, 3, H, W]                   "rgbp" and "bgrp", u8
-        g, b, r [F, H, W]                      "gbrp", u8
+        rgb     [F, H, W, 3]                   "rgb24" and "bgr24" u8, "rgb48" and "bgr48" u16
+        rgb     [F, 3, H, W]                   "rgbp" and "bgrp" u8, "rgbp16" and "bgrp16" u16
+        g, b, r [F, H, W]                      "gbrp" u8, "gbrp10", "gbrp12" and "gbrp16" that many
+                                               bits of a u16
         out     [F, 3, h, w]                   layout "NCHW", dtype; h x w is `size` with `pad`
         out     [F, h, w, 3]                   "NHWC"
         out     [F / clip, clip, 3, h, w]      "NTCHW"

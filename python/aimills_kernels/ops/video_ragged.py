@@ -45,9 +45,11 @@ def video_to_tensor_ragged(
     clip_ids: Sequence[int] | None = None,
     out: Tensor | None = None,
 ) -> Tensor:
-    """`video_to_tensor` of clips of any sizes, lengths and strides, with one launch on a GPU for
-    each 64 clips: their table is in the launch's own parameters, so nothing is copied or allocated
-    for it and a CUDA graph captures it.
+    """`video_to_tensor` of clips of any sizes, lengths and strides, in one launch on a GPU. Up
+    to 64 clips are described in the launch's own parameters, so that nothing is copied or allocated
+    for them; of more a table of 488 bytes a clip is copied to the GPU, from pinned memory and in
+    the order of the stream. A CUDA graph captures parameters alone: of more clips it holds a launch
+    for each 64.
 
     Shapes and dtypes:
         clips   [clips]                        a list of the planes of each clip, all of one format;

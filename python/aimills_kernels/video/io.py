@@ -29,7 +29,8 @@ FORMATS = {
     "yuv422p10le": "yuv422p10", "yuv444p10le": "yuv444p10", "yuv420p12le": "yuv420p12",
     "yuv422p12le": "yuv422p12", "yuv444p12le": "yuv444p12", "nv12": "nv12", "nv21": "nv21",
     "p010le": "p010", "p012le": "p012", "p016le": "p016", "rgb24": "rgb24", "bgr24": "bgr24",
-    "gbrp": "gbrp",
+    "gbrp": "gbrp", "rgb48le": "rgb48", "bgr48le": "bgr48", "gbrp10le": "gbrp10",
+    "gbrp12le": "gbrp12", "gbrp16le": "gbrp16",
 }  # fmt: skip
 _ACCURATE = (
     "flags=bilinear+accurate_rnd+full_chroma_int+full_chroma_inp:out_range=pc"

@@ -55,7 +55,7 @@ def guessed_space(width: int, height: int, transfer: str = "sdr") -> str:
 
 def matrix(name: str, frame: Any) -> str | None:
     """None where the stream doesn't say it; VideoError for one that isn't there."""
-    if frame.format.name in ("rgb24", "bgr24", "gbrp"):
+    if frame.format.is_rgb:
         return "bt709"  # without meaning
     code = int(frame.colorspace)
     if code not in MATRICES and code not in _NOT_SAID:
