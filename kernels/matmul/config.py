@@ -232,7 +232,9 @@ def select_grouped_config(shape: Shape, blocks: bool, sm: int, columns: int = 0)
     blocks, 64 even of 32 deep on sm_80)."""
     found = select_block_config(shape, sm) if blocks else select_config(shape, sm)
     if blocks and shape.decode:
-        found = replace(found, block_m=min(64, found.block_m))
+        # 128 columns with a scale of each spilled up to 72 bytes on sm_80.
+        block_n = min(64 if shape.several == EACH else 128, found.block_n)
+        found = replace(found, block_m=min(64, found.block_m), block_n=block_n)
     if not shape.aligned:
         found = replace(found, block_k=32, block_n=min(32 if blocks else 64, found.block_n))
     if columns:

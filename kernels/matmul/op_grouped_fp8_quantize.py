@@ -118,15 +118,15 @@ def problem_of(
     batch_invariant: bool, sm: int | None = None,
 ) -> Chosen:  # fmt: skip
     """What tiles follow from. No tile sees all of a row, one of 256 columns that are read byte by
-    byte spilled 104 bytes, and one with a scale for each column 208 on sm_100: then the result goes
-    to the workspace first."""
+    byte spilled 104 bytes, and one with a scale for each column 208 on sm_100 and 32 on sm_80: then
+    the result goes to the workspace first."""
     sm = sm or sm_of(a.device) or 90
     gated, rows = activation == GATED, rows_in_each(a, len(b))
     blocks = in_blocks(scale_a, scale_b, b.shape[1])
     aligned = rows_aligned(b) and (batch_invariant or rows_aligned(a))
     columns = (256 if gated else 128) if granularity == "1x128" and aligned else 0
     several = several_scales(scale_a, scale_b, b.shape[1], gated, (columns or 128) // 2)
-    columns = 0 if several == EACH and sm // 10 == 10 else columns
+    columns = 0 if several == EACH and (sm // 10 == 10 or sm < 89) else columns
     shape = Shape.of(a, b, torch.bfloat16, "promoted", batch_invariant, sm, rows, several)
     return Chosen(shape, blocks, columns, sm)
 
