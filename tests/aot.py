@@ -32,6 +32,7 @@ class Compiled:
     warps: int
     mma: str
     ptx: str
+    ttir: str
     tensor_memory: int  # columns: what passes 512 is compiled to a trap
 
     def resources(self) -> dict[str, int | str]:
@@ -82,6 +83,7 @@ def _facts(kernel: object, sm: int) -> Compiled:
         meta.num_warps,
         mma,
         ptx,
+        kernel.asm["ttir"],
         getattr(meta, "tmem_size", 0),
     )
 
@@ -91,6 +93,31 @@ def lopsided_sums(ptx: str) -> list[str]:
     received = set(re.findall(r"shfl\.sync\.bfly\.b32\s+(%r\d+)", ptx))
     fused = re.finditer(r"fma\.\S+\s.*?(%r\d+);", ptx)
     return [found[0] for found in fused if found[1] in received]
+
+
+def narrow_offsets(ttir: str) -> list[str]:
+    """Lines that compute in 32 bits where something is stored: an offset that is added to an
+    address, or a product of which a tensor of them is made. Outputs may pass 2^31 elements. A
+    multiple of a constant is a place within a tile."""
+    made = {m[1]: m[0] for m in re.finditer(r"(%[\w-]+)(?::\d+)? = .*", ttir)}
+    found: dict[str, None] = {}
+    seen: set[str] = set()
+    todo = re.findall(r"tt\.store (%[\w-]+)", ttir)
+    while todo:
+        line = made.get(name := todo.pop(), "")
+        if name in seen or "tt.load" in line:
+            continue
+        seen.add(name)
+        operands = re.findall(r"%[\w-]+", line.partition(" = ")[2])
+        constant = any("arith.constant" in made.get(o, "") for o in operands)
+        if _NARROW_OFFSET.search(line) or (_NARROW_PRODUCT.search(line) and not constant):
+            found[line.partition(" loc(")[0]] = None
+        todo += operands
+    return list(found)
+
+
+_NARROW_OFFSET = re.compile(r"tt\.addptr .*, (tensor<\S*xi32>|i32\b)")
+_NARROW_PRODUCT = re.compile(r"arith\.(muli|shli) .*tensor<\S*xi32>")
 
 
 @functools.cache

@@ -21,7 +21,15 @@ if _dispatch.interpreting():
     pytest.skip("the interpreter compiles nothing", allow_module_level=True)
 
 pytest.importorskip("triton", reason="not run: Triton is not installed")
-from tests.aot import SHARED_LIMIT, Compiled, compile_provider, lopsided_sums, meta_args, toolchain
+from tests.aot import (
+    SHARED_LIMIT,
+    Compiled,
+    compile_provider,
+    lopsided_sums,
+    meta_args,
+    narrow_offsets,
+    toolchain,
+)
 
 ROOT = Path(__file__).parent.parent
 LOCKS = sorted(ROOT.glob("kernels/*/resources.json"))
@@ -88,6 +96,8 @@ def test_kernels_compile_within_their_resources(
         assert kernel.registers * kernel.warps * 32 <= 65536
         assert kernel.tensor_memory <= 512, f"{kernel.name}: {kernel.tensor_memory} columns"
         assert not lopsided_sums(kernel.ptx), f"{kernel.name}: use product() before its tl.sum"
+        if _lock_file(provider).parent.name == "matmul":
+            assert not narrow_offsets(kernel.ttir), f"{kernel.name} stores at offsets of 32 bits"
     _hold_against_lock(f"{op}/{case}/{provider}", sm, kernels, _lock_file(provider))
     if reason:
         pytest.skip(f"not run: {provider} rejects {case} on sm_{sm}: {reason}")
@@ -115,6 +125,21 @@ def test_tensor_maps_compile_within_their_resources(name: str, case: str) -> Non
         assert "cp.async.bulk.tensor" in kernel.ptx
         assert "cp.async.cg" not in kernel.ptx
     _hold_against_lock(f"{name}/{case}/{provider}", 90, kernels, _lock_file(provider))
+
+
+@pytest.mark.parametrize(
+    ("row", "offset", "narrow"),
+    [("i64", "i64", 0), ("i32", "i64", 1), ("i32", "i32", 2), ("i64", "i32", 1)],
+)
+def test_offsets_of_32_bits_are_found(row: str, offset: str, narrow: int) -> None:
+    text = f"""
+    %lengths = tt.addptr %other, %e : tensor<32x!tt.ptr<i32>>, tensor<32xi32>
+    %own = tt.load %lengths : tensor<32x!tt.ptr<i32>>
+    %at = arith.muli %rows, %N : tensor<64x1x{row}>
+    %wide = arith.extsi %at : tensor<64x1x{row}> to tensor<64x1xi64>
+    %place = tt.addptr %wide, %own : tensor<64x1x!tt.ptr<f32>>, tensor<64x1x{offset}>
+    tt.store %place, %out : tensor<64x1x!tt.ptr<f32>>"""
+    assert len(narrow_offsets(text)) == narrow
 
 
 def _rejection(op: Op, case: Case, provider: Provider, sm: int) -> str | None:

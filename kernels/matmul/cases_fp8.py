@@ -278,6 +278,8 @@ CASES = (
          tags={"aot", "full"}),
     Case("aot-block-f32", M=1024, N=1024, K=1024, **_BLOCKS, out="f32", cpu=dict(M=64, N=64),
          tags={"aot", "full"}),
+    Case("aot-gated-block", M=2048, N=4096, K=512, **_BLOCKS, act="swiglu", bias="f32",
+         residual="bf16", cpu=dict(M=24, N=96), tags={"aot", "full"}),
     Case("aot-block-unaligned", M=512, N=512, K=1000, **_BLOCKS, bias="bf16",
          cpu=dict(M=64, N=64), tags={"aot", "full"}),
     Case("aot-block-vectors", M=1024, N=1024, K=1024, **_VECTORS, layout="transposed",

@@ -19,6 +19,7 @@ INVARIANT_M = 64  # the M whose tiles serve every M with batch_invariant=True
 MAX_SPLITS = 8
 MAX_LEADING = 3
 BLOCK = 128  # of K, and of rows with 128x128, that have one scale
+GATES, EACH = 1, 2  # Shape.several
 
 
 @dataclass(frozen=True)
@@ -54,12 +55,12 @@ class Shape:
     decode: bool
     aligned: bool
     fixed: bool = False  # no other tiles than the built-in ones may serve
-    several: bool = False  # scales of blocks for the columns of a tile: gates, or none of 128x128
+    several: int = 0  # scales of blocks for a tile's columns: EACH, or its GATES and those beside
 
     @classmethod
     def of(
         cls, a: Tensor, b: Tensor, out_dtype: torch.dtype, accum: str, batch_invariant: bool,
-        sm: int, rows: int | None = None, several: bool = False,
+        sm: int, rows: int | None = None, several: int = 0,
     ) -> Shape:  # fmt: skip
         """sm_80 has no tensor cores for fp8; for a float32 output their sums are too coarse, unless
         the caller asks for them. Where a row's bits must not depend on the others, the tiles don't
@@ -90,7 +91,8 @@ def _others(built_in: Config, shape: Shape, sm: int) -> Iterator[Config]:
     if shape.fixed:
         return iter(())
     own = built_in.block_m * built_in.block_n // (32 * built_in.num_warps)
-    sums = max(own, 32 if shape.several else 64)
+    most = _outputs_with_scales(sm) if shape.several == EACH else 32 if shape.several else 64
+    sums = max(own, most)
     return (c for c in _near(built_in) if _fits(c, shape, sm, sums))
 
 
@@ -149,7 +151,17 @@ def select_block_config(shape: Shape, sm: int) -> Config:
     found = select_config(shape, sm)
     # With a scale for each column 128 by 128 spilled up to 904 bytes, on each architecture.
     block_m = min(64, found.block_m) if shape.several else found.block_m
-    return replace(found, block_m=block_m, block_k=min(BLOCK, found.block_k))
+    found = replace(found, block_m=block_m, block_k=min(BLOCK, found.block_k))
+    outputs = block_m * found.block_n // (32 * found.num_warps)
+    if shape.several == EACH and outputs > _outputs_with_scales(sm):
+        return replace(found, block_n=min(64, found.block_n), num_warps=8)
+    return found
+
+
+def _outputs_with_scales(sm: int) -> int:
+    """Of a thread, where each column of a tile has a scale. On sm_100 a thread has parts of whole
+    rows, and an address for each of their columns: 32 outputs spilled up to 352 bytes."""
+    return 16 if sm // 10 == 10 else 32
 
 
 def select_split_config(shape: Shape, blocks: bool, sm: int) -> Config:
@@ -220,7 +232,9 @@ def select_grouped_config(shape: Shape, blocks: bool, sm: int, columns: int = 0)
     blocks, 64 even of 32 deep on sm_80)."""
     found = select_block_config(shape, sm) if blocks else select_config(shape, sm)
     if blocks and shape.decode:
-        found = replace(found, block_m=min(64, found.block_m))
+        # 128 columns with a scale of each spilled up to 72 bytes on sm_80.
+        block_n = min(64 if shape.several == EACH else 128, found.block_n)
+        found = replace(found, block_m=min(64, found.block_m), block_n=block_n)
     if not shape.aligned:
         found = replace(found, block_k=32, block_n=min(32 if blocks else 64, found.block_n))
     if columns:
@@ -249,10 +263,15 @@ def in_blocks(scale_a: Tensor, scale_b: Tensor, rows_b: int) -> bool:
     return scale_b.dim() > 1 and not one and scale_b.shape[-2] != rows_b
 
 
-def several_scales(scale_a: Tensor, scale_b: Tensor, rows_b: int, gated: bool) -> bool:
-    """Whether a tile's columns have more than one scale of a block of K, or each reads its own."""
+def several_scales(
+    scale_a: Tensor, scale_b: Tensor, rows_b: int, gated: bool, gates: int = 0
+) -> int:
+    """`Shape.several`. gates: so many a tile has at the most, where the kernel can read one scale
+    for all of them and one for the columns beside."""
     of_128 = scale_b.dim() > 1 and scale_b.shape[-2] != rows_b
-    return in_blocks(scale_a, scale_b, rows_b) and (gated or not of_128)
+    if not in_blocks(scale_a, scale_b, rows_b) or (of_128 and not gated):
+        return 0
+    return GATES if of_128 and gates and rows_b // 2 % gates == 0 else EACH
 
 
 def rows_in_each(x: Tensor, groups: int) -> int:

@@ -252,6 +252,8 @@ CASES = (
          cpu=dict(M=16, N=576, K=1152), tags={"bench", "accept", "aot"}),
     Case("aot-rows", M=1024, N=1024, K=1024, **_ROWS, bias="bf16", cpu=dict(M=64, N=64),
          tags={"aot", "full"}),
+    Case("aot-gated-row", M=2048, N=4096, K=512, **_BLOCKS, act="swiglu", bias="f32",
+         granularity="row", cpu=dict(M=24, N=96), tags={"aot", "full"}),
     Case("aot-decode", M=16, N=4096, K=4096, **_BLOCKS, act="swiglu", cpu=dict(N=64, K=600),
          tags={"aot"}),
     Case("aot-unaligned", M=512, N=514, K=1000, **_ROWS, act="swiglu", cpu=dict(M=64, N=64),

@@ -178,7 +178,7 @@ def _configs(p: Problem) -> tuple[Config, ...]:
     sm = p.sm or 90
     rows = rows_in_each(p.a, len(p.b))
     blocks = in_blocks(p.scale_a, p.scale_b, p.b.shape[1])
-    several = several_scales(p.scale_a, p.scale_b, p.b.shape[1], p.activation == GATED)
+    several = several_scales(p.scale_a, p.scale_b, p.b.shape[1], p.activation == GATED, 64)
     shape = Shape.of(p.a, p.b, p.out_dtype, "promoted", p.batch_invariant, sm, rows, several)
     return grouped_candidates(shape, blocks, sm)
 

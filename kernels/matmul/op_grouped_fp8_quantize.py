@@ -14,11 +14,13 @@ from aimills_kernels.kernels.matmul import cases_grouped_fp8, op_fp8, op_grouped
 from aimills_kernels.kernels.matmul.activations import GATED, activate
 from aimills_kernels.kernels.matmul.cases import bad_bias, bad_scale, odd_gate, vary, width
 from aimills_kernels.kernels.matmul.config import (
+    EACH,
     Config,
     Shape,
     blocks_of,
     grouped_candidates,
     in_blocks,
+    rows_aligned,
     rows_in_each,
     select_grouped_config,
     several_scales,
@@ -115,15 +117,18 @@ def problem_of(
     a: Tensor, b: Tensor, scale_a: Tensor, scale_b: Tensor, activation: str, granularity: str,
     batch_invariant: bool, sm: int | None = None,
 ) -> Chosen:  # fmt: skip
-    """What tiles follow from. No tile sees all of a row, and one of 256 columns that are read byte
-    by byte spilled 104 bytes: then the result goes to the workspace first."""
+    """What tiles follow from. No tile sees all of a row, one of 256 columns that are read byte by
+    byte spilled 104 bytes, and one with a scale for each column 208 on sm_100 and 32 on sm_80: then
+    the result goes to the workspace first."""
     sm = sm or sm_of(a.device) or 90
     gated, rows = activation == GATED, rows_in_each(a, len(b))
     blocks = in_blocks(scale_a, scale_b, b.shape[1])
-    several = several_scales(scale_a, scale_b, b.shape[1], gated)
+    aligned = rows_aligned(b) and (batch_invariant or rows_aligned(a))
+    columns = (256 if gated else 128) if granularity == "1x128" and aligned else 0
+    several = several_scales(scale_a, scale_b, b.shape[1], gated, (columns or 128) // 2)
+    columns = 0 if several == EACH and (sm // 10 == 10 or sm < 89) else columns
     shape = Shape.of(a, b, torch.bfloat16, "promoted", batch_invariant, sm, rows, several)
-    columns = 256 if gated else 128
-    return Chosen(shape, blocks, columns if granularity == "1x128" and shape.aligned else 0, sm)
+    return Chosen(shape, blocks, columns, sm)
 
 
 def config_of(c: Chosen) -> Config:
@@ -179,6 +184,8 @@ CASES = (
          act="swiglu", cpu=_SMALL, tags={"bench"}),
     Case("aot-gated-block", counts=(1024,) * 2, N=4096, K=512, **_BLOCKS, act="swiglu", cpu=_SMALL,
          tags={"aot"}),
+    Case("aot-vectors", counts=(1024,) * 2, N=4096, K=512, scale_a="1x128", scale_b="1x128",
+         bias="f32", cpu=_SMALL, tags={"aot", "full"}),
     Case("aot-gated-masked", counts=(16,) * 2, M=64, N=512, K=512, masked=True, **_BLOCKS,
          act="swiglu", cpu=_SMALL_MASKED, tags={"aot"}),
     Case("aot-rows", counts=(1024,) * 2, N=1024, K=1024, **_ROWS, bias="bf16", cpu=_SMALL,

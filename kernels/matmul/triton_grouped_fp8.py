@@ -126,7 +126,7 @@ def launch(
         return
     sm = sm_of(a.device) or 90
     blocks = in_blocks(scale_a, scale_b, b.shape[1])
-    several = several_scales(scale_a, scale_b, b.shape[1], activation == GATED)
+    several = several_scales(scale_a, scale_b, b.shape[1], activation == GATED, 64)
     rows = rows_in_each(a, len(b))
     shape = Shape.of(a, b, out_dtype, "promoted", batch_invariant, sm, rows, several)
     config = _configs.config(select_grouped_config(shape, blocks, sm))
