@@ -198,6 +198,22 @@ def test_batch_invariance_is_never_ignored() -> None:
         ak.attention_varlen(q[0], q[0], q[0], cu, cu, batch_invariant=True)
 
 
+@pytest.mark.parametrize("provider", ["sdpa", "reference"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("N", [5, 33, 70])
+def test_nan_does_not_become_zero(N: int, dtype: torch.dtype, provider: str, seed: int) -> None:
+    """PyTorch's CPU kernel drops it where there are few keys."""
+    rng = torch.Generator().manual_seed(seed)
+    q, k, v = (torch.randn(1, n, 2, 8, generator=rng).to(dtype) for n in (3, N, N))
+    q[0, 1, 0, 3] = float("nan")
+    with ak.use_provider("attention", provider):
+        out = ak.attention(q, k, v)
+        assert torch.equal(out.isnan().all(-1).nonzero(), torch.tensor([[0, 1, 0]]))
+        assert int(out.isnan().sum()) == 8
+        assert ak.attention(q, torch.full_like(k, float("inf")), v).isnan().all()
+        assert not ak.attention(q.nan_to_num(), k, torch.zeros_like(v)).any()
+
+
 def test_scale_is_no_flag() -> None:
     q = torch.zeros(1, 2, 1, 8)
     with pytest.raises(ValueError, match="attention: scale must be a number, got True"):

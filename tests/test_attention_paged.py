@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import random
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from aimills_kernels import _dispatch
 from aimills_kernels._op import Case
 from aimills_kernels._registry import get_op, torch_op
 from aimills_kernels._validate import validate
+from aimills_kernels.kernels.attention.pages import share_memory
 
 OP, APPEND = get_op("attention_paged"), get_op("kv_append")
 
@@ -237,6 +239,24 @@ def test_what_an_append_can_not_do(seed: int) -> None:
         torch.vmap(lambda x: ak.kv_append(x, x, k_cache, k_cache.clone(), table, lens))(k[None])
     ak.kv_append(k.requires_grad_(), k, k_cache, k_cache.clone(), table, lens)
     assert not k_cache.requires_grad
+
+
+def test_caches_that_share_an_element_are_told_from_such_that_do_not(seed: int) -> None:
+    rng, memory = random.Random(seed), torch.arange(4000)
+    found = {True: 0, False: 0}
+    for _ in range(400):
+        shape, Dv = rng.choices(range(1, 5), k=4), rng.randint(1, 4)
+        strides, reach = [0] * 4, 1
+        for d in rng.sample(range(4), 4):
+            strides[d] = reach + rng.choice([0, 0, 1, 3])
+            reach = strides[d] * (shape[d] if d < 3 else max(shape[d], Dv))
+        k = memory.as_strided(shape, strides, rng.randint(0, 60))
+        v = memory.as_strided([*shape[:3], Dv], strides, rng.randint(0, 120))
+        shares = bool(set(k.flatten().tolist()) & set(v.flatten().tolist()))
+        assert share_memory(k, v) == shares, (k.shape, v.shape, strides)
+        found[shares] += 1
+    assert min(found.values()) > 20, found
+    assert not share_memory(memory.view(1, 1, 1, -1)[..., :0], memory.view(1, 1, 1, -1))
 
 
 def test_a_second_append_of_the_same_shape_is_made(seed: int) -> None:

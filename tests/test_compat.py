@@ -323,7 +323,11 @@ def test_what_a_cache_is_not_given(module: ModuleType) -> None:
         (dict(cache_batch_idx=rows[:1]), r"cache_batch_idx must be int32 \[2\]"),
         (dict(cache_batch_idx=rows.long()), "cache_batch_idx must be int32"),
         (dict(cache_batch_idx=[1, 0]), "cache_batch_idx must be a tensor"),
-        (dict(cache_batch_idx=rows + 1), "page_table must name pages from 0 to 1"),
+        (dict(cache_batch_idx=rows + 1), "cache_batch_idx must name rows from 0 to 1, got 2 at"),
+        (dict(k=q[:1], v=q[:1]), "k must have the batch of q, 2"),
+        (dict(cache_seqlens=2**40), r"cache_seqlens must be below 2\^31, got 1099511627776"),
+        (dict(cache_seqlens=torch.tensor([2**32, 3])), r"cache_seqlens must .* got \[2147483647"),
+        (dict(cache_seqlens=torch.tensor([-(2**32), 3])), r"cache_seqlens must .* got \[-1"),
         ({name: table, "cache_batch_idx": rows}, f"goes with caches without {name}"),
         ({name: [[0], [1]]}, f"{name} must be a tensor, got list"),
         ({name: table.long()}, f"{name} must be int32"),
@@ -342,8 +346,15 @@ def test_what_a_cache_is_not_given(module: ModuleType) -> None:
 def test_pages_leave_no_argument_out() -> None:
     q, cache, table = drawn(5, 4, 8), drawn(8, 4, 2, 8), torch.arange(8).view(2, 4).int()
     cu = torch.tensor([0, 2, 5]).int()
-    with pytest.raises(ValueError, match="cu_seqlens_k must be a tensor, got NoneType"):
-        fa2.flash_attn_varlen_func(q, cache, cache, cu, None, 3, 16, block_table=table)
+    for cu_k, pages, says in (
+        (None, table, "cu_seqlens_k must be a tensor, got NoneType"),
+        (cu[0], table, r"cu_seqlens_k must be int32 \[3\], got int32\[\]"),
+        (cu[1:], table, r"cu_seqlens_k must be int32 \[3\]"),
+        (cu.float(), table, r"cu_seqlens_k must be int32 \[3\], got float32\[3\]"),
+        (cu, table.long(), r"block_table must be int32 \[batch, max_pages\], got int64\[2, 4\]"),
+    ):
+        with pytest.raises(ValueError, match=f"flash_attn_varlen_func: {says}"):
+            fa2.flash_attn_varlen_func(q, cache, cache, cu, cu_k, 3, 16, block_table=pages)
     with pytest.raises(ValueError, match="deterministic must be True or False, got 7"):
         fa2.flash_attn_varlen_func(
             q, cache, cache, cu, cu, 3, 16, block_table=table, deterministic=7
@@ -434,8 +445,15 @@ def test_packed_tensors_of_another_shape() -> None:
         fa2.flash_attn_qkvpacked_func(drawn(2, 6, 2, 4, 8))
     with pytest.raises(ValueError, match=r"kv must be \[\.\.\., 2, heads, dim\]"):
         fa2.flash_attn_kvpacked_func(drawn(2, 6, 4, 8), drawn(2, 6, 3, 4, 8))
-    with pytest.raises(ValueError, match=r"qkv must be \[batch, seq, 3 \+ 2 \* key heads, dim\]"):
-        fa3.flash_attn_qkvpacked_func(drawn(2, 6, 4, 8), num_heads_q=3)
+    for qkv, heads, says in (
+        (drawn(2, 6, 4, 8), 3, r"qkv must be \[batch, seq, 3 \+ 2 \* key heads, dim\]"),
+        (drawn(2, 6, 4, 8), 4, r"qkv must be .*, got \[2, 6, 4, 8\]"),
+        (None, 4, "qkv must be .*, got NoneType"),
+        (drawn(2, 6, 4, 8), -2, "num_heads_q must be a whole number from 1, got -2"),
+        (drawn(2, 6, 4, 8), 2.0, "num_heads_q must be a whole number from 1, got 2.0"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            fa3.flash_attn_qkvpacked_func(qkv, num_heads_q=heads)
 
 
 def test_no_plan_is_needed() -> None:

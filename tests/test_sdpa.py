@@ -61,6 +61,7 @@ ONWARDS: dict[str, tuple[tuple, dict[str, Any], str]] = {
     "wide": ((drawn(1, 1, 3, 300), drawn(1, 1, 3, 300), drawn(1, 1, 3, 300)), {}, "above 256"),
     "empty": ((Q[:, :, :0], K, K), {}, "empty"),
     "infinite scale": ((Q, K, K), dict(scale=math.inf), "not finite"),
+    "huge scale": ((Q, K, K), dict(scale=-1e31), "not below 1e+30"),
 }
 
 

@@ -10,6 +10,7 @@ from aimills_kernels._op import describe
 DTYPES = {"bf16": torch.bfloat16, "f16": torch.float16, "f32": torch.float32}
 FP8 = (torch.float8_e4m3fn, torch.float8_e5m2)
 MAX_HEAD_DIM = 256
+MAX_SCALE = 1e30
 
 
 def check_qkv(op: str, q: Tensor, k: Tensor, v: Tensor, layout: str) -> None:
@@ -83,16 +84,18 @@ def check_scalars(
         several = isinstance(value, Tensor) and value.numel() != 1
         if value is None or isinstance(value, (str, complex)) or several:
             raise ValueError(f"{op}: {name} must be a number, got {value!r}")
-    if not -1e30 < scale < 1e30:
-        raise ValueError(f"{op}: scale must be finite, got {scale}")
+    if not -MAX_SCALE < scale < MAX_SCALE:
+        raise ValueError(f"{op}: scale must be finite and below {MAX_SCALE:g}, got {scale}")
     for side, limit in (("left", window_left), ("right", window_right)):
         if not -1 <= limit < 2**31:
             raise ValueError(
                 f"{op}: the {side} side of window must be -1 (no limit) or a number of keys "
                 f"below 2^31, got {limit}"
             )
-    if not 0 <= softcap < 1e30:
-        raise ValueError(f"{op}: softcap must be 0 (none) or positive, got {softcap}")
+    if not 0 <= softcap < MAX_SCALE:
+        raise ValueError(
+            f"{op}: softcap must be 0 (none) or positive, below {MAX_SCALE:g}, got {softcap}"
+        )
 
 
 def check_cu_values(op: str, name: str, cu_seqlens: Tensor, total: int, of: str) -> None:

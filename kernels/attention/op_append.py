@@ -22,6 +22,7 @@ from aimills_kernels.kernels.attention.pages import (
     check_scale_values,
     check_table,
     lay_out,
+    share_memory,
 )
 
 NAME = "kv_append"
@@ -141,8 +142,11 @@ def values(
     cache_seqlens: Tensor, cu_seqlens: Tensor | None, k_scale: Tensor | None,
     v_scale: Tensor | None,
 ) -> None:  # fmt: skip
-    if k_cache.numel() and k_cache.data_ptr() == v_cache.data_ptr():
-        raise ValueError(f"{NAME}: v_cache must not be k_cache, both are written to")
+    if share_memory(k_cache, v_cache):
+        raise ValueError(
+            f"{NAME}: v_cache must not be k_cache nor share an element with it, both are written "
+            f"to; got k_cache {describe(k_cache)} and v_cache {describe(v_cache)} that do"
+        )
     new: int | Tensor = k.shape[1]
     if cu_seqlens is not None:
         check_cu_values(NAME, "cu_seqlens", cu_seqlens, k.shape[0], "the tokens there are")
@@ -261,6 +265,20 @@ def _same_page(a: dict[str, Any]) -> Tensor:
     return table
 
 
+def _a_page_apart(a: dict[str, Any]) -> dict[str, Any]:
+    """Both caches in one buffer, the values one page behind the keys."""
+    pages, *page = a["k_cache"].shape
+    both = a["k_cache"].new_zeros(pages + 1, *page)
+    return {**a, "k_cache": both[:pages], "v_cache": both[1:]}
+
+
+def _half_a_key_apart(a: dict[str, Any]) -> dict[str, Any]:
+    """Both caches in one buffer, the values half a key behind the keys."""
+    *rows, D = a["k_cache"].shape
+    both = a["k_cache"].new_zeros(*rows, 2 * D)
+    return {**a, "k_cache": both[..., :D], "v_cache": both[..., D // 2 : D // 2 + D]}
+
+
 ERRORS = (
     Invalid("k has three dims", edit(k=lambda a: a["k"][0]), "k must be \\[batch"),
     Invalid("k is float64", edit(k=lambda a: a["k"].double()), "k must be f16, bf16 or f32"),
@@ -284,6 +302,8 @@ ERRORS = (
     Invalid("a scale without fp8", edit(k_scale=lambda a: torch.ones(())), "k_scale goes with"),
     Invalid("one cache for keys and values", edit(v_cache=lambda a: a["k_cache"]),
             "v_cache must not be k_cache", value=True),
+    Invalid("caches one page apart", _a_page_apart, "nor share an element with it", value=True),
+    Invalid("caches half a key apart", _half_a_key_apart, "nor share an element", value=True),
     Invalid("no room", edit(cache_seqlens=_ints(7, 0)),
             r"cache_seqlens with the new tokens must be 0 to 8, .* got \[9, 2\]", value=True),
     Invalid("a negative length", edit(cache_seqlens=_ints(-1, 0)), "must not be negative, got -1",

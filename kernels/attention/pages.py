@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from aimills_kernels._op import Case, describe
+from aimills_kernels._op import Case, address_range, describe
 from aimills_kernels.kernels.attention.checks import DTYPES, few
 
 E4M3 = torch.float8_e4m3fn
@@ -98,6 +98,33 @@ def check_lengths(
             f"{op}: page_table must name pages from 0 to {pages - 1}, "
             f"got {int(page_table[b, p])} at [{b}, {p}]"
         )
+
+
+def share_memory(k_cache: Tensor, v_cache: Tensor) -> bool:
+    """Whether an element of one cache is also one of the other, of the same dtype. Neither may
+    overlap itself. Views of other strides than each other's are taken to lie between each other
+    where their addresses meet."""
+    (begin, end), (v_begin, v_end) = address_range(k_cache), address_range(v_cache)
+    if not k_cache.numel() or not v_cache.numel() or begin >= v_end or v_begin >= end:
+        return False
+    gap, odd = divmod(v_begin - begin, k_cache.element_size())
+    sizes = zip(k_cache.shape, v_cache.shape, k_cache.stride(), v_cache.stride(), strict=True)
+    dims = [(s, v_s, n, v_n) for n, v_n, s, v_s in sizes if max(n, v_n) > 1]
+    if odd or any(s != v_s for s, v_s, _, _ in dims):
+        return False
+    return _meet(gap, sorted(((s, n, v_n) for s, _, n, v_n in dims), reverse=True))
+
+
+def _meet(gap: int, dims: list[tuple[int, int, int]]) -> bool:
+    """Whether sum((i - j) * stride) is `gap` for some i < n and j < v_n of each (stride, n, v_n).
+    Each stride passes the reach of all smaller ones, so that two quotients are possible."""
+    if not dims:
+        return gap == 0
+    (stride, n, v_n), *rest = dims
+    return any(
+        -v_n < steps < n and _meet(gap - steps * stride, rest)
+        for steps in (gap // stride, gap // stride + 1)
+    )
 
 
 class PageMap:

@@ -59,16 +59,49 @@ def with_cache(
     else:
         if rows is not None:
             raise ValueError(f"{function}: cache_batch_idx goes with caches without {table_name}")
-        _tensors(function, **{table_name: table})
-        if table.dim() != 2 or table.dtype != torch.int32:
-            raise ValueError(
-                f"{function}: {table_name} must be int32 [batch, max_pages], got {describe(table)}"
-            )
+        check_table(function, table_name, table)
     lengths = _lengths(function, cache_seqlens, k is not None, table, k_cache)
-    if k is not None and v is not None:
-        kv_append(k, v, k_cache, v_cache, table, lengths, cu_seqlens=cu_new)
-        lengths = lengths + (k.shape[1] if cu_new is None else cu_new.diff())
-    return attention_paged(q, k_cache, v_cache, table, lengths, **options)
+    try:
+        if k is not None and v is not None:
+            _tensors(function, k=k, v=v)
+            if cu_new is None and k.dim() == 4 and k.shape[0] != table.shape[0]:
+                raise ValueError(
+                    f"{function}: k must have the batch of q, {table.shape[0]}, got {describe(k)}"
+                )
+            kv_append(k, v, k_cache, v_cache, table, _int32(lengths), cu_seqlens=cu_new)
+            lengths = lengths + (k.shape[1] if cu_new is None else cu_new.diff())
+        return attention_paged(q, k_cache, v_cache, table, _int32(lengths), **options)
+    except ValueError as error:
+        if rows is None or "page_table must name pages" not in str(error):
+            raise
+        wanted = str(error).partition("page_table must name pages")[2]
+        raise ValueError(f"{function}: cache_batch_idx must name rows{wanted}") from None
+
+
+def check_table(function: str, name: str, table: Any) -> None:
+    _tensors(function, **{name: table})
+    if table.dim() != 2 or table.dtype != torch.int32:
+        raise ValueError(
+            f"{function}: {name} must be int32 [batch, max_pages], got {describe(table)}"
+        )
+
+
+def key_counts(function: str, cu_seqlens_k: Any, sequences: int) -> Tensor:
+    """Keys of each sequence, by where they would begin if they were packed."""
+    _tensors(function, cu_seqlens_k=cu_seqlens_k)
+    if tuple(cu_seqlens_k.shape) != (sequences + 1,) or cu_seqlens_k.dtype != torch.int32:
+        raise ValueError(
+            f"{function}: cu_seqlens_k must be int32 [{sequences + 1}], "
+            f"got {describe(cu_seqlens_k)}"
+        )
+    return cu_seqlens_k.diff()
+
+
+def _int32(lengths: Tensor) -> Tensor:
+    """What an int64 holds beyond int32 stays out of every range, where a cast would bring it in."""
+    if lengths.dtype == torch.int64:
+        lengths = lengths.clamp(-1, 2**31 - 1)
+    return lengths.int()
 
 
 def _one_page_each(function: str, q: Tensor, k_cache: Tensor, rows: Tensor | None) -> Tensor:
@@ -83,7 +116,7 @@ def _one_page_each(function: str, q: Tensor, k_cache: Tensor, rows: Tensor | Non
     _tensors(function, cache_batch_idx=rows)
     if tuple(rows.shape) != (B,) or rows.dtype != torch.int32:
         raise ValueError(f"{function}: cache_batch_idx must be int32 [{B}], got {describe(rows)}")
-    return rows.view(-1, 1)
+    return rows.unsqueeze(1)
 
 
 def _lengths(
@@ -91,17 +124,20 @@ def _lengths(
 ) -> Tensor:
     """`cache_seqlens` as a tensor; all keys that there are by default."""
     if isinstance(given, Tensor):
-        if given.is_floating_point() or given.is_complex() or given.dtype == torch.bool:
+        if given.dtype not in (torch.int32, torch.int64, torch.int16, torch.int8, torch.uint8):
             raise ValueError(
-                f"{function}: cache_seqlens must be whole numbers, got {describe(given)}"
+                f"{function}: cache_seqlens must be whole numbers, int32 or int64, "
+                f"got {describe(given)}"
             )
-        return given.int()
+        return given if given.dtype == torch.int64 else given.int()
     if given is None:
         if appends:
             raise ValueError(f"{function}: cache_seqlens must be given with k and v")
         given = table.shape[1] * (k_cache.shape[1] if k_cache.dim() > 1 else 1)
     if not isinstance(given, (int, torch.SymInt)) or isinstance(given, bool):
         raise ValueError(f"{function}: cache_seqlens must be a whole number, got {given!r}")
+    if isinstance(given, int) and abs(given) >= 2**31:
+        raise ValueError(f"{function}: cache_seqlens must be below 2^31, got {given}")
     return torch.full((table.shape[0],), given, dtype=torch.int32, device=table.device)
 
 

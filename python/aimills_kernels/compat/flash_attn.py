@@ -5,7 +5,9 @@
 in place of `from flash_attn import flash_attn_func`. Layouts are [batch, seq, heads, dim] and, for
 packed sequences, [tokens, heads, dim]; `causal` and `window_size` are aligned bottom-right. An
 argument that this library can't honour raises a ValueError. `max_seqlen_q` and `max_seqlen_k` are
-taken and not needed. A log-sum-exp is float32 [batch, heads, seq] or [heads, tokens].
+taken and not needed. A log-sum-exp is float32 [batch, heads, seq] or [heads, tokens]. An
+error that this library's own ops raise has their names: `scale` is `softmax_scale`, `window` is
+`window_size`, and `page_table` is `block_table`.
 
 The arguments are those that https://github.com/Dao-AILab/flash-attention documents for 2.8.
 """
@@ -16,7 +18,7 @@ from typing import Any
 
 from torch import Tensor
 
-from aimills_kernels.compat._shared import refuse, unpack, with_cache
+from aimills_kernels.compat._shared import check_table, key_counts, refuse, unpack, with_cache
 from aimills_kernels.ops._flags import check_bools
 from aimills_kernels.ops.attention import attention, attention_varlen
 from aimills_kernels.ops.paged import attention_paged
@@ -88,12 +90,9 @@ def flash_attn_varlen_func(
         found = attention_varlen(q, k, v, cu_seqlens_q, cu_seqlens_k, **options)
     else:
         check_bools("flash_attn_varlen_func", deterministic=deterministic)
-        if not isinstance(cu_seqlens_k, Tensor):
-            got = type(cu_seqlens_k).__name__
-            raise ValueError(f"flash_attn_varlen_func: cu_seqlens_k must be a tensor, got {got}")
-        found = attention_paged(
-            q, k, v, block_table, cu_seqlens_k.diff(), cu_seqlens_q=cu_seqlens_q, **options
-        )
+        check_table("flash_attn_varlen_func", "block_table", block_table)
+        lengths = key_counts("flash_attn_varlen_func", cu_seqlens_k, block_table.shape[0])
+        found = attention_paged(q, k, v, block_table, lengths, cu_seqlens_q=cu_seqlens_q, **options)
     return (*found, None) if return_attn_probs else found
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from aimills_kernels.compat._shared import refuse, unpack, with_cache
@@ -53,18 +54,28 @@ def flash_attn_qkvpacked_func(
     if num_heads_q is None:
         q, k, v = unpack(name, "qkv", qkv, 3)
     else:
-        rest = qkv.shape[2] - num_heads_q if qkv.dim() == 4 else -1
-        if rest < 0 or rest % 2:
-            raise ValueError(
-                f"{name}: qkv must be [batch, seq, {num_heads_q} + 2 * key heads, dim], got "
-                f"{list(qkv.shape)}"
-            )
-        q, k, v = qkv.split([num_heads_q, rest // 2, rest // 2], dim=2)
+        q, k, v = _heads_in_a_row(name, qkv, num_heads_q)
     return flash_attn_func(
         q, k, v, softmax_scale, causal, None, q_descale, k_descale, v_descale, window_size,
         attention_chunk, softcap, deterministic=deterministic, sm_margin=sm_margin,
         return_attn_probs=return_attn_probs,
     )  # fmt: skip
+
+
+def _heads_in_a_row(function: str, qkv: Tensor, num_heads_q: int) -> tuple[Tensor, ...]:
+    whole = isinstance(num_heads_q, (int, torch.SymInt)) and not isinstance(num_heads_q, bool)
+    if not whole or num_heads_q < 1:
+        raise ValueError(
+            f"{function}: num_heads_q must be a whole number from 1, got {num_heads_q!r}"
+        )
+    known = isinstance(qkv, Tensor) and qkv.dim() == 4
+    rest = qkv.shape[2] - num_heads_q if known else 0
+    if rest < 2 or rest % 2:
+        got = list(qkv.shape) if isinstance(qkv, Tensor) else type(qkv).__name__
+        raise ValueError(
+            f"{function}: qkv must be [batch, seq, {num_heads_q} + 2 * key heads, dim], got {got}"
+        )
+    return qkv.split([num_heads_q, rest // 2, rest // 2], dim=2)
 
 
 def flash_attn_varlen_func(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 from typing import Any
 
 import torch
@@ -11,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from aimills_kernels.integrations._autocast import autocast_dtype
-from aimills_kernels.kernels.attention.checks import DTYPES, MAX_HEAD_DIM
+from aimills_kernels.kernels.attention.checks import DTYPES, MAX_HEAD_DIM, MAX_SCALE
 from aimills_kernels.ops.attention import attention
 
 # PyTorch's own, whatever stands in torch.nn.functional by now.
@@ -110,8 +109,8 @@ def why_not(
         return "attention has no dropout"
     if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
         return "a gradient is wanted"
-    if scale is not None and not math.isfinite(scale):
-        return "the scale is not finite"
+    if scale is not None and not abs(scale) < MAX_SCALE:
+        return f"the scale is not finite, or not below {MAX_SCALE:g}"
     if is_causal and M != N:
         return "is_causal is aligned top-left, attention bottom-right"
     return None if attn_mask is None else _other_mask(attn_mask, is_causal, M, N)
