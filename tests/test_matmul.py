@@ -510,3 +510,19 @@ def test_eps_is_a_number(eps: Any) -> None:
     x = torch.ones(2, 8, dtype=torch.bfloat16)
     with pytest.raises(ValueError, match=r"rmsnorm_quantize_fp8: .* 'eps'"):
         ak.rmsnorm_quantize_fp8(x, x[0], eps=eps)
+
+
+def test_price_of_batch_invariance_is_as_counted() -> None:
+    """The table in the README: programs and megabytes loaded, without and with it, on sm_90."""
+    text = (Path(op_fp8.__file__).parent / "README.md").read_text()
+    rows = re.findall(r"^\| (\d+), (\d+), (\d+) \| (.*) \|$", text, re.MULTILINE)
+    assert len(rows) == 6
+    for row in rows:
+        n, k, m = map(int, row[:3])
+        shapes = Shape(m, n, k, False, True), Shape(64, n, k, False, True, fixed=True)
+        programs, loaded = [], []
+        for c in (select_split_config(shape, False, 90) for shape in shapes):
+            down, across = -(-m // c.block_m), -(-n // c.block_n)
+            programs.append(down * across * c.splits)
+            loaded.append(round((down * n * k + across * m * k) / 1e6))
+        assert [*programs, *loaded] == [int(x) for x in row[3].split(" | ")], row
