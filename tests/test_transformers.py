@@ -260,6 +260,9 @@ def test_what_it_can_not_do_is_said() -> None:
         (dict(dropout=0.1), "no dropout, got 0.1"),
         (dict(output_attentions=True), "returns no weights"),
         (dict(position_bias=q), "no position_bias"),
+        (dict(indices=q), r"no keys picked for each query \(indices\): use .*'eager'"),
+        (dict(block_indices=q), r"no blocks of keys picked for each query \(block_indices\)"),
+        (dict(sinks=q), r"no sinks of each query \(sinks\)"),
         (dict(is_causal=False, sliding_window=3), "sliding_window without a causal mask"),
     ):
         with pytest.raises(ValueError, match=match):
@@ -268,6 +271,8 @@ def test_what_it_can_not_do_is_said() -> None:
         forward(module, q, q, q, "mask")
     with pytest.raises(ValueError, match="key must have the 9 positions of its mask, has 4"):
         forward(module, q, q, q, make_mask(1, 4, 9, q_offset=5))
+    with pytest.raises(ValueError, match="this model reads its attention_mask, .* use .*'sdpa'"):
+        make_mask(1, 4, 4)[:, 0]
     with pytest.raises(ValueError, match="must be booleans, the same for all heads"):
         forward(module, q, q, q, torch.zeros(1, 1, 4, 4), softcap=1.0)
     with pytest.raises(ValueError, match=r"attention_mask must be \[batch, keys\]"):

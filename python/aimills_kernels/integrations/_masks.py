@@ -50,6 +50,12 @@ class Mask(BlockMask):
                  if t is not None}  # fmt: skip
         return replace(self, **moved)
 
+    def __getitem__(self, index: Any) -> Any:
+        raise ValueError(
+            "this model reads its attention_mask, which attention keeps as limits: use "
+            "attn_implementation='sdpa'"
+        )
+
     def __str__(self) -> str:
         return repr(self)
 

@@ -13,6 +13,14 @@ from aimills_kernels.kernels.attention.op import attend
 from aimills_kernels.ops.attention import attention, attention_varlen
 
 
+# What some models leave to their implementation, and would come out wrong without.
+_OTHER_MODELS = {
+    "indices": "keys picked for each query",
+    "block_indices": "blocks of keys picked for each query",
+    "sinks": "sinks of each query",
+}
+
+
 def register_transformers(name: str = "aimills") -> None:
     """Make `attn_implementation=name` and `AimillsConfig` known to Transformers (from 5.0).
 
@@ -95,6 +103,9 @@ def _refuse(dropout: float, others: dict[str, Any]) -> None:
         raise ValueError("attention returns no weights: output_attentions=True needs 'eager'")
     if others.get("position_bias") is not None:
         raise ValueError("attention has no position_bias: use attn_implementation='sdpa'")
+    for name, what in _OTHER_MODELS.items():
+        if others.get(name) is not None:
+            raise ValueError(f"attention has no {what} ({name}): use attn_implementation='eager'")
 
 
 def _window(sliding_window: int | None, causal: bool) -> tuple[int, int]:
