@@ -23,6 +23,7 @@ from aimills_kernels.cli import _choose, _ui, look, main
 from aimills_kernels.cli import validate as validate_command
 from aimills_kernels.cli._parser import ACCEPT_VERBS, BENCH_VERBS, build_parser
 from aimills_kernels.harness import bench
+from aimills_kernels.harness._patience import TIMEOUT_S
 from aimills_kernels.harness.record import SCHEMA, blank
 from tests import faults
 
@@ -544,6 +545,21 @@ def _bench_row(**more: Any) -> dict[str, Any]:
 TIMED = _bench_row(samples_us=[5.0] * 9, median_us=5.0, q1_us=4.0, q3_us=6.0, noise=0.1,
                    sol=0.5, sol_bound="bytes", gbps=1.0, tflops=1.0, error_used=0.5,
                    suspect="only 3 samples")  # fmt: skip
+
+
+def test_bench_on_a_cpu_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    left: list[float] = []
+
+    def run(**options: Any) -> dict[str, Any]:
+        options["at"]("cpu")
+        left.append(signal.getitimer(signal.ITIMER_REAL)[0])
+        return {"schema": SCHEMA, "kind": "bench", "created": "", "environment": {}, "ceilings": {},
+                "options": {}, "rows": [TIMED]}  # fmt: skip
+
+    monkeypatch.setattr(bench, "run", run)
+    assert main(["bench", "attention", "--case", "tiny", "--device", "cpu"]) == 0
+    assert 0 < left[0] <= TIMEOUT_S
+    assert signal.getitimer(signal.ITIMER_REAL)[0] == 0
 
 
 @pytest.mark.parametrize(

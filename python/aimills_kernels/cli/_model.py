@@ -7,7 +7,15 @@ from typing import Any
 
 from aimills_kernels.cli import _choose, _ui
 from aimills_kernels.cli._errors import OK, UsageError
-from aimills_kernels.cli.bench import budget_of, check_configs, code_of, ended, notes, settings
+from aimills_kernels.cli.bench import (
+    budget_of,
+    check_configs,
+    code_of,
+    ended,
+    limited,
+    notes,
+    settings,
+)
 from aimills_kernels.harness import bench, model_bench
 
 
@@ -35,7 +43,7 @@ def run(options: Namespace) -> int:
         _ui.say(f"on {place}, which stands for all: `--device` names another")
     out = _choose.output_file(options.out) if options.out is not None else None
     apart = ended(options, place.type)
-    with _ui.progress(f"{options.model} on {place}") as step:
+    with _ui.progress(f"{options.model} on {place}") as step, limited(apart) as limit:
         record = model_bench.run(
             found,
             ops=chosen,
@@ -45,6 +53,7 @@ def run(options: Namespace) -> int:
             progress=step,
             apart=apart and {**apart, "model": asked},
             **settings(options, place.type),
+            **limit,
         )
     timed = [line for line in bench.table(record) if not line[3].startswith("not run")]
     lines = model_bench.plain(timed, options.model)

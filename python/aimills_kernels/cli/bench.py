@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 from argparse import Namespace
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -40,7 +41,7 @@ def run(options: Namespace) -> int:
         given = settings(options, place.type) | {"budget_s": budget_of(options) / len(places)}
         apart = ended(options, place.type)
         timed_by: Callable[..., dict[str, Any]] = isolated.run if apart else bench.run
-        with _ui.progress(f"bench on {place}") as step:
+        with _ui.progress(f"bench on {place}") as step, limited(apart) as limit:
             record = timed_by(
                 ops=chosen,
                 cases=options.case,
@@ -50,6 +51,7 @@ def run(options: Namespace) -> int:
                 progress=step,
                 **given,
                 **apart,
+                **limit,
             )
         timed = [line for line in bench.table(record) if not line[3].startswith("not run")]
         _ui.table(f"on {place}", bench.COLUMNS, timed)
@@ -85,6 +87,18 @@ def ended(options: Namespace, device_type: str) -> dict[str, Any]:
     if device_type != "cuda" and not options.isolate and options.timeout is None:
         return {}
     return {"timeout_s": options.timeout or isolated.TIMEOUT_S, "fresh": options.isolate}
+
+
+@contextlib.contextmanager
+def limited(apart: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """More for `bench.run`: where this process does the work, an alarm ends each step."""
+    from aimills_kernels.harness._patience import TIMEOUT_S, patience
+
+    if apart:
+        yield {}
+        return
+    with patience(TIMEOUT_S, lambda text: _ui.say(f"failed: {text}")) as at:
+        yield {"at": at}
 
 
 def check_configs(options: Namespace, chosen: Iterable[Op]) -> None:
