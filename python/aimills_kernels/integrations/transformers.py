@@ -12,7 +12,6 @@ from aimills_kernels.integrations._masks import Mask, make_mask
 from aimills_kernels.kernels.attention.op import attend
 from aimills_kernels.ops.attention import attention, attention_varlen
 
-
 # What some models leave to their implementation, and would come out wrong without.
 _OTHER_MODELS = {
     "indices": "keys picked for each query",
