@@ -168,8 +168,8 @@ def _bench(commands: Any) -> None:
         "--timeout",
         type=seconds,
         metavar="SECONDS",
-        help=f"{_TIMEOUT} (default {TIMEOUT_S:g}; where it is named, and with --isolate, a process of "
-        "its own does the work on a CPU too, as it does on a GPU)",
+        help=f"{_TIMEOUT} (default {TIMEOUT_S:g}; where it is named, and with --isolate, a process "
+        "of its own does the work on a CPU too, as it does on a GPU)",
     )
     made.add_argument("--out", metavar="FILE", help="write the record here, as JSON")
     made.add_argument("--list-models", action="store_true", help="the models that --model knows")
