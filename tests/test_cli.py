@@ -129,6 +129,7 @@ def test_every_command_names_a_function_that_exists() -> None:
         ("validate --nonsense", "unrecognized arguments: --nonsense"),
         ("bench matmul", "unknown op 'matmul'"),
         ("bench --budget 0", "'0' is not a number of seconds above 0"),
+        ("bench --budget 2e6", "'2e6' is not a number of seconds above 0 and below 1e6"),
         ("accept --budget soon", "'soon' is not a number of seconds"),
         ("accept --exclude tetris", "--exclude: unknown 'tetris'; there are: video-decode, bench"),
         ("accept --video /no/such.mp4", "the video '/no/such.mp4' can't be read: No such file"),
