@@ -131,6 +131,8 @@ def test_every_command_names_a_function_that_exists() -> None:
         ("bench --budget 0", "'0' is not a number of seconds above 0"),
         ("bench --budget 2e6", "'2e6' is not a number of seconds above 0 and below 1e6"),
         ("accept --budget soon", "'soon' is not a number of seconds"),
+        ("accept --stages bench --no-bench", "--exclude or --no-bench leaves out every stage"),
+        ("accept --out /dev/null", "can't write to the folder '/dev/null': it is a file"),
         ("accept --exclude tetris", "--exclude: unknown 'tetris'; there are: video-decode, bench"),
         ("accept --video /no/such.mp4", "the video '/no/such.mp4' can't be read: No such file"),
         ("explain attention", "one of the arguments --shape --case is required"),
