@@ -540,6 +540,20 @@ def test_what_is_no_key(content: Any, tmp_path: Path, pair: tuple[Path, Path]) -
             return
 
 
+def test_a_key_of_another_size_is_not_read_whole(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    """As `/dev/zero` or a checkpoint would end the process. A pipe is a key like any other."""
+    huge = tmp_path / "huge"
+    huge.write_bytes(bytes(1 << 20))
+    for load in (keys.signer, keys.verifier):
+        with pytest.raises(ValueError, match="above 65536 bytes"):
+            load(huge)
+    reads, writes = os.pipe()
+    os.write(writes, pair[1].read_bytes())
+    os.close(writes)
+    assert keys.verifier(Path(f"/dev/fd/{reads}")).keyid == keys.verifier(pair[1]).keyid
+    os.close(reads)
+
+
 # ---- the command line
 
 

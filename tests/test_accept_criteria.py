@@ -253,6 +253,18 @@ def test_figures_beyond_physics_are_found(tmp_path: Path, floor: str, said: str)
     assert main(["criteria", "lint", str(path)]) == 1
 
 
+def test_lint_of_what_is_not_there_is_a_wrong_use(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, says in (("h201", "unknown criteria 'h201'"), (str(tmp_path), "it is a folder"),
+                       (str(tmp_path / "a.toml"), "no such criteria file")):  # fmt: skip
+        assert main(["criteria", "lint", name]) == 3
+        assert says in capsys.readouterr().err
+    path = mine(tmp_path, RULE).rename(tmp_path / "b.toml")
+    path.write_text(path.read_text().replace('extends = "h200"', 'extends = "h201"'))
+    assert main(["criteria", "lint", str(path)]) == 1
+
+
 @pytest.mark.parametrize(
     ("gpu", "metric", "limit", "said"),
     [("h200", "clock.max", 'floor = "1.99 GHz"', "beyond the physical peak of 1.98 GHz"),

@@ -41,6 +41,17 @@ def test_oom(bench_op): bench_op(oom, draw, reference=right)
 def test_writes(bench_op): bench_op(writes, draw, reference=right)
 def test_right(bench_op): bench_op(right, draw, reference=right, peers={"theirs": right}, bytes=9)
 """
+PEERS = """\
+import os, torch
+def draw(g): return torch.randn(64, 64, generator=g, device=g.device)
+def right(x): return x + 1
+def rough(x): return x + 1.01
+def unable(x): raise ValueError("no such mode")
+def crash(x): os.abort()
+def test_odd(bench_op):
+    bench_op(right, draw, reference=right, peers={"rough": rough, "unable": unable})
+def test_crash(bench_op): bench_op(right, draw, reference=right, peers={"crash": crash})
+"""
 
 
 def _pytest(folder: Path, *args: str) -> subprocess.CompletedProcess[str]:
@@ -153,6 +164,21 @@ CHEATS_SAY = (
     "it replaced aimills_kernels.harness._timers._now",
     "test_mine.py::test_right has rows of right test_right too: give one of them a name=",
 )  # fmt: skip
+
+
+@pytest.mark.full
+def test_what_is_odd_of_a_peer_is_named_and_a_crash_fails_the_test(folder: Path) -> None:
+    (folder / "bench" / "test_mine.py").write_text(PEERS)
+    run = _pytest(folder, "--benchmark", "bench", "--benchmark-json=a.json")
+    assert run.returncode == 1, run.stdout + run.stderr
+    assert "1 failed, 1 passed" in run.stdout
+    end = run.stdout.partition("= kernels =")[2]
+    assert re.search(r"5 rows timed on \S+, 1 not run, 1 failed", end)
+    assert "not run: 1 row, ValueError: no such mode: right unable" in end
+    assert "no yardstick: right test_odd rough: " in end
+    assert "right test_crash crash: its process ended by SIGABRT" in run.stdout
+    played = json.loads((folder / "a.json").read_text())["benchmarks"]
+    assert [each["name"] for each in played] == ["test_odd", "test_crash"]
 
 
 @pytest.mark.full

@@ -12,7 +12,7 @@ import math
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -345,7 +345,8 @@ class BenchOp:
             if self._timing and (wrong := self._rows.taken(own, place, self._node.nodeid)):
                 raise Unusable(wrong)
             if self._timing:
-                return self._show(self._rows.own(own, place, self._node.nodeid))
+                row, beside = self._rows.own(own, place, self._node.nodeid)
+                return self._show(row, self._beside(beside))
             with self._patience(called) as at:
                 wrong = own.check(place, at)
         except Unusable as error:
@@ -438,14 +439,16 @@ class BenchOp:
                 found.append(params["contestant"])
         return found
 
-    def _show(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Play the row to pytest-benchmark, or say why there is no time."""
-        what = f"{row['op']} {row['case']} {row['provider']}"
+    def _show(self, row: dict[str, Any], beside: Sequence[str] = ()) -> dict[str, Any]:
+        """Play the row to pytest-benchmark, or say why there is no time. What went wrong beside it
+        fails the test too."""
+        what = _what(row)
         if row["failure"] is not None:
-            pytest.fail(f"{what}: {row['failure']}", pytrace=False)
+            pytest.fail("; ".join([f"{what}: {row['failure']}", *beside]), pytrace=False)
         if row["skipped"] is not None:
-            if row["gap"]:  # it was not given the chance, which is no reason to pass
-                pytest.fail(f"{what}: not run: {row['skipped']}", pytrace=False)
+            if row["gap"] or beside:  # it was not given the chance, which is no reason to pass
+                said = [f"{what}: not run: {row['skipped']}", *beside]
+                pytest.fail("; ".join(said), pytrace=False)
             self._state.absent[row["skipped"], f"{row['op']} {row['provider']}"] += 1
             pytest.skip(f"not run: {row['skipped']}")
         self._beyond(what, row["apart"] or row["note"])
@@ -458,7 +461,23 @@ class BenchOp:
         self._benchmark.group = f"{row['op']} {row['case']} on {row['device']}"
         self._benchmark.extra_info.update({name: row[name] for name in _KEPT})
         self._benchmark.pedantic(play, rounds=row["n"], iterations=1, warmup_rounds=0)
+        if beside:
+            pytest.fail("; ".join(beside), pytrace=False)
         return row
+
+    def _beside(self, rows: list[dict[str, Any]]) -> list[str]:
+        """What went wrong in the rows beside a kernel of one's own, which have no test of their
+        own. What did not run and what is too inexact is told at the end."""
+        wrong = []
+        for row in rows:
+            what = _what(row)
+            if row["failure"] is not None or row["gap"]:
+                wrong.append(f"{what}: {row['failure'] or 'not run: ' + row['skipped']}")
+            elif row["skipped"] is not None:
+                self._state.absent[row["skipped"], f"{row['op']} {row['provider']}"] += 1
+            else:
+                self._beyond(what, row["apart"] or row["note"])
+        return wrong
 
     def _beyond(self, what: str, note: str | None) -> None:
         """A peer that is less exact than the op allows passes, and is named at the end."""
@@ -564,6 +583,10 @@ def _beyond_tolerance(terminalreporter: Any) -> list[str]:
         if name == _BEYOND
     ]
     return [f"beyond the op's tolerance, and no yardstick: {text}" for text in said]
+
+
+def _what(row: dict[str, Any]) -> str:
+    return f"{row['op']} {row['case']} {row['provider']}"
 
 
 def _counts(state: _State) -> list[str]:

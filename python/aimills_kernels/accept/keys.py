@@ -16,6 +16,8 @@ from cryptography.hazmat.primitives.serialization import (
 from securesystemslib.signer import CryptoSigner, SSlibKey
 
 PRIVATE, PUBLIC = "accept.key", "accept.pub"
+# A key in PEM form has some 120 bytes, and a file named by mistake may be larger than the memory.
+_MOST = 65536
 
 
 def make(folder: Path) -> tuple[Path, Path]:
@@ -82,9 +84,13 @@ def _raw(key: SSlibKey) -> bytes:
 
 def _read(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        with path.open("rb") as file:  # a pipe may be named too, and has no size
+            content = file.read(_MOST + 1)
     except OSError as error:
         raise ValueError(f"the key {path} can't be read: {error.strerror}") from None
+    if len(content) > _MOST:
+        raise ValueError(f"{path} holds no key of ed25519 in PEM form: it is above {_MOST} bytes")
+    return content
 
 
 def _create(path: Path, content: bytes, mode: int, made: list[Path]) -> None:

@@ -109,6 +109,8 @@ def directory(text: str) -> Path:
         handle, probe = tempfile.mkstemp(prefix=".aimills-probe", dir=path)
         os.close(handle)
         Path(probe).unlink()
+    except FileExistsError:
+        raise UsageError(f"can't write to the folder {text!r}: it is a file") from None
     except OSError as error:
         raise UsageError(f"can't write to the folder {text!r}: {error.strerror or error}") from None
     return path

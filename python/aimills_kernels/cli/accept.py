@@ -122,10 +122,12 @@ def _plan(options: Namespace, device: torch.device, launch: Launch | None) -> Pl
         energy=options.energy,
     )
     _known_stages(options.stages)
+    stages = running.chosen(options.profile, options.stages)
+    if settings.exclude >= {stage.name for stage in stages}:
+        raise UsageError("--exclude or --no-bench leaves out every stage of this run")
     return Plan(
-        settings, _choose.directory(options.out), running.chosen(options.profile, options.stages),
-        options.profile, options.resume, options.wait, options.expect_gpus, options.criteria,
-        key,
+        settings, _choose.directory(options.out), stages, options.profile, options.resume,
+        options.wait, options.expect_gpus, options.criteria, key,
     )  # fmt: skip
 
 

@@ -61,9 +61,11 @@ def _diff(wanted: list[str]) -> int:
 
 
 def _lint(wanted: list[str]) -> int:
-    from aimills_kernels.accept.criteria import CriteriaError, load, names
+    from aimills_kernels.accept.criteria import CriteriaError, find, load, names
     from aimills_kernels.accept.criteria.lint import lint
 
+    for name in wanted:  # a name that is nobody's is a wrong use, and no flaw of a file
+        find(name)
     wrong = 0
     for name in wanted or names():
         try:

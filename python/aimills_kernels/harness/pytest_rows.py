@@ -92,12 +92,13 @@ class Rows:
             return None
         return f"{other} has rows of {own.name} {own.case.name} too: give one of them a name="
 
-    def own(self, own: Own, device: str, test: str) -> Row:
-        """The row of somebody's kernel in this test, timed beside its reference and peers."""
+    def own(self, own: Own, device: str, test: str) -> tuple[Row, list[Row]]:
+        """The row of somebody's kernel in this test, and those of its reference and peers."""
         pace = self._pace(1 + len(own.beside))
         made = self._apart(own, device, test, pace) or self._here(own, device, pace)
         self.records.append(made)
-        return next(row for row in made["rows"] if row["provider"] == NAME)
+        rows = sorted(made["rows"], key=lambda row: row["provider"] != NAME)
+        return rows[0], rows[1:]
 
     def _apart(
         self, own: Own, device: str, test: str, pace: dict[str, float]

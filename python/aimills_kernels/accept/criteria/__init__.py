@@ -5,6 +5,6 @@ tells two apart. `docs/acceptance/criteria.md` describes the format.
 """
 
 from aimills_kernels.accept.criteria.model import Criteria, Outliers, Rule
-from aimills_kernels.accept.criteria.reading import CriteriaError, choose, load, names
+from aimills_kernels.accept.criteria.reading import CriteriaError, choose, find, load, names
 
-__all__ = ["Criteria", "CriteriaError", "Outliers", "Rule", "choose", "load", "names"]
+__all__ = ["Criteria", "CriteriaError", "Outliers", "Rule", "choose", "find", "load", "names"]

@@ -50,7 +50,7 @@ def names() -> list[str]:
 
 def load(name: str | Path) -> Criteria:
     """Criteria by the name of those that the package brings, or by the path of a file."""
-    path = _found(name)
+    path = find(name)
     return _shipped(path) if path.parent == FOLDER else _built(path)
 
 
@@ -72,13 +72,16 @@ def choose(pod: Pod) -> Criteria:
     return next(c for c in shipped if c.name == UNKNOWN_GPU)
 
 
-def _found(name: str | Path) -> Path:
+def find(name: str | Path) -> Path:
+    """Where criteria of that name are; what is in the file is not looked at."""
     shipped = FOLDER / f"{name}.toml"
     if isinstance(name, str) and "/" not in name and shipped.is_file():
         return shipped
     path = Path(name)
     if path.is_file():
         return path
+    if path.is_dir() and str(name):
+        raise CriteriaError(f"{name}: it is a folder; name a criteria file")
     if path.suffix or path.parent != Path():
         raise CriteriaError(f"{name}: there is no such criteria file")
     close = difflib.get_close_matches(str(name), names(), 1)
@@ -100,7 +103,7 @@ def _merged(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     ]
     if (parent := own.pop("extends", None)) is not None:
         beside = path.parent / parent
-        base = _merged(beside if beside.is_file() else _found(parent), (*above, path))
+        base = _merged(beside if beside.is_file() else find(parent), (*above, path))
         base["unknown"] = {k: v for k, v in base["unknown"].items() if k not in judged}
     for key in ("sources", "rules", "outliers", "unknown"):
         own[key] = {**base.get(key, {}), **own.get(key, {})}
