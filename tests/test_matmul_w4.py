@@ -138,6 +138,19 @@ def test_shards_of_shards_and_their_memory(seed: int) -> None:
 
 
 @pytest.mark.parametrize("name", WEIGHTS)
+@pytest.mark.parametrize("dim", [0, 1])
+def test_shards_share_no_memory(name: str, dim: int, seed: int, tmp_path: Any) -> None:
+    """The whole as a shard neither; safetensors refuses tensors that share any."""
+    packed, _ = _packed(name, seed)
+    size = packed.shape[dim]
+    shards = [packed, *(packed.shard(dim, *cut) for cut in ((0, size), (0, 5), (5, size)))]
+    places = [t.untyped_storage().data_ptr() for s in shards for t in s._named().values()]
+    assert len(places) == len(set(places))
+    tensors = {n: t for i, s in enumerate(shards) for n, t in s.tensors(str(i)).items()}
+    save_file(tensors, tmp_path / "w.safetensors")
+
+
+@pytest.mark.parametrize("name", WEIGHTS)
 def test_safetensors_round_trip(name: str, seed: int, tmp_path: Any) -> None:
     packed, _ = _packed(name, seed)
     packed = packed.shard(1, 5, packed.shape[1])

@@ -83,6 +83,25 @@ def test_a_scale_that_is_none_is_not_loaded(scheme: str, wrong: float) -> None:
 
 
 @pytest.mark.parametrize(
+    ("gone", "more", "says"),
+    [
+        ([], ["perm"], "part.perm is of another weight: this w4-g32-asym layer has none"),
+        (["zeros"], [], "part.zeros is missing, and part.codes is there"),
+        (["codes"], [], "part.codes is missing, and part.scales is there"),
+    ],
+)
+def test_half_a_layer_is_not_loaded(gone: list[str], more: list[str], says: str) -> None:
+    """Not even where the caller lets keys be missing: its codes would get the scales, zeros or
+    places of another weight."""
+    made = nn.ModuleDict({"part": QuantLinear.from_linear(linear(), "w4-g32-asym")})
+    state = {n: t for n, t in made.state_dict().items() if n.rpartition(".")[2] not in gone}
+    state |= {f"part.{name}": torch.zeros(3) for name in more}
+    with pytest.raises(RuntimeError, match=says):
+        made.load_state_dict(state, strict=False)
+    made.load_state_dict({"part.bias": torch.ones(70)}, strict=False)
+
+
+@pytest.mark.parametrize(
     ("scheme", "change", "says"),
     [
         ("fp8-row", dict(weight=torch.ones(70, 150, dtype=torch.int8)),

@@ -142,11 +142,9 @@ class PackedWeight:
                 f"got {shown(start)} and {shown(stop)}"
             )
         if dim == 0:
-            zeros = None if self.zeros is None else self.zeros[:, start:stop].contiguous()
-            return PackedWeight(
-                self.codes[start:stop].clone(), self.scales[:, start:stop].contiguous(), zeros,
-                self.perm, self.group_of, self.group_size, self.offset, self.in_features,
-            )  # fmt: skip
+            parts = self._named() | {"codes": self.codes[start:stop]}
+            parts |= {n: parts[n][:, start:stop] for n in ("scales", "zeros") if n in parts}
+            return self._with({name: _own(t) for name, t in parts.items()})
         codes, scales, zeros, g_idx = self.unpack()
         codes, g_idx = codes[:, start:stop], g_idx[start:stop]
         if self.perm is not None or self.group_of is not None:

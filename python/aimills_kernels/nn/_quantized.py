@@ -134,12 +134,13 @@ class QuantLinear(nn.Module):
         missing_keys: list[str], unexpected_keys: list[str], error_msgs: list[str],
     ) -> None:  # fmt: skip
         """Nothing of a layer is loaded whose scales or codes are none: a copy would cast int8 codes
-        to fp8 ones in silence, and a GPU asks no scale whether it is NaN."""
+        to fp8 ones in silence, and a GPU asks no scale whether it is NaN. Nor half a layer."""
         given = {
             name: state_dict.get(prefix + name) for name, own in self._buffers.items()
             if own is not None
         }  # fmt: skip
         try:
+            self._check_whole(prefix, [n for n in self._buffers if prefix + n in state_dict])
             self._check_loaded(prefix, {n: t for n, t in given.items() if isinstance(t, Tensor)})
         except ValueError as error:
             error_msgs.append(str(error))
@@ -147,6 +148,18 @@ class QuantLinear(nn.Module):
         super()._load_from_state_dict(
             state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
         )
+
+    def _check_whole(self, prefix: str, given: list[str]) -> None:
+        for name, own in self._buffers.items():
+            if own is None and name in given:
+                raise ValueError(
+                    f"QuantLinear: {prefix}{name} is of another weight: this {self.scheme} layer "
+                    "has none"
+                )
+            if own is not None and given and name not in given:
+                raise ValueError(
+                    f"QuantLinear: {prefix}{name} is missing, and {prefix}{given[0]} is there"
+                )
 
     def _check_loaded(self, prefix: str, given: dict[str, Tensor]) -> None:
         for name, t in given.items():

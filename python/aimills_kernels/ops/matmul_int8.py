@@ -89,8 +89,9 @@ def matmul_int8(
         activation, residual: as in matmul_fp8.
         out_dtype: torch.bfloat16, torch.float16 or torch.float32.
         batch_invariant: the bits of a row of out do not depend on M, nor on the other rows of a.
-            It changes nothing: sums of integers are exact in any order, so they never do. Not
-            checked on a GPU yet.
+            It changes nothing: sums of integers are exact in any order, so in one path they never
+            do. Our kernel and PyTorch's round a bias and an activation differently, and M may
+            decide which of the two serves. Not checked on a GPU yet.
         out: written and returned in place of a new tensor.
 
     Returns:
