@@ -82,6 +82,14 @@ def test_a_scale_that_is_none_is_not_loaded(scheme: str, wrong: float) -> None:
                for n, t in before.items())  # fmt: skip
 
 
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_a_layer_of_another_size_is_not_loaded(scheme: str) -> None:
+    """PyTorch's sentence tells of it, not one on values that don't fit."""
+    other = QuantLinear.from_linear(nn.Linear(150, 33, dtype=torch.bfloat16), scheme)
+    with pytest.raises(RuntimeError, match="size mismatch for"):
+        QuantLinear.from_linear(linear(), scheme).load_state_dict(other.state_dict())
+
+
 @pytest.mark.parametrize(
     ("gone", "more", "says"),
     [

@@ -636,6 +636,27 @@ def test_log_that_another_thread_turns_off(monkeypatch: pytest.MonkeyPatch) -> N
     assert taken(data, chroma_location="topleft")["chroma_location"] == "topleft"
 
 
+def test_two_pictures_of_one_time_are_no_two_frames(
+    clip: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As fields and damaged streams give them: one too many does not stand for one that is lost."""
+    whole = decoding._Reader._decode
+    lost: list[int] = []
+
+    def doubled(reader: Any, *args: Any) -> Iterator[Any]:
+        for frame in whole(reader, *args):
+            if frame.pts not in lost:
+                yield frame
+                yield frame
+
+    monkeypatch.setattr(decoding._Reader, "_decode", doubled)
+    assert which(decode_to_tensor(clip, plain(), indices=[3, 4])) == [3, 4]
+    with av.open(io.BytesIO(clip)) as container:
+        lost.append(list(container.decode(video=0))[4].pts)
+    with pytest.raises(VideoError, match="frame 4 is missing"):
+        decode_to_tensor(clip, plain(), indices=[3, 4])
+
+
 @pytest.mark.parametrize(
     ("form", "says"),
     [

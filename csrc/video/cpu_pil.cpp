@@ -9,7 +9,6 @@
 namespace aimills::video {
 namespace {
 
-constexpr int kBits = kPilBits;
 constexpr int kSlack = PilTable::kSlack;  // bytes past the end of a line: vectors are of eight
 constexpr int kBandRows = 16;  // fewer are not worth the rows that two bands both convert
 
@@ -103,7 +102,7 @@ class Worker {
     for (int row = begin; row < end; ++row) {
       const u8* source = source_.data() + size_t(row - begin) * 3 * p_.crop_width;
       if (across_first_) {
-        // Vectors end past the row: in the next one, which is still to be filled or done with.
+        // By way of `out_`: vectors end past the row, and the next one of the ring may be needed yet.
         filter_across(source, out_.data());
         std::copy(out_.data(), out_.data() + 3 * size_t(cols_), ring_row(row));
       } else {

@@ -170,8 +170,8 @@ class QuantLinear(nn.Module):
                     f"QuantLinear: {prefix}{name} must be {describe(own.dtype)} for {self.scheme}, "
                     f"got {describe(t)}"
                 )
-        if any(t.is_meta for t in given.values()):
-            return
+        if any(t.is_meta or t.shape != self._buffers[n].shape for n, t in given.items()):  # type: ignore[union-attr]
+            return  # of other shapes PyTorch tells
         for name in ("scale", "scales"):
             if name in given:
                 check_scale("QuantLinear", prefix + name, given[name])

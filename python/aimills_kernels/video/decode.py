@@ -318,20 +318,21 @@ class _Reader:
                 if start == 0:
                     raise
                 continue
-            if len(found) == len(members):
-                yield from found
+            if found.keys() == set(members):
+                yield from found.items()
                 return
-        missing = next(at for at in members if at not in dict(found))
+        missing = min(set(members) - found.keys())
         raise VideoError(f"{self.name} is damaged or truncated: frame {missing} is missing")
 
-    def _from(self, start: int, members: list[int]) -> list[tuple[int, Any]]:
+    def _from(self, start: int, members: list[int]) -> dict[int, Any]:
+        """In the decoder's order. Of pictures with one time, as of fields, the first is taken."""
         times = self.index.times
         assert times is not None
         at_time = {times[at]: at for at in members}
-        found = []
+        found: dict[int, Any] = {}
         for frame in self._decode(members[0], self.index.keys[start][1]):
             if frame.pts in at_time:
-                found.append((at_time[frame.pts], frame))
+                found.setdefault(at_time[frame.pts], frame)
             if frame.pts is None or frame.pts >= times[members[-1]]:
                 break
         return found
