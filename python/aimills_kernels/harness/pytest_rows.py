@@ -16,7 +16,7 @@ from aimills_kernels._registry import get_op
 from aimills_kernels._validate import pick_device, validate
 from aimills_kernels.harness import _guard, _stopping, bench, ceilings, env, isolated, record
 from aimills_kernels.harness._contest import OfPeer, Stage
-from aimills_kernels.harness._patience import patience
+from aimills_kernels.harness._patience import Late, patience
 from aimills_kernels.harness.compare import ONLY_BASE, Comparison, compare_records
 from aimills_kernels.harness.env import first_line
 from aimills_kernels.harness.own import NAME, Own, Unusable, exits
@@ -264,6 +264,8 @@ def _check_peer(op: Op, case: Case, peer: Peer, device: torch.device) -> Checked
         _, wrong = OfPeer(_stage(op, case, device), peer).try_out()
     except Exception as error:  # whatever another library raises for a case it can't do
         why = f"{type(error).__name__}: {first_line(error)}"
+        if isinstance(error, Late):
+            return Checked(wrong=why)
         return Checked(wrong=f"not run: {why}") if is_memory(error) else Checked(why)
     return Checked(note=_joined(wrong))
 
