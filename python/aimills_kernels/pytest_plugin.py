@@ -601,13 +601,14 @@ def _counts(state: _State) -> list[str]:
         f"{len(timed)} rows timed on {devices}, "
         f"{sum(state.absent.values())} not run, {len(failed)} failed"
     ]
-    by_reason: dict[str, list[str]] = {}
+    by_reason: dict[str, list[tuple[str, int]]] = {}
     for (reason, name), n in sorted(state.absent.items()):
         why = "they need a GPU" if reason.startswith(NO_GPU) else reason
-        by_reason.setdefault(why, []).append(name if n == 1 else f"{name} x {n}")
-    for reason, names in sorted(by_reason.items(), key=lambda each: each[0] != "they need a GPU"):
-        total = sum(int(name.rpartition(" x ")[2]) if " x " in name else 1 for name in names)
-        lines.append(f"not run: {total} row{'s' * (total > 1)}, {reason}: {', '.join(names)}")
+        by_reason.setdefault(why, []).append((name, n))
+    for reason, found in sorted(by_reason.items(), key=lambda each: each[0] != "they need a GPU"):
+        total = sum(n for _, n in found)
+        names = ", ".join(name if n == 1 else f"{name} x {n}" for name, n in found)
+        lines.append(f"not run: {total} row{'s' * (total > 1)}, {reason}: {names}")
     if state.rows and (text := own_share_text(state.rows.seconds)):
         lines.append(text)
     return lines
