@@ -165,6 +165,14 @@ def test_what_did_not_run_is_counted_whatever_its_name() -> None:
     assert told == f"not run: 3 rows, no such mask: {names}"
 
 
+def test_a_record_of_nothing_is_not_green(folder: Path) -> None:
+    run = run_pytest(folder, "--benchmark", "--benchmark-record=r.json")
+    assert run.returncode == 2, run.stdout + run.stderr
+    assert "1 passed" in run.stdout
+    assert "the record r.json was not written: nothing was timed" in run.stdout
+    assert not (folder / "r.json").exists()
+
+
 def test_a_plugin_that_has_the_flag_keeps_it(folder: Path) -> None:
     (folder / "theirs.py").write_text(
         "def pytest_addoption(parser):\n"

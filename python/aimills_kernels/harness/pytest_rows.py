@@ -22,7 +22,7 @@ from aimills_kernels.harness.env import first_line
 from aimills_kernels.harness.own import NAME, Own, Unusable, exits
 from aimills_kernels.harness.own_process import OwnProcess
 from aimills_kernels.harness.peers import Peer, peers_of
-from aimills_kernels.harness.pytest_budget import Budget
+from aimills_kernels.harness.pytest_budget import Budget, timed_rows
 from aimills_kernels.harness.timing import is_memory
 from aimills_kernels.report import chosen
 
@@ -191,8 +191,7 @@ class Rows:
         have: they don't count, as a session may be of a few benchmarks."""
         found = compare_records(base, self.by_device(), threshold)
         shared = tuple(v for v in found.verdicts if v.why != ONLY_BASE)
-        rows = [row for made in base for row in made["rows"] if row["median_us"] is not None]
-        timed = {(row["op"], row["case"], row["provider"]) for row in rows}
+        timed = set(timed_rows(base))
         lost = [(v.op, v.case, v.provider) for v in found.verdicts if v.why == ONLY_BASE]
         return replace(found, verdicts=shared), [row for row in lost if row in timed]
 
