@@ -151,6 +151,22 @@ def test_only_rows_that_the_baseline_timed_are_lost() -> None:
     assert lost == [("attention", "2", "triton")]
 
 
+def test_where_nothing_was_timed_what_was_left_out_is_named_too(clock: Clock) -> None:
+    from aimills_kernels.pytest_plugin import _compare, _State
+
+    state = _State()
+    state.budget = Budget(10.0)
+    clock.now += 20.0
+    Session(state.budget, clock).run([declared("attention", "1", "triton")])
+    state.base = [records.record([records.row("triton", [1.0] * 9, case=c) for c in "12"])] * 2
+    assert _compare(state) == 2
+    late = "budget: the 10 s of --benchmark-budget ended before it"
+    assert state.said == [
+        "nothing was timed that could be compared",
+        f"not compared: 1, {late}: attention 1 triton",
+    ]
+
+
 # ---- in a folder of somebody's
 
 _CONFTEST = """\

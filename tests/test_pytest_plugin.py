@@ -156,6 +156,23 @@ def test_without_a_folder_bench_it_asks_for_a_path(tmp_path: Path) -> None:
     assert "name the benchmarks' path" in run.stderr
 
 
+def test_what_did_not_run_is_counted_whatever_its_name() -> None:
+    state = pytest_plugin._State()
+    state.absent["no such mask", "gemm 4096 x 4096 theirs"] = 1
+    state.absent["no such mask", "gemm 64 x many theirs"] = 2
+    _, told = pytest_plugin._counts(state)
+    names = "gemm 4096 x 4096 theirs, gemm 64 x many theirs x 2"
+    assert told == f"not run: 3 rows, no such mask: {names}"
+
+
+def test_a_record_of_nothing_is_not_green(folder: Path) -> None:
+    run = run_pytest(folder, "--benchmark", "--benchmark-record=r.json")
+    assert run.returncode == 2, run.stdout + run.stderr
+    assert "1 passed" in run.stdout
+    assert "the record r.json was not written: nothing was timed" in run.stdout
+    assert not (folder / "r.json").exists()
+
+
 def test_a_plugin_that_has_the_flag_keeps_it(folder: Path) -> None:
     (folder / "theirs.py").write_text(
         "def pytest_addoption(parser):\n"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,6 +14,7 @@ import torch
 from aimills_kernels._op import as_tuple
 from aimills_kernels._registry import get_op
 from aimills_kernels.harness import bench, pytest_rows
+from aimills_kernels.harness._patience import Late, patience
 from aimills_kernels.harness.peers import Peer
 from aimills_kernels.harness.pytest_rows import Checked, check_declared
 from tests.child_pytest import run_pytest
@@ -35,13 +38,17 @@ def starved(*args: Any) -> Any:
     raise torch.OutOfMemoryError("CUDA out of memory")
 
 
+def sleeps(*args: Any) -> Any:
+    raise Late("no answer after 1 s")  # as the alarm does
+
+
 def patches(*args: Any) -> Any:
     time.monotonic = lambda: 0.0  # type: ignore[assignment]
     return OP.reference(*args)
 
 
 PEERS = [
-    *(Peer(f.__name__, f) for f in (right, off, cannot, starved, patches)),
+    *(Peer(f.__name__, f) for f in (right, off, cannot, starved, sleeps, patches)),
     Peer("absent", right, absent="it is not installed"),
 ]
 
@@ -60,6 +67,7 @@ def test_a_peer_is_judged_and_one_that_can_not_is_told(checked: dict[str, Checke
     assert checked["off"].skipped is checked["off"].wrong is None
     assert checked["cannot"] == Checked(skipped="NotImplementedError: no such mask")
     assert checked["starved"] == Checked(wrong="not run: OutOfMemoryError: CUDA out of memory")
+    assert checked["sleeps"] == Checked(wrong="TimeoutError: no answer after 1 s")
     assert checked["patches"] == Checked(wrong="it replaced time.monotonic")
     assert checked["absent"] == Checked(skipped="it is not installed")
 
@@ -77,6 +85,30 @@ def test_where_it_is_timed_the_same_is_said(checked: dict[str, Checked]) -> None
         assert Checked(skipped, said, row["apart"]) == checked[name], name
     assert rows["off"]["median_us"] is not None
     assert not rows["off"]["validated"]
+
+
+def test_the_alarm_of_a_step_is_told_from_other_errors() -> None:
+    with patience(60.0, print) as at:
+        at("a step")
+        with pytest.raises(Late, match="no answer after 60 s"):
+            signal.raise_signal(signal.SIGALRM)
+
+
+@pytest.mark.parametrize(
+    ("error", "row"), [(Late("late"), "failure"), (RuntimeError("no graph"), "skipped")]
+)
+def test_a_peer_that_hangs_in_a_capture_fails(
+    error: Exception, row: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def capture(cuda: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(bench, "_cuda_of", lambda timer: None)
+    state: Any = SimpleNamespace(at=lambda name: None, timer=SimpleNamespace(usable=lambda: True))
+    found: dict[str, Any] = {}
+    peer: Any = SimpleNamespace(name="theirs", peer=True, capture=capture)
+    assert not bench._captured(state, peer, found)
+    assert found == {row: str(error), "validated": False}
 
 
 _BENCH = """\

@@ -21,7 +21,13 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import pytest
 
 from aimills_kernels.harness._patience import TIMEOUT_S, patience
-from aimills_kernels.harness.pytest_budget import BUDGET_S, QUICK_S, Budget, not_compared
+from aimills_kernels.harness.pytest_budget import (
+    BUDGET_S,
+    QUICK_S,
+    Budget,
+    not_compared,
+    timed_rows,
+)
 
 if TYPE_CHECKING:
     from aimills_kernels.harness.own import Own
@@ -512,27 +518,44 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         state.rows.close()
         stored = _store_rows(session.config, state, regressed=code == 1)
         code = code if stored else 1
+    code = code or _unwritten(session.config, state)
     if code and session.exitstatus in (0, pytest.ExitCode.NO_TESTS_COLLECTED):
         session.exitstatus = code
 
 
 def _compare(state: _State) -> int:
     """1 where a row is slower or wrong, 2 where something can't be compared, else 0."""
+    assert state.base is not None
     if state.rows is None or not state.rows.records:
         state.said.append("nothing was timed that could be compared")
+        _say_left_out(state, timed_rows(state.base))
         return 2
-    assert state.base is not None
     found, lost = state.rows.compared(state.base, state.threshold)
     state.said += [str(v) for v in found.verdicts if v.verdict not in ("SAME", "NOT TIMED", "NEW")]
     counts = ", ".join(f"{n} {name}" for name, n in found.counts.items()) or "no row in common"
     state.said.append(f"against the baseline: {counts}; the threshold is {state.threshold:.1%}")
     if lost:
         state.said.append(f"rows of the baseline that this session does not have: {len(lost)}")
+    left_out = _say_left_out(state, lost)
+    late = any(why.startswith("budget") for why in left_out)  # and not by the user's choice
+    return found.code or (2 if late else 0)
+
+
+def _say_left_out(state: _State, lost: Sequence[tuple[str, str, str]]) -> dict[str, list[str]]:
+    """By reason, the rows of the baseline that the budget or the user left out."""
     left_out = not_compared(lost, state.budget)
     for why, rows in left_out.items():
         state.said.append(f"not compared: {len(rows)}, {why}: {', '.join(rows)}")
-    late = any(why.startswith("budget") for why in left_out)  # and not by the user's choice
-    return found.code or (2 if late else 0)
+    return left_out
+
+
+def _unwritten(config: pytest.Config, state: _State) -> int:
+    """2 where a record was asked for and there is nothing to write, else 0."""
+    name = getattr(config.option, "aimills_record", None)
+    if name is None or (state.rows is not None and state.rows.records):
+        return 0
+    state.said.append(f"the record {name} was not written: nothing was timed")
+    return 2
 
 
 def _store_rows(config: pytest.Config, state: _State, regressed: bool) -> bool:
@@ -601,13 +624,14 @@ def _counts(state: _State) -> list[str]:
         f"{len(timed)} rows timed on {devices}, "
         f"{sum(state.absent.values())} not run, {len(failed)} failed"
     ]
-    by_reason: dict[str, list[str]] = {}
+    by_reason: dict[str, list[tuple[str, int]]] = {}
     for (reason, name), n in sorted(state.absent.items()):
         why = "they need a GPU" if reason.startswith(NO_GPU) else reason
-        by_reason.setdefault(why, []).append(name if n == 1 else f"{name} x {n}")
-    for reason, names in sorted(by_reason.items(), key=lambda each: each[0] != "they need a GPU"):
-        total = sum(int(name.rpartition(" x ")[2]) if " x " in name else 1 for name in names)
-        lines.append(f"not run: {total} row{'s' * (total > 1)}, {reason}: {', '.join(names)}")
+        by_reason.setdefault(why, []).append((name, n))
+    for reason, found in sorted(by_reason.items(), key=lambda each: each[0] != "they need a GPU"):
+        total = sum(n for _, n in found)
+        names = ", ".join(name if n == 1 else f"{name} x {n}" for name, n in found)
+        lines.append(f"not run: {total} row{'s' * (total > 1)}, {reason}: {names}")
     if state.rows and (text := own_share_text(state.rows.seconds)):
         lines.append(text)
     return lines

@@ -15,17 +15,24 @@ TIMEOUT_S = 120.0  # for a check or a sample, compilers at work in it included; 
 _LOOK_S = 0.2
 
 
+class Late(TimeoutError):
+    """A step took longer than it may: no reason to pass over it, as another error of a peer is."""
+
+
+Late.__name__ = "TimeoutError"  # as which rows and reports show it
+
+
 @contextlib.contextmanager
 def patience(
     seconds: float | None,
     say: Callable[[str], None],
     more_s: float | None = None,
     *,
-    error: type[BaseException] = TimeoutError,
+    error: type[BaseException] = Late,
     again_s: float = 0.0,
 ) -> Iterator[Callable[[str], None]]:
     """Gives what is called before each step, with the name of who is at work. A step that takes
-    longer gets a TimeoutError. One that can't be reached so, as a GPU that never ends is waited for
+    longer gets a `Late`. One that can't be reached so, as a GPU that never ends is waited for
     in the driver, ends the process after as long again, or `more_s`: nothing could run after it
     anyway. Without `seconds`, or outside of the main thread, which alone gets alarms, there is no
     end.

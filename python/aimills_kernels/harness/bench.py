@@ -29,6 +29,7 @@ from aimills_kernels.harness import (
     nvml,
 )
 from aimills_kernels.harness._contest import Contestant, OfPeer, OfProvider, Stage
+from aimills_kernels.harness._patience import Late
 from aimills_kernels.harness._rows import COLUMNS, table
 from aimills_kernels.harness._timers import CudaTimer, Mode
 from aimills_kernels.harness.peers import Peer, peers_of
@@ -334,8 +335,8 @@ def _captured(state: _Run, contestant: Contestant, row: dict[str, Any]) -> bool:
         contestant.capture(_cuda_of(state.timer))
     except Exception as error:
         _alive(state, contestant.name, error)
-        row |= {"skipped" if contestant.peer else "failure": env.first_line(error),
-                "validated": False}  # fmt: skip
+        passed = contestant.peer and not isinstance(error, Late)
+        row |= {"skipped" if passed else "failure": env.first_line(error), "validated": False}
         return False
     return True
 
@@ -395,7 +396,8 @@ def _ready_peers(
             used, wrong = peer.try_out()
         except Exception as error:  # whatever another library raises for a case it can't do
             why = f"{type(error).__name__}: {env.first_line(error)}"
-            row |= {"failure" if each.gated else "skipped": why, "gap": is_memory(error)}
+            failed = each.gated or isinstance(error, Late)
+            row |= {"failure" if failed else "skipped": why, "gap": is_memory(error)}
             _alive(state, each.name, error)
             continue
         finally:

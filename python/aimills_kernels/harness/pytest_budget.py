@@ -122,6 +122,12 @@ def _group(item: pytest.Item) -> Key:
     return row[:2] if row else (item.nodeid,)
 
 
+def timed_rows(base: Sequence[dict[str, Any]]) -> list[tuple[str, str, str]]:
+    """(op, case, provider) of what the records of a baseline have a time of."""
+    rows = [row for made in base for row in made["rows"] if row["median_us"] is not None]
+    return list(dict.fromkeys((row["op"], row["case"], row["provider"]) for row in rows))
+
+
 def not_compared(lost: Sequence[tuple[str, str, str]], budget: Budget) -> dict[str, list[str]]:
     """By reason, the rows of a baseline that are not here because they were left out."""
     found: dict[str, list[str]] = {}

@@ -16,13 +16,13 @@ from aimills_kernels._registry import get_op
 from aimills_kernels._validate import pick_device, validate
 from aimills_kernels.harness import _guard, _stopping, bench, ceilings, env, isolated, record
 from aimills_kernels.harness._contest import OfPeer, Stage
-from aimills_kernels.harness._patience import patience
+from aimills_kernels.harness._patience import Late, patience
 from aimills_kernels.harness.compare import ONLY_BASE, Comparison, compare_records
 from aimills_kernels.harness.env import first_line
 from aimills_kernels.harness.own import NAME, Own, Unusable, exits
 from aimills_kernels.harness.own_process import OwnProcess
 from aimills_kernels.harness.peers import Peer, peers_of
-from aimills_kernels.harness.pytest_budget import Budget
+from aimills_kernels.harness.pytest_budget import Budget, timed_rows
 from aimills_kernels.harness.timing import is_memory
 from aimills_kernels.report import chosen
 
@@ -191,8 +191,7 @@ class Rows:
         have: they don't count, as a session may be of a few benchmarks."""
         found = compare_records(base, self.by_device(), threshold)
         shared = tuple(v for v in found.verdicts if v.why != ONLY_BASE)
-        rows = [row for made in base for row in made["rows"] if row["median_us"] is not None]
-        timed = {(row["op"], row["case"], row["provider"]) for row in rows}
+        timed = set(timed_rows(base))
         lost = [(v.op, v.case, v.provider) for v in found.verdicts if v.why == ONLY_BASE]
         return replace(found, verdicts=shared), [row for row in lost if row in timed]
 
@@ -264,6 +263,8 @@ def _check_peer(op: Op, case: Case, peer: Peer, device: torch.device) -> Checked
         _, wrong = OfPeer(_stage(op, case, device), peer).try_out()
     except Exception as error:  # whatever another library raises for a case it can't do
         why = f"{type(error).__name__}: {first_line(error)}"
+        if isinstance(error, Late):
+            return Checked(wrong=why)
         return Checked(wrong=f"not run: {why}") if is_memory(error) else Checked(why)
     return Checked(note=_joined(wrong))
 
