@@ -19,6 +19,7 @@ from aimills_kernels.accept.findings import FAIL, PASS, UNKNOWN, WARN, Finding, 
 from aimills_kernels.accept.judge import judge
 from aimills_kernels.accept.judging import ranks
 from aimills_kernels.accept.judging.view import View
+from aimills_kernels.accept.message_sizes import IN_ALL
 from aimills_kernels.accept.simulate import layout, simulate
 
 Entry = dict[str, Any]
@@ -52,6 +53,13 @@ def measured(entries: list[Entry], metric: str) -> Entry:
 def set_to(metric: str, value: Any) -> Change:
     def change(entries: list[Entry]) -> None:
         measured(entries, metric)["value"] = value
+
+    return change
+
+
+def set_at(metric: str, size: int, value: Any) -> Change:
+    def change(entries: list[Entry]) -> None:
+        measured(entries, metric)["detail"]["by_size"][str(size)] = value
 
     return change
 
@@ -148,6 +156,9 @@ HERE = "node-0 cuda:1"
         (set_to("gemm.int8", "nan"), "physics.finite", FAIL),
         (set_to("work.decode", 0.0), "physics.work", FAIL),
         (set_to("memory.read", 9e12), "physics.peak", UNKNOWN),
+        (set_at("collective.all_reduce", IN_ALL, 90e12), "physics.peak", UNKNOWN),
+        (set_at("collective.all_gather", IN_ALL, 0.0), "physics.work", FAIL),
+        (set_at("collective.all_to_all", IN_ALL, "nan"), "physics.finite", FAIL),
         (without("ecc.uncorrected"), "health.ecc-uncorrected", UNKNOWN),
         (without("gemm.bf16"), "gemm.bf16.floor", UNKNOWN),
         (without("memory.copy"), "memory.hot", UNKNOWN),

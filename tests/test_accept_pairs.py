@@ -134,6 +134,19 @@ def test_a_pair_is_blamed_only_where_it_is_slow_twice() -> None:
     assert sorted(talked) == sorted([*{*talked}, (0, 3), (3, 0)])  # the suspects alone, once more
 
 
+def test_a_slow_pair_that_fails_when_it_talks_again_has_failed() -> None:
+    talked: set[tuple[int, int]] = set()
+
+    def talk(me: int, peer: int) -> float | None:
+        first = (me, peer) not in talked
+        talked.add((me, peer))
+        return 1.0 if {me, peer} != {1, 2} else 9.0 if first else None
+
+    found = _found(4, talk)
+    assert {each.failed for each in found.values()} == {1}
+    assert found[0].times["1-2"] is None
+
+
 def test_a_rank_that_says_nothing_fails_its_pairs() -> None:
     assert culprits.heard([[(0, 1, 1.0), (0, 2, 1.0)], [(0, 1, 2.0)]]) == {
         (0, 1): 2.0,

@@ -184,11 +184,15 @@ def test_sigterm_leaves_evidence_and_a_report_and_resume_goes_on(tmp_path: Path)
     assert [e["resumed"] for e in _entries(tmp_path) if e["kind"] == "begin"] == [False, True]
 
 
+def _first_ends_after(seconds: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others have the time that a busy disk takes."""
+    monkeypatch.setattr(limit, "limit", lambda spec, *_: seconds if spec.name == "s0" else 60.0)
+
+
 def test_a_stage_beyond_its_limit_fails_and_the_next_ones_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(limit, "_SHARE", 0.0)
-    monkeypatch.setattr(limit, "_MORE_S", 0.3)
+    _first_ends_after(0.3, monkeypatch)
 
     def hangs(ctx: Context) -> str:
         time.sleep(600)
@@ -203,18 +207,18 @@ def test_a_stage_beyond_its_limit_fails_and_the_next_ones_run(
     assert _entries(tmp_path)[-1]["state"] == "done"
 
 
-def _reads(ctx: Context) -> None:
+def _reads(seen: list[BaseException]) -> None:
     """As telemetry and health do: a counter that raises is one that can't be read."""
     library = fake_nvml.Gpu(power=lambda: time.sleep(30))
     nvml.Nvml(library, "gpu").read("power_w")
 
 
-def _swallows(ctx: Context) -> None:
+def _swallows(seen: list[BaseException]) -> None:
     with contextlib.suppress(Exception):
         time.sleep(30)
 
 
-def _swallows_all_once(ctx: Context, seen: list[BaseException]) -> None:
+def _swallows_all_once(seen: list[BaseException]) -> None:
     """As a destructor or a callback, out of which nothing is raised."""
     try:
         time.sleep(30)
@@ -225,17 +229,29 @@ def _swallows_all_once(ctx: Context, seen: list[BaseException]) -> None:
     time.sleep(30)
 
 
-@pytest.mark.parametrize("swallow", [_reads, _swallows, _swallows_all_once])
+def _swallows_all_and_returns(seen: list[BaseException]) -> None:
+    """Before the alarm comes again."""
+    try:
+        time.sleep(30)
+    except BaseException as error:
+        seen.append(error)
+
+
+@pytest.mark.parametrize(
+    ("swallow", "again_s", "lost"),
+    [(_reads, 0.3, 0), (_swallows, 0.3, 0), (_swallows_all_once, 0.3, 1),
+     (_swallows_all_and_returns, 30.0, 1)],
+)  # fmt: skip
 def test_a_stage_that_swallows_its_alarm_ends_all_the_same(
-    swallow: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(limit, "_SHARE", 0.0)
-    monkeypatch.setattr(limit, "_MORE_S", 0.3)
-    monkeypatch.setattr(limit, "_AGAIN_S", 0.3)
+    swallow: Callable[[list[BaseException]], None], again_s: float, lost: int, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    _first_ends_after(0.3, monkeypatch)
+    monkeypatch.setattr(limit, "_AGAIN_S", again_s)
     seen: list[BaseException] = []
 
     def work(ctx: Context) -> str:
-        swallow(*(ctx, seen) if swallow is _swallows_all_once else (ctx,))
+        swallow(seen)
         return "went on as if nothing were"
 
     outcome = run.accept(_plan(tmp_path, work, _right))
@@ -243,15 +259,14 @@ def test_a_stage_that_swallows_its_alarm_ends_all_the_same(
     ends = [(e["status"], e["failure"]) for e in _entries(tmp_path)
             if e["kind"] == "stage" and "status" in e]  # fmt: skip
     assert ends == [("failed", "TimeoutError: no answer after 0.3 s"), ("passed", None)]
-    assert len(seen) == (swallow is _swallows_all_once)
+    assert len(seen) == lost
     assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
 
 
 def test_a_stage_beyond_its_limit_leaves_no_process_behind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(limit, "_SHARE", 0.0)
-    monkeypatch.setattr(limit, "_MORE_S", 0.3)
+    _first_ends_after(5.0, monkeypatch)
 
     def asks(ctx: Context) -> str:
         code = "import time; time.sleep(300)"
@@ -260,7 +275,7 @@ def test_a_stage_beyond_its_limit_leaves_no_process_behind(
 
     run.accept(_plan(tmp_path, asks))
     assert _left(tmp_path) == []
-    assert _entries(tmp_path)[-2]["failure"] == "TimeoutError: no answer after 0.3 s"
+    assert _entries(tmp_path)[-2]["failure"] == "TimeoutError: no answer after 5 s"
 
 
 def test_a_second_run_on_a_folder_is_refused(

@@ -140,6 +140,23 @@ def test_the_blocks_own_error_comes_first(tmp_path: Path, monkeypatch: pytest.Mo
     assert not _thread_lives()
 
 
+def test_nobody_samples_after_an_alarm_in_the_last_counters(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written, found = journal.Journal(tmp_path / "a.jsonl"), of(Gpu(FIELDS))
+
+    def late() -> None:
+        raise NoException("no answer")
+
+    def sample() -> None:
+        with found.sampling(written, "burn", 0.01):
+            monkeypatch.setattr(found, "_cumulative", late)
+
+    with pytest.raises(NoException, match="no answer"):
+        sample()
+    assert not _thread_lives()
+
+
 def test_a_driver_that_never_answers_is_an_event(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -137,8 +137,12 @@ def _culprits(bad: Collection[Any], every: Iterable[Any]) -> tuple[tuple, tuple]
 
 def merged(first: Times, again: Times) -> dict[Pair, float | None]:
     """What was slow once and not when it talked again, with fewer others at work, is well."""
-    return {p: t if t is None or again.get(p) is None else min(t, again[p] or t)
-            for p, t in first.items()}  # fmt: skip
+    return {p: _better(t, again[p]) if p in again else t for p, t in first.items()}
+
+
+def _better(first: float | None, again: float | None) -> float | None:
+    """A pair that failed at either time has failed."""
+    return None if first is None or again is None else min(first, again)
 
 
 def heard(said: Sequence[Sequence[tuple[int, int, float | None]]]) -> dict[Pair, float | None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -37,12 +38,17 @@ def limited(spec: StageSpec, wait_s: float, hung: Callable[[str], None]) -> Stag
         try:
             with patience(seconds, hung, _LAST_S, error=Overdue, again_s=_AGAIN_S) as at:
                 at(spec.title)
+                begin = time.monotonic()
                 try:
-                    return spec.work(ctx)
+                    summary = spec.work(ctx)
+                    took = time.monotonic() - begin
                 finally:  # a device that never answers gives no memory back either
                     at(spec.title)
                     release(ctx.device)
         except Overdue as late:
             raise TimeoutError(str(late)) from late
+        if took > seconds:  # its alarm was swallowed, and it returned before the next one
+            raise TimeoutError(f"no answer after {seconds:g} s")
+        return summary
 
     return replace(spec, work=work)

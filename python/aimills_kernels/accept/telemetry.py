@@ -165,9 +165,11 @@ class Telemetry:
         try:
             yield window
         finally:
-            window.ended, window.last = _now(), self._cumulative()
-            stop.set()
-            thread.join(_PATIENCE_S)
+            try:
+                window.ended, window.last = _now(), self._cumulative()
+            finally:  # a stage's alarm may come in the counters: nobody samples beyond the block
+                stop.set()
+                thread.join(_PATIENCE_S)
         if thread.is_alive():
             text = f"the telemetry gave no answer for {_PATIENCE_S:g} s"
             journal.append("event", stage=stage, name="telemetry", text=text, detail={})

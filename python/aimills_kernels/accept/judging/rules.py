@@ -11,7 +11,7 @@ from aimills_kernels.accept.criteria.model import CEILING, EQUAL, FLOOR, ONE_OF,
 from aimills_kernels.accept.evidence import Pod
 from aimills_kernels.accept.findings import FAIL, HAS_TO_BE, PASS, UNKNOWN, WARN, Finding
 from aimills_kernels.accept.judging.view import Entry, View, is_number
-from aimills_kernels.accept.metrics import HIGHER, METRICS, PROFILES
+from aimills_kernels.accept.metrics import HIGHER, METRICS, PROFILES, is_collective_rate
 from aimills_kernels.accept.units import show
 from aimills_kernels.harness import specs
 
@@ -166,8 +166,8 @@ def _impossible(view: View, peaks: dict[str, float]) -> Iterator[Finding]:
         known = METRICS.get(metric)
         if known is None or known.better != HIGHER:
             continue
-        for entry in entries:
-            value, peak = entry["value"], peaks.get(metric)
+        peak = peaks.get(metric)
+        for value in (v for entry in entries for v in _rates(metric, entry)):
             if not is_number(value):
                 text = f"{view.where}: {known.title} is {value!r}, which is no finite number"
                 yield Finding("physics.finite", FAIL, view.where, text, metric, value)
@@ -176,6 +176,13 @@ def _impossible(view: View, peaks: dict[str, float]) -> Iterator[Finding]:
                 yield Finding("physics.work", FAIL, view.where, text, metric, value, 0, known.unit)
             elif peak and value > _OVER * peak:
                 yield _beyond(view, metric, value, peak)
+
+
+def _rates(metric: str, entry: Entry) -> list[Any]:
+    """The value, and of a collective those of other sizes, as a rule may speak of each."""
+    by_size = (entry.get("detail") or {}).get("by_size") or {}
+    others = by_size.values() if is_collective_rate(metric) else ()
+    return [entry["value"], *(v for v in others if v != entry["value"])]
 
 
 def _beyond(view: View, metric: str, value: float, peak: float) -> Finding:
