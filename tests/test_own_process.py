@@ -13,7 +13,7 @@ import torch
 
 from aimills_kernels._op import Case, Cost
 from aimills_kernels.harness import _own_worker, _stopping, own_process, record
-from aimills_kernels.harness._worker import Worker
+from aimills_kernels.harness._worker import Ended, Worker
 from aimills_kernels.harness.own import Own
 from aimills_kernels.harness.pytest_budget import Budget
 from aimills_kernels.harness.pytest_rows import Rows
@@ -227,6 +227,31 @@ def test_a_session_that_is_quick_is_quick_with_ones_own_kernels(apart: bool) -> 
     assert made["options"]["target"] == _stopping.QUICK_TARGET
     assert 0 < made["options"]["budget_s"] <= 1.0
     assert ("isolated" in made["options"]) == apart
+
+
+@pytest.mark.parametrize("first", [None, "theirs"])
+def test_where_no_kernel_was_at_work_the_test_runs_here_if_none_is_known_to_be_at_fault(
+    first: str | None,
+) -> None:
+    """As of a fixture that ends the second pytest."""
+    ends = [*([Ended(first, "it hung")] if first else []), Ended("", "a fixture ended it")]
+    case = Case("test_it")
+    own = Own("mine", torch.neg, lambda g: torch.randn(8, generator=g), torch.neg, case,
+              Cost(0, 0), peers={"theirs": torch.neg})  # fmt: skip
+    again = own_process.OwnProcess.__new__(own_process.OwnProcess)
+    again._not, again._measured = None, {"cpu": {"device": "cpu"}}
+    again._project = Path(__file__).parent
+    again._worker = cast(Worker, SimpleNamespace(
+        runs=True, timeout_s=1.0, ask=lambda job: ends.pop(0),
+    ))  # fmt: skip
+    found = again.run(own, "cpu", "test_it", {"budget_s": 1.0, "target": 0.1})
+    if first is None:
+        assert found == "started again, a fixture ended it"
+        return
+    assert isinstance(found, dict)
+    said = {row["provider"]: row["failure"] or row["skipped"] for row in found["rows"]}
+    why = "a fixture ended it"
+    assert said == {"own": why, "reference": why, "theirs": "it hung"}
 
 
 def test_the_second_pytest_leaves_the_end_of_the_session_to_the_first() -> None:
