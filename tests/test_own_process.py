@@ -108,16 +108,19 @@ def test_what_ends_a_process_or_finds_no_memory_is_a_sentence(tmp_path: Path) ->
 def test_a_peer_that_ends_the_process_leaves_the_kernel_its_time(tmp_path: Path) -> None:
     text = (
         "def test_it(bench_op):\n    peers = {'theirs': leaves}\n"
-        "    bench_op(right, draw, reference=right, peers=peers)\n"
+        "    bench_op(right, draw, reference=right, peers=peers, name='beside')\n"
         "def test_reference(bench_op): bench_op(right, draw, reference=leaves, name='wrong')\n"
         "def test_inputs(bench_op): bench_op(right, leaves, reference=right, name='none')\n"
     )
     run = timed(tmp_path, text + RIGHT.replace("right,", "sleeps and right,", 1))
     assert run.returncode == 1, run.stdout + run.stderr
-    assert "2 failed, 2 passed" in run.stdout
+    assert "3 failed, 1 passed" in run.stdout  # a peer that crashes fails its test, with the time
+    assert "theirs: its process ended with exit code 0" in run.stdout
     assert "reference: its process ended with exit code 0" in run.stdout
     assert "inputs: its process ended with exit code 0" in run.stdout
     found = rows(tmp_path)
+    assert found["beside", "own"]["median_us"] > 0
+    assert found["beside", "theirs"]["failure"] == "its process ended with exit code 0"
     assert found["right", "own"]["median_us"] > 0
     assert found["wrong", "own"]["gap"]
 
