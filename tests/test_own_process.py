@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
@@ -13,7 +14,7 @@ import torch
 
 from aimills_kernels._op import Case, Cost
 from aimills_kernels.harness import _own_worker, _stopping, own_process, record
-from aimills_kernels.harness._worker import Worker
+from aimills_kernels.harness._worker import SIGN, Ended, Worker
 from aimills_kernels.harness.own import Own
 from aimills_kernels.harness.pytest_budget import Budget
 from aimills_kernels.harness.pytest_rows import Rows
@@ -107,16 +108,19 @@ def test_what_ends_a_process_or_finds_no_memory_is_a_sentence(tmp_path: Path) ->
 def test_a_peer_that_ends_the_process_leaves_the_kernel_its_time(tmp_path: Path) -> None:
     text = (
         "def test_it(bench_op):\n    peers = {'theirs': leaves}\n"
-        "    bench_op(right, draw, reference=right, peers=peers)\n"
+        "    bench_op(right, draw, reference=right, peers=peers, name='beside')\n"
         "def test_reference(bench_op): bench_op(right, draw, reference=leaves, name='wrong')\n"
         "def test_inputs(bench_op): bench_op(right, leaves, reference=right, name='none')\n"
     )
     run = timed(tmp_path, text + RIGHT.replace("right,", "sleeps and right,", 1))
     assert run.returncode == 1, run.stdout + run.stderr
-    assert "2 failed, 2 passed" in run.stdout
+    assert "3 failed, 1 passed" in run.stdout  # a peer that crashes fails its test, with the time
+    assert "theirs: its process ended with exit code 0" in run.stdout
     assert "reference: its process ended with exit code 0" in run.stdout
     assert "inputs: its process ended with exit code 0" in run.stdout
     found = rows(tmp_path)
+    assert found["beside", "own"]["median_us"] > 0
+    assert found["beside", "theirs"]["failure"] == "its process ended with exit code 0"
     assert found["right", "own"]["median_us"] > 0
     assert found["wrong", "own"]["gap"]
 
@@ -229,6 +233,71 @@ def test_a_session_that_is_quick_is_quick_with_ones_own_kernels(apart: bool) -> 
     assert ("isolated" in made["options"]) == apart
 
 
+@pytest.mark.parametrize("first", [None, "theirs"])
+def test_where_no_kernel_was_at_work_the_test_runs_here_if_none_is_known_to_be_at_fault(
+    first: str | None,
+) -> None:
+    """As of a fixture that ends the second pytest."""
+    ends = [*([Ended(first, "it hung")] if first else []), Ended("", "a fixture ended it")]
+    case = Case("test_it")
+    own = Own("mine", torch.neg, lambda g: torch.randn(8, generator=g), torch.neg, case,
+              Cost(0, 0), peers={"theirs": torch.neg})  # fmt: skip
+    again = own_process.OwnProcess.__new__(own_process.OwnProcess)
+    again._not, again._measured = None, {"cpu": {"device": "cpu"}}
+    again._project = Path(__file__).parent
+    again._worker = cast(Worker, SimpleNamespace(
+        runs=True, timeout_s=1.0, ask=lambda job: ends.pop(0),
+    ))  # fmt: skip
+    found = again.run(own, "cpu", "test_it", {"budget_s": 1.0, "target": 0.1})
+    if first is None:
+        assert found == "started again, a fixture ended it"
+        return
+    assert isinstance(found, dict)
+    said = {row["provider"]: row["failure"] or row["skipped"] for row in found["rows"]}
+    why = "a fixture ended it"
+    assert said == {"own": why, "reference": why, "theirs": "it hung"}
+
+
+_ANSWERS = """\
+import os, sys, time
+from aimills_kernels.harness._worker import signer
+signer(sys.argv[2])({name!r})
+time.sleep({sleep})
+os.write(int(sys.argv[1]), b"{{}}\\n")
+"""
+
+
+@pytest.mark.parametrize(("name", "sleep"), [("", 1), ("theirs", 1000)])
+def test_a_sign_of_life_without_a_name_is_of_no_step_that_ends(name: str, sleep: int) -> None:
+    program = (sys.executable, "-c", _ANSWERS.format(name=name, sleep=sleep))
+    worker = Worker(0.1, program)
+    try:
+        answer = worker.ask({})
+    finally:
+        worker.close()
+    if not name:
+        assert answer == {}
+        return
+    assert isinstance(answer, Ended)
+    assert (answer.at, answer.why) == (name, "no answer after 0.1 s, so it was ended")
+
+
+def test_each_step_of_the_second_pytest_is_a_sign_of_life(tmp_path: Path) -> None:
+    """And names nobody, as no kernel is at work yet."""
+    sign = tmp_path / "sign"
+    sign.write_bytes(bytes(SIGN))
+    serving = _own_worker.Serving.__new__(_own_worker.Serving)
+    serving._sign, serving.at = str(sign), None
+    hooks = ("pytest_collectstart", "pytest_itemcollected", "pytest_fixture_setup")
+    counts = []
+    for hook in hooks:
+        assert getattr(serving, hook)() is None
+        now = sign.read_bytes()
+        counts.append(int.from_bytes(now[:8], "little"))
+        assert not any(now[8:])
+    assert counts == [1, 2, 3]
+
+
 def test_the_second_pytest_leaves_the_end_of_the_session_to_the_first() -> None:
     serving = _own_worker.Serving.__new__(_own_worker.Serving)
     serving._sign = "sign"
@@ -239,12 +308,10 @@ def test_the_second_pytest_leaves_the_end_of_the_session_to_the_first() -> None:
 
 @pytest.mark.full
 def test_without_a_limit_all_is_in_one_process(tmp_path: Path) -> None:
-    pid = "def test_it(bench_op): bench_op(here, draw, reference=right)\nPID = os.getpid()\n"
-    pid += "def here(x): assert os.getppid() == PARENT; return x + 1\nPARENT = os.getppid()\n"
-    pid += "open('pids', 'a').write('p')\n"
-    run = timed(tmp_path, pid, "--benchmark-timeout=0")
+    text = RIGHT + "open('loads', 'a').write('once')\n"
+    run = timed(tmp_path, text, "--benchmark-timeout=0")
     assert run.returncode == 0, run.stdout + run.stderr
-    assert (tmp_path / "pids").read_text() == "p"
+    assert (tmp_path / "loads").read_text() == "once"
     assert "isolated" not in record.load(tmp_path / "r.json")["options"]
 
 

@@ -205,10 +205,12 @@ def test_what_the_budget_left_out_is_skipped_and_told(folder: Path) -> None:
 @pytest.mark.full  # each run of pytest takes some seconds
 def test_quick_and_no_end(folder: Path) -> None:
     run = run_pytest(folder, "--benchmark", "--benchmark-quick")
-    assert "3 passed, 2 skipped" in run.stdout, run.stdout + run.stderr
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "3 passed, 2 skipped" in run.stdout
     assert "left out: 2, --benchmark-quick takes the first case" in run.stdout
     run = run_pytest(folder, "--benchmark", "--benchmark-budget=0")
-    assert "5 passed" in run.stdout, run.stdout + run.stderr
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "5 passed" in run.stdout
     assert "left out" not in run.stdout
 
 
@@ -216,7 +218,8 @@ def test_quick_and_no_end(folder: Path) -> None:
 def test_the_flag_of_pytest_benchmark_alone_has_no_end(folder: Path) -> None:
     (folder / "conftest.py").write_text(_CONFTEST.replace("+= 10", "+= 10_000"))
     run = run_pytest(folder, "--benchmark-only", "bench")
-    assert "5 passed" in run.stdout, run.stdout + run.stderr
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "5 passed" in run.stdout
 
 
 @pytest.mark.parametrize("asked", ["-1", "inf", "nan"])

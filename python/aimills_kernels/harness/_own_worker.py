@@ -47,12 +47,30 @@ class Serving:
         """Once the test has ended: its end is part of what can go wrong."""
         self._answer = found
 
+    def _lives(self) -> None:
+        """A slow machine is not a hang: imports, fixtures and ceilings are steps of their own."""
+        if self.at is None:
+            from aimills_kernels.harness._worker import signer
+
+            self.at = signer(self._sign)
+        self.at("")
+
+    def pytest_collectstart(self) -> None:
+        self._lives()
+
+    def pytest_itemcollected(self) -> None:
+        self._lives()
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_fixture_setup(self) -> None:
+        self._lives()
+
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
-        from aimills_kernels.harness._worker import die_with_parent, signer
+        from aimills_kernels.harness._worker import die_with_parent
 
         die_with_parent()
-        self.at = signer(self._sign)
+        self._lives()
         faulthandler.disable()  # the last line that a process leaves is shown, and is to be its own
         items = {item.nodeid: item for item in session.items}
         for line in self._jobs:
@@ -70,6 +88,7 @@ class Serving:
 
         from aimills_kernels.harness import _guard, ceilings
 
+        self._lives()
         try:
             _guard.begin()
             return {"measured": ceilings.measure(torch.device(self.job["device"]))}

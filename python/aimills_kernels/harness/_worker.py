@@ -23,12 +23,13 @@ PROGRAM = (sys.executable, "-m", "aimills_kernels.harness.isolated")
 SIGN = 256  # bytes: a count in eight, then a name
 _DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG
 _LOOK_S = 0.2
-_START_S = 120.0  # until the first sign of life: a cold disk, and PyTorch to be read from it
+_START_S = 120.0  # while nobody is named: a cold disk, and PyTorch to be read from it
 _END_S = 30.0  # a driver needs a while to clear up after a process
 
 
 def signer(path: str) -> Callable[[str], None]:
-    """For the worker: what tells by the file `path` who is at work, with a count that goes on."""
+    """For the worker: what tells by the file `path` who is at work, with a count that goes on.
+    No name is a sign of life alone."""
     with Path(path).open("r+b") as file:
         sign = mmap.mmap(file.fileno(), SIGN)
     count = 0
@@ -121,7 +122,7 @@ class Worker:
                 text += more
             if (now := self._sign[:]) != last:
                 last, since = now, time.monotonic()
-            limit_s = self.timeout_s if any(now) else max(self.timeout_s, _START_S)
+            limit_s = self.timeout_s if any(now[8:]) else max(self.timeout_s, _START_S)
             if time.monotonic() - since > limit_s:
                 return self._ended(f"no answer after {limit_s:g} s, so it was ended")
         return json.loads(text)
