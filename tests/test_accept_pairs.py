@@ -245,7 +245,7 @@ def test_a_slow_link_between_nodes_is_named_and_rejects(seed: int) -> None:
     own = _own(4, 200e9)
     pod = simulate(layout("h200x8*4"), fault="slow-link", seed=seed, profile="gate", criteria=own)
     (found,) = [f for f in judge(pod, own) if f.rule == "event.pairs"]
-    assert found.status == FAIL
+    assert (found.status, found.where) == (FAIL, "pod")
     nodes = sorted(n for n in range(4) if f"node node-{n} " in found.text)
     assert len(nodes) == 2
     assert f"what links node node-{nodes[0]} and node node-{nodes[1]} is bad" in found.text
