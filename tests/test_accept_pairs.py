@@ -19,8 +19,8 @@ from aimills_kernels.accept.context import StageSpec
 from aimills_kernels.accept.criteria import Criteria, Rule, load
 from aimills_kernels.accept.evidence_folder import RankJournal
 from aimills_kernels.accept.findings import FAIL, UNKNOWN, WARN, code_of
-from aimills_kernels.accept.judge import judge
 from aimills_kernels.accept.journal import read
+from aimills_kernels.accept.judge import judge
 from aimills_kernels.accept.launch import Launch
 from aimills_kernels.accept.meeting import Meeting, Met
 from aimills_kernels.accept.simulate import layout, simulate
@@ -325,7 +325,7 @@ def test_the_others_are_met_whatever_telling_them_comes_to(
     journal = RankJournal(tmp_path / "j.jsonl")
     launch = Launch("parent", 0, 2, 0, 2, "a", 1, "r", "n")
     ours = Together(launch, torch.device("cpu"), journal, 1.0)
-    place = _Place()
+    place: Any = _Place()
     ours.meeting, ours._criteria = place, load("h200")
     spec = StageSpec("s", "Stage", lambda ctx: "done", {"quick": 1.0}, together=True)
     ctx: Any = SimpleNamespace(stage="s", profile="quick", measured=[], seconds=1.0)

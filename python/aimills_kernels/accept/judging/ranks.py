@@ -229,9 +229,10 @@ def _events(view: View) -> Iterator[Finding]:
 
 
 def _pairs(entry: Entry) -> Iterator[Finding]:
-    """The search after a collective that was slow, which rank 0 tells of for the pod. Who is to blame is told beside the floor that
-    rejects; without one it is a warning, as how far links of a healthy pod are apart depends on how
-    it is wired. A pair that can't talk, while the collective of all can, is a contradiction."""
+    """The search after a collective that was slow, which rank 0 tells of for the pod. Who is to
+    blame is told beside the floor that rejects; without one it is a warning, as how far links of a
+    healthy pod are apart depends on how it is wired. A pair that can't talk, while the collective
+    of all can, is a contradiction."""
     detail = entry.get("detail") or {}
     if detail.get("bad") or detail.get("failed"):
         status = FAIL if detail.get("floor") else UNKNOWN if detail.get("failed") else WARN
