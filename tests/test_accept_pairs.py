@@ -6,17 +6,25 @@ import dataclasses
 import json
 import threading
 from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 import torch.distributed as dist
 
 from aimills_kernels.accept import culprits, pairs, shortfall
+from aimills_kernels.accept.context import StageSpec
 from aimills_kernels.accept.criteria import Criteria, Rule, load
+from aimills_kernels.accept.evidence_folder import RankJournal
 from aimills_kernels.accept.findings import FAIL, UNKNOWN, WARN, code_of
+from aimills_kernels.accept.journal import read
 from aimills_kernels.accept.judge import judge
-from aimills_kernels.accept.meeting import Meeting
+from aimills_kernels.accept.launch import Launch
+from aimills_kernels.accept.meeting import Meeting, Met
 from aimills_kernels.accept.simulate import layout, simulate
+from aimills_kernels.accept.together import Together
 
 
 @pytest.mark.parametrize("world", [2, 3, 4, 7, 8])
@@ -237,7 +245,7 @@ def test_a_slow_link_between_nodes_is_named_and_rejects(seed: int) -> None:
     own = _own(4, 200e9)
     pod = simulate(layout("h200x8*4"), fault="slow-link", seed=seed, profile="gate", criteria=own)
     (found,) = [f for f in judge(pod, own) if f.rule == "event.pairs"]
-    assert found.status == FAIL
+    assert (found.status, found.where) == (FAIL, "pod")
     nodes = sorted(n for n in range(4) if f"node node-{n} " in found.text)
     assert len(nodes) == 2
     assert f"what links node node-{nodes[0]} and node node-{nodes[1]} is bad" in found.text
@@ -280,3 +288,53 @@ def test_what_the_search_says_of_the_verdict(detail: dict[str, Any], status: str
     found = judge(dataclasses.replace(pod, ranks=(spoiled, *pod.ranks[1:])), load("h200"))
     assert [f.status for f in found if f.rule == "event.pairs"] == ([status] if status else [])
     assert code_of(found) == {FAIL: 1, UNKNOWN: 2}.get(status or "", before)
+
+
+class _Place:
+    """A meeting whose store takes no word."""
+
+    def __init__(self) -> None:
+        self.met: list[tuple[str, bool]] = []
+
+    def meet(self, name: str, *, ok: bool = True, wait_s: float | None = None) -> Met:
+        self.met.append((name, ok))
+        return Met()
+
+    def tell(self, key: str, value: Any) -> None:
+        raise RuntimeError("Broken pipe")
+
+    def told(self, key: str) -> Any:
+        return None
+
+
+@pytest.mark.parametrize(
+    ("found", "ok", "failure"),
+    [(shortfall.Shortfall(("slow",), True), True, None), (ValueError("no such rule"), False, "no")],
+)
+def test_the_others_are_met_whatever_telling_them_comes_to(
+    found: Any, ok: bool, failure: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A store that is lost ends stages of all ranks, and fails none of their measurements."""
+
+    def of(*_: Any) -> shortfall.Shortfall:
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    monkeypatch.setattr(shortfall, "of", of)
+    journal = RankJournal(tmp_path / "j.jsonl")
+    launch = Launch("parent", 0, 2, 0, 2, "a", 1, "r", "n")
+    ours = Together(launch, torch.device("cpu"), journal, 1.0)
+    place: Any = _Place()
+    ours.meeting, ours._criteria = place, load("h200")
+    spec = StageSpec("s", "Stage", lambda ctx: "done", {"quick": 1.0}, together=True)
+    ctx: Any = SimpleNamespace(stage="s", profile="quick", measured=[], seconds=1.0)
+    work = ours.guarded(spec)
+    if failure:
+        with pytest.raises(ValueError, match=failure):
+            work(ctx)
+    else:
+        assert work(ctx) == "done"
+    assert place.met == [("s/begin", True), ("s/end", ok)]
+    told = [e["text"] for e in read(journal.path)]
+    assert told == ([] if failure else ["Stage: the ranks can't meet: Broken pipe"])

@@ -100,6 +100,21 @@ def test_what_devices_have_in_the_same_words_is_one_reason() -> None:
     assert len(data["reasons"]) == len(set(data["reasons"])) < 60
 
 
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("n cuda:1: no word from rank 2 (n cuda:10)", "n cuda:1: no word from rank 2 (n cuda:10)"),
+        ("n cuda:1: n cuda:1 was lost", "n cuda:1: n cuda:1 was lost"),
+        ("no word from n cuda:10", "n cuda:1: no word from n cuda:10"),
+        ("no word from n cuda:1", "no word from n cuda:1"),
+    ],
+)
+def test_a_reason_has_the_name_of_its_device(text: str, reason: str) -> None:
+    pod = pod_journals.pod([pod_journals.entries(0, world=1)])
+    data = report.build(pod, [Finding("r", FAIL, "n cuda:1", text)])
+    assert data["reasons"] == [reason]
+
+
 def test_without_a_finding_nothing_is_accepted() -> None:
     pod = pod_journals.pod([pod_journals.entries(0, world=1)])
     data = report.build(pod, [])

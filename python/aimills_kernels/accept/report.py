@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -156,12 +157,17 @@ def _texts(findings: Sequence[Finding], status: str) -> list[str]:
     for f in findings:
         if f.status == status:
             said = f.text.removeprefix(f"{f.where}: ")
-            named = f.where == "pod" or f.where in said
+            named = f.where == "pod" or (said == f.text and _names(f.text, f.where))
             places.setdefault((f.rule, said), []).extend([] if named else [f.where])
     return [
         f"{facts.listed(dict.fromkeys(names), _PLACES)}: {said}" if names else said
         for (_, said), names in places.items()
     ]
+
+
+def _names(text: str, place: str) -> bool:
+    """As a whole: who names cuda:10 does not name cuda:1."""
+    return re.search(rf"(?<!\w){re.escape(place)}(?!\w)", text) is not None
 
 
 def _finding(found: Finding) -> dict[str, Any]:

@@ -79,10 +79,9 @@ class Together:
             except Exception as error:
                 failure = error
             slow = time.monotonic() - begin > _PATIENCE * ctx.seconds + _PAIR_S
-            ok = failure is None and not slow
-            if ok:
-                self._tell_shortfall(ctx)
-            self._met(f"{spec.name}/end", spec, ok=ok)
+            if failure is None and not slow:
+                failure = self._tell_shortfall(spec, ctx)
+            self._met(f"{spec.name}/end", spec, ok=failure is None and not slow)
             if failure is not None:
                 raise failure
             if self.lost is None:
@@ -107,19 +106,26 @@ class Together:
         try:
             yield
         except RuntimeError as error:
-            self._lose("timeout", f"{spec.title}: the ranks can't meet: {_first_line(error)}")
+            if self.lost is None:
+                self._lose("timeout", f"{spec.title}: the ranks can't meet: {_first_line(error)}")
 
     # ---- collectives that were slow
 
-    def _tell_shortfall(self, ctx: Context) -> None:
-        """Before the meeting at the stage's end, so that all ranks know of it after that."""
+    def _tell_shortfall(self, spec: StageSpec, ctx: Context) -> Exception | None:
+        """Before the meeting at the stage's end, so that all ranks know of it after that. What goes
+        wrong is given back: the others wait at that meeting."""
         assert self.meeting is not None
         if self._criteria is None:
-            return
+            return None
         ranks, nodes = self.launch.world, len({*map(self._node, range(self.launch.world))})
-        found = shortfall.of(self._criteria, self._sku, ctx.profile, ctx.measured, ranks, nodes)
+        try:
+            found = shortfall.of(self._criteria, self._sku, ctx.profile, ctx.measured, ranks, nodes)
+        except Exception as error:
+            return error
         if found.why:
-            self.meeting.tell(_key(ctx.stage), asdict(found))
+            with self._of_the_store(spec):
+                self.meeting.tell(_key(ctx.stage), asdict(found))
+        return None
 
     def _look_further(self, spec: StageSpec) -> None:
         """The pod goes on, whatever the pairs say."""

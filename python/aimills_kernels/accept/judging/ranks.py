@@ -225,17 +225,18 @@ def _events(view: View) -> Iterator[Finding]:
                 status, text = WARN, f"{text}; that was before the run was resumed"
             yield Finding(f"event.{entry['name']}", status, view.where, text)
         elif entry["name"] == "pairs" and id(entry) in now:
-            yield from _pairs(view, entry)
+            yield from _pairs(entry)
 
 
-def _pairs(view: View, entry: Entry) -> Iterator[Finding]:
-    """The search after a collective that was slow. Who is to blame is told beside the floor that
-    rejects; without one it is a warning, as how far links of a healthy pod are apart depends on how
-    it is wired. A pair that can't talk, while the collective of all can, is a contradiction."""
+def _pairs(entry: Entry) -> Iterator[Finding]:
+    """The search after a collective that was slow, which rank 0 tells of for the pod. Who is to
+    blame is told beside the floor that rejects; without one it is a warning, as how far links of a
+    healthy pod are apart depends on how it is wired. A pair that can't talk, while the collective
+    of all can, is a contradiction."""
     detail = entry.get("detail") or {}
     if detail.get("bad") or detail.get("failed"):
         status = FAIL if detail.get("floor") else UNKNOWN if detail.get("failed") else WARN
-        yield Finding("event.pairs", status, view.where, f"{view.where}: {entry.get('text')}")
+        yield Finding("event.pairs", status, "pod", str(entry.get("text")))
 
 
 def _clock(view: View) -> Iterator[Finding]:
