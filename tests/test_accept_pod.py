@@ -662,6 +662,7 @@ def test_a_collective_that_fails_is_searched_in_pairs(tmp_path: Path) -> None:
     code, report = _pod(tmp_path, "--ranks", "3", "--wait", "20", fault="break:1:sum")
     assert code == report["exit_code"] == 1
     assert "Sum of all ranks failed or was slow on rank" in _reasons(report)
+    assert "in pairs: no pair stands out (" in _reasons(report)  # of an odd number, one rests
 
 
 # ---- examples

@@ -100,17 +100,29 @@ def slow_of(device: torch.device) -> float:
 
 
 def talk_over(group: Group, device: torch.device, wait_s: float) -> Talk:
-    """Back and forth in a communicator of the two alone: that of all may be broken."""
+    """Back and forth in a communicator of the two alone: that of all may be broken. torch names it
+    by how many groups a process has, on which the two have to agree: a rank without a partner in a
+    round, or whose partner failed, makes up for it by a group of its own."""
     backend = "nccl" if device.type == "cuda" else "gloo"
+    rounds = enumerate(culprits.schedule(group.world))
+    place = {pair: i for i, found in rounds for pair in found}
     known: dict[int, Any] = {}
+    made = 0
+
+    def join(ranks: list[int], by: str) -> Any:
+        nonlocal made
+        joined = dist.new_group(
+            ranks, timeout=timedelta(seconds=wait_s), backend=by, use_local_synchronization=True
+        )
+        made += 1
+        return joined
 
     def talk(peer: int) -> float | None:
+        pair = min(group.rank, peer), max(group.rank, peer)
         with contextlib.suppress(RuntimeError):
-            two = known.get(peer) or dist.new_group(
-                sorted((group.rank, peer)), timeout=timedelta(seconds=wait_s), backend=backend,
-                use_local_synchronization=True,
-            )  # fmt: skip
-            known[peer] = two
+            while peer not in known and made < place[pair]:
+                join([group.rank], "gloo")
+            two = known[peer] = known.get(peer) or join([*pair], backend)
             held = torch.zeros(_BYTES[device.type], dtype=torch.uint8, device=device)
             dist.all_reduce(held, group=two)
             return _fastest(held, two)

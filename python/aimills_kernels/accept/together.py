@@ -18,7 +18,7 @@ from aimills_kernels.accept.launch import Launch
 
 if TYPE_CHECKING:
     from aimills_kernels.accept.meeting import Meeting, Met
-    from aimills_kernels.accept.pairs import Found
+    from aimills_kernels.accept.pairs import Found, Talk
 
 _PAIR_S = 10.0
 _PATIENCE = 2.0  # times the seconds of its profile, then a stage of all ranks is slow
@@ -36,6 +36,7 @@ class Together:
         self._nodes: dict[int, str] = {}
         self._criteria: Criteria | None = None
         self._sku = ""
+        self._over: Talk | None = None
 
     def start(self, done: frozenset[str], criteria: Criteria | None = None, sku: str = "") -> None:
         """Meet all ranks and join them. `done` are the stages that this one has behind it; by the
@@ -158,7 +159,8 @@ class Together:
         from aimills_kernels.accept import pairs
 
         assert self.meeting is not None
-        over = pairs.talk_over(self.group, self.device, _PAIR_S)
+        # A later search talks in the communicators of the first.
+        over = self._over = self._over or pairs.talk_over(self.group, self.device, _PAIR_S)
 
         def talk(peer: int) -> float | None:
             """Each word keeps this rank from being taken for a hung one."""
