@@ -102,7 +102,7 @@ class Worker {
     for (int row = begin; row < end; ++row) {
       const u8* source = source_.data() + size_t(row - begin) * 3 * p_.crop_width;
       if (across_first_) {
-        // By way of `out_`: vectors end past the row, and the next one of the ring may be needed yet.
+        // By way of `out_`: vectors end past the row, and the ring may still need the next one.
         filter_across(source, out_.data());
         std::copy(out_.data(), out_.data() + 3 * size_t(cols_), ring_row(row));
       } else {
