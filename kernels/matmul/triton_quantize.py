@@ -167,7 +167,7 @@ def _quantize_blocks_kernel(
     else:
         whole = tl.max(top, 0)
         scale = _scale(whole, E5M2)
-        tl.store(scale_ptr + tl.program_id(0), scale)
+        tl.store(scale_ptr + tl.program_id(0).to(tl.int64), scale)
         _store_codes(codes_ptr + code_at, mask, x, scale, whole < INF_BITS, E5M2, ENCODE)
 
 
