@@ -21,12 +21,13 @@ from aimills_kernels._op import Op
 from aimills_kernels._validate import NO_MEMORY, Validation
 from aimills_kernels.cli import _choose, _ui, look, main
 from aimills_kernels.cli import validate as validate_command
-from aimills_kernels.cli._parser import ACCEPT_VERBS, BENCH_VERBS, build_parser
+from aimills_kernels.cli._parser import ACCEPT_VERBS, BENCH_VERBS, build_parser, joined
 from aimills_kernels.harness import bench
 from aimills_kernels.harness._patience import TIMEOUT_S
 from aimills_kernels.harness.record import SCHEMA, blank
 from tests import faults
 
+ROOT = Path(__file__).parent.parent
 COMMAND = [sys.executable, "-m", "aimills_kernels"]
 SHAPE = "B=1,M=8,N=8,H=2,G=1,D=16"
 
@@ -106,6 +107,40 @@ def test_every_command_names_a_function_that_exists() -> None:
         assert callable(getattr(importlib.import_module(module), function))
 
 
+# ---- ops and families
+
+
+def _named(*names: str) -> list[str]:
+    return [op.name for op in _choose.ops(names)]
+
+
+def test_a_family_stands_for_its_ops_and_an_op_goes_first() -> None:
+    families = {
+        folder.name: [op.name for op in _registry.OPS if f".kernels.{folder.name}." in
+                      op.reference.__module__]
+        for folder in (ROOT / "kernels").iterdir() if (folder / "resources.json").exists()
+    }  # fmt: skip
+    assert {*families} == {"attention", "matmul", "video"}
+    for family, ops in families.items():
+        assert ops
+        assert _named(f"{family}/") == ops
+    assert _named("matmul") == families["matmul"]
+    assert _named("video") == families["video"]
+    assert _named("attention") == ["attention"]
+    assert _named("matmul_w4", "matmul", "attention") == [
+        "matmul_w4", *(n for n in families["matmul"] if n != "matmul_w4"), "attention",
+    ]  # fmt: skip
+    assert _named() == [op.name for op in _registry.OPS]
+
+
+@pytest.mark.parametrize("command", ["bench", "bench ab", "validate", "precompile", "accept"])
+def test_help_names_the_families(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        build_parser().parse_args([*joined(command.split()), "--help"])
+    said = capsys.readouterr().out
+    assert all(f"{family}/" in said for family in _registry.families())
+
+
 # ---- wrong uses
 
 
@@ -128,7 +163,9 @@ def test_every_command_names_a_function_that_exists() -> None:
         ("validate attention --device cuda:x", "unknown device 'cuda:x'"),
         ("validate attention --seed -1", "'-1' is not a whole number"),
         ("validate --nonsense", "unrecognized arguments: --nonsense"),
-        ("bench matmul", "unknown op 'matmul'"),
+        ("bench matmull", "the families of ops: attention/, matmul/, video/"),
+        ("explain matmul --case tiny", "explain takes one op, and 'matmul' is the family of"),
+        ("accept --exclude matmull", "<op>/<provider> and the families attention/, matmul/, video/"),
         ("bench --budget 0", "'0' is not a number of seconds above 0"),
         ("bench --budget 2e6", "'2e6' is not a number of seconds above 0 and below 1e6"),
         ("accept --budget soon", "'soon' is not a number of seconds"),

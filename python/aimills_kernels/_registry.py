@@ -7,6 +7,7 @@ for the ops with one output. `define/impl` and not `custom_op`: see `docs/adr/00
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import cache, lru_cache, partial
 from typing import Any
 
@@ -81,6 +82,31 @@ def get_op(name: Any) -> Op:
         if op.name == name:
             return op
     raise ValueError(f"unknown op {shown(name)}; the ops are: {', '.join(op.name for op in OPS)}")
+
+
+def families() -> dict[str, tuple[Op, ...]]:
+    """The ops of each folder under `kernels/`, by its name."""
+    found: dict[str, tuple[Op, ...]] = {}
+    for op in OPS:
+        family = op.reference.__module__.rsplit(".", 2)[-2]
+        found[family] = (*found.get(family, ()), op)
+    return found
+
+
+def ops_named(names: Iterable[Any]) -> tuple[Op, ...]:
+    """The ops that these name, each once. A name is an op's or a family's, which stands for all of
+    its ops. An op goes before a family of the same name, which a slash at the end means."""
+    known = {f"{name}/": ops for name, ops in families().items()}
+    known |= families() | {op.name: (op,) for op in OPS}
+    found: dict[str, Op] = {}
+    for name in names:
+        if not isinstance(name, str) or name not in known:
+            raise ValueError(
+                f"unknown op {shown(name)}; the ops are: {', '.join(op.name for op in OPS)}; "
+                f"the families of ops: {', '.join(f'{f}/' for f in families())}"
+            )
+        found |= {op.name: op for op in known[name]}
+    return tuple(found.values())
 
 
 @lru_cache(maxsize=1)

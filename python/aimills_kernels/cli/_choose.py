@@ -18,9 +18,10 @@ _PCI = Path("/sys/bus/pci/devices")
 
 
 def ops(names: Sequence[str] = ()) -> tuple[Op, ...]:
-    """These, or all of them; AIMILLS_PROVIDER is looked at too, before any work."""
+    """Those that these ops and families name, or all; AIMILLS_PROVIDER is looked at too, before any
+    work."""
     try:
-        chosen = tuple(_registry.get_op(name) for name in dict.fromkeys(names)) or _registry.OPS
+        chosen = _registry.ops_named(names) or _registry.OPS
         for op in chosen:
             _dispatch.forced_provider(op.name)
     except ValueError as error:

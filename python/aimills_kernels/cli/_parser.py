@@ -15,6 +15,10 @@ from aimills_kernels.cli._errors import UsageError
 from aimills_kernels.harness._patience import TIMEOUT_S
 
 DEVICE = "auto (every GPU, else the CPU), cpu, cuda or cuda:<index>"
+OPS = (
+    "names of ops, or of families, which stand for all of their ops: attention/, matmul/, video/; "
+    "the slash may be left out where no op has that name; all by default"
+)
 _TIMEOUT = "end a check or a sample that takes longer"
 _EXITS = "exit codes: 0 all is well, 1 something wrong, 2 what could have run did not, 3 wrong use"
 
@@ -124,7 +128,7 @@ def _explain(commands: Any) -> None:
 
 
 def chosen_arguments(made: argparse.ArgumentParser) -> None:
-    made.add_argument("op", nargs="*", help="names of ops; all by default")
+    made.add_argument("op", nargs="*", help=OPS)
     made.add_argument("--case", type=names, metavar="NAME,...", help="only these cases")
     made.add_argument("--provider", type=names, metavar="NAME,...", help="only these providers")
     made.add_argument("--device", type=device, default="auto", help=DEVICE)
@@ -183,7 +187,7 @@ def _precompile(commands: Any) -> None:
         "precompile:run",
         "compile ahead what a model's shapes need, for a GPU that need not be here",
     )
-    made.add_argument("op", nargs="*", help="names of ops; all by default")
+    made.add_argument("op", nargs="*", help=OPS)
     made.add_argument("--case", type=names, metavar="NAME,...", help="of the ops' own cases")
     made.add_argument("--sm", type=_count, metavar="N", help="of the GPU (90); that of one here")
     made.add_argument("--out", metavar="DIR", help="folder; Triton's own cache by default")
@@ -223,7 +227,8 @@ def _accept(commands: Any) -> None:
         type=names,
         metavar="NAME,...",
         default=(),
-        help="leave out: a stage, video-decode, an op, <op>/<case>, <op>/<provider>, a package",
+        help="leave out: a stage, video-decode, an op, a family of ops (attention/, matmul/, video/), "
+        "<op>/<case>, <op>/<provider>, a package",
     )
     made.add_argument("--no-bench", action="store_true", help="the same as --exclude bench")
     made.add_argument("--video", metavar="FILE", help="use this clip, not one that is made here")

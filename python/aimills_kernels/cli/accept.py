@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from aimills_kernels import _registry
 from aimills_kernels._op import Op
 from aimills_kernels.accept import evidence_folder, journal
 from aimills_kernels.accept import run as running
@@ -160,13 +161,19 @@ def _known_stages(names: Sequence[str] | None) -> None:
 def _excluded(options: Namespace, ops: Sequence[Op]) -> frozenset[str]:
     names = {*options.exclude, *([BENCH] if options.no_bench else [])}
     known = list(dict.fromkeys([*names_to_exclude(ops), *(s.name for s in running.EVERY)]))
+    found: set[str] = set()
     for name in sorted(names):
-        if name not in known:
+        try:
+            # The names of ops stand in the evidence, which says what was left out.
+            found |= {name} if name in known else {op.name for op in _registry.ops_named([name])}
+        except ValueError:
+            families = ", ".join(f"{family}/" for family in _registry.families())
             short = ", ".join(n for n in known if "/" not in n)
             raise UsageError(
-                f"--exclude: unknown {name!r}; there are: {short}, <op>/<case> and <op>/<provider>"
-            )
-    return frozenset(names)
+                f"--exclude: unknown {name!r}; there are: {short}, <op>/<case>, <op>/<provider> "
+                f"and the families {families}"
+            ) from None
+    return frozenset(found)
 
 
 def _video(text: str | None) -> Path | None:

@@ -19,7 +19,7 @@ _SMALL = 1 << 27  # bytes, which are drawn in well under a second
 
 
 def run(options: Namespace) -> int:
-    (op,) = _choose.ops([options.op])
+    op = _one(options.op)
     device, sm = _place(options.device, options.sm)
     case, left_out = _case(op, options)
     args = _arguments(op, case.on(device.type))
@@ -29,6 +29,14 @@ def run(options: Namespace) -> int:
     if left_out:
         _ui.say(f"not given in --shape, so at the op's defaults: {', '.join(left_out)}", "dim")
     return OK if found.provider else INCOMPLETE
+
+
+def _one(name: str) -> Op:
+    op, *others = _choose.ops([name])
+    if others:
+        names = ", ".join(o.name for o in (op, *others))
+        raise UsageError(f"explain takes one op, and {name!r} is the family of {names}")
+    return op
 
 
 def _place(device: str, sm: int | None) -> tuple[torch.device, int | None]:

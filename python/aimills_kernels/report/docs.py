@@ -1,9 +1,9 @@
 """The generated parts of documentation: tables and pictures that come from committed records.
 
 A part stands between `<!-- bench:begin NAME ... -->` and `<!-- bench:end -->`; the names are ops,
-or families of them (the folders under `kernels/`). Its pictures lie beside the records, as
-`<names>.<number>.svg`. What is written depends on the records alone, so a test can write it again
-and compare.
+or families of them (the folders under `kernels/`; with a slash, as `attention/`, where an op has that
+name too). Its pictures lie beside the records, as `<names>.<number>.svg`. What is written depends
+on the records alone, so a test can write it again and compare.
 """
 
 from __future__ import annotations
@@ -15,8 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from aimills_kernels._files import write_whole
-from aimills_kernels._registry import OPS
-from aimills_kernels._words import near, shown
+from aimills_kernels._registry import ops_named
 from aimills_kernels.report import markdown, picture
 from aimills_kernels.report.axes import Plot, looks
 from aimills_kernels.report.cells import Table, tables
@@ -111,20 +110,16 @@ def _holds(path: Path, text: str) -> bool:
 
 def _ops(names: Sequence[str], page: Path) -> list[str]:
     """The ops that a part is about."""
-    families: dict[str, list[str]] = {}
-    for op in OPS:
-        families.setdefault(op.reference.__module__.rsplit(".", 2)[-2], []).append(op.name)
-    known = {op.name: [op.name] for op in OPS} | families
-    for name in names:
-        if name not in known:
-            raise ValueError(f"{page}: bench:begin names {shown(name)}; {near(name, known)}")
     if not names:
         raise ValueError(f"{page}: bench:begin names no op and no family")
-    return list(dict.fromkeys(op for name in names for op in known[name]))
+    try:
+        return [op.name for op in ops_named(names)]
+    except ValueError as error:
+        raise ValueError(f"{page}: bench:begin: {error}") from None
 
 
 def _part(names: Sequence[str], sources: Sequence[Source], page: Path, results: Path) -> _Part:
-    made = _Part("-".join(names))
+    made = _Part("-".join(name.rstrip("/") for name in names))
     ops = _ops(names, page)
     for machine in machines(sources, by_card=False):
         for table in tables([e for e in machine.shown() if e.row["op"] in ops]):
