@@ -163,7 +163,7 @@ def int8_cases(draw: st.DrawFn) -> Case:
         scale_a=draw(scales), scale_b=draw(scales),
         zero=draw(st.sampled_from([None, "codes", "ends"])), zeros=draw(scales),
         fill=draw(st.sampled_from(["uniform", "ends", "magnitudes"])),
-        bias=draw(st.none() | _dtypes), out=draw(_dtypes),
+        bias=draw(st.none() | _dtypes), out=draw(_dtypes), invariant=draw(st.booleans()),
         layout=draw(st.sampled_from(["contiguous", "transposed", "sliced", "expanded"])),
     )  # fmt: skip
 
@@ -192,6 +192,7 @@ def w8_cases(draw: st.DrawFn) -> Case:
         residual=draw(st.none() | _dtypes), K=draw(st.integers(0, 300)),
         dtype=draw(st.sampled_from(["bf16", "f16"])),
         scale_b=draw(st.sampled_from(["row", "tensor", "one"])), bias=draw(st.none() | _dtypes),
+        invariant=draw(st.booleans()),
         layout=draw(st.sampled_from(["contiguous", "transposed", "sliced", "expanded"])),
     )  # fmt: skip
 

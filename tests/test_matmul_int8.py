@@ -116,7 +116,7 @@ def test_int_mm_says_what_it_can_not_do(M: int, N: int, K: int, why: str | None)
     op = get_op("matmul_int8")
     a, b = (torch.empty(n, K, dtype=torch.int8, device="meta") for n in (M, N))
     scale = torch.empty((), device="meta")
-    args = (a, b, scale, scale, None, None, torch.bfloat16, None, "none")
+    args = (a, b, scale, scale, None, None, torch.bfloat16, None, "none", False)
     found = int_mm.rejects(Problem(op, args, "cuda", 90))
     assert found is None if why is None else why in str(found)
 

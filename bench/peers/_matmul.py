@@ -38,6 +38,11 @@ def scaled_mm(
     return finish(out, None, activation, residual, out_dtype)
 
 
+def _promise(invariant: bool) -> None:
+    if invariant:
+        raise NotImplementedError("F.linear picks kernels by M")
+
+
 def _weight(b: Tensor, scale_b: Tensor, bias: Tensor | None, dtype: torch.dtype) -> tuple:
     weight = (b.float() * scale_b.reshape(-1, 1)).to(dtype)
     return weight, None if bias is None else bias.to(dtype)
@@ -45,9 +50,10 @@ def _weight(b: Tensor, scale_b: Tensor, bias: Tensor | None, dtype: torch.dtype)
 
 def _linear(
     made: tuple[Tensor, Tensor | None], x: Tensor, b: Tensor, scale_b: Tensor,
-    bias: Tensor | None, residual: Tensor | None, activation: str,
+    bias: Tensor | None, residual: Tensor | None, activation: str, batch_invariant: bool,
 ) -> Tensor:  # fmt: skip
     """The matmul of the weight in x's dtype: twice the bytes, and each weight rounded."""
+    _promise(batch_invariant)
     return finish(F.linear(x, *made), None, activation, residual, x.dtype)
 
 
@@ -65,9 +71,10 @@ def _ahead_of_int8(
 def _linear_int8(
     made: tuple[Tensor, Tensor, Tensor | None], a: Tensor, b: Tensor, scale_a: Tensor,
     scale_b: Tensor, zero_a: Tensor | None, bias: Tensor | None, out_dtype: torch.dtype,
-    residual: Tensor | None, activation: str,
+    residual: Tensor | None, activation: str, batch_invariant: bool,
 ) -> Tensor:  # fmt: skip
     """The matmul of both in the output's dtype: twice the bytes, and each operand rounded."""
+    _promise(batch_invariant)
     return finish(F.linear(*made), None, activation, residual, out_dtype)
 
 

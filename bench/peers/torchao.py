@@ -34,10 +34,13 @@ def matmul_fp8(
 def matmul_int8(
     a: Tensor, b: Tensor, scale_a: Tensor, scale_b: Tensor, zero_a: Tensor | None,
     bias: Tensor | None, out_dtype: torch.dtype, residual: Tensor | None, activation: str,
+    batch_invariant: bool,
 ) -> Tensor:  # fmt: skip
     """torchao: int_scaled_matmul, the scales of b and what follows by PyTorch behind it."""
     from torchao.kernel.intmm import int_scaled_matmul
 
+    if batch_invariant:
+        raise NotImplementedError("torchao picks kernels by M")
     if zero_a is not None:
         raise NotImplementedError("torchao takes zero points where it quantises a itself")
     sums = int_scaled_matmul(a, b.T, scale_a.reshape(-1, 1).contiguous())
@@ -54,9 +57,11 @@ def _weight_of(x: Tensor, b: Tensor, scale_b: Tensor, *_: object) -> tuple[Tenso
 
 def _linear(
     made: tuple[Tensor], x: Tensor, b: Tensor, scale_b: Tensor, bias: Tensor | None,
-    residual: Tensor | None, activation: str,
+    residual: Tensor | None, activation: str, batch_invariant: bool,
 ) -> Tensor:  # fmt: skip
     """torchao: F.linear of an Int8Tensor, whose sums and scales are rounded to x's dtype."""
+    if batch_invariant:
+        raise NotImplementedError("torchao picks kernels by M")
     own = None if bias is None else bias.to(x.dtype)
     return finish(F.linear(x, made[0], own), None, activation, residual, x.dtype)
 

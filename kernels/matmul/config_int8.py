@@ -9,6 +9,7 @@ from torch import Tensor
 
 from aimills_kernels.kernels.hardware import shared_kib
 from aimills_kernels.kernels.matmul.config import (
+    INVARIANT_M,
     Config,
     Shape,
     _cdiv,
@@ -44,10 +45,19 @@ def int8_candidates(shape: Shape, zero: bool, sm: int) -> tuple[Config, ...]:
     return built_in, *(c for c in _near(built_in) if _fits(c, shape, sm))
 
 
-def select_w8_config(m: int, n: int, aligned: bool, sm: int) -> Config:
+def w8_shape_of(x: Tensor, b: Tensor, batch_invariant: bool) -> tuple[int, int, bool, bool]:
+    """m, n, whether rows are aligned, and whether no other tiles than the built-in ones may serve:
+    where a row's bits must not depend on the others, tiles don't on x."""
+    if batch_invariant:
+        return INVARIANT_M, len(b), rows_aligned(b), True
+    return len(x), len(b), rows_aligned(x) and rows_aligned(b), False
+
+
+def select_w8_config(m: int, n: int, aligned: bool, fixed: bool, sm: int) -> Config:
     """Tiles of [n, m], with the weights on the wide side: few rows of x cost no more than they are.
 
-    `aligned`: rows of weights and x are contiguous and start at multiples of 16 bytes.
+    `aligned`: rows of weights and x are contiguous and start at multiples of 16 bytes; those of the
+    weights, where the tiles are `fixed`.
     """
     if m <= 16:
         wide = _cdiv(n, 64) >= _SMS and sm != 90  # 64 channels there are a `wgmma`'s: below
@@ -69,10 +79,10 @@ def select_w8_config(m: int, n: int, aligned: bool, sm: int) -> Config:
     return Config(block_m, block_n, block_k, warps, max(2, min(4, stages)))
 
 
-def w8_candidates(m: int, n: int, aligned: bool, sm: int) -> tuple[Config, ...]:
+def w8_candidates(m: int, n: int, aligned: bool, fixed: bool, sm: int) -> tuple[Config, ...]:
     """The built-in tiles, and neighbours of them that fit the shared memory and the registers."""
-    built_in = select_w8_config(m, n, aligned, sm)
-    return built_in, *_near_w8(built_in, m, n, aligned, sm)
+    built_in = select_w8_config(m, n, aligned, fixed, sm)
+    return (built_in,) if fixed else (built_in, *_near_w8(built_in, m, n, aligned, sm))
 
 
 def _near_w8(built_in: Config, m: int, n: int, aligned: bool, sm: int) -> Iterator[Config]:

@@ -18,6 +18,7 @@ def launch(
     outs: tuple[Tensor],
     a: Tensor, b: Tensor, scale_a: Tensor, scale_b: Tensor, zero_a: Tensor | None,
     bias: Tensor | None, out_dtype: torch.dtype, residual: Tensor | None, activation: str,
+    batch_invariant: bool,
 ) -> None:  # fmt: skip
     sums = torch._int_mm(a, b.T)
     if zero_a is not None:
@@ -32,6 +33,8 @@ def rejects(p: Problem) -> str | None:
     (M, K), N = p.a.shape, p.b.shape[0]
     if 0 in (M, N, K):
         return "the problem is empty"
+    if p.batch_invariant:
+        return "it takes more than 16 rows only, so that M decides who rounds a row's end"
     if (most := deepest(zero=False)) < K:
         return f"its int32 sums hold K up to {most}, here {K}"
     if M <= 16:

@@ -30,9 +30,10 @@ from aimills_kernels.kernels.matmul.checks import (
     check_numbers,
     check_scale,
 )
-from aimills_kernels.kernels.matmul.config import Config, rows_aligned
-from aimills_kernels.kernels.matmul.config_int8 import w8_candidates
+from aimills_kernels.kernels.matmul.config import Config
+from aimills_kernels.kernels.matmul.config_int8 import w8_candidates, w8_shape_of
 from aimills_kernels.kernels.matmul.formats import WIDE
+from aimills_kernels.kernels.matmul.op_fp8 import depends
 
 NAME = "matmul_w8"
 DTYPES = {name: dtype for name, dtype in WIDE.items() if dtype.itemsize == 2}
@@ -40,7 +41,7 @@ DTYPES = {name: dtype for name, dtype in WIDE.items() if dtype.itemsize == 2}
 
 def reference(
     x: Tensor, b: Tensor, scale_b: Tensor, bias: Tensor | None, residual: Tensor | None,
-    activation: str,
+    activation: str, batch_invariant: bool,
 ) -> Tensor:  # fmt: skip
     """activation((x @ b.T) * scale_b + bias) + residual in float32 (float64 for a float64 x),
     rounded once.
@@ -52,7 +53,7 @@ def reference(
     residual  as the output     bf16 | f16 | f32, or None
     ->       [M, N]             dtype of x; [M, N / 2] with activation "swiglu"
 
-    activation is one of those of `matmul_fp8`.
+    activation is one of those of `matmul_fp8`. `batch_invariant` says how a kernel may sum.
     """
     wide = torch.promote_types(x.dtype, torch.float32)
     out = (x.to(wide) @ b.to(wide).T) * scale_b.reshape(1, -1)
@@ -61,7 +62,7 @@ def reference(
 
 def fake(
     x: Tensor, b: Tensor, scale_b: Tensor, bias: Tensor | None, residual: Tensor | None,
-    activation: str,
+    activation: str, batch_invariant: bool,
 ) -> Tensor:  # fmt: skip
     check_matrix(NAME, "x", x, *DTYPES.values())
     check_matrix(NAME, "b", b, torch.int8)
@@ -112,7 +113,8 @@ def inputs(case: Case, generator: torch.Generator) -> dict[str, Any]:
     if bias_dtype is not None:
         named["bias"] = (normal(N) + torch.arange(N, device=place) % 7).to(bias_dtype)
     named = {name: lay_out(case, name, t) for name, t in named.items()}
-    return {"bias": None, **named, **end_of(case, generator)}
+    one = {"batch_invariant": case.get("invariant", False)}
+    return {"bias": None, **named, **end_of(case, generator), **one}
 
 
 def cost(case: Case) -> Cost:
@@ -124,8 +126,7 @@ def cost(case: Case) -> Cost:
 
 
 def _configs(p: Problem) -> tuple[Config, ...]:
-    aligned = rows_aligned(p.x) and rows_aligned(p.b)
-    return w8_candidates(len(p.x), len(p.b), aligned, p.sm or 90)
+    return w8_candidates(*w8_shape_of(p.x, p.b, p.batch_invariant), p.sm or 90)
 
 
 def _layer_cases() -> tuple[Case, ...]:
@@ -165,6 +166,9 @@ CASES = (
     Case("nan-in-x", M=20, N=40, K=70, fill="nan", bias="bf16", scale_b="row"),
     Case("deep", M=24, N=40, K=14336, scale_b="row"),
     Case("residual", M=16, N=32, K=40, scale_b="row", residual="f32", act="gelu"),
+    Case("invariant", M=17, N=50, K=200, bias="bf16", invariant=True, **_I),
+    Case("invariant-gated", M=3, N=62, K=90, act="swiglu", invariant=True, scale_b="row",
+         tags={"interpret", "full"}),
     Case("gpt-oss", M=3, N=40, K=2880, scale_b="row", bias="bf16"),
     Case("qwen2.5-vl", M=70, N=20, K=3420, scale_b="row"),
     Case("gated", M=19, N=70, K=45, act="swiglu", bias="bf16", residual="f16", **_I),
@@ -181,6 +185,10 @@ CASES = (
          cpu=dict(M=64, N=67), tags={"aot"}),
     Case("aot-unaligned", M=512, N=512, K=1000, scale_b="row", cpu=dict(M=64, N=64), tags={"aot"}),
     Case("aot-unaligned-decode", M=8, N=4096, K=1000, cpu=dict(N=64), tags={"aot"}),
+    Case("aot-invariant", M=1, N=4096, K=4096, scale_b="row", invariant=True, cpu=dict(N=64),
+         tags={"aot"}),
+    Case("aot-invariant-unaligned", M=9, N=512, K=1000, invariant=True, cpu=dict(N=64),
+         tags={"aot", "full"}),
     Case("aot-transposed", M=512, N=512, K=512, layout="transposed", cpu=dict(M=64, N=64),
          tags={"aot", "full"}),
 )  # fmt: skip
@@ -206,6 +214,7 @@ matmul_w8 = Op(
     errors=ERRORS,
     values=values,
     backward="reference",
+    reference_rejects=depends,
     providers=(
         Provider.triton(
             "triton",

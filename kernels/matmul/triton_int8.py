@@ -7,7 +7,8 @@ a [M, K], b [N, K], int8.
 One program makes one tile of the output; it walks K in blocks, whole ones first, and masks only
 the ragged end. Rows beyond the edge of a tile read row 0 and are not stored. Tensor cores sum the
 codes in int32, exactly. A zero point takes itself times the sum of a row of b away, which the
-program adds up as it goes; either may wrap, their difference can't (`deepest`).
+program adds up as it goes; either may wrap, their difference can't (`deepest`). As sums of integers
+have no order, a row has the same bits in tiles of any size: `batch_invariant` changes nothing here.
 """
 
 import torch
@@ -77,7 +78,7 @@ def launch(
     outs: tuple[torch.Tensor],
     a: torch.Tensor, b: torch.Tensor, scale_a: torch.Tensor, scale_b: torch.Tensor,
     zero_a: torch.Tensor | None, bias: torch.Tensor | None, out_dtype: torch.dtype,
-    residual: torch.Tensor | None, activation: str,
+    residual: torch.Tensor | None, activation: str, batch_invariant: bool,
 ) -> None:  # fmt: skip
     (out,) = outs
     (M, K), N = a.shape, b.shape[0]

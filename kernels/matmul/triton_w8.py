@@ -13,8 +13,7 @@ import triton.language as tl
 
 from aimills_kernels import _configs
 from aimills_kernels._dispatch import sm_of
-from aimills_kernels.kernels.matmul.config import rows_aligned
-from aimills_kernels.kernels.matmul.config_int8 import select_w8_config
+from aimills_kernels.kernels.matmul.config_int8 import select_w8_config, w8_shape_of
 from aimills_kernels.kernels.matmul.epilogue import End, finish_tile, weight_rows
 from aimills_kernels.kernels.matmul.tiles import (
     grid_of,
@@ -68,14 +67,14 @@ def _matmul_w8_kernel(
 def launch(
     outs: tuple[torch.Tensor],
     x: torch.Tensor, b: torch.Tensor, scale_b: torch.Tensor, bias: torch.Tensor | None,
-    residual: torch.Tensor | None, activation: str,
+    residual: torch.Tensor | None, activation: str, batch_invariant: bool,
 ) -> None:  # fmt: skip
     (out,) = outs
     (M, K), N = x.shape, b.shape[0]
     if out.numel() == 0:
         return
-    aligned = rows_aligned(x) and rows_aligned(b)
-    config = _configs.config(select_w8_config(M, N, aligned, sm_of(x.device) or 90))
+    shape = w8_shape_of(x, b, batch_invariant)
+    config = _configs.config(select_w8_config(*shape, sm_of(x.device) or 90))
     end = End(out, bias, activation, residual)
     _matmul_w8_kernel[grid_of(config, M, N)](
         *end.tensors, x, b, scale_b, *end.strides, *x.stride(), *b.stride(), row_stride(scale_b),

@@ -227,8 +227,8 @@ def _accept(commands: Any) -> None:
         type=names,
         metavar="NAME,...",
         default=(),
-        help="leave out: a stage, video-decode, an op, a family of ops (attention/, matmul/, video/), "
-        "<op>/<case>, <op>/<provider>, a package",
+        help="leave out: a stage, video-decode, an op, a family of ops (attention/, matmul/, "
+        "video/), <op>/<case>, <op>/<provider>, a package",
     )
     made.add_argument("--no-bench", action="store_true", help="the same as --exclude bench")
     made.add_argument("--video", metavar="FILE", help="use this clip, not one that is made here")

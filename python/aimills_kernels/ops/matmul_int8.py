@@ -89,9 +89,10 @@ def matmul_int8(
         activation, residual: as in matmul_fp8.
         out_dtype: torch.bfloat16, torch.float16 or torch.float32.
         batch_invariant: the bits of a row of out do not depend on M, nor on the other rows of a.
-            It changes nothing: sums of integers are exact in any order, so in one path they never
-            do. Our kernel and PyTorch's round a bias and an activation differently, and M may
-            decide which of the two serves. Not checked on a GPU yet.
+            Sums of integers are exact in any order, so in one path they never do; but our kernel
+            and PyTorch's, which takes more than 16 rows only, round a bias and an activation
+            differently: with it PyTorch's serves no M, and on a CPU no path serves an activation
+            with exponentials. Not checked on a GPU yet.
         out: written and returned in place of a new tensor.
 
     Returns:
@@ -100,9 +101,10 @@ def matmul_int8(
         which sums in float64. Scales and bias are applied to the sums in float32.
 
     Raises:
-        ValueError: shapes, dtypes or devices do not fit, a scale is NaN, infinite or 0, or a zero
-            point is beyond its range (both checked on a CPU, on a GPU with AIMILLS_CHECK=1, where
-            our kernel's row is NaN for such a zero point); the message names the argument.
+        ValueError: shapes, dtypes or devices do not fit, no path promises batch_invariant here, a
+            scale is NaN, infinite or 0, or a zero point is beyond its range (both checked on a CPU,
+            on a GPU with AIMILLS_CHECK=1, where our kernel's row is NaN for such a zero point); the
+            message names the argument.
 
     Zero points by sums of rows of b: Jacob et al., arXiv:1712.05877, 2.3. Gradients of scale_a,
     scale_b, bias and residual are those of the PyTorch reference, which is run again for them;
@@ -111,7 +113,7 @@ def matmul_int8(
     if type(batch_invariant) is not bool:
         check_bools("matmul_int8", batch_invariant=batch_invariant)
     act = "none" if activation is None else activation
-    args = (a, b, scale_a, scale_b, zero_a, bias, out_dtype, residual, act)
+    args = (a, b, scale_a, scale_b, zero_a, bias, out_dtype, residual, act, batch_invariant)
     return run("matmul_int8", args, out)
 
 
@@ -123,6 +125,7 @@ def matmul_w8(
     bias: Tensor | None = None,
     activation: Activation | None = None,
     residual: Tensor | None = None,
+    batch_invariant: bool = False,
     out: Tensor | None = None,
 ) -> Tensor:
     """Matmul with int8 weights: activation((x @ b.T) * scale_b + bias) + residual, rounded once.
@@ -140,19 +143,25 @@ def matmul_w8(
     Args:
         bias: added in float32, before the activation.
         activation, residual: as in matmul_fp8.
+        batch_invariant: the bits of a row of out do not depend on M, nor on the other rows of x;
+            one choice of tiles serves every M. No path on a CPU promises that. Not checked on a GPU
+            yet.
         out: written and returned in place of a new tensor.
 
     Returns:
         out. A NaN in x makes its row NaN.
 
     Raises:
-        ValueError: shapes, dtypes or devices do not fit, or a scale is NaN, infinite or 0 (checked
-            on a CPU, on a GPU with AIMILLS_CHECK=1); the message names the argument.
+        ValueError: shapes, dtypes or devices do not fit, no path promises batch_invariant here, or
+            a scale is NaN, infinite or 0 (checked on a CPU, on a GPU with AIMILLS_CHECK=1); the
+            message names the argument.
 
     Codes are exact in the dtype of x and the sums are scaled in float32, so no weight is rounded
     (weights by channel: Dettmers et al., LLM.int8(), arXiv:2208.07339). Gradients of x, scale_b,
     bias and residual are those of the PyTorch reference, which is run again for them; codes have
     none. torch.autocast changes nothing.
     """
+    if type(batch_invariant) is not bool:
+        check_bools("matmul_w8", batch_invariant=batch_invariant)
     act = "none" if activation is None else activation
-    return run("matmul_w8", (x, b, scale_b, bias, residual, act), out)
+    return run("matmul_w8", (x, b, scale_b, bias, residual, act, batch_invariant), out)

@@ -1,9 +1,9 @@
 """The generated parts of documentation: tables and pictures that come from committed records.
 
 A part stands between `<!-- bench:begin NAME ... -->` and `<!-- bench:end -->`; the names are ops,
-or families of them (the folders under `kernels/`; with a slash, as `attention/`, where an op has that
-name too). Its pictures lie beside the records, as `<names>.<number>.svg`. What is written depends
-on the records alone, so a test can write it again and compare.
+or families of them (the folders under `kernels/`; with a slash, as `attention/`, where an op has
+that name too). Its pictures lie beside the records, as `<names>.<number>.svg`. What is written
+depends on the records alone, so a test can write it again and compare.
 """
 
 from __future__ import annotations
