@@ -18,11 +18,13 @@ Change = Callable[[dict[str, Any]], dict[str, Any]]
 
 
 def lay_out(case: Case, name: str, t: Tensor) -> Tensor:
-    """`layout`: contiguous; transposed; slices at odd offsets; no two leading dims merge; one row
-    throughout; sparse."""
+    """`layout`: contiguous; transposed; slices at odd offsets, or of activations alone; no two
+    leading dims merge; one row throughout; sparse."""
     layout = case.one_of(
-        "layout", "contiguous", "transposed", "sliced", "permuted", "expanded", "sparse"
+        "layout", "contiguous", "transposed", "sliced", "odd rows", "permuted", "expanded", "sparse"
     )
+    if layout == "odd rows":
+        layout = "sliced" if name in ("a", "x") else "contiguous"
     if t.dim() == 0 or layout == "contiguous":
         return t
     if t.dim() == 1:

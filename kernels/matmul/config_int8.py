@@ -69,6 +69,8 @@ def select_w8_config(m: int, n: int, aligned: bool, fixed: bool, sm: int) -> Con
         block_m, block_n, block_k, warps = 128, 128, 64, 8
     if not aligned:
         block_k, warps = 64, 8 if m > 16 else 4
+    elif fixed:  # rows of x may still be read one by one: with 4 warps up to 32 bytes spilled
+        warps = 8
     stage = (2 * block_m + block_n) * block_k
     copy = 2 * block_n * block_k  # of the weights in 16 bits, where a kernel puts it there
     stages = (shared_kib(sm) * 1024 - 4096 - copy) // stage

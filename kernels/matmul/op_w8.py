@@ -189,6 +189,8 @@ CASES = (
          tags={"aot"}),
     Case("aot-invariant-unaligned", M=9, N=512, K=1000, invariant=True, cpu=dict(N=64),
          tags={"aot", "full"}),
+    Case("aot-invariant-odd-rows", M=9, N=513, K=1024, layout="odd rows", invariant=True,
+         bias="f32", dtype="f16", cpu=dict(N=64), tags={"aot", "full"}),
     Case("aot-transposed", M=512, N=512, K=512, layout="transposed", cpu=dict(M=64, N=64),
          tags={"aot", "full"}),
 )  # fmt: skip
