@@ -29,6 +29,7 @@ from aimills_kernels.kernels.matmul.config import (
     per_split,
     select_split_config,
 )
+from aimills_kernels.kernels.matmul.config_int8 import select_w8_config
 
 E4M3, E5M2 = torch.float8_e4m3fn, torch.float8_e5m2
 
@@ -525,4 +526,19 @@ def test_price_of_batch_invariance_is_as_counted() -> None:
             down, across = -(-m // c.block_m), -(-n // c.block_n)
             programs.append(down * across * c.splits)
             loaded.append(round((down * n * k + across * m * k) / 1e6))
+        assert [*programs, *loaded] == [int(x) for x in row[3].split(" | ")], row
+
+
+def test_price_of_batch_invariance_of_int8_weights_is_as_counted() -> None:
+    text = (Path(op_fp8.__file__).parent / "README.md").read_text()
+    rows = re.findall(r"^\| w8: (\d+), (\d+), (\d+) \| (.*) \|$", text, re.MULTILINE)
+    assert len(rows) == 5
+    for row in rows:
+        n, k, m = map(int, row[:3])
+        programs, loaded = [], []
+        for rows_of, fixed in ((m, False), (64, True)):
+            c = select_w8_config(rows_of, n, True, fixed, 90)
+            down, across = -(-m // c.block_m), -(-n // c.block_n)
+            programs.append(down * across)
+            loaded.append(round((down * n * k + across * 2 * m * k) / 1e6))
         assert [*programs, *loaded] == [int(x) for x in row[3].split(" | ")], row

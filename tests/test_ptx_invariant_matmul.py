@@ -140,6 +140,12 @@ def test_a_row_by_int8_weights_has_the_same_bits(name: str, place: str, seed: in
     assert torch.equal(got, want)
 
 
+@pytest.mark.full
+def test_without_it_those_by_int8_weights_depend_on_the_rows_beside(seed: int) -> None:
+    one, many = (_row_of_int8("matmul_w8", seed, M, M - 1, False, False) for M in (1, 17))
+    assert not torch.equal(one, many)
+
+
 def test_without_it_the_sums_of_w8_follow_other_tiles() -> None:
     """Up to 16 rows other channels and another depth, by another instruction; with it all alike,
     and no other tiles are tried or tuned."""
