@@ -196,6 +196,67 @@ def test_each_layer_says_what_serves() -> None:
         explain_layers(linear())
 
 
+@pytest.mark.parametrize("scheme", [scheme for scheme in SCHEMES if scheme != "fp8-tensor"])
+def test_a_batch_invariant_layer_has_the_same_state(scheme: str) -> None:
+    """And asks its matmul for it: on a CPU int8 alone promises it."""
+    model = nn.Sequential(linear())
+    plain = QuantLinear.from_linear(model[0], scheme)
+    quantize_(model, scheme, batch_invariant=True)
+    file = io.BytesIO()
+    torch.save(model, file)
+    file.seek(0)
+    empty = nn.Sequential(
+        QuantLinear.from_linear(linear().to("meta"), scheme, batch_invariant=True)
+    )
+    empty.load_state_dict(plain.state_dict(prefix="0."), assign=True)
+    for made in (model, copy.deepcopy(model), torch.load(file, weights_only=False), empty):
+        state = made.state_dict()
+        assert state.keys() == {f"0.{name}" for name in plain.state_dict()}
+        for name, t in plain.state_dict().items():
+            assert torch.equal(state[f"0.{name}"].view(torch.uint8), t.view(torch.uint8))
+        assert made[0].batch_invariant
+        assert made[0].without_data().batch_invariant
+        assert "batch_invariant=True" in repr(made)
+        x = torch.randn(3, 150).bfloat16()
+        with torch.no_grad():
+            if scheme == "int8":
+                assert torch.equal(made(x), plain(x))
+                continue
+            with pytest.raises(ValueError, match=r"bits depend on (M|the rows beside)"):
+                made(x)
+            made[0].batch_invariant = False
+            assert torch.equal(made(x), plain(x))
+    assert not plain.batch_invariant
+    assert "batch_invariant" not in repr(plain)
+
+
+def test_a_layer_that_cannot_be_batch_invariant_is_said() -> None:
+    says = "batch_invariant must be False for fp8-tensor, whose activations have one scale"
+    model = nn.Sequential(linear())
+    with pytest.raises(ValueError, match=f"quantize_: {says}"):
+        quantize_(model, "fp8-tensor", batch_invariant=True)
+    assert type(model[0]) is nn.Linear
+    made = QuantLinear.from_linear(model[0], "fp8-tensor")
+    with pytest.raises(ValueError, match=f"QuantLinear: {says}"):
+        made.batch_invariant = True
+    with pytest.raises(ValueError, match="quantize_: batch_invariant must be True or False, got 1"):
+        quantize_(model, "int8", batch_invariant=1)  # type: ignore[arg-type]
+
+
+def test_batch_invariant_layers_are_told_apart() -> None:
+    model = nn.Sequential(linear(), linear(), linear())
+    quantize_(model, "int8", filter=lambda name, layer: name == "1")
+    quantize_(model, "int8", filter=lambda name, layer: name != "1", batch_invariant=True)
+    found = explain_layers(model, (17,), sm=90)
+    assert [(e.names, e.batch_invariant) for e in found.layers] == [(("0", "2"), True),
+                                                                    (("1",), False)]  # fmt: skip
+    lines = str(found).splitlines()
+    assert "int8, batch-invariant" in lines[1]
+    assert "invariant" not in lines[2]
+    assert "M decides who rounds" in str(found.layers[0].by_rows[17])
+    assert "M decides who rounds" not in str(found.layers[1].by_rows[17])
+
+
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_a_layer_without_contents_has_the_shapes_of_one_with(scheme: str) -> None:
     """What a state is loaded into: made of a layer on meta."""

@@ -131,8 +131,9 @@ def test_options(tmp_path: Path) -> None:
     bias = model.body.up.bias
     made = load_checkpoint(
         model, folder, int8="int8", rename=lambda name: f"body.{name}",
-        ignore=[r"up\.bias", r"body\.up\.bias", "norm.*", r"body\.norm.*"],
+        ignore=[r"up\.bias", r"body\.up\.bias", "norm.*", r"body\.norm.*"], batch_invariant=True,
     )  # fmt: skip
+    assert all(layer.batch_invariant for layer in made.values())
     assert {name: layer.scheme for name, layer in made.items()} == {
         "body.up": "int8", "body.down": "int8"
     }  # fmt: skip

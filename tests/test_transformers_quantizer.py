@@ -56,7 +56,8 @@ def test_loaded_saved_and_loaded_again(scheme: str, folder: Path, tmp_path: Path
     got.save_pretrained(tmp_path)
     saved = json.loads((tmp_path / "config.json").read_text())["quantization_config"]
     assert saved == {
-        "quant_method": "aimills", "scheme": scheme, "modules_to_not_convert": ["lm_head"]
+        "quant_method": "aimills", "scheme": scheme, "modules_to_not_convert": ["lm_head"],
+        "batch_invariant": False,
     }  # fmt: skip
     again = load(tmp_path)
     assert type(again.lm_head) is nn.Linear
@@ -67,6 +68,21 @@ def test_loaded_saved_and_loaded_again(scheme: str, folder: Path, tmp_path: Path
             assert other[name].dtype == t.dtype, name
             assert torch.equal(other[name].float(), t.float()), name
     assert torch.equal(logits(again), logits(want))
+
+
+def test_batch_invariant_layers_are_saved_as_such(folder: Path, tmp_path: Path) -> None:
+    config = AimillsConfig("int8", batch_invariant=True)
+    got = load(folder, dtype=BF16, quantization_config=config)
+    got.save_pretrained(tmp_path)
+    again = load(tmp_path)
+    config = transformers.AutoConfig.from_pretrained(tmp_path)
+    config.quantization_config.pop("batch_invariant")  # as a folder of an earlier version
+    plain = load(tmp_path, config=config)
+    for model, want in ((got, True), (again, True), (plain, False)):
+        layers = [m for m in model.modules() if isinstance(m, QuantLinear)]
+        assert len(layers) == 14
+        assert {layer.batch_invariant for layer in layers} == {want}
+        assert torch.equal(logits(model), logits(got))
 
 
 def test_layers_that_are_left_alone(folder: Path, tmp_path: Path) -> None:
@@ -134,6 +150,8 @@ def test_back_to_plain_layers(folder: Path) -> None:
         ({"bits": 4}, "AimillsConfig: unknown argument 'bits'"),
         ({"quant_method": "awq"}, "AimillsConfig: quant_method must be 'aimills', got 'awq'"),
         ({"modules_to_not_convert": "lm_head"}, "must be a list of names, got 'lm_head'"),
+        ({"scheme": "fp8-tensor", "batch_invariant": True}, "must be False for fp8-tensor"),
+        ({"batch_invariant": "yes"}, "batch_invariant must be True or False, got 'yes'"),
     ],
 )
 def test_a_bad_config_is_said(options: dict[str, Any], says: str) -> None:

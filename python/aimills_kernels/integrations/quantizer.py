@@ -21,7 +21,12 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from aimills_kernels._op import describe
 from aimills_kernels._words import shown
-from aimills_kernels.nn._quantized import QuantLinear, check_scheme, takes_float32
+from aimills_kernels.nn._quantized import (
+    QuantLinear,
+    check_invariant,
+    check_scheme,
+    takes_float32,
+)
 
 METHOD = "aimills"
 
@@ -38,6 +43,8 @@ class AimillsConfig(QuantizationConfigMixin):
         scheme: of `aimills_kernels.nn.quantize_`. w4 and int8-weight take a model of f16 or bf16.
         modules_to_not_convert: names, or ends or regular expressions of names, as in Transformers'
             own configurations. None: the output head and what is tied to another weight.
+        batch_invariant: of the layers, as `quantize_` takes it; saved with them. For a folder that
+            was saved without, set it in the `quantization_config` of its AutoConfig.
 
     Each weight is quantised as it is read, so that one layer at a time is in memory unquantised.
     """
@@ -47,6 +54,7 @@ class AimillsConfig(QuantizationConfigMixin):
         scheme: str = "fp8-row",
         modules_to_not_convert: list[str] | None = None,
         quant_method: str = METHOD,
+        batch_invariant: bool = False,
         **others: Any,
     ) -> None:
         if others:
@@ -56,6 +64,7 @@ class AimillsConfig(QuantizationConfigMixin):
                 f"AimillsConfig: quant_method must be {METHOD!r}, got {shown(quant_method)}"
             )
         check_scheme("AimillsConfig", scheme)
+        check_invariant("AimillsConfig", scheme, batch_invariant)
         names = modules_to_not_convert
         if names is not None and not (
             isinstance(names, list) and all(isinstance(name, str) for name in names)
@@ -65,6 +74,10 @@ class AimillsConfig(QuantizationConfigMixin):
                 f"got {shown(modules_to_not_convert)}"
             )
         self.quant_method, self.scheme, self.modules_to_not_convert = METHOD, scheme, names
+        self.batch_invariant = batch_invariant
+
+    def layer(self, linear: nn.Linear) -> QuantLinear:
+        return QuantLinear.from_linear(linear, self.scheme, batch_invariant=self.batch_invariant)
 
 
 class AimillsQuantizer(HfQuantizer):
@@ -109,7 +122,7 @@ class AimillsQuantizer(HfQuantizer):
             raise ValueError(f"AimillsConfig: {type(model).__name__} has no nn.Linear to convert")
         if self.pre_quantized:
             for name in self.chosen:
-                made = QuantLinear.from_linear(model.get_submodule(name), config.scheme)
+                made = config.layer(model.get_submodule(name))
                 model.set_submodule(name, made)
 
     def _names(self, model: Any, name: str) -> set[str]:
@@ -161,7 +174,7 @@ class _Quantize(ConversionOps):
     """Puts a `QuantLinear` where the layer was, as its weight comes in."""
 
     def __init__(self, quantizer: AimillsQuantizer) -> None:
-        self.scheme = quantizer.quantization_config.scheme
+        self.config = quantizer.quantization_config
 
     def convert(
         self,
@@ -176,7 +189,7 @@ class _Quantize(ConversionOps):
         layer = model.get_submodule(name)
         value = found[0] if isinstance(found, list) else found
         layer.weight = nn.Parameter(value, requires_grad=False)
-        model.set_submodule(name, QuantLinear.from_linear(layer, self.scheme))
+        model.set_submodule(name, self.config.layer(layer))
         if missing_keys is not None:
             missing_keys.discard(full_layer_name)
         return {}

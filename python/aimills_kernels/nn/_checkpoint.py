@@ -16,6 +16,7 @@ from aimills_kernels._op import describe
 from aimills_kernels._words import shown
 from aimills_kernels.checkpoints import Checkpoint, CheckpointError, Quantized, open_checkpoint
 from aimills_kernels.nn._quantized import QuantLinear, takes_float32
+from aimills_kernels.ops._flags import check_bools
 
 _LISTED = 5
 
@@ -28,6 +29,7 @@ def load_checkpoint(
     rename: Callable[[str], str] | None = None,
     ignore: Sequence[str] = (),
     device: str | torch.device = "cpu",
+    batch_invariant: bool = False,
 ) -> dict[str, QuantLinear]:
     """Fill `model` from a checkpoint that `aimills_kernels.checkpoints` reads, in place: its
     quantised weights become `QuantLinear` layers with the codes of the file, the others go to the
@@ -50,6 +52,7 @@ def load_checkpoint(
         ignore: regular expressions; a key of the checkpoint or of the model that one matches as a
             whole is left alone, and a quantised weight with any of its keys.
         device: of what was on "meta".
+        batch_invariant: of the new layers, as `quantize_` takes it.
 
     Returns:
         the new layers by their names in the model.
@@ -63,9 +66,10 @@ def load_checkpoint(
         raise ValueError(
             f"load_checkpoint: int8 must be 'int8-weight' or 'int8', got {shown(int8)}"
         )
+    check_bools("load_checkpoint", batch_invariant=batch_invariant)
     loading = _Loading(model, open_checkpoint(folder_or_file), rename, ignore, device)
     loading.check_names()
-    made = loading.run(int8)
+    made = loading.run(int8, batch_invariant)
     left = [n for n, t in (*model.named_parameters(), *model.named_buffers()) if t.is_meta]
     if left:
         raise ValueError(
@@ -123,7 +127,7 @@ class _Loading:
         if parts:
             raise CheckpointError(self.checkpoint.folder, "", "; ".join(parts))
 
-    def run(self, int8: str) -> dict[str, QuantLinear]:
+    def run(self, int8: str, invariant: bool) -> dict[str, QuantLinear]:
         made = {}
         for name in self.checkpoint.names():
             files, where = self.files(name), self.rename(name)
@@ -131,14 +135,16 @@ class _Loading:
                 continue
             weight = self.checkpoint[name].weight
             if weight.format != "plain" and files.keys() != {f"{name}.bias"}:
-                made[where] = self.layer(name, files, weight, int8)
+                made[where] = self.layer(name, files, weight, int8, invariant)
                 continue
             for target, key in _targets(name, where, files).items():
                 bias = key == f"{name}.bias" and weight.bias is not None
                 self.put(target, key, files, weight.bias if bias else weight.codes)
         return made
 
-    def layer(self, name: str, files: dict[str, Path], weight: Quantized, int8: str) -> QuantLinear:
+    def layer(
+        self, name: str, files: dict[str, Path], weight: Quantized, int8: str, invariant: bool
+    ) -> QuantLinear:
         where, key = self.rename(name), next(iter(files))
         old = self.model.get_submodule(where)
         shape = tuple(weight.shape)
@@ -153,7 +159,9 @@ class _Loading:
         copies = {n: t.to(place, copy=True) for n, t in parts.items() if isinstance(t, Tensor)}
         try:
             scheme = int8 if weight.scheme == "int8-channel" else None
-            made = QuantLinear.from_quantized(replace(weight, **copies, bias=None), scheme)
+            made = QuantLinear.from_quantized(
+                replace(weight, **copies, bias=None), scheme, batch_invariant=invariant
+            )
         except ValueError as error:
             raise self.error(files, key, f"does not fit: {error}") from error
         if old.weight.dtype == torch.float32 and not takes_float32(made.scheme):

@@ -28,6 +28,7 @@ class LayerExplanation:
     shape: tuple[int, int]  # (N, K)
     device: str
     by_rows: Mapping[int, Explanation | str]
+    batch_invariant: bool = False
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,8 @@ class ModelExplanation:
             first = f"{len(layer.names)} as {layer.names[0]}"
             cells = [_word(layer.by_rows[M]) for M in rows]
             shape = "{} x {}".format(*layer.shape)
-            table.append([first, layer.scheme, shape, layer.device, *cells])
+            scheme = layer.scheme + ", batch-invariant" * layer.batch_invariant
+            table.append([first, scheme, shape, layer.device, *cells])
         widths = [max(map(len, column)) for column in zip(*table, strict=True)]
         lines = [
             "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
@@ -80,7 +82,8 @@ def explain_layers(
     plain = []
     for name, layer in model.named_modules(remove_duplicate=False):
         if isinstance(layer, QuantLinear):
-            alike.setdefault((layer.scheme, *layer.layout()), []).append((name, layer))
+            kind = (layer.scheme, layer.batch_invariant, *layer.layout())
+            alike.setdefault(kind, []).append((name, layer))
         elif isinstance(layer, nn.Linear):
             plain.append(name)
     if not alike:
@@ -105,7 +108,8 @@ def _explained(
             by_rows[M] = str(error)
     where = next((e.device for e in by_rows.values() if isinstance(e, Explanation)), str(device))
     shape = (layer.out_features, layer.in_features)
-    return LayerExplanation(tuple(n for n, _ in group), layer.scheme, shape, where, by_rows)
+    names, invariant = tuple(n for n, _ in group), layer.batch_invariant
+    return LayerExplanation(names, layer.scheme, shape, where, by_rows, invariant)
 
 
 def _word(found: Explanation | str) -> str:

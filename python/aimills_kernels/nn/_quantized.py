@@ -27,6 +27,7 @@ from aimills_kernels._words import shown
 from aimills_kernels.kernels.matmul.checks import check_scale
 from aimills_kernels.kernels.matmul.op_w4 import check_weight_values
 from aimills_kernels.nn._layers import linears
+from aimills_kernels.ops._flags import check_bools
 from aimills_kernels.ops.matmul import matmul_fp8, quantize_fp8
 from aimills_kernels.ops.matmul_int8 import matmul_int8, matmul_w8, quantize_int8
 from aimills_kernels.ops.matmul_w4 import matmul_w4
@@ -52,27 +53,46 @@ class QuantLinear(nn.Module):
 
     Gradients flow to x and bias where activations stay as they are (int8-weight, w4); the other
     schemes refuse an x that requires one, since rounding has none.
+
+    With `batch_invariant`, which may be set later too, the bits of a row of y depend on nothing but
+    that row. It is the layer's, as the scheme is, and in no `state_dict`. fp8-tensor has it not:
+    its x has one scale for all rows. On a CPU int8 alone promises it.
     """
 
-    def __init__(self, in_features: int, out_features: int, scheme: str) -> None:
+    def __init__(
+        self, in_features: int, out_features: int, scheme: str, *, batch_invariant: bool = False
+    ) -> None:
         super().__init__()
         check_scheme("QuantLinear", scheme)
         self.in_features, self.out_features, self.scheme = in_features, out_features, scheme
+        self.batch_invariant = batch_invariant
         self.group_size = self.offset = 0
         for name in ("weight", "scale", *_PARTS):
             self.register_buffer(name, None)
         self.bias: nn.Parameter | None
         self.register_parameter("bias", None)
 
+    @property
+    def batch_invariant(self) -> bool:
+        return self._batch_invariant
+
+    @batch_invariant.setter
+    def batch_invariant(self, value: bool) -> None:
+        check_invariant("QuantLinear", self.scheme, value)
+        self._batch_invariant = value
+
     @classmethod
-    def from_linear(cls, linear: nn.Linear, scheme: str) -> QuantLinear:
+    def from_linear(
+        cls, linear: nn.Linear, scheme: str, *, batch_invariant: bool = False
+    ) -> QuantLinear:
         """The weight of `linear`, quantised; the bias is shared with it. Of one on the meta device:
         a layer without contents, of the shapes that a `state_dict` of the scheme has."""
         if not isinstance(linear, nn.Linear):
             raise ValueError(
                 f"QuantLinear: linear must be an nn.Linear, got {type(linear).__name__}"
             )
-        made = cls(linear.in_features, linear.out_features, scheme)
+        sizes = linear.in_features, linear.out_features
+        made = cls(*sizes, scheme, batch_invariant=batch_invariant)
         weight = linear.weight.detach()
         if not weight.is_meta and not bool(torch.isfinite(weight).all()):
             raise ValueError(
@@ -93,7 +113,9 @@ class QuantLinear(nn.Module):
         return made.train(linear.training)
 
     @classmethod
-    def from_quantized(cls, weight: Quantized, scheme: str | None = None) -> QuantLinear:
+    def from_quantized(
+        cls, weight: Quantized, scheme: str | None = None, *, batch_invariant: bool = False
+    ) -> QuantLinear:
         """A layer of a checkpoint (`aimills_kernels.checkpoints`), codes and scales as they are.
 
         scheme: None for that of the checkpoint, with activations as they are for int8 weights;
@@ -106,7 +128,7 @@ class QuantLinear(nn.Module):
                 f"got {type(weight).__name__}"
             )
         scheme = _scheme_of(weight, scheme)
-        made = cls(weight.shape[1], weight.shape[0], scheme)
+        made = cls(weight.shape[1], weight.shape[0], scheme, batch_invariant=batch_invariant)
         assert weight.scales is not None
         if not weight.scales.is_meta:
             check_scale("QuantLinear", "weight.scales", weight.scales)
@@ -202,10 +224,11 @@ class QuantLinear(nn.Module):
 
     def _call(self, x: Tensor) -> partial[Tensor]:
         """The matmul, bound to its arguments."""
+        own: dict[str, Any] = {"bias": self.bias, "batch_invariant": self.batch_invariant}
         if self.scheme in _W4:
-            return partial(matmul_w4, x, self.packed, bias=self.bias)
+            return partial(matmul_w4, x, self.packed, **own)
         if self.scheme == "int8-weight":
-            return partial(matmul_w8, x, self.weight, self.scale, bias=self.bias)
+            return partial(matmul_w8, x, self.weight, self.scale, **own)
         if torch.is_grad_enabled() and x.requires_grad:
             raise ValueError(
                 f"QuantLinear: {self.scheme} rounds x, through which no gradient flows; detach it, "
@@ -219,7 +242,7 @@ class QuantLinear(nn.Module):
             a, scale = quantize_fp8(x, _FP8[self.scheme][0])  # type: ignore[arg-type]
             function = matmul_fp8
         given = (a, self.weight, scale, self.scale)
-        return partial(function, *given, bias=self.bias, out_dtype=x.dtype)
+        return partial(function, *given, out_dtype=x.dtype, **own)
 
     def explain(self, x: Tensor, device: torch.device | None = None) -> _explain.Explanation:
         """Which provider multiplies for this x, and why the others don't; `device` is the one that
@@ -242,7 +265,8 @@ class QuantLinear(nn.Module):
 
     def without_data(self) -> QuantLinear:
         """The same on the meta device, for `explain`."""
-        made = QuantLinear(self.in_features, self.out_features, self.scheme)
+        sizes = self.in_features, self.out_features
+        made = QuantLinear(*sizes, self.scheme, batch_invariant=self.batch_invariant)
         made.group_size, made.offset = self.group_size, self.offset
         for name, t in self.named_buffers():
             setattr(made, name, t.to("meta"))
@@ -272,11 +296,16 @@ class QuantLinear(nn.Module):
     def extra_repr(self) -> str:
         has = self.bias is not None
         sizes = f"in_features={self.in_features}, out_features={self.out_features}"
-        return f"{sizes}, bias={has}, scheme={self.scheme!r}"
+        more = ", batch_invariant=True" if self.batch_invariant else ""
+        return f"{sizes}, bias={has}, scheme={self.scheme!r}{more}"
 
 
 def quantize_(
-    model: nn.Module, scheme: str, *, filter: Callable[[str, nn.Linear], bool] | None = None
+    model: nn.Module,
+    scheme: str,
+    *,
+    filter: Callable[[str, nn.Linear], bool] | None = None,
+    batch_invariant: bool = False,
 ) -> dict[str, QuantLinear]:
     """Replace the `nn.Linear` layers of `model`, in place, by `QuantLinear`.
 
@@ -285,18 +314,21 @@ def quantize_(
         scheme: of the table at the head of this module.
         filter: called with each layer's name and the layer; those for which it is true are
             replaced. None: all.
+        batch_invariant: the bits of a row depend on no other row, and on no number of rows; not for
+            fp8-tensor. See `QuantLinear`.
 
     Returns:
         the new layers by name.
 
     Raises:
-        ValueError: an unknown scheme, a model that is itself an `nn.Linear`, no layer to replace, a
-            weight that is not finite or not of a dtype that the scheme takes; the message names the
-            layer. Then no layer has been replaced.
+        ValueError: an unknown scheme, one that can't be batch-invariant, a model that is itself an
+            `nn.Linear`, no layer to replace, a weight that is not finite or not of a dtype that the
+            scheme takes; the message names the layer. Then no layer has been replaced.
 
     A weight that is tied to another module's stays there as it is.
     """
     check_scheme("quantize_", scheme)
+    check_invariant("quantize_", scheme, batch_invariant)
     if isinstance(model, nn.Linear):
         raise ValueError("quantize_: model is an nn.Linear; QuantLinear.from_linear converts one")
     made: dict[str, QuantLinear] = {}
@@ -304,7 +336,9 @@ def quantize_(
     for name, layer in linears("quantize_", model, filter).items():
         try:
             if id(layer) not in seen:
-                seen[id(layer)] = QuantLinear.from_linear(layer, scheme)
+                seen[id(layer)] = QuantLinear.from_linear(
+                    layer, scheme, batch_invariant=batch_invariant
+                )
         except ValueError as error:
             raise ValueError(f"quantize_: {name}: {error}") from error
         made[name] = seen[id(layer)]
@@ -336,3 +370,12 @@ def takes_float32(scheme: str) -> bool:
 def check_scheme(what: str, scheme: str) -> None:
     if scheme not in SCHEMES:
         raise ValueError(f"{what}: scheme must be one of {', '.join(SCHEMES)}, got {shown(scheme)}")
+
+
+def check_invariant(what: str, scheme: str, batch_invariant: bool) -> None:
+    check_bools(what, batch_invariant=batch_invariant)
+    if batch_invariant and scheme == "fp8-tensor":
+        raise ValueError(
+            f"{what}: batch_invariant must be False for fp8-tensor, whose activations have one "
+            "scale for all rows, got True; fp8-row has one for each"
+        )
