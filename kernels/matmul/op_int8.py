@@ -183,7 +183,8 @@ def _depends(p: Problem) -> str | None:
 
 
 def _configs(p: Problem) -> tuple[Config, ...]:
-    return int8_candidates(shape_of(p.a, p.b), p.zero_a is not None, p.sm or 90)
+    found = int8_candidates(shape_of(p.a, p.b), p.zero_a is not None, p.sm or 90)
+    return found[:1] if p.batch_invariant else found
 
 
 _LAYERS = {  # Llama-3 8B: N, K
