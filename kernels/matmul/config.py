@@ -136,7 +136,8 @@ def select_config(shape: Shape, sm: int) -> Config:
         block_m, block_n, warps = 16, 32 if _cdiv(n, 32) >= _SMS // 2 else 16, 4
         block_k = (128 if decode or k < 256 else 256) if aligned else 64
     elif not aligned:
-        block_m, block_n, block_k, warps = 64, 64, 64, 8
+        # A row alone has the bits that it has in a group, whose tiles are 32 deep here.
+        block_m, block_n, block_k, warps = 64, 64, 32 if shape.fixed else 64, 8
     elif m <= 64 or _cdiv(m, 128) * _cdiv(n, 128) < _SMS or (sm // 10 == 10 and n % 16):
         # On sm_100 a thread stores whole rows of the tile; 64 unaligned addresses spilled 64 bytes.
         block_m, block_n, warps = 64, 64, 4
