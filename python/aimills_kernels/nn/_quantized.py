@@ -143,7 +143,7 @@ class QuantLinear(nn.Module):
         try:
             self._check_whole(prefix, [n for n in self._buffers if prefix + n in state_dict])
             tensors = {n: t for n, t in given.items() if isinstance(t, Tensor)}
-            self._check_loaded(
+            self.check_loaded(
                 prefix, tensors, local_metadata.get("assign_to_params_buffers", False)
             )
         except ValueError as error:
@@ -165,7 +165,8 @@ class QuantLinear(nn.Module):
                     f"QuantLinear: {prefix}{name} is missing, and {prefix}{given[0]} is there"
                 )
 
-    def _check_loaded(self, prefix: str, given: dict[str, Tensor], assign: bool) -> None:
+    def check_loaded(self, prefix: str, given: dict[str, Tensor], assign: bool) -> None:
+        """That these can be the buffers of this name, copied, or assigned as they are."""
         for name, t in given.items():
             own = self._buffers[name]
             assert own is not None
