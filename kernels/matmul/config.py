@@ -93,11 +93,17 @@ def _others(built_in: Config, shape: Shape, sm: int) -> Iterator[Config]:
     own = built_in.block_m * built_in.block_n // (32 * built_in.num_warps)
     most = _outputs_with_scales(sm) if shape.several == EACH else 32 if shape.several else 64
     sums = max(own, most)
-    return (c for c in _near(built_in) if _fits(c, shape, sm, sums))
+    c = built_in
+    stages = _stages(c.block_m, c.block_n, c.block_k, shape.decode, sm)
+    return (c for c in _near(built_in, stages) if _fits(c, shape, sm, sums))
 
 
-def _near(c: Config) -> Iterator[Config]:
-    yield replace(c, num_stages=c.num_stages + 1 if c.num_stages < 4 else 3)
+def _near(c: Config, stages: int = 4) -> Iterator[Config]:
+    """A stage more, or one less where `stages` fit; other warps, widths, depths and groups."""
+    if c.num_stages < min(4, stages):
+        yield replace(c, num_stages=c.num_stages + 1)
+    elif c.num_stages > 2:
+        yield replace(c, num_stages=c.num_stages - 1)
     yield replace(c, num_warps=12 - c.num_warps)  # 4 and 8
     yield replace(c, block_n=2 * c.block_n)
     yield replace(c, block_k=c.block_k // 2)
