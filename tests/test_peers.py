@@ -176,6 +176,22 @@ def test_what_torchao_does_not_take_is_said(monkeypatch: pytest.MonkeyPatch) -> 
             ADAPTERS["torchao"].ops[name](*op.make_inputs(found, "cpu", 0))
 
 
+@pytest.mark.parametrize("peer", ["torchao", "16-bit matmul"])
+@pytest.mark.parametrize("name", ["matmul_int8", "matmul_w8"])
+def test_no_peer_of_int8_passes_for_batch_invariant(
+    name: str, peer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module, fake in fake_peers.torchao().items():
+        monkeypatch.setitem(sys.modules, module, fake)
+    op = get_op(name)
+    args = op.make_inputs(op.case("invariant"), "cpu", 0)
+    args = tuple(None if key == "zero_a" else arg for key, arg in zip(op.params, args, strict=True))
+    multiply = ADAPTERS[peer].ops[name]
+    with pytest.raises(NotImplementedError, match="picks kernels by M"):
+        multiply(*args)
+    assert multiply(*args[:-1], False).shape == op.fake(*args).shape
+
+
 @pytest.mark.parametrize("name", ["int4pack", "16-bit matmul"])
 @pytest.mark.parametrize("asym", [False, True])
 def test_weights_of_4_bits(name: str, asym: bool) -> None:
