@@ -365,6 +365,7 @@ def test_a_decoder_learns_as_in_bf16() -> None:
         assert sum(ends[recipe]) / 3 == pytest.approx(bf16, rel=0.02), recipe
 
 
+@pytest.mark.full
 def test_gradients_of_a_decoder() -> None:
     """Of a step's loss by each weight that is multiplied in fp8. Runs drift apart, a step does not:
     it is off float32's by what e4m3 rounds, and tensorwise, where gradients are e5m2, by more."""
