@@ -346,33 +346,61 @@ def test_a_compiled_step_is_one_graph(recipe: str, dynamic: bool) -> None:
 
 @pytest.mark.full
 def test_a_decoder_learns_as_in_bf16() -> None:
-    """200 steps on real text, weights in float32, all but the head's multiplied in fp8. The page
-    has the losses, which differ by 1.8 % at most."""
+    """200 steps on real text, weights in float32, all but the head's multiplied in fp8: the mean of
+    three runs, since one of them ends up to 1.9 % above or below, as rounding leads it elsewhere.
+    The page has the losses."""
 
-    def loss(recipe: str | None) -> tuple[float, float]:
+    def loss(seed: int, recipe: str | None) -> tuple[float, float]:
         """Of the first step and, in the mean, of the last 50."""
-        model = decoder()
-        if recipe is not None:
-            made = convert_to_fp8_training(
-                model, recipe=recipe, filter=lambda name, layer: name != "lm_head"
-            )
-            assert len(made) == 7
-        # By step: autocast keeps the weights that it has cast.
-        model.forward = torch.autocast("cpu", torch.bfloat16)(model.forward)
+        model = made_by(recipe, seed)
         found = learning.losses(model, 200, torch.optim.AdamW(model.parameters(), lr=2e-3))
         return float(found[0]), float(found[-50:].mean())
 
-    first, bf16 = loss(None)
-    assert bf16 < first - 2  # it did learn
+    found = {recipe: [loss(seed, recipe) for seed in range(3)] for recipe in (None, *RECIPES)}
+    ends = {recipe: [last for _, last in runs] for recipe, runs in found.items()}
+    bf16 = sum(ends[None]) / 3
+    assert all(last < first - 2 for first, last in found[None])  # they did learn
     for recipe in RECIPES:
-        _, fp8 = loss(recipe)
-        assert fp8 != bf16
-        assert fp8 == pytest.approx(bf16, rel=0.02), recipe
+        assert ends[recipe] != ends[None]
+        assert sum(ends[recipe]) / 3 == pytest.approx(bf16, rel=0.02), recipe
 
 
-def decoder() -> Any:
+@pytest.mark.full
+def test_gradients_of_a_decoder() -> None:
+    """Of a step's loss by each weight that is multiplied in fp8. Runs drift apart, a step does not:
+    it is off float32's by what e4m3 rounds, and tensorwise, where gradients are e5m2, by more."""
+    tokens = next(learning.batches())
+
+    def gradients(model: Any) -> Tensor:
+        model(tokens, labels=tokens).loss.backward()
+        return torch.cat([p.grad.flatten() for n, p in model.named_parameters() if "proj" in n])
+
+    want = gradients(decoder())
+    off = {
+        recipe: float((gradients(made_by(recipe)) - want).norm() / want.norm())
+        for recipe in (None, *RECIPES)
+    }
+    assert 0 < off[None] < 0.01
+    assert off[None] < min(off["rowwise"], off["blockwise"])
+    assert max(off["rowwise"], off["blockwise"]) < off["tensorwise"] < 0.08
+
+
+def made_by(recipe: str | None, seed: int = 0) -> Any:
+    """A decoder under autocast to bf16; by `recipe` but for its head."""
+    model = decoder(seed)
+    if recipe is not None:
+        made = convert_to_fp8_training(
+            model, recipe=recipe, filter=lambda name, layer: name != "lm_head"
+        )
+        assert len(made) == 7
+    # By step: autocast keeps the weights that it has cast.
+    model.forward = torch.autocast("cpu", torch.bfloat16)(model.forward)
+    return model
+
+
+def decoder(seed: int = 0) -> Any:
     transformers = pytest.importorskip("transformers", reason="transformers is not installed")
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     config = transformers.LlamaConfig(
         vocab_size=128, hidden_size=64, intermediate_size=160, num_hidden_layers=1,
         num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=64,

@@ -50,6 +50,11 @@ def scale_of(values: Tensor, kind: str, rows: int) -> Tensor:
     return {"row": values[:rows], "tensor": values[0, 0], "one": values[0]}[kind].clone()
 
 
+def dtypes_of(case: Case) -> tuple[torch.dtype | None, torch.dtype]:
+    """Of the bias, None without one, and of the output."""
+    return WIDE.get(case.one_of("bias", None, *WIDE)), WIDE[case.one_of("out", *WIDE)]
+
+
 def width(case: Case) -> int:
     """Of the output."""
     return case.N // 2 if case.get("act") == GATED else case.N

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from aimills_kernels._op import Case, Cost
-from aimills_kernels.kernels.matmul.cases import end_bytes, end_of, lay_out
+from aimills_kernels.kernels.matmul.cases import dtypes_of, end_bytes, end_of, lay_out
 from aimills_kernels.kernels.matmul.config import blocks_of
-from aimills_kernels.kernels.matmul.formats import CODES, LARGEST, WIDE
+from aimills_kernels.kernels.matmul.formats import CODES, LARGEST
 
 ACCUMS = ("promoted", "fast")
 SCALES = ("tensor", "row", "one", "1x128", "128x128")
@@ -26,7 +26,7 @@ def inputs(case: Case, generator: torch.Generator) -> dict[str, Any]:
     """
     M, N, K, place = case.M, case.N, case.K, generator.device
     fill = case.one_of("fill", "normal", "onehot", "cancelled", "magnitudes", "nan")
-    bias_dtype, out_dtype = _dtypes(case)
+    bias_dtype, out_dtype = dtypes_of(case)
 
     def normal(*shape: int) -> Tensor:
         return torch.randn(shape, generator=generator, device=place)
@@ -77,11 +77,6 @@ def inputs(case: Case, generator: torch.Generator) -> dict[str, Any]:
     return {"bias": None, **named, "out_dtype": out_dtype, **limits}
 
 
-def _dtypes(case: Case) -> tuple[torch.dtype | None, torch.dtype]:
-    """Of the bias, None without one, and of the output."""
-    return WIDE.get(case.one_of("bias", None, *WIDE)), WIDE[case.one_of("out", *WIDE)]
-
-
 def _scale(values: Tensor, kind: str, rows: int, K: int) -> Tensor:
     """`values` has one for each block of each row."""
     if kind in ("tensor", "one"):
@@ -105,7 +100,7 @@ def cost(case: Case) -> Cost:
     M, N, K = case.M, case.N, case.K
     down_across = (_scales(case.get(f"scale_{t}", "tensor"), n, K) for t, n in (("a", M), ("b", N)))
     scales = sum(down * across for down, across in down_across)
-    bias_dtype, out_dtype = _dtypes(case)
+    bias_dtype, out_dtype = dtypes_of(case)
     bias = N * bias_dtype.itemsize if bias_dtype else 0
     moved = M * K + N * K + end_bytes(case, out_dtype) + 4 * scales + bias
     return Cost(2 * M * N * K, moved, "fp8")
@@ -268,6 +263,8 @@ CASES = (
            tags={"bench", *(("aot",) if M == 16 else ())}) for M in (1, 16, 64)),
     Case("aot-f32-large", M=2048, N=2048, K=512, out="f32", cpu=dict(M=64, N=64),
          tags={"aot"}),
+    Case("aot-f32-ragged", M=2048, N=2049, K=512, bias="f32", out="f32", cpu=dict(M=64, N=65),
+         tags={"aot", "full"}),
     Case("aot-f32-decode", M=8, N=4096, K=512, out="f32", cpu=dict(N=64), tags={"aot"}),
     Case("aot-f16-bias", M=1024, N=1024, K=1024, bias="f16", out="f16", cpu=dict(M=64, N=64),
          tags={"aot"}),

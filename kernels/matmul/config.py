@@ -145,10 +145,13 @@ def select_config(shape: Shape, sm: int) -> Config:
         # A row alone has the bits that it has in a group, whose tiles are 32 deep here.
         block_m, block_n, block_k, warps = 64, 64, 32 if shape.fixed else 64, 8
     elif m <= 64 or _cdiv(m, 128) * _cdiv(n, 128) < _SMS or (sm // 10 == 10 and n % 16):
-        # On sm_100 a thread stores whole rows of the tile; 64 unaligned addresses spilled 64 bytes.
-        block_m, block_n, warps = 64, 64, 4
+        # On sm_100 a thread stores whole rows of the tile; 64 unaligned addresses spilled 64 bytes,
+        # and 32 of a float32 output, beside codes in float16 and a float32 bias, 8.
+        block_m, block_n, warps = 64, 64, 8 if sm // 10 == 10 and n % 16 and decode else 4
     else:
-        block_m, block_n, warps = 128, 128, 8
+        # Of outputs whose rows are not aligned each has an address: with a bias and a residual 64
+        # of a thread spilled up to 880 bytes, 32 none.
+        block_m, block_n, warps = 64 if n % 16 else 128, 128, 8
     stages = _stages(block_m, block_n, block_k, decode, sm)
     return Config(block_m, block_n, block_k, warps, max(2, min(4, stages)))
 
@@ -157,8 +160,16 @@ def select_block_config(shape: Shape, sm: int) -> Config:
     """The built-in tiles where each block of 128 of K has a scale."""
     found = select_config(shape, sm)
     # With a scale for each column 128 by 128 spilled up to 904 bytes, on each architecture.
-    block_m = min(64, found.block_m) if shape.several else found.block_m
-    found = replace(found, block_m=block_m, block_k=min(BLOCK, found.block_k))
+    block_m, deepest = min(64, found.block_m) if shape.several else found.block_m, BLOCK
+    if shape.several and shape.m > 16:
+        # Beside these, codes that are read one by one, 64 deep, spilled up to 72 bytes on sm_90 and
+        # 100, there 8 from 64 rows even of 32 deep; codes in float16 and unaligned outputs 32 on
+        # sm_120.
+        if not shape.aligned:
+            block_m, deepest = 32 if sm // 10 == 10 else block_m, 32
+        elif sm // 10 == 12 and shape.decode and shape.n % 16:
+            deepest = 32
+    found = replace(found, block_m=block_m, block_k=min(deepest, found.block_k))
     outputs = block_m * found.block_n // (32 * found.num_warps)
     if shape.several == EACH and outputs > _outputs_with_scales(sm):
         return replace(found, block_n=min(64, found.block_n), num_warps=8)
@@ -187,11 +198,12 @@ def select_codes_config(shape: Shape, blocks: bool, columns: int, sm: int) -> Co
 
 
 def _as_wide(found: Config, shape: Shape, columns: int, sm: int) -> Config:
-    """Half as many rows then need no more registers."""
+    """Half as many rows then need no more registers; of rows that are not aligned, as above, 64
+    outputs of a thread spilled 56 bytes."""
     block_k = min(64 if shape.decode or columns > 128 else BLOCK, found.block_k)
     block_k = block_k if shape.aligned else 32
     block_m = min(found.block_m, (32 if shape.decode else 64) if shape.aligned else 16)
-    warps = 8 if block_m * columns > 8192 or not shape.aligned else 4
+    warps = 8 if block_m * columns > 8192 or not shape.aligned or shape.n % 16 else 4
     stages = max(2, min(4, _stages(block_m, columns, block_k, shape.decode, sm)))
     return replace(found, block_m=block_m, block_n=columns, block_k=block_k, num_warps=warps,
                    num_stages=stages)  # fmt: skip
@@ -242,6 +254,9 @@ def select_grouped_config(shape: Shape, blocks: bool, sm: int, columns: int = 0)
         # 128 columns with a scale of each spilled up to 72 bytes on sm_80.
         block_n = min(64 if shape.several == EACH else 128, found.block_n)
         found = replace(found, block_m=min(64, found.block_m), block_n=block_n)
+    elif shape.n % 16 and sm // 10 != 9:
+        # 32 outputs of a thread, whose rows are not aligned, spilled 56 bytes on sm_80, 40 on 120.
+        found = replace(found, block_n=min(64, found.block_n))
     if not shape.aligned:
         found = replace(found, block_k=32, block_n=min(32 if blocks else 64, found.block_n))
     if columns:

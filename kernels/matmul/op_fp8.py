@@ -13,8 +13,8 @@ from aimills_kernels._dispatch import sm_of
 from aimills_kernels._op import Invalid, Op, Problem, Provider
 from aimills_kernels._tolerance import Judgement, Ratio
 from aimills_kernels._words import shown
-from aimills_kernels.kernels.matmul import scaled_mm
-from aimills_kernels.kernels.matmul.activations import GATED, check_activation, finish
+from aimills_kernels.kernels.matmul import chosen, scaled_mm
+from aimills_kernels.kernels.matmul.activations import check_activation, finish
 from aimills_kernels.kernels.matmul.cases import (
     BAD_OUT_DTYPE,
     bad_bias,
@@ -39,12 +39,8 @@ from aimills_kernels.kernels.matmul.checks import (
 from aimills_kernels.kernels.matmul.config import (
     BLOCK,
     Config,
-    Shape,
     blocks_of,
-    candidates,
     in_blocks,
-    select_split_config,
-    several_scales,
     split_sums,
 )
 from aimills_kernels.kernels.matmul.formats import E4M3, LARGEST
@@ -184,12 +180,8 @@ def workspace(
     activation: str,
 ) -> int:  # fmt: skip
     """Floats: a sum of each element and split."""
-    sm = sm_of(a.device) or 90
-    blocks = in_blocks(scale_a, scale_b, len(b))
-    several = several_scales(scale_a, scale_b, len(b), activation == GATED)
-    shape = Shape.of(a, b, out_dtype, accum, batch_invariant, sm, several=several)
-    config = select_split_config(shape, blocks, sm)
-    return split_sums(config, len(a), len(b))
+    found = chosen.for_rows(a, b, scale_a, scale_b, out_dtype, accum, batch_invariant, activation)
+    return split_sums(found.config(), len(a), len(b))
 
 
 def _triton_rejects(p: Problem) -> str | None:
@@ -235,11 +227,9 @@ ERRORS = (
 
 
 def _configs(p: Problem) -> tuple[Config, ...]:
-    sm = p.sm or 90
-    blocks = in_blocks(p.scale_a, p.scale_b, len(p.b))
-    several = several_scales(p.scale_a, p.scale_b, len(p.b), p.activation == GATED)
-    shape = Shape.of(p.a, p.b, p.out_dtype, p.accum, p.batch_invariant, sm, several=several)
-    return candidates(shape, blocks, sm)
+    return chosen.for_rows(
+        p.a, p.b, p.scale_a, p.scale_b, p.out_dtype, p.accum, p.batch_invariant, p.activation, p.sm
+    ).candidates()
 
 
 def depends(p: Problem) -> str | None:
@@ -247,6 +237,7 @@ def depends(p: Problem) -> str | None:
 
 
 SOURCES = (
+    "kernels/matmul/chosen.py",
     "kernels/matmul/config.py",
     "kernels/matmul/epilogue.py",
     "kernels/matmul/tiles.py",

@@ -9,23 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from aimills_kernels._dispatch import sm_of
 from aimills_kernels._op import Case, Cost, Invalid, Op, Problem, Provider
 from aimills_kernels._tolerance import EPS32, Judgement, specials
-from aimills_kernels.kernels.matmul import cases_fp8, op_fp8, op_quantize
+from aimills_kernels.kernels.matmul import cases_fp8, chosen, op_fp8, op_quantize
 from aimills_kernels.kernels.matmul.activations import GATED, activate
 from aimills_kernels.kernels.matmul.cases import bad_bias, bad_operands, bad_scale, vary, width
 from aimills_kernels.kernels.matmul.checks import check_scale
-from aimills_kernels.kernels.matmul.config import (
-    Config,
-    Shape,
-    blocks_of,
-    codes_candidates,
-    in_blocks,
-    select_codes_config,
-    several_scales,
-    split_sums,
-)
+from aimills_kernels.kernels.matmul.config import Config, blocks_of, split_sums
 from aimills_kernels.kernels.matmul.formats import CODES, LARGEST
 from aimills_kernels.kernels.matmul.op_fused import (
     GRANULARITIES,
@@ -70,12 +60,15 @@ def values(
 
 
 def inputs(case: Case, generator: torch.Generator) -> dict[str, Any]:
-    """Those of `matmul_fp8`; `granularity`, and `codes`, what it is quantised to."""
-    drawn = cases_fp8.inputs(case, generator)
-    drawn.pop("residual")
-    drawn.pop("out_dtype")
+    return to_codes(case, cases_fp8.inputs(case, generator))
+
+
+def to_codes(case: Case, drawn: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of a matmul, of one that gives codes: `granularity`, and `codes`, of what
+    format."""
+    kept = {name: value for name, value in drawn.items() if name not in ("residual", "out_dtype")}
     return {
-        **drawn,
+        **kept,
         "granularity": case.one_of("granularity", *reversed(GRANULARITIES)),
         "dtype": CODES[case.one_of("codes", *CODES)],
     }
@@ -127,9 +120,7 @@ class Made:
         if mine is not None:
             error = error.masked_fill(~mine, 0)
         amax = op_quantize.largest_magnitudes(exact, granularity)
-        scale = (amax / LARGEST[dtype]).clamp_min(op_quantize.TINY)
-        scale = torch.where(amax == 0, 1.0, scale)
-        return cls(exact, error, scale, granularity, dtype)
+        return cls(exact, error, op_quantize.scale_for(amax, dtype), granularity, dtype)
 
 
 @dataclass(frozen=True)
@@ -176,47 +167,20 @@ def workspace(
     a: Tensor, b: Tensor, scale_a: Tensor, scale_b: Tensor, bias: Tensor | None, activation: str,
     granularity: str, dtype: torch.dtype, accum: str, batch_invariant: bool,
 ) -> int:  # fmt: skip
-    """Floats: sums of splits, and for scales of rows the result, as no tile sees a whole row."""
-    config = problem_of(
-        a, b, scale_a, scale_b, activation, granularity, accum, batch_invariant
-    ).config()
+    """Floats: sums of splits, and the result where no tile makes codes."""
+    found = chosen.for_codes(
+        a, b, scale_a, scale_b, accum, batch_invariant, activation, granularity
+    )
     M, N = len(a), len(b)
-    result = M * (N // 2 if activation == GATED else N) if granularity == "row" else 0
-    return split_sums(config, M, N) + result
+    result = 0 if found.columns else M * (N // 2 if activation == GATED else N)
+    return split_sums(found.config(), M, N) + result
 
 
 def _configs(p: Problem) -> tuple[Config, ...]:
-    found = problem_of(
-        p.a, p.b, p.scale_a, p.scale_b, p.activation, p.granularity, p.accum, p.batch_invariant
-    )
-    return codes_candidates(found.shape, found.blocks, found.columns, p.sm or 90)
-
-
-@dataclass(frozen=True)
-class Chosen:
-    """What tiles follow from."""
-
-    shape: Shape
-    blocks: bool  # scales are of blocks
-    columns: int  # so wide a tile must be; 0: any width
-    sm: int
-
-    def config(self) -> Config:
-        """The built-in one."""
-        return select_codes_config(self.shape, self.blocks, self.columns, self.sm)
-
-
-def problem_of(
-    a: Tensor, b: Tensor, scale_a: Tensor, scale_b: Tensor, activation: str, granularity: str,
-    accum: str, batch_invariant: bool,
-) -> Chosen:  # fmt: skip
-    sm = sm_of(a.device) or 90
-    gated = activation == GATED
-    blocks = in_blocks(scale_a, scale_b, len(b))
-    several = several_scales(scale_a, scale_b, len(b), gated)
-    shape = Shape.of(a, b, torch.bfloat16, accum, batch_invariant, sm, several=several)
-    columns = (256 if gated else 128) if granularity == "1x128" else 0
-    return Chosen(shape, blocks, columns, sm)
+    return chosen.for_codes(
+        p.a, p.b, p.scale_a, p.scale_b, p.accum, p.batch_invariant, p.activation, p.granularity,
+        p.sm,
+    ).candidates()  # fmt: skip
 
 
 _ROWS, _BLOCKS = cases_fp8._ROWS, cases_fp8._BLOCKS
@@ -254,6 +218,10 @@ CASES = (
          tags={"aot", "full"}),
     Case("aot-gated-row", M=2048, N=4096, K=512, **_BLOCKS, act="swiglu", bias="f32",
          granularity="row", cpu=dict(M=24, N=96), tags={"aot", "full"}),
+    Case("aot-vectors-ragged", M=2048, N=4102, K=512, scale_a="1x128", scale_b="1x128", bias="f32",
+         cpu=dict(M=24, N=102), tags={"aot", "full"}),
+    Case("aot-vectors-unaligned", M=2048, N=4102, K=1000, scale_a="1x128", scale_b="1x128",
+         bias="f32", act="swiglu", **_ROW, cpu=dict(M=24, N=102), tags={"aot", "full"}),
     Case("aot-decode", M=16, N=4096, K=4096, **_BLOCKS, act="swiglu", cpu=dict(N=64, K=600),
          tags={"aot"}),
     Case("aot-unaligned", M=512, N=514, K=1000, **_ROWS, act="swiglu", cpu=dict(M=64, N=64),

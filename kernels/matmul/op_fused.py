@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -13,14 +14,15 @@ from aimills_kernels._op import Case, Cost, Invalid, Op, Problem, Provider, desc
 from aimills_kernels._tolerance import Exact, Judgement, specials
 from aimills_kernels._words import shown
 from aimills_kernels.kernels.matmul import op_quantize
+from aimills_kernels.kernels.matmul.cases import lay_out, vary
 from aimills_kernels.kernels.matmul.config import (
     LONGEST_NORM,
     LONGEST_SWIGLU,
     blocks_of,
     row_stride,
 )
-from aimills_kernels.kernels.matmul.formats import CODES, E4M3, LARGEST, WIDE
-from aimills_kernels.kernels.matmul.op_quantize import scale_shape, scales_last, spread
+from aimills_kernels.kernels.matmul.formats import CODES, E4M3, WIDE
+from aimills_kernels.kernels.matmul.op_quantize import scale_for, scale_shape, scales_last, spread
 
 GRANULARITIES = ("row", "1x128")
 SLACK = 2.0**-15  # of a value that is then rounded to a code, or of a scale; a code has 2^-4
@@ -82,12 +84,7 @@ def _check(name: str, argument: str, x: Tensor, granularity: str, dtype: torch.d
 
 
 def check_format(name: str, granularity: str, dtype: torch.dtype) -> None:
-    if granularity not in GRANULARITIES:
-        raise ValueError(f"{name}: granularity must be 'row' or '1x128', got {shown(granularity)}")
-    if dtype not in LARGEST:
-        raise ValueError(
-            f"{name}: dtype must be float8_e4m3fn or float8_e5m2, got {describe(dtype)}"
-        )
+    op_quantize.check_format(name, granularity, dtype, GRANULARITIES)
 
 
 def rmsnorm_fake(
@@ -148,20 +145,6 @@ def _draw(case: Case, width: int, generator: torch.Generator) -> Tensor:
     return x.to(WIDE[case.one_of("dtype", *WIDE)])
 
 
-def _lay_out(case: Case, x: Tensor) -> Tensor:
-    layout = case.one_of("layout", "contiguous", "transposed", "sliced", "sparse")
-    if layout == "transposed":
-        return x.mT.contiguous().mT
-    if layout == "sliced":  # rows of a wider tensor, at an odd offset
-        pitch = x.shape[-1] + 5
-        wide = x.new_zeros(x.numel() // x.shape[-1] * pitch + 3)[3:]
-        return wide.view(*x.shape[:-1], pitch)[..., : x.shape[-1]].copy_(x)
-    if layout == "sparse":  # rows so far apart that their offsets pass 2^31 elements
-        step = 2**31 // (x.shape[0] - 1) + 64
-        return x.new_empty(step * x.shape[0]).as_strided(x.shape, (step, 1)).copy_(x)
-    return x
-
-
 def _format(case: Case) -> dict[str, Any]:
     return {"granularity": case.granularity, "dtype": CODES[case.one_of("codes", *CODES)]}
 
@@ -173,9 +156,9 @@ def rmsnorm_inputs(case: Case, generator: torch.Generator) -> dict[str, Any]:
     residual = None
     if case.get("residual", False):
         residual = torch.randn(case.shape, generator=generator, device=place)
-        residual = _lay_out(case, residual.to(WIDE[case.one_of("dtype", *WIDE)]))
+        residual = lay_out(case, "residual", residual.to(WIDE[case.one_of("dtype", *WIDE)]))
     return {
-        "x": _lay_out(case, _draw(case, K, generator)),
+        "x": lay_out(case, "x", _draw(case, K, generator)),
         "weight": weight.repeat_interleave(2)[::2] if case.get("layout") == "sliced" else weight,
         "residual": residual,
         "eps": 1e-6,
@@ -185,7 +168,7 @@ def rmsnorm_inputs(case: Case, generator: torch.Generator) -> dict[str, Any]:
 
 def swiglu_inputs(case: Case, generator: torch.Generator) -> dict[str, Any]:
     gate_up = _draw(case, 2 * case.shape[-1], generator)
-    return {"gate_up": _lay_out(case, gate_up), **_format(case)}
+    return {"gate_up": lay_out(case, "x", gate_up), **_format(case)}
 
 
 # ---- how an output is held
@@ -211,9 +194,7 @@ class NearCodes:
             return special
         granularity, dtype = args[-2:]
         y = self.exact(*[a.double() if isinstance(a, Tensor) else a for a in args])
-        largest = LARGEST[dtype]
-        amax = op_quantize.largest_magnitudes(y, granularity)
-        scale = torch.where(amax == 0, 1.0, (amax / largest).clamp_min(op_quantize.TINY))
+        scale = scale_for(op_quantize.largest_magnitudes(y, granularity), dtype)
         value = y / spread(scale, granularity, y.shape)
         value = torch.where(oracle.double().isnan(), float("nan"), value)
         return judged(got.double(), value, step_of(value, dtype) / 2 + SLACK * value.abs())
@@ -261,12 +242,7 @@ def _size(case: Case) -> int:
 
 def _elements(case: Case) -> tuple[int, int]:
     """Of x_q, and scales."""
-    count = scales = 1
-    for n in case.shape:
-        count *= n
-    for n in scale_shape(case.shape, case.granularity):
-        scales *= n
-    return count, scales
+    return math.prod(case.shape), math.prod(scale_shape(case.shape, case.granularity))
 
 
 def rmsnorm_cost(case: Case) -> Cost:
@@ -316,20 +292,16 @@ def _cases(longest: int, **residual: Any) -> tuple[Case, ...]:
     )  # fmt: skip
 
 
-def _with(**change: Any) -> Any:
-    return lambda a: {**a, **{k: f(a) for k, f in change.items()}}
-
-
 def _errors(x: str) -> tuple[Invalid, ...]:
     """Bad calls that both ops know; `x` is their first argument."""
     return (
-        Invalid(f"{x} has no dims", _with(**{x: lambda a: a[x].sum()}),
+        Invalid(f"{x} has no dims", vary(**{x: lambda a: a[x].sum()}),
                 f"{x} must have at least one dim"),
-        Invalid(f"{x} is float64", _with(**{x: lambda a: a[x].double()}),
+        Invalid(f"{x} is float64", vary(**{x: lambda a: a[x].double()}),
                 f"{x} must be f16, bf16 or f32"),
-        Invalid("granularity of the tensor", _with(granularity=lambda a: "tensor"),
+        Invalid("granularity of the tensor", vary(granularity=lambda a: "tensor"),
                 "granularity must be 'row' or '1x128', got 'tensor'"),
-        Invalid("dtype is int8", _with(dtype=lambda a: torch.int8), "dtype must be float8_e4m3fn"),
+        Invalid("dtype is int8", vary(dtype=lambda a: torch.int8), "dtype must be float8_e4m3fn"),
     )  # fmt: skip
 
 
@@ -353,18 +325,18 @@ rmsnorm_quantize_fp8 = Op(
     ),
     errors=(
         *_errors("x"),
-        Invalid("weight of another length", _with(weight=lambda a: a["weight"][:-1]),
+        Invalid("weight of another length", vary(weight=lambda a: a["weight"][:-1]),
                 r"weight must be \[160\]"),
-        Invalid("weight of two dims", _with(weight=lambda a: a["weight"][None]),
+        Invalid("weight of two dims", vary(weight=lambda a: a["weight"][None]),
                 r"weight must be \[160\]"),
-        Invalid("weight is integer", _with(weight=lambda a: a["weight"].int()),
+        Invalid("weight is integer", vary(weight=lambda a: a["weight"].int()),
                 "weight must be f16, bf16 or f32"),
-        Invalid("residual of another shape", _with(residual=lambda a: a["residual"][:-1]),
+        Invalid("residual of another shape", vary(residual=lambda a: a["residual"][:-1]),
                 r"residual must be bfloat16\[4, 160\] as x"),
-        Invalid("residual of another dtype", _with(residual=lambda a: a["residual"].float()),
+        Invalid("residual of another dtype", vary(residual=lambda a: a["residual"].float()),
                 "residual must be"),
-        Invalid("eps is negative", _with(eps=lambda a: -1e-6), "eps must be finite and at least 0"),
-        Invalid("eps is nan", _with(eps=lambda a: float("nan")), "eps must be finite"),
+        Invalid("eps is negative", vary(eps=lambda a: -1e-6), "eps must be finite and at least 0"),
+        Invalid("eps is nan", vary(eps=lambda a: float("nan")), "eps must be finite"),
     ),
     outputs=("x_q", "scale", "residual_out"),
     presented=scales_last,
@@ -388,7 +360,7 @@ swiglu_quantize_fp8 = Op(
     tolerance=(NearCodes(lambda gate_up, *_: swiglu(gate_up)), NearScale()),
     errors=(
         *_errors("gate_up"),
-        Invalid("an odd row", _with(gate_up=lambda a: a["gate_up"][:, :-1]),
+        Invalid("an odd row", vary(gate_up=lambda a: a["gate_up"][:, :-1]),
                 "the last dim of gate_up must be even"),
     ),
     outputs=("x_q", "scale"),

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from aimills_kernels._op import Invalid, Op, Problem, Provider, describe
-from aimills_kernels.kernels.matmul import op_fp8
-from aimills_kernels.kernels.matmul.activations import GATED, activate, check_activation
+from aimills_kernels.kernels.matmul import chosen, op_fp8
+from aimills_kernels.kernels.matmul.activations import activate, check_activation
 from aimills_kernels.kernels.matmul.cases import (
     BAD_OUT_DTYPE,
     bad_bias,
@@ -28,15 +28,7 @@ from aimills_kernels.kernels.matmul.checks import (
     check_residual,
     check_scale,
 )
-from aimills_kernels.kernels.matmul.config import (
-    Config,
-    Shape,
-    blocks_of,
-    grouped_candidates,
-    in_blocks,
-    rows_in_each,
-    several_scales,
-)
+from aimills_kernels.kernels.matmul.config import Config, blocks_of
 from aimills_kernels.kernels.matmul.formats import LARGEST
 from aimills_kernels.kernels.matmul.groups import (
     bad_groups,
@@ -175,12 +167,9 @@ ERRORS = (
 
 
 def _configs(p: Problem) -> tuple[Config, ...]:
-    sm = p.sm or 90
-    rows = rows_in_each(p.a, len(p.b))
-    blocks = in_blocks(p.scale_a, p.scale_b, p.b.shape[1])
-    several = several_scales(p.scale_a, p.scale_b, p.b.shape[1], p.activation == GATED, 64)
-    shape = Shape.of(p.a, p.b, p.out_dtype, "promoted", p.batch_invariant, sm, rows, several)
-    return grouped_candidates(shape, blocks, sm)
+    return chosen.for_groups(
+        p.a, p.b, p.scale_a, p.scale_b, p.out_dtype, p.batch_invariant, p.activation, p.sm
+    ).candidates()
 
 
 SOURCES = (

@@ -8,33 +8,26 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from aimills_kernels._dispatch import sm_of
 from aimills_kernels._op import Case, Cost, Invalid, Op, Problem, Provider
-from aimills_kernels.kernels.matmul import cases_grouped_fp8, op_fp8, op_grouped_fp8, op_quantize
+from aimills_kernels.kernels.matmul import (
+    cases_grouped_fp8,
+    chosen,
+    op_fp8,
+    op_grouped_fp8,
+    op_quantize,
+)
 from aimills_kernels.kernels.matmul.activations import GATED, activate
 from aimills_kernels.kernels.matmul.cases import bad_bias, bad_scale, odd_gate, vary, width
-from aimills_kernels.kernels.matmul.config import (
-    EACH,
-    Config,
-    Shape,
-    blocks_of,
-    grouped_candidates,
-    in_blocks,
-    rows_aligned,
-    rows_in_each,
-    select_grouped_config,
-    several_scales,
-)
-from aimills_kernels.kernels.matmul.formats import CODES
+from aimills_kernels.kernels.matmul.config import Config, blocks_of
 from aimills_kernels.kernels.matmul.groups import bad_groups, in_some, rows_in, skewed
 from aimills_kernels.kernels.matmul.op_fp8_quantize import (
     BAD_FORMAT,
-    Chosen,
     Made,
     NearCodes,
     NearScale,
+    to_codes,
 )
-from aimills_kernels.kernels.matmul.op_fused import GRANULARITIES, check_format
+from aimills_kernels.kernels.matmul.op_fused import check_format
 from aimills_kernels.kernels.matmul.op_quantize import scale_shape, scales_last
 
 NAME = "grouped_matmul_quantize_fp8"
@@ -74,15 +67,7 @@ def values(
 
 
 def inputs(case: Case, generator: torch.Generator) -> dict[str, Any]:
-    """Those of `grouped_matmul_fp8`; `granularity`, and `codes`, what it is quantised to."""
-    drawn = cases_grouped_fp8.inputs(case, generator)
-    drawn.pop("residual")
-    drawn.pop("out_dtype")
-    return {
-        **drawn,
-        "granularity": case.one_of("granularity", *reversed(GRANULARITIES)),
-        "dtype": CODES[case.one_of("codes", *CODES)],
-    }
+    return to_codes(case, cases_grouped_fp8.inputs(case, generator))
 
 
 def cost(case: Case) -> Cost:
@@ -108,39 +93,17 @@ def workspace(
     dtype: torch.dtype, batch_invariant: bool,
 ) -> int:  # fmt: skip
     """Floats: the result, where no tile is a block of 128 columns."""
-    c = problem_of(a, b, scale_a, scale_b, activation, granularity, batch_invariant)
+    found = chosen.for_codes_of_groups(
+        a, b, scale_a, scale_b, batch_invariant, activation, granularity
+    )
     F = b.shape[1] // 2 if activation == GATED else b.shape[1]
-    return 0 if c.columns else math.prod(a.shape[:-1]) * F
-
-
-def problem_of(
-    a: Tensor, b: Tensor, scale_a: Tensor, scale_b: Tensor, activation: str, granularity: str,
-    batch_invariant: bool, sm: int | None = None,
-) -> Chosen:  # fmt: skip
-    """What tiles follow from. No tile sees all of a row, one of 256 columns that are read byte by
-    byte spilled 104 bytes, and one with a scale for each column 208 on sm_100 and 32 on sm_80: then
-    the result goes to the workspace first."""
-    sm = sm or sm_of(a.device) or 90
-    gated, rows = activation == GATED, rows_in_each(a, len(b))
-    blocks = in_blocks(scale_a, scale_b, b.shape[1])
-    aligned = rows_aligned(b) and (batch_invariant or rows_aligned(a))
-    columns = (256 if gated else 128) if granularity == "1x128" and aligned else 0
-    several = several_scales(scale_a, scale_b, b.shape[1], gated, (columns or 128) // 2)
-    columns = 0 if several == EACH and (sm // 10 == 10 or sm < 89) else columns
-    shape = Shape.of(a, b, torch.bfloat16, "promoted", batch_invariant, sm, rows, several)
-    return Chosen(shape, blocks, columns, sm)
-
-
-def config_of(c: Chosen) -> Config:
-    """The built-in one."""
-    return select_grouped_config(c.shape, c.blocks, c.sm, c.columns)
+    return 0 if found.columns else math.prod(a.shape[:-1]) * F
 
 
 def _configs(p: Problem) -> tuple[Config, ...]:
-    c = problem_of(
-        p.a, p.b, p.scale_a, p.scale_b, p.activation, p.granularity, p.batch_invariant, p.sm
-    )
-    return grouped_candidates(c.shape, c.blocks, c.sm, c.columns)
+    return chosen.for_codes_of_groups(
+        p.a, p.b, p.scale_a, p.scale_b, p.batch_invariant, p.activation, p.granularity, p.sm
+    ).candidates()
 
 
 _ROWS, _BLOCKS = cases_grouped_fp8._ROWS, cases_grouped_fp8._BLOCKS
@@ -186,6 +149,8 @@ CASES = (
          tags={"aot"}),
     Case("aot-vectors", counts=(1024,) * 2, N=4096, K=512, scale_a="1x128", scale_b="1x128",
          bias="f32", cpu=_SMALL, tags={"aot", "full"}),
+    Case("aot-vectors-ragged", counts=(1024,) * 2, N=4102, K=512, scale_a="1x128",
+         scale_b="1x128", bias="f32", cpu=_SMALL | dict(N=102), tags={"aot", "full"}),
     Case("aot-gated-masked", counts=(16,) * 2, M=64, N=512, K=512, masked=True, **_BLOCKS,
          act="swiglu", cpu=_SMALL_MASKED, tags={"aot"}),
     Case("aot-rows", counts=(1024,) * 2, N=1024, K=1024, **_ROWS, bias="bf16", cpu=_SMALL,

@@ -18,6 +18,7 @@ from aimills_kernels.kernels.matmul.cases import (
     bad_end,
     bad_operands,
     bad_scale,
+    dtypes_of,
     end_bytes,
     end_of,
     lay_out,
@@ -36,7 +37,6 @@ from aimills_kernels.kernels.matmul.checks import (
 )
 from aimills_kernels.kernels.matmul.config import Config
 from aimills_kernels.kernels.matmul.config_int8 import deepest, int8_candidates, shape_of
-from aimills_kernels.kernels.matmul.formats import WIDE
 
 NAME = "matmul_int8"
 
@@ -109,7 +109,7 @@ def inputs(case: Case, generator: torch.Generator) -> dict[str, Any]:
     M, N, K, place = case.M, case.N, case.K, generator.device
     fill = case.one_of("fill", "uniform", "onehot", "ends", "magnitudes")
     zero = case.one_of("zero", None, "codes", "ends")
-    bias_dtype, out_dtype = _dtypes(case)
+    bias_dtype, out_dtype = dtypes_of(case)
 
     def normal(*shape: int) -> Tensor:
         return torch.randn(shape, generator=generator, device=place)
@@ -149,18 +149,13 @@ def inputs(case: Case, generator: torch.Generator) -> dict[str, Any]:
     return {"zero_a": None, "bias": None, **named, "out_dtype": out_dtype, **end, **one}
 
 
-def _dtypes(case: Case) -> tuple[torch.dtype | None, torch.dtype]:
-    """Of the bias, None without one, and of the output."""
-    return WIDE.get(case.one_of("bias", None, *WIDE)), WIDE[case.one_of("out", *WIDE)]
-
-
 def cost(case: Case) -> Cost:
     M, N, K = case.M, case.N, case.K
     columns = [("scale_a", M), ("scale_b", N)]
     if case.get("zero") is not None:
         columns.append(("zeros", M))
     scales = sum(n if case.get(name) == "row" else 1 for name, n in columns)
-    bias_dtype, out_dtype = _dtypes(case)
+    bias_dtype, out_dtype = dtypes_of(case)
     bias = N * bias_dtype.itemsize if bias_dtype else 0
     moved = M * K + N * K + end_bytes(case, out_dtype) + 4 * scales + bias
     return Cost(2 * M * N * K, moved, "int8")

@@ -13,6 +13,7 @@ from torch.nn.functional import pad
 from aimills_kernels._op import Case, Cost, Invalid, Op, Problem, Provider, describe
 from aimills_kernels._tolerance import Exact
 from aimills_kernels._words import shown
+from aimills_kernels.kernels.matmul.cases import lay_out, vary
 from aimills_kernels.kernels.matmul.config import BLOCK, MAX_LEADING, blocks_of, leading_dims
 from aimills_kernels.kernels.matmul.formats import CODES, E4M3, LARGEST, WIDE
 
@@ -35,14 +36,17 @@ def reference(x: Tensor, granularity: str, dtype: torch.dtype) -> tuple[Tensor, 
     """
     x = x.to(torch.promote_types(x.dtype, torch.float32))
     largest = LARGEST[dtype]
-    amax = largest_magnitudes(x, granularity)
-    # By a tensor: a GPU divides by a number with its reciprocal, and may miss the last bit.
-    scale = (amax / amax.new_full((), largest)).clamp_min(TINY)
-    scale = torch.where(amax == 0, 1.0, scale)
+    scale = scale_for(largest_magnitudes(x, granularity), dtype)
     each = spread(scale, granularity, x.shape)
     codes = torch.where(each.isfinite(), (x / each).clamp(-largest, largest), float("nan"))
     codes = codes.to(dtype).contiguous()
     return codes, scale.movedim(-1, 0) if granularity == "1x128" else scale
+
+
+def scale_for(amax: Tensor, dtype: torch.dtype) -> Tensor:
+    """By a tensor: a GPU divides by a number with its reciprocal, and may miss the last bit."""
+    scale = (amax / amax.new_full((), LARGEST[dtype])).clamp_min(TINY)
+    return torch.where(amax == 0, 1.0, scale)
 
 
 def scales_last(outs: tuple[Tensor, ...], args: Sequence[Any]) -> tuple[Tensor, ...]:
@@ -90,11 +94,13 @@ def fake(x: Tensor, granularity: str, dtype: torch.dtype) -> tuple[Tensor, Tenso
     return x.new_empty(x.shape, dtype=dtype), x.new_empty(shape, dtype=torch.float32)
 
 
-def check_format(name: str, granularity: str, dtype: torch.dtype) -> None:
-    if granularity not in GRANULARITIES:
+def check_format(
+    name: str, granularity: str, dtype: torch.dtype, known: tuple[str, ...] = GRANULARITIES
+) -> None:
+    if granularity not in known:
+        *most, last = map(repr, known)
         raise ValueError(
-            f"{name}: granularity must be 'tensor', 'row', '1x128' or '128x128', "
-            f"got {shown(granularity)}"
+            f"{name}: granularity must be {', '.join(most)} or {last}, got {shown(granularity)}"
         )
     if dtype not in LARGEST:
         raise ValueError(
@@ -150,40 +156,16 @@ def inputs(case: Case, generator: torch.Generator) -> dict[str, Any]:
         low, high = math.log2(tiny), math.log2(huge)
         exponents = low - 4 + (high - low + 4) * (steps - 1) / 9
         x = x.clamp(-4, 4).double() / 4 * 2.0 ** exponents[:, None]
-    x = _lay_out(case, x.to(dtype))
+    x = lay_out(case, "x", x.to(dtype))
     return {"x": x, "granularity": case.granularity, "dtype": codes_dtype}
-
-
-def _lay_out(case: Case, x: Tensor) -> Tensor:
-    layout = case.one_of("layout", "contiguous", "transposed", "sliced", "permuted", "sparse")
-    if layout == "transposed":
-        return x.mT.contiguous().mT
-    if layout == "sliced":  # rows of a wider tensor, at an odd offset
-        *lead, K = x.shape
-        wide = x.new_zeros(_product((*lead, K + 5)) + 3)[3:]
-        return wide.view(*lead, K + 5)[..., :K].copy_(x)
-    if layout == "permuted":  # no two leading dims merge, and the last is strided
-        return x.repeat_interleave(2, -1).transpose(0, -2).contiguous().transpose(0, -2)[..., ::2]
-    if layout == "sparse":  # rows so far apart that their offsets pass 2^31 elements
-        step = 2**31 // (x.shape[0] - 1) + 64
-        view = x.new_empty(step * x.shape[0]).as_strided(x.shape, (step, 1))
-        return view.copy_(x)
-    return x
 
 
 def cost(case: Case) -> Cost:
     """Each element is read once, compared, divided and written."""
-    elements = _product(case.shape)
-    scales = _product(scale_shape(case.shape, case.granularity))
+    elements = math.prod(case.shape)
+    scales = math.prod(scale_shape(case.shape, case.granularity))
     size = WIDE[case.one_of("dtype", *WIDE)].itemsize
     return Cost(2 * elements, elements * (size + 1) + 4 * scales, "f32")
-
-
-def _product(shape: tuple[int, ...]) -> int:
-    total = 1
-    for n in shape:
-        total *= n
-    return total
 
 
 def _triton_rejects(p: Problem) -> str | None:
@@ -275,25 +257,21 @@ CASES = (
 )  # fmt: skip
 
 
-def _with(**change: Any) -> Any:
-    return lambda a: {**a, **{k: f(a) for k, f in change.items()}}
-
-
 ERRORS = (
-    Invalid("x has no dims", _with(x=lambda a: a["x"].sum()), "x must have at least one dim"),
-    Invalid("x is float64", _with(x=lambda a: a["x"].double()), "x must be f16, bf16 or f32"),
-    Invalid("x is integer", _with(x=lambda a: a["x"].int()), "x must be f16, bf16 or f32"),
-    Invalid("x is fp8", _with(x=lambda a: a["x"].to(E4M3)), "x must be f16, bf16 or f32"),
-    Invalid("granularity unknown", _with(granularity=lambda a: "block"), "granularity must be"),
-    Invalid("granularity of other blocks", _with(granularity=lambda a: "1x64"),
+    Invalid("x has no dims", vary(x=lambda a: a["x"].sum()), "x must have at least one dim"),
+    Invalid("x is float64", vary(x=lambda a: a["x"].double()), "x must be f16, bf16 or f32"),
+    Invalid("x is integer", vary(x=lambda a: a["x"].int()), "x must be f16, bf16 or f32"),
+    Invalid("x is fp8", vary(x=lambda a: a["x"].to(E4M3)), "x must be f16, bf16 or f32"),
+    Invalid("granularity unknown", vary(granularity=lambda a: "block"), "granularity must be"),
+    Invalid("granularity of other blocks", vary(granularity=lambda a: "1x64"),
             "granularity must be 'tensor', 'row', '1x128' or '128x128', got '1x64'"),
     Invalid("blocks of rows over three dims",
-            _with(x=lambda a: a["x"][None], granularity=lambda a: "128x128"),
+            vary(x=lambda a: a["x"][None], granularity=lambda a: "128x128"),
             "x must be two-dimensional for granularity '128x128'"),
     Invalid("blocks of rows of one dim",
-            _with(x=lambda a: a["x"][0], granularity=lambda a: "128x128"),
+            vary(x=lambda a: a["x"][0], granularity=lambda a: "128x128"),
             "x must be two-dimensional"),
-    Invalid("dtype is int8", _with(dtype=lambda a: torch.int8),
+    Invalid("dtype is int8", vary(dtype=lambda a: torch.int8),
             "dtype must be float8_e4m3fn or float8_e5m2"),
 )  # fmt: skip
 

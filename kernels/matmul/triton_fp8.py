@@ -17,8 +17,8 @@ import triton
 import triton.language as tl
 
 from aimills_kernels import _configs
-from aimills_kernels._dispatch import sm_of
-from aimills_kernels.kernels.matmul.config import Config, Shape, per_split, select_split_config
+from aimills_kernels.kernels.matmul import chosen
+from aimills_kernels.kernels.matmul.config import Config, Shape, per_split
 from aimills_kernels.kernels.matmul.epilogue import (
     End,
     add_splits,
@@ -92,10 +92,9 @@ def launch(
     out, work = outs
     if out.numel() == 0:
         return
-    sm = sm_of(a.device) or 90
-    shape = Shape.of(a, b, out_dtype, accum, batch_invariant, sm)
-    config = _configs.config(select_split_config(shape, False, sm))
-    multiply(a, b, scale_a, scale_b, shape, promoted(accum, sm), config, work,
+    found = chosen.for_rows(a, b, scale_a, scale_b, out_dtype, accum, batch_invariant, activation)
+    config = _configs.config(found.config())
+    multiply(a, b, scale_a, scale_b, found.shape, promoted(accum, found.sm), config, work,
              End(out, bias, activation, residual))  # fmt: skip
 
 

@@ -13,15 +13,12 @@ import triton
 import triton.language as tl
 
 from aimills_kernels import _configs
-from aimills_kernels._dispatch import sm_of
-from aimills_kernels.kernels.matmul.activations import GATED
+from aimills_kernels.kernels.matmul import chosen
 from aimills_kernels.kernels.matmul.config import (
     BLOCK,
     Config,
     Shape,
     per_split,
-    select_split_config,
-    several_scales,
 )
 from aimills_kernels.kernels.matmul.epilogue import (
     End,
@@ -175,11 +172,9 @@ def launch(
     out, work = outs
     if out.numel() == 0:
         return
-    sm = sm_of(a.device) or 90
-    several = several_scales(scale_a, scale_b, len(b), activation == GATED)
-    shape = Shape.of(a, b, out_dtype, accum, batch_invariant, sm, several=several)
-    config = _configs.config(select_split_config(shape, True, sm))
-    multiply(a, b, scale_a, scale_b, shape, config, work, End(out, bias, activation, residual))
+    found = chosen.for_rows(a, b, scale_a, scale_b, out_dtype, accum, batch_invariant, activation)
+    config, end = _configs.config(found.config()), End(out, bias, activation, residual)
+    multiply(a, b, scale_a, scale_b, found.shape, config, work, end)
 
 
 def multiply(

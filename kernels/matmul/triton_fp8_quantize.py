@@ -8,10 +8,9 @@ the workspace in float32, and `triton_quantize` makes the codes.
 import torch
 
 from aimills_kernels import _configs
-from aimills_kernels.kernels.matmul import triton_fp8, triton_fp8_block, triton_quantize
+from aimills_kernels.kernels.matmul import chosen, triton_fp8, triton_fp8_block, triton_quantize
 from aimills_kernels.kernels.matmul.config import split_sums
 from aimills_kernels.kernels.matmul.epilogue import End
-from aimills_kernels.kernels.matmul.op_fp8_quantize import problem_of
 
 
 def launch(
@@ -24,19 +23,18 @@ def launch(
     if codes.numel() == 0:
         scale.fill_(1.0)
         return
-    found = problem_of(
-        a, b, scale_a, scale_b, activation, granularity, accum, batch_invariant
-    )  # fmt: skip
+    found = chosen.for_codes(
+        a, b, scale_a, scale_b, accum, batch_invariant, activation, granularity
+    )
     shape, built_in = found.shape, found.config()
     config = _configs.config(built_in)
-    by_row = granularity == "row"
     behind = split_sums(built_in, len(a), len(b))
-    result = work[behind:].view(codes.shape) if by_row else codes
-    end = End(result, bias, activation, scale=None if by_row else scale)
+    result = codes if found.columns else work[behind:].view(codes.shape)
+    end = End(result, bias, activation, scale=scale if found.columns else None)
     if found.blocks:
         triton_fp8_block.multiply(a, b, scale_a, scale_b, shape, config, work, end)
     else:
         promote = triton_fp8.promoted(accum, found.sm)
         triton_fp8.multiply(a, b, scale_a, scale_b, shape, promote, config, work, end)
-    if by_row:
+    if not found.columns:
         triton_quantize.launch((codes, scale), result, granularity, dtype)

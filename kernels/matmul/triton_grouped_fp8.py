@@ -14,16 +14,13 @@ import triton
 import triton.language as tl
 
 from aimills_kernels import _configs
-from aimills_kernels._dispatch import sm_of
+from aimills_kernels.kernels.matmul import chosen
 from aimills_kernels.kernels.matmul.activations import GATED
 from aimills_kernels.kernels.matmul.config import (
     BLOCK,
     Config,
     Shape,
     in_blocks,
-    rows_in_each,
-    select_grouped_config,
-    several_scales,
 )
 from aimills_kernels.kernels.matmul.epilogue import End, weight_rows
 from aimills_kernels.kernels.matmul.segments import (
@@ -124,14 +121,11 @@ def launch(
     if len(b) == 0:
         out.zero_()
         return
-    sm = sm_of(a.device) or 90
-    blocks = in_blocks(scale_a, scale_b, b.shape[1])
-    several = several_scales(scale_a, scale_b, b.shape[1], activation == GATED, 64)
-    rows = rows_in_each(a, len(b))
-    shape = Shape.of(a, b, out_dtype, "promoted", batch_invariant, sm, rows, several)
-    config = _configs.config(select_grouped_config(shape, blocks, sm))
-    multiply(a, b, scale_a, scale_b, offsets, masked_m, shape, promoted("promoted", sm), config,
-             End(out, bias, activation, residual))  # fmt: skip
+    found = chosen.for_groups(a, b, scale_a, scale_b, out_dtype, batch_invariant, activation)
+    multiply(
+        a, b, scale_a, scale_b, offsets, masked_m, found.shape, promoted("promoted", found.sm),
+        _configs.config(found.config()), End(out, bias, activation, residual),
+    )  # fmt: skip
 
 
 def multiply(

@@ -9,9 +9,8 @@ group have codes of 0 and scales of 1.
 import torch
 
 from aimills_kernels import _configs
-from aimills_kernels.kernels.matmul import triton_grouped_fp8, triton_quantize
+from aimills_kernels.kernels.matmul import chosen, triton_grouped_fp8, triton_quantize
 from aimills_kernels.kernels.matmul.epilogue import End
-from aimills_kernels.kernels.matmul.op_grouped_fp8_quantize import config_of, problem_of
 from aimills_kernels.kernels.matmul.triton_fp8 import promoted
 
 
@@ -26,8 +25,10 @@ def launch(
         codes.view(torch.uint8).zero_()
         scale.fill_(1.0)
         return
-    found = problem_of(a, b, scale_a, scale_b, activation, granularity, batch_invariant)
-    config = _configs.config(config_of(found))
+    found = chosen.for_codes_of_groups(
+        a, b, scale_a, scale_b, batch_invariant, activation, granularity
+    )
+    config = _configs.config(found.config())
     result = codes if found.columns else work[0].view(codes.shape)
     end = End(result, bias, activation, scale=scale if found.columns else None)
     triton_grouped_fp8.multiply(
