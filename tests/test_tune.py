@@ -148,6 +148,22 @@ def test_rows_of_a_cpu_or_of_unknown_problems_are_left_out() -> None:
     assert "its problem can't be made" in reasons
 
 
+INVARIANT = OP.case("llama3-8b-prefill-invariant")
+
+
+def test_a_provider_that_does_not_take_the_problem_is_not_chosen() -> None:
+    """Though a record has it as right and fastest: it promises no bits that are alike for every
+    batch. Who is left is alone, and its choice stands."""
+    dims = json.loads(json.dumps(INVARIANT.dims))
+    us = {"triton_invariant": 400, "sdpa": 100, "reference": 90}
+    record = made({})
+    record["rows"] += [row(p, t, case=INVARIANT.name, dims=dims) for p, t in us.items()]
+    found = entry(record)
+    assert (found["provider"], found["fastest"]) == ("triton_invariant", "triton_invariant")
+    record["rows"] = record["rows"][1:]
+    assert not tune.tune([("r.json", record)]).chosen
+
+
 def test_a_provider_whose_sources_changed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Held against the commit that the record names."""
     monkeypatch.undo()
@@ -190,9 +206,6 @@ def test_a_record_of_all_cases_makes_a_table_that_covers_them(op: Op) -> None:
         here = Problem(op, op.meta_inputs(case), "cuda", 90)
         taken = [p.name for p in op.all_providers if _dispatch.why_not(p, here) is None]
         work = {"op": op.name, "case": case.name, "dims": json.loads(json.dumps(case.dims))}
-        if len(taken) < 2:  # the reference is none for what it can't promise
-            assert case.get("invariant", False)
-            taken.append("reference")
         times = enumerate(taken, 100)
         rows += [records.row(name, records.samples(us), **work) for us, name in times]
     record = records.record(
