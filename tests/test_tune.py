@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+import aimills_kernels
 from aimills_kernels import _dispatch, _records, _registry, _tuned
 from aimills_kernels._explain import Explanation, explain_flat
 from aimills_kernels._op import Op, Problem, Provider
@@ -214,6 +215,17 @@ def test_a_record_of_all_cases_makes_a_table_that_covers_them(op: Op) -> None:
     entries = [chosen.entry for chosen in tune.tune([("all.json", record)]).chosen]
     assert uncovered(op, 90, entries) == []
     assert len(uncovered(op, 90, entries[1:])) == 1
+
+
+@pytest.mark.parametrize("op", MATMULS, ids=str)
+def test_recorded_scales_of_blocks_are_those_of_quantize_fp8(op: Op) -> None:
+    """A table counts for the strides that were measured, and PyTorch's path takes no others."""
+    for case in (c for c in op.cases if "bench" in c.tags and c.get("scale_a") == "1x128"):
+        named = dict(zip(op.params, op.meta_inputs(case), strict=True))
+        x = torch.empty(named["a"].shape, device="meta")
+        _, scale = aimills_kernels.quantize_fp8(x, granularity="1x128")
+        assert named["scale_a"].shape == scale.shape
+        assert named["scale_a"].stride() == scale.stride(), case
 
 
 def test_committed_tables_cover_every_case() -> None:

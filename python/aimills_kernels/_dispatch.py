@@ -246,11 +246,9 @@ def choices(op: Op, problem: Problem) -> list[Choice]:
 
 def why_not(provider: Provider, problem: Problem) -> str | None:
     """Why `provider` can't run `problem`; None where it can."""
-    if problem.device not in provider.devices:
-        if not (provider.interpret and problem.device == "cpu" and interpreting()):
-            return (
-                f"it runs on {' and '.join(provider.devices)}, the tensors are on {problem.device}"
-            )
+    emulated = provider.interpret and problem.device == "cpu" and interpreting()
+    if problem.device not in provider.devices and not emulated:
+        return f"it runs on {' and '.join(provider.devices)}, the tensors are on {problem.device}"
     return _wrong_architecture(provider, problem) or _lacks(provider) or provider.rejects(problem)
 
 
