@@ -12,9 +12,9 @@ import pytest
 import torch
 
 import aimills_kernels
-from aimills_kernels import _dispatch, _records, _registry, _tuned
+from aimills_kernels import _dispatch, _nearby, _records, _registry, _tuned
 from aimills_kernels._explain import Explanation, explain_flat
-from aimills_kernels._op import Op, Problem, Provider
+from aimills_kernels._op import Case, Op, Problem, Provider
 from aimills_kernels.cli import main
 from aimills_kernels.harness import env, tune
 from aimills_kernels.harness import record as _record
@@ -346,3 +346,129 @@ def test_the_command_without_a_choice(
     assert "nothing is written" in capsys.readouterr().out
     assert main(["bench", "tune", str(tmp_path / "nowhere")]) == 2
     assert not table.exists()
+
+
+# ---- other numbers of rows
+
+
+FP8 = _registry.get_op("matmul_fp8")
+
+
+def of_rows(rows: int, **more: Any) -> Case:
+    return Case(
+        f"rows-{rows}", M=rows, N=4096, K=4096, **({"scale_a": "row", "scale_b": "row"} | more)
+    )
+
+
+def fp8_entry(case: Case, provider: str, **more: Any) -> _tuned.Entry:
+    """Simulated: nobody measured it."""
+    return {
+        "op": FP8.name, "sm": 90, "problem": _tuned.signature(FP8, FP8.meta_inputs(case)),
+        "provider": provider, "record": f"simulated for {case.M} rows", "median_us": 1.0,
+        "fastest": provider, "fastest_us": 1.0, "config": None,
+        **_tuned.stamp(FP8, FP8.provider(provider)), **more,
+    }  # fmt: skip
+
+
+def fp8_choice(case: Case) -> tuple[str, str]:
+    """The provider on sm_90 and where its choice comes from, were every kernel shown correct."""
+    with _dispatch.assume_sm(90):
+        found = explain_flat(FP8, FP8.meta_inputs(case), torch.device("cuda"))
+    assert found.provider is not None
+    return found.provider, why(found, found.provider)
+
+
+@pytest.fixture
+def proven(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_records, "missing", lambda op, provider, sm: None)
+
+
+@pytest.mark.parametrize(
+    ("rows", "served", "source"),
+    [
+        (64, "triton", "simulated for 64 rows"),
+        (100, "triton", "simulated for 64 rows, made for 64 rows, the nearest recorded"),
+        (16, "triton", "the nearest recorded"),
+        (15, "triton", "built-in order"),
+        (512, "scaled_mm", "made for 1024 rows, the nearest recorded"),
+        (256, "scaled_mm", "made for 1024 rows"),  # as near to both
+        (255, "triton", "made for 64 rows"),
+        (4096, "scaled_mm", "made for 1024 rows"),
+        (4097, "triton", "built-in order"),
+    ],
+)
+def test_a_choice_serves_numbers_of_rows_nearby(
+    table: Path, proven: None, rows: int, served: str, source: str
+) -> None:
+    _tuned.write(table, [fp8_entry(of_rows(64), "triton"), fp8_entry(of_rows(1024), "scaled_mm")])
+    found, said = fp8_choice(of_rows(rows))
+    assert found == served
+    assert source in said
+
+
+@pytest.mark.parametrize(
+    "more",
+    [{"scale_a": "tensor", "scale_b": "tensor"}, {"out": "f16"}, {"bias": "bf16"},
+     {"act": "gelu"}, {"K": 4112}, {"accum": "fast"}, {"layout": "sliced"}],
+    ids=str,
+)  # fmt: skip
+def test_what_differs_by_more_than_rows_is_not_near(
+    table: Path, proven: None, more: dict[str, Any]
+) -> None:
+    """The reference would serve, if it were."""
+    _tuned.write(table, [fp8_entry(of_rows(64), "reference")])
+    assert fp8_choice(of_rows(65))[0] == "reference"
+    case = of_rows(65)
+    case.dims |= more
+    assert fp8_choice(case)[0] == "triton"
+
+
+def test_rows_whose_bits_must_not_depend_on_their_number_have_no_neighbours(table: Path) -> None:
+    cases = [of_rows(rows, invariant=True) for rows in (64, 65)]
+    _tuned.write(table, [fp8_entry(cases[0], "triton")])
+    problems = [Problem(FP8, FP8.meta_inputs(case), "cuda", 90) for case in cases]
+    assert [_tuned.tuned(FP8, p) is None for p in problems] == [False, True]
+
+
+def test_scales_of_blocks_have_neighbours(table: Path, proven: None) -> None:
+    """Their strides name the rows."""
+    blocks = {"scale_a": "1x128", "scale_b": "128x128", "layout": "quantized"}
+    _tuned.write(table, [fp8_entry(of_rows(64, **blocks), "scaled_mm")])
+    assert fp8_choice(of_rows(68, **blocks))[0] == "scaled_mm"
+    assert fp8_choice(of_rows(66, **blocks))[0] == "triton_block"  # it takes rows by 4
+    assert fp8_choice(of_rows(68, **blocks | {"layout": "contiguous"}))[0] == "triton_block"
+
+
+@pytest.mark.parametrize("rows", [64, 65])
+def test_tiles_go_along_where_they_are_declared(table: Path, proven: None, rows: int) -> None:
+    """Elsewhere the built-in ones serve, and the choice of the provider stands."""
+    provider = FP8.provider("triton")
+    declared = [
+        {str(c) for c in provider.configs(Problem(FP8, FP8.meta_inputs(case), "cuda", 90))}
+        for case in (of_rows(64), of_rows(65))
+    ]
+    both, lost = declared[0] & declared[1], declared[0] - declared[1]
+    for name in (*sorted(both), *sorted(lost)):
+        _tuned.write(table, [fp8_entry(of_rows(64), "triton", config=name)])
+        _, said = fp8_choice(of_rows(rows))
+        tuned = name in both or rows == 64
+        assert (f"tiles {name}, tuned" in said) == tuned
+        assert tuned or "built in; the choice of simulated" in said
+    assert both
+    assert lost
+
+
+@pytest.mark.parametrize("op", [op for op in MATMULS if "matmul" in op.name], ids=str)
+def test_every_matmul_names_its_rows(op: Op) -> None:
+    """Twice as many rows of any recorded problem are near it, whatever its layout."""
+    for case in (c for c in op.cases if "bench" in c.tags and not c.get("invariant", False)):
+        more = Case(case.name)
+        more.dims |= case.dims
+        if "M" in case.dims:
+            more.dims["M"] *= 2
+        else:
+            more.dims["counts"] = tuple(2 * n for n in case.counts)
+        texts = [_tuned.signature(op, op.meta_inputs(c)) for c in (case, more)]
+        (one, rows), (two, twice) = (_nearby.but_rows(op, text) or ("", 0) for text in texts)
+        assert twice == 2 * rows > 0
+        assert one == two or rows == 1  # of which strides say nothing

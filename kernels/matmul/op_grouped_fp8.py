@@ -202,6 +202,7 @@ grouped_matmul_fp8 = Op(
     values=values,
     backward="reference",
     reference_rejects=op_fp8.depends,
+    rows=("a", "scale_a", "residual"),
     providers=(
         Provider.triton(
             "triton",

@@ -221,6 +221,7 @@ grouped_matmul_quantize_fp8 = Op(
     outputs=("x_q", "scale"),
     presented=scales_last,
     reference_rejects=op_fp8.depends,
+    rows=("a", "scale_a"),
     providers=(
         Provider.triton(
             "triton",

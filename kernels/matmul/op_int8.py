@@ -285,6 +285,7 @@ matmul_int8 = Op(
     errors=ERRORS,
     values=values,
     backward="reference",
+    rows=("a", "scale_a", "zero_a", "residual"),
     providers=(
         Provider.triton(
             "triton",

@@ -206,6 +206,7 @@ matmul_w8 = Op(
     errors=ERRORS,
     values=values,
     backward="reference",
+    rows=("x", "residual"),
     providers=(
         Provider.triton(
             "triton",

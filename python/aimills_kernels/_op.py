@@ -208,7 +208,8 @@ class Op:
     gradient). `inputs` draws on the device of its generator. An op that writes to arguments of its
     own names them in `mutates`, which then are its outputs: the reference writes too, and returns
     nothing. `presented` gives the views of (outputs, args) that the public function returns, where
-    these are not the outputs as they lie in memory.
+    these are not the outputs as they lie in memory. `rows` names the tensors whose last dim but one
+    counts rows, of which there may be any number: a tuned choice then serves other numbers nearby.
     """
 
     name: str
@@ -226,6 +227,7 @@ class Op:
     mutates: tuple[str, ...] = ()
     reference_rejects: Callable[[Problem], str | None] = _accepts
     presented: Callable[[tuple, Sequence[Any]], tuple] | None = None
+    rows: tuple[str, ...] = ()
 
     def __hash__(self) -> int:
         return hash(self.name)
