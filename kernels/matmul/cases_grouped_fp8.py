@@ -92,6 +92,7 @@ CASES = (
     Case("tiny", counts=(3, 0, 6), N=32, K=32, **_ROWS, bias="bf16", tags=_I),
     Case("ragged", counts=(17, 0, 1, 5), N=19, K=77, **_ROWS, tail=7, bias="f32", tags=_I),
     Case("lead", counts=(0, 9, 2, 0), N=40, K=64, lead=True, tail=3, scale_b="group", tags=_I),
+    Case("aligned", counts=(0, 17, 0, 30), N=48, K=272, **_ROWS, lead=True, tail=9),
     Case("one-group", counts=(0, 0, 80, 0, 0), N=33, K=130, tail=2, out="f16", tags=_FULL),
     Case("skewed", counts=skewed(9, 150), N=40, K=48, **_ROWS, out="f32"),
     Case("many-groups", counts=(1, 0) * 40, N=20, K=32, scale_a="row"),

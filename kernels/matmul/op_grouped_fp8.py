@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from aimills_kernels._op import Invalid, Op, Problem, Provider, describe
-from aimills_kernels.kernels.matmul import op_fp8
+from aimills_kernels.kernels.matmul import op_fp8, scaled_grouped_mm
 from aimills_kernels.kernels.matmul.activations import GATED, activate, check_activation
 from aimills_kernels.kernels.matmul.cases import (
     BAD_OUT_DTYPE,
@@ -209,6 +209,14 @@ grouped_matmul_fp8 = Op(
             "aimills_kernels.kernels.matmul.triton_grouped_fp8:launch",
             sources=SOURCES,
             configs=_configs,
+        ),
+        Provider(
+            "scaled_grouped_mm",
+            "aimills_kernels.kernels.matmul.scaled_grouped_mm:launch",
+            sm=(90,),
+            rejects=scaled_grouped_mm.rejects,
+            vendor=True,
+            last=True,  # it was never run: what a GPU shows decides
         ),
     ),
 )

@@ -116,6 +116,7 @@ class Provider:
     sm: tuple[int, ...] = ()
     rejects: Callable[[Problem], str | None] = _accepts
     vendor: bool = False
+    last: bool = False  # behind the reference: serves where a tuned table says so, or asked for
     interpret: bool = False  # a Triton kernel: runs on a CPU under TRITON_INTERPRET=1
     needs: tuple[str, ...] = ()  # importable packages without which it can't run
     sources: tuple[str, ...] = ()  # further files that its record depends on, package-relative
@@ -317,7 +318,8 @@ class Op:
 
     @cached_property
     def all_providers(self) -> tuple[Provider, ...]:
-        return (*self.providers, _reference_provider(self))
+        first = [p for p in self.providers if not p.last]
+        return *first, _reference_provider(self), *(p for p in self.providers if p.last)
 
     def provider(self, name: str) -> Provider:
         for provider in self.all_providers:
