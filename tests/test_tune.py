@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from aimills_kernels import _dispatch, _nearby, _records, _registry, _tuned
 from aimills_kernels._explain import Explanation, explain_flat
 from aimills_kernels._op import Case, Op, Problem, Provider
 from aimills_kernels.cli import main
-from aimills_kernels.harness import env, tune
+from aimills_kernels.harness import bench, ceilings, env, tune
 from aimills_kernels.harness import record as _record
 from aimills_kernels.harness.env import ROOT
 from tests import records
@@ -348,10 +349,75 @@ def test_the_command_without_a_choice(
     assert not table.exists()
 
 
-# ---- other numbers of rows
+# ---- the whole way, from a run to what serves
 
 
 FP8 = _registry.get_op("matmul_fp8")
+
+
+def launch_exact(outs: tuple, *args: Any) -> None:
+    outs[0].copy_(FP8.reference(*args))
+
+
+def launch_loose(outs: tuple, *args: Any) -> None:
+    """As from sums of few bits."""
+    outs[0].copy_(FP8.reference(*args) * 1.02)
+
+
+def planted(**vendors: str) -> Op:
+    """The op with vendors' providers of these launches in place of its own."""
+    made = (
+        Provider(n, f"{__name__}:{t}", devices=("cpu", "cuda"), vendor=True, last=n == "last")
+        for n, t in vendors.items()
+    )
+    return replace(FP8, providers=tuple(made))
+
+
+def simulated(op: Op, us: dict[str, float]) -> dict[str, Any]:
+    """A run of a CPU, whose rows are given times and made those of a GPU: what it found right and
+    wrong is true, the rest is not."""
+    run = bench.run(ops=[op], cases=["tiny"], device="cpu", budget_s=2.0, peers=False, least=6)
+    for each in run["rows"]:
+        timed = records.spread(records.samples(us[each["provider"]]))
+        each |= {"device": "cuda:0", "mode": "stream", "suspect": None, **timed}
+    stamps = {"torch": TORCH, "triton": _records._triton_minor() + ".0"}
+    return records.record(run["rows"], gpus=[GPU], **stamps)
+
+
+@pytest.mark.parametrize(
+    ("us", "served"),
+    [
+        ({"exact": 400, "loose": 40, "last": 500, "reference": 9000}, "exact"),
+        ({"exact": 400, "loose": 40, "last": 300, "reference": 9000}, "last"),
+        ({"exact": 400, "loose": 40, "last": 350, "reference": 300}, "reference"),
+    ],
+    ids=lambda each: each if isinstance(each, str) else None,
+)
+def test_what_a_run_found_right_and_fastest_serves(
+    table: Path, monkeypatch: pytest.MonkeyPatch, us: dict[str, float], served: str
+) -> None:
+    """A path with a looser error is in the record, is ten times faster, and does not."""
+    spec = {"copy_gbps": 10.0, "gemm_f32_tflops": 0.1, "gemm_f16_tflops": 0.05, "spec": None}
+    monkeypatch.setattr(ceilings, "measure", lambda device: spec)
+    op = planted(exact="launch_exact", loose="launch_loose", last="launch_exact")
+    record = simulated(op, us)
+    assert {r["provider"]: r["validated"] for r in record["rows"]} == {
+        name: name != "loose" for name in us
+    }
+    made = tune.tune([("simulated.json", record)], [op])
+    _tuned.write(table, made.tables[table])
+    args = op.meta_inputs(op.case("tiny"))
+    with _dispatch.assume_sm(90):
+        found = explain_flat(op, args, torch.device("cuda"))
+    assert found.provider == served
+    assert "serves; the choice of simulated.json" in why(found, served)
+    with _dispatch.assume_sm(100):
+        elsewhere = explain_flat(op, args, torch.device("cuda"))
+    assert elsewhere.provider == "exact"
+    assert why(elsewhere, "exact") == "serves, by the built-in order"
+
+
+# ---- other numbers of rows
 
 
 def of_rows(rows: int, **more: Any) -> Case:
