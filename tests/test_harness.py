@@ -592,6 +592,12 @@ def test_overhead_is_measured_and_undone() -> None:
     assert bool((out != 0).any())
 
 
+def test_the_tool_of_overheads_holds_every_matmul_beside_its_no_op() -> None:
+    found = measure_overheads.public_costs("matmul", rounds=2)
+    assert found.keys() == {op.name for op in OPS if "matmul" in op.name}
+    assert all(row["noop_us"] > 0 and row["public_us"] > 0 for row in found.values())
+
+
 def test_the_short_way_is_taken_by_plain_calls_only() -> None:
     """What watches ops must see `aimills::attention`; an ordinary call need not pay for that."""
     from torch.fx.experimental.proxy_tensor import make_fx
