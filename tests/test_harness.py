@@ -33,6 +33,7 @@ from aimills_kernels.harness import (
 )
 from aimills_kernels.harness import record as record_file
 from tests import faults, late_faults
+from tools import measure_overheads
 
 CEILINGS = {"copy_gbps": 10.0, "gemm_f32_tflops": 0.1, "gemm_f16_tflops": 0.05, "spec": None}
 
