@@ -171,7 +171,7 @@ def why(sm: int = 90) -> str:
 
 def test_the_tuned_tiles_are_launched(table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert launched(monkeypatch) == BUILT_IN
-    assert why() == f"serves; tiles {BUILT_IN}, built in"
+    assert why() == f"serves, by the built-in order; tiles {BUILT_IN}, built in"
     _tuned.write(table, [entry(row(400), row(300, OTHER))])
     assert launched(monkeypatch) == OTHER
     assert why().startswith(f"serves; tiles {OTHER}, tuned; the choice of r.json")

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 import aimills_kernels as ak
-from aimills_kernels import _aot, _dispatch
-from aimills_kernels._op import Case
+from aimills_kernels import _aot, _dispatch, _tuned
+from aimills_kernels._explain import explain_flat
+from aimills_kernels._op import Case, Problem
 from aimills_kernels._registry import get_op
 from aimills_kernels.kernels.hardware import SHARED_KIB
 from aimills_kernels.kernels.matmul.config import (
@@ -257,3 +258,93 @@ def test_what_makes_no_stack_is_named(seed: int) -> None:
         ak.grouped_matmul_w4(x, weights[0], offsets=offsets)
     with pytest.raises(ValueError, match="x must have 96 columns as packed"):
         ak.grouped_matmul_w4(x[:, :8], ak.PackedExperts.stack(weights), offsets=offsets)
+
+
+# ---- PyTorch's grouped matmul, which runs on a GPU alone
+
+
+def _stand_in(
+    a: Tensor, b: Tensor, scale_a: Tensor, scale_b: Tensor, *, offs: Tensor,
+    out_dtype: torch.dtype, use_fast_accum: bool,
+) -> Tensor:  # fmt: skip
+    """It refuses what PyTorch 2.11 and 2.13 refuse, and leaves garbage in rows of no group."""
+    (T, K), (E, _, N) = a.shape, b.shape
+    assert (a.dtype, b.dtype, offs.dtype) == (E4M3, E4M3, torch.int32)
+    assert (a.stride(1), b.stride(1), out_dtype, use_fast_accum) == (1, 1, torch.bfloat16, False)
+    assert not any(n % 16 for n in (K, N, a.stride(0), b.stride(2), a.data_ptr(), b.data_ptr()))
+    assert scale_a.shape == (T,)
+    assert scale_b.shape == (E, N)
+    assert scale_a.is_contiguous()
+    assert scale_b.stride(1) == 1
+    assert offs.shape == (E,)
+    assert offs.is_contiguous()
+    out, begin = torch.full((T, N), torch.nan, dtype=out_dtype), 0
+    for e, end in enumerate(offs.tolist()):
+        rows = slice(begin, end)
+        sums = (a[rows].float() * scale_a[rows, None]) @ (b[e].float() * scale_b[e])
+        out[rows], begin = sums.to(out_dtype), end
+    return out
+
+
+PYTORCHS = OP.provider("scaled_grouped_mm")
+
+
+def _aligned(**changes: Any) -> Problem:
+    named = dict(zip(OP.params, OP.make_inputs(OP.case("aligned"), "cpu", 0), strict=True))
+    return Problem(OP, OP.flat({**named, **changes}), "cuda", 90)
+
+
+def test_pytorchs_grouped_matmul_is_called_as_it_wants_to_be(monkeypatch: Any, seed: int) -> None:
+    monkeypatch.setattr(torch, "_scaled_grouped_mm", _stand_in, raising=True)
+    taken = 0
+    for case in OP.cases:
+        args = OP.make_inputs(case.on("cpu"), "cpu", seed)
+        if PYTORCHS.rejects(Problem(OP, args, "cuda", 90)):
+            continue
+        outs = tuple(torch.full_like(o, torch.nan) for o in OP.results(args))
+        _dispatch.raw_launch(PYTORCHS)(outs, *args)
+        verdict = OP.tolerance[0].judge(outs[0], OP.oracle(args)[0], OP.results(args)[0], args)
+        assert verdict.ok, (case, verdict.text)
+        taken += 1
+    assert taken >= 2
+
+
+def test_pytorchs_grouped_matmul_says_what_it_can_not_do() -> None:
+    assert PYTORCHS.rejects(_aligned()) is None
+    p = _aligned()
+    wide = torch.zeros(len(p.a), 400).to(E4M3)
+    for change, text in (
+        (dict(out_dtype=torch.float16), "bf16 only"),
+        (dict(bias=torch.ones(4, 48)), "no bias, no activation"),
+        (dict(activation="silu"), "no bias, no activation"),
+        (dict(residual=torch.ones(len(p.a), 48)), "no bias, no activation"),
+        (dict(batch_invariant=True), "by M"),
+        (dict(a=p.a.view(torch.float8_e5m2)), "e4m3 for both"),
+        (dict(scale_a=torch.ones(())), "for each row of both"),
+        (dict(scale_b=torch.ones(4, 1, 1)), "for each row of both"),
+        (dict(scale_a=torch.ones(len(p.a), 2)[:, :1]), "scale_a must be contiguous"),
+        (dict(offsets=p.offsets.repeat_interleave(2)[::2]), "offsets must be contiguous"),
+        (dict(a=wide[:, 8:280]), "a must have contiguous rows"),
+        (dict(b=p.b.mT.clone(memory_format=torch.contiguous_format).mT), "b must have contiguous"),
+        (dict(a=wide[:, :264], b=p.b[..., :264]), "multiples of 16, here 264 and 48"),
+        (dict(offsets=None, masked_m=torch.ones(4)), "not masked ones"),
+        (dict(a=p.a[:0], scale_a=p.scale_a[:0]), "empty"),
+        (dict(b=p.b[:1].expand(1024, -1, -1), scale_b=torch.ones(1024, 48, 1)), "here 1024"),
+    ):
+        assert text in (PYTORCHS.rejects(_aligned(**change)) or "accepted"), change
+
+
+def test_pytorchs_grouped_matmul_serves_where_a_table_says_so_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nobody has run it, so the reference goes before it."""
+    args = OP.meta_inputs(OP.case("qwen3-235b-gate-up-8192"))
+
+    def served() -> str | None:
+        with _dispatch.assume_sm(90):
+            return explain_flat(OP, args, torch.device("cuda")).provider
+
+    assert served() == "reference"
+    chosen = _tuned.Tuned(PYTORCHS.name, "a simulated record")
+    monkeypatch.setattr(_tuned, "tuned", lambda op, problem: chosen)
+    assert served() == PYTORCHS.name

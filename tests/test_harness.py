@@ -33,6 +33,7 @@ from aimills_kernels.harness import (
 )
 from aimills_kernels.harness import record as record_file
 from tests import faults, late_faults
+from tools import measure_overheads
 
 CEILINGS = {"copy_gbps": 10.0, "gemm_f32_tflops": 0.1, "gemm_f16_tflops": 0.05, "spec": None}
 
@@ -590,6 +591,12 @@ def test_overhead_is_measured_and_undone() -> None:
     out = aimills_kernels.attention(*args[:3])
     assert bool(torch.isfinite(out).all())
     assert bool((out != 0).any())
+
+
+def test_the_tool_of_overheads_holds_every_matmul_beside_its_no_op() -> None:
+    found = measure_overheads.public_costs("matmul", rounds=2)
+    assert found.keys() == {op.name for op in OPS if "matmul" in op.name}
+    assert all(row["noop_us"] > 0 and row["public_us"] > 0 for row in found.values())
 
 
 def test_the_short_way_is_taken_by_plain_calls_only() -> None:

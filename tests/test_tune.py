@@ -5,17 +5,19 @@ from __future__ import annotations
 import json
 import subprocess
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from aimills_kernels import _dispatch, _records, _registry, _tuned
+import aimills_kernels
+from aimills_kernels import _dispatch, _nearby, _records, _registry, _tuned
 from aimills_kernels._explain import Explanation, explain_flat
-from aimills_kernels._op import Op, Problem, Provider
+from aimills_kernels._op import Case, Op, Problem, Provider
 from aimills_kernels.cli import main
-from aimills_kernels.harness import env, tune
+from aimills_kernels.harness import bench, ceilings, env, tune
 from aimills_kernels.harness import record as _record
 from aimills_kernels.harness.env import ROOT
 from tests import records
@@ -148,6 +150,22 @@ def test_rows_of_a_cpu_or_of_unknown_problems_are_left_out() -> None:
     assert "its problem can't be made" in reasons
 
 
+INVARIANT = OP.case("llama3-8b-prefill-invariant")
+
+
+def test_a_provider_that_does_not_take_the_problem_is_not_chosen() -> None:
+    """Though a record has it as right and fastest: it promises no bits that are alike for every
+    batch. Who is left is alone, and its choice stands."""
+    dims = json.loads(json.dumps(INVARIANT.dims))
+    us = {"triton_invariant": 400, "sdpa": 100, "reference": 90}
+    record = made({})
+    record["rows"] += [row(p, t, case=INVARIANT.name, dims=dims) for p, t in us.items()]
+    found = entry(record)
+    assert (found["provider"], found["fastest"]) == ("triton_invariant", "triton_invariant")
+    record["rows"] = record["rows"][1:]
+    assert not tune.tune([("r.json", record)]).chosen
+
+
 def test_a_provider_whose_sources_changed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Held against the commit that the record names."""
     monkeypatch.undo()
@@ -190,9 +208,6 @@ def test_a_record_of_all_cases_makes_a_table_that_covers_them(op: Op) -> None:
         here = Problem(op, op.meta_inputs(case), "cuda", 90)
         taken = [p.name for p in op.all_providers if _dispatch.why_not(p, here) is None]
         work = {"op": op.name, "case": case.name, "dims": json.loads(json.dumps(case.dims))}
-        if len(taken) < 2:  # the reference is none for what it can't promise
-            assert case.get("invariant", False)
-            taken.append("reference")
         times = enumerate(taken, 100)
         rows += [records.row(name, records.samples(us), **work) for us, name in times]
     record = records.record(
@@ -201,6 +216,17 @@ def test_a_record_of_all_cases_makes_a_table_that_covers_them(op: Op) -> None:
     entries = [chosen.entry for chosen in tune.tune([("all.json", record)]).chosen]
     assert uncovered(op, 90, entries) == []
     assert len(uncovered(op, 90, entries[1:])) == 1
+
+
+@pytest.mark.parametrize("op", MATMULS, ids=str)
+def test_recorded_scales_of_blocks_are_those_of_quantize_fp8(op: Op) -> None:
+    """A table counts for the strides that were measured, and PyTorch's path takes no others."""
+    for case in (c for c in op.cases if "bench" in c.tags and c.get("scale_a") == "1x128"):
+        named = dict(zip(op.params, op.meta_inputs(case), strict=True))
+        x = torch.empty(named["a"].shape, device="meta")
+        _, scale = aimills_kernels.quantize_fp8(x, granularity="1x128")
+        assert named["scale_a"].shape == scale.shape
+        assert named["scale_a"].stride() == scale.stride(), case
 
 
 def test_committed_tables_cover_every_case() -> None:
@@ -321,3 +347,194 @@ def test_the_command_without_a_choice(
     assert "nothing is written" in capsys.readouterr().out
     assert main(["bench", "tune", str(tmp_path / "nowhere")]) == 2
     assert not table.exists()
+
+
+# ---- the whole way, from a run to what serves
+
+
+FP8 = _registry.get_op("matmul_fp8")
+
+
+def launch_exact(outs: tuple, *args: Any) -> None:
+    outs[0].copy_(FP8.reference(*args))
+
+
+def launch_loose(outs: tuple, *args: Any) -> None:
+    """As from sums of few bits."""
+    outs[0].copy_(FP8.reference(*args) * 1.02)
+
+
+def planted(**vendors: str) -> Op:
+    """The op with vendors' providers of these launches in place of its own."""
+    made = (
+        Provider(n, f"{__name__}:{t}", devices=("cpu", "cuda"), vendor=True, last=n == "last")
+        for n, t in vendors.items()
+    )
+    return replace(FP8, providers=tuple(made))
+
+
+def simulated(op: Op, us: dict[str, float]) -> dict[str, Any]:
+    """A run of a CPU, whose rows are given times and made those of a GPU: what it found right and
+    wrong is true, the rest is not."""
+    run = bench.run(ops=[op], cases=["tiny"], device="cpu", budget_s=2.0, peers=False, least=6)
+    for each in run["rows"]:
+        timed = records.spread(records.samples(us[each["provider"]]))
+        each |= {"device": "cuda:0", "mode": "stream", "suspect": None, **timed}
+    stamps = {"torch": TORCH, "triton": _records._triton_minor() + ".0"}
+    return records.record(run["rows"], gpus=[GPU], **stamps)
+
+
+@pytest.mark.parametrize(
+    ("us", "served"),
+    [
+        ({"exact": 400, "loose": 40, "last": 500, "reference": 9000}, "exact"),
+        ({"exact": 400, "loose": 40, "last": 300, "reference": 9000}, "last"),
+        ({"exact": 400, "loose": 40, "last": 350, "reference": 300}, "reference"),
+    ],
+    ids=lambda each: each if isinstance(each, str) else None,
+)
+def test_what_a_run_found_right_and_fastest_serves(
+    table: Path, monkeypatch: pytest.MonkeyPatch, us: dict[str, float], served: str
+) -> None:
+    """A path with a looser error is in the record, is ten times faster, and does not."""
+    spec = {"copy_gbps": 10.0, "gemm_f32_tflops": 0.1, "gemm_f16_tflops": 0.05, "spec": None}
+    monkeypatch.setattr(ceilings, "measure", lambda device: spec)
+    op = planted(exact="launch_exact", loose="launch_loose", last="launch_exact")
+    record = simulated(op, us)
+    assert {r["provider"]: r["validated"] for r in record["rows"]} == {
+        name: name != "loose" for name in us
+    }
+    made = tune.tune([("simulated.json", record)], [op])
+    _tuned.write(table, made.tables[table])
+    args = op.meta_inputs(op.case("tiny"))
+    with _dispatch.assume_sm(90):
+        found = explain_flat(op, args, torch.device("cuda"))
+    assert found.provider == served
+    assert "serves; the choice of simulated.json" in why(found, served)
+    with _dispatch.assume_sm(100):
+        elsewhere = explain_flat(op, args, torch.device("cuda"))
+    assert elsewhere.provider == "exact"
+    assert why(elsewhere, "exact") == "serves, by the built-in order"
+
+
+# ---- other numbers of rows
+
+
+def of_rows(rows: int, **more: Any) -> Case:
+    return Case(
+        f"rows-{rows}", M=rows, N=4096, K=4096, **({"scale_a": "row", "scale_b": "row"} | more)
+    )
+
+
+def fp8_entry(case: Case, provider: str, **more: Any) -> _tuned.Entry:
+    """Simulated: nobody measured it."""
+    return {
+        "op": FP8.name, "sm": 90, "problem": _tuned.signature(FP8, FP8.meta_inputs(case)),
+        "provider": provider, "record": f"simulated for {case.M} rows", "median_us": 1.0,
+        "fastest": provider, "fastest_us": 1.0, "config": None,
+        **_tuned.stamp(FP8, FP8.provider(provider)), **more,
+    }  # fmt: skip
+
+
+def fp8_choice(case: Case) -> tuple[str, str]:
+    """The provider on sm_90 and where its choice comes from, were every kernel shown correct."""
+    with _dispatch.assume_sm(90):
+        found = explain_flat(FP8, FP8.meta_inputs(case), torch.device("cuda"))
+    assert found.provider is not None
+    return found.provider, why(found, found.provider)
+
+
+@pytest.fixture
+def proven(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_records, "missing", lambda op, provider, sm: None)
+
+
+@pytest.mark.parametrize(
+    ("rows", "served", "source"),
+    [
+        (64, "triton", "simulated for 64 rows"),
+        (100, "triton", "simulated for 64 rows, made for 64 rows, the nearest recorded"),
+        (16, "triton", "the nearest recorded"),
+        (15, "triton", "built-in order"),
+        (512, "scaled_mm", "made for 1024 rows, the nearest recorded"),
+        (256, "scaled_mm", "made for 1024 rows"),  # as near to both
+        (255, "triton", "made for 64 rows"),
+        (4096, "scaled_mm", "made for 1024 rows"),
+        (4097, "triton", "built-in order"),
+    ],
+)
+def test_a_choice_serves_numbers_of_rows_nearby(
+    table: Path, proven: None, rows: int, served: str, source: str
+) -> None:
+    _tuned.write(table, [fp8_entry(of_rows(64), "triton"), fp8_entry(of_rows(1024), "scaled_mm")])
+    found, said = fp8_choice(of_rows(rows))
+    assert found == served
+    assert source in said
+
+
+@pytest.mark.parametrize(
+    "more",
+    [{"scale_a": "tensor", "scale_b": "tensor"}, {"out": "f16"}, {"bias": "bf16"},
+     {"act": "gelu"}, {"K": 4112}, {"accum": "fast"}, {"layout": "sliced"}],
+    ids=str,
+)  # fmt: skip
+def test_what_differs_by_more_than_rows_is_not_near(
+    table: Path, proven: None, more: dict[str, Any]
+) -> None:
+    """The reference would serve, if it were."""
+    _tuned.write(table, [fp8_entry(of_rows(64), "reference")])
+    assert fp8_choice(of_rows(65))[0] == "reference"
+    case = of_rows(65)
+    case.dims |= more
+    assert fp8_choice(case)[0] == "triton"
+
+
+def test_rows_whose_bits_must_not_depend_on_their_number_have_no_neighbours(table: Path) -> None:
+    cases = [of_rows(rows, invariant=True) for rows in (64, 65)]
+    _tuned.write(table, [fp8_entry(cases[0], "triton")])
+    problems = [Problem(FP8, FP8.meta_inputs(case), "cuda", 90) for case in cases]
+    assert [_tuned.tuned(FP8, p) is None for p in problems] == [False, True]
+
+
+def test_scales_of_blocks_have_neighbours(table: Path, proven: None) -> None:
+    """Their strides name the rows."""
+    blocks = {"scale_a": "1x128", "scale_b": "128x128", "layout": "quantized"}
+    _tuned.write(table, [fp8_entry(of_rows(64, **blocks), "scaled_mm")])
+    assert fp8_choice(of_rows(68, **blocks))[0] == "scaled_mm"
+    assert fp8_choice(of_rows(66, **blocks))[0] == "triton_block"  # it takes rows by 4
+    assert fp8_choice(of_rows(68, **blocks | {"layout": "contiguous"}))[0] == "triton_block"
+
+
+@pytest.mark.parametrize("rows", [64, 65])
+def test_tiles_go_along_where_they_are_declared(table: Path, proven: None, rows: int) -> None:
+    """Elsewhere the built-in ones serve, and the choice of the provider stands."""
+    provider = FP8.provider("triton")
+    declared = [
+        {str(c) for c in provider.configs(Problem(FP8, FP8.meta_inputs(case), "cuda", 90))}
+        for case in (of_rows(64), of_rows(65))
+    ]
+    both, lost = declared[0] & declared[1], declared[0] - declared[1]
+    for name in (*sorted(both), *sorted(lost)):
+        _tuned.write(table, [fp8_entry(of_rows(64), "triton", config=name)])
+        _, said = fp8_choice(of_rows(rows))
+        tuned = name in both or rows == 64
+        assert (f"tiles {name}, tuned" in said) == tuned
+        assert tuned or "built in; the choice of simulated" in said
+    assert both
+    assert lost
+
+
+@pytest.mark.parametrize("op", [op for op in MATMULS if "matmul" in op.name], ids=str)
+def test_every_matmul_names_its_rows(op: Op) -> None:
+    """Twice as many rows of any recorded problem are near it, whatever its layout."""
+    for case in (c for c in op.cases if "bench" in c.tags and not c.get("invariant", False)):
+        more = Case(case.name)
+        more.dims |= case.dims
+        if "M" in case.dims:
+            more.dims["M"] *= 2
+        else:
+            more.dims["counts"] = tuple(2 * n for n in case.counts)
+        texts = [_tuned.signature(op, op.meta_inputs(c)) for c in (case, more)]
+        (one, rows), (two, twice) = (_nearby.but_rows(op, text) or ("", 0) for text in texts)
+        assert twice == 2 * rows > 0
+        assert one == two or rows == 1  # of which strides say nothing

@@ -1,6 +1,7 @@
 """What a call costs before any work is done: the figures of docs/measured.md, measured again.
 
-.venv/bin/python tools/measure_overheads.py
+.venv/bin/python tools/measure_overheads.py             costs below the library, and each op's
+.venv/bin/python tools/measure_overheads.py matmul      the ops with this word in their name alone
 """
 
 from __future__ import annotations
@@ -19,6 +20,9 @@ from typing import Any
 import pybind11
 import torch
 from torch import Tensor
+
+from aimills_kernels._registry import OPS
+from aimills_kernels.harness import overhead
 
 CALLS, ROUNDS = 1_000, 60
 
@@ -144,8 +148,39 @@ def import_costs() -> dict[str, float]:
     }
 
 
+def public_costs(word: str = "", rounds: int = overhead.ROUNDS) -> dict[str, dict[str, Any]]:
+    """Of each op: its public function with nothing to launch, and an op of its schema that does
+    nothing but allocate its outputs, in turns."""
+    found = {}
+    for op in (op for op in OPS if word in op.name):
+        with overhead.contestants(op, "cpu") as calls:
+            if not calls:
+                raise SystemExit(f"{op}: its public function takes other arguments than its schema")
+            found[op.name] = overhead.compare(calls, rounds)
+    return found
+
+
+def show_public_costs(word: str) -> None:
+    if why := overhead.busy():
+        print(f"these say little: {why}")
+    print(f"    call   no-op  beyond it (quartiles apart; the target is {overhead.TARGET_US} us)")
+    for name, row in public_costs(word).items():
+        public, noop, beyond, apart = (
+            row[key] for key in ("public_us", "noop_us", "extra_us", "extra_iqr_us")
+        )
+        print(f"{public:8.2f}{noop:8.2f}{beyond:8.2f} us ({apart:.2f})  {name}")
+
+
 def main() -> None:
     torch.set_num_threads(1)
+    if words := sys.argv[1:]:
+        for word in words:
+            if not any(word in op.name for op in OPS):
+                raise SystemExit(
+                    f"no op has {word!r} in its name; there are: {', '.join(map(str, OPS))}"
+                )
+            show_public_costs(word)
+        return
     with tempfile.TemporaryDirectory() as folder:
         launch = bound_function(Path(folder))
         bound = microseconds(lambda: launch(1, 2, 3, 4, 5, 6, 7))
@@ -154,6 +189,7 @@ def main() -> None:
         print(f"{cost:8.2f} us  {name}")
     for name, seconds in import_costs().items():
         print(f"{seconds * 1e3:8.1f} ms  {name}")
+    show_public_costs("")
 
 
 if __name__ == "__main__":

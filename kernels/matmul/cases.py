@@ -19,18 +19,24 @@ Change = Callable[[dict[str, Any]], dict[str, Any]]
 
 def lay_out(case: Case, name: str, t: Tensor) -> Tensor:
     """`layout`: contiguous; transposed; slices at odd offsets, or of activations alone; no two
-    leading dims merge; one row throughout; sparse."""
+    leading dims merge; one row throughout; sparse; a scale for each 1x128 as `quantize_fp8` makes
+    them."""
     layout = case.one_of(
-        "layout", "contiguous", "transposed", "sliced", "odd rows", "permuted", "expanded", "sparse"
-    )
+        "layout", "contiguous", "transposed", "sliced", "odd rows", "permuted", "expanded",
+        "sparse", "quantized",
+    )  # fmt: skip
     if layout == "odd rows":
         layout = "sliced" if name in ("a", "x") else "contiguous"
+    if layout == "quantized":
+        if name != "scale_a" or t.dim() < 2:
+            return t
+        return _rows_side_by_side(t.flatten(0, -2)).unflatten(0, t.shape[:-1])
     if t.dim() == 0 or layout == "contiguous":
         return t
     if t.dim() == 1:
         return t.repeat_interleave(3)[::3] if layout == "sliced" else t
-    if layout == "transposed":  # a clone, as contiguous() leaves one column alone
-        return t.mT.clone(memory_format=torch.contiguous_format).mT
+    if layout == "transposed":
+        return _rows_side_by_side(t)
     if layout == "sliced":  # rows of a wider tensor, at an odd offset
         *lead, K = t.shape
         wide = t.new_zeros(math.prod((*lead, K + 5)) + 3)[3:]
@@ -44,6 +50,11 @@ def lay_out(case: Case, name: str, t: Tensor) -> Tensor:
         strides = (step, *t.stride()[1:])
         return t.new_empty(step * t.shape[0]).as_strided(t.shape, strides).copy_(t)
     return t
+
+
+def _rows_side_by_side(t: Tensor) -> Tensor:
+    """By a clone, as contiguous() leaves one column alone."""
+    return t.mT.clone(memory_format=torch.contiguous_format).mT
 
 
 def scale_of(values: Tensor, kind: str, rows: int) -> Tensor:

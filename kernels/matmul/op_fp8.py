@@ -258,6 +258,7 @@ matmul_fp8 = Op(
     values=values,
     backward="reference",
     reference_rejects=depends,
+    rows=("a", "scale_a", "residual"),
     providers=(
         Provider.triton(
             "triton",

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from aimills_kernels._op import Invalid, Op, Problem, Provider, describe
-from aimills_kernels.kernels.matmul import chosen, op_fp8
+from aimills_kernels.kernels.matmul import chosen, op_fp8, scaled_grouped_mm
 from aimills_kernels.kernels.matmul.activations import activate, check_activation
 from aimills_kernels.kernels.matmul.cases import (
     BAD_OUT_DTYPE,
@@ -191,12 +191,21 @@ grouped_matmul_fp8 = Op(
     values=values,
     backward="reference",
     reference_rejects=op_fp8.depends,
+    rows=("a", "scale_a", "residual"),
     providers=(
         Provider.triton(
             "triton",
             "aimills_kernels.kernels.matmul.triton_grouped_fp8:launch",
             sources=SOURCES,
             configs=_configs,
+        ),
+        Provider(
+            "scaled_grouped_mm",
+            "aimills_kernels.kernels.matmul.scaled_grouped_mm:launch",
+            sm=(90,),
+            rejects=scaled_grouped_mm.rejects,
+            vendor=True,
+            last=True,  # it was never run: what a GPU shows decides
         ),
     ),
 )

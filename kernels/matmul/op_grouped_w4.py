@@ -250,6 +250,7 @@ grouped_matmul_w4 = Op(
     values=values,
     backward="reference",
     reference_rejects=op_w4.depends,
+    rows=("x", "residual"),
     providers=(
         Provider.triton(
             "triton",

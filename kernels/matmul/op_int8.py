@@ -297,6 +297,7 @@ matmul_int8 = Op(
     values=values,
     backward="reference",
     reference_rejects=_depends,
+    rows=("a", "scale_a", "zero_a", "residual"),
     providers=(
         Provider.triton(
             "triton",

@@ -274,6 +274,7 @@ matmul_w4 = Op(
     errors=ERRORS,
     values=values,
     backward="reference",
+    rows=("x", "residual"),
     providers=(
         Provider.triton(
             "triton",

@@ -217,6 +217,7 @@ matmul_w8 = Op(
     values=values,
     backward="reference",
     reference_rejects=depends,
+    rows=("x", "residual"),
     providers=(
         Provider.triton(
             "triton",

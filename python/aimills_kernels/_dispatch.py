@@ -246,28 +246,30 @@ def choices(op: Op, problem: Problem) -> list[Choice]:
 
 def why_not(provider: Provider, problem: Problem) -> str | None:
     """Why `provider` can't run `problem`; None where it can."""
-    if problem.device not in provider.devices:
-        if not (provider.interpret and problem.device == "cpu" and interpreting()):
-            return (
-                f"it runs on {' and '.join(provider.devices)}, the tensors are on {problem.device}"
-            )
-    elif problem.device == "cuda" and provider.sm and problem.sm is not None:
-        return _wrong_architecture(provider, problem.sm) or _cannot(provider, problem)
-    return _cannot(provider, problem)
+    emulated = provider.interpret and problem.device == "cpu" and interpreting()
+    if problem.device not in provider.devices and not emulated:
+        return f"it runs on {' and '.join(provider.devices)}, the tensors are on {problem.device}"
+    return _wrong_architecture(provider, problem) or _lacks(provider) or provider.rejects(problem)
 
 
-def _wrong_architecture(provider: Provider, sm: int) -> str | None:
+def refuses(provider: Provider, problem: Problem) -> str | None:
+    """Why it would not take `problem` on that device even with all that it needs installed."""
+    return _wrong_architecture(provider, problem) or provider.rejects(problem)
+
+
+def _wrong_architecture(provider: Provider, problem: Problem) -> str | None:
+    sm = problem.sm
+    if problem.device != "cuda" or sm is None or not provider.sm:
+        return None
     if sm // 10 in {made // 10 for made in provider.sm}:
         return None
     made_for = ", ".join(f"sm_{made}" for made in provider.sm)
     return f"it is made for {made_for}, this GPU is sm_{sm}"
 
 
-def _cannot(provider: Provider, problem: Problem) -> str | None:
-    for package in provider.needs:
-        if not installed(package):
-            return f"the package {package!r} is not installed"
-    return provider.rejects(problem)
+def _lacks(provider: Provider) -> str | None:
+    missing = next((p for p in provider.needs if not installed(p)), None)
+    return missing and f"the package {missing!r} is not installed"
 
 
 def _unproven(op: Op, provider: Provider, problem: Problem) -> str | None:

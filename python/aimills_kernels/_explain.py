@@ -67,6 +67,8 @@ def explain_flat(op: Op, args: tuple, device: torch.device | None = None) -> Exp
             )
         chosen = why_not is None and not taken
         why = why_not or _why(chosen, bool(forced))
+        if chosen and device.type == "cuda" and not forced and not choice.note:
+            why += ", by the built-in order"
         tiles = _configs.origin(choice.provider, problem) if chosen else ""
         why = "; ".join(filter(None, (why, tiles, choice.note)))
         rows.append((choice.provider.name, chosen, why))

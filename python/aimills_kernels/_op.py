@@ -116,6 +116,7 @@ class Provider:
     sm: tuple[int, ...] = ()
     rejects: Callable[[Problem], str | None] = _accepts
     vendor: bool = False
+    last: bool = False  # behind the reference: serves where a tuned table says so, or asked for
     interpret: bool = False  # a Triton kernel: runs on a CPU under TRITON_INTERPRET=1
     needs: tuple[str, ...] = ()  # importable packages without which it can't run
     sources: tuple[str, ...] = ()  # further files that its record depends on, package-relative
@@ -208,7 +209,8 @@ class Op:
     gradient). `inputs` draws on the device of its generator. An op that writes to arguments of its
     own names them in `mutates`, which then are its outputs: the reference writes too, and returns
     nothing. `presented` gives the views of (outputs, args) that the public function returns, where
-    these are not the outputs as they lie in memory.
+    these are not the outputs as they lie in memory. `rows` names the tensors whose last dim but one
+    counts rows, of which there may be any number: a tuned choice then serves other numbers nearby.
     """
 
     name: str
@@ -226,6 +228,7 @@ class Op:
     mutates: tuple[str, ...] = ()
     reference_rejects: Callable[[Problem], str | None] = _accepts
     presented: Callable[[tuple, Sequence[Any]], tuple] | None = None
+    rows: tuple[str, ...] = ()
 
     def __hash__(self) -> int:
         return hash(self.name)
@@ -315,7 +318,8 @@ class Op:
 
     @cached_property
     def all_providers(self) -> tuple[Provider, ...]:
-        return (*self.providers, _reference_provider(self))
+        first = [p for p in self.providers if not p.last]
+        return *first, _reference_provider(self), *(p for p in self.providers if p.last)
 
     def provider(self, name: str) -> Provider:
         for provider in self.all_providers:

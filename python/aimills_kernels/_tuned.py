@@ -5,6 +5,10 @@ first for one problem (shapes, dtypes, strides and scalars) on one compute capab
 the tiles that its kernel is then launched with. It counts for the sources, the Triton and the torch
 minor version that were measured. Whether that provider may serve at all is decided as for any
 other.
+
+A problem without an entry goes by that of the nearest number of rows (`_nearby`), tiles only where
+they are declared for it too; else by the built-in order: the op's own kernels, then the vendor's,
+then the reference.
 """
 
 from __future__ import annotations
@@ -22,7 +26,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from aimills_kernels import _configs, _records
+from aimills_kernels import _configs, _nearby, _records
 from aimills_kernels._op import Op, Problem, Provider, describe
 
 SCHEMA = 1
@@ -38,12 +42,13 @@ Entry = dict[str, Any]
 @dataclass(frozen=True)
 class Tuned:
     """The entry of a problem. `stale` says why it does not count; None where it does. `config` is
-    None for the built-in tiles."""
+    None for the built-in tiles, `rows` the recorded number where that is not the problem's."""
 
     provider: str
     record: str
     stale: str | None = None
     config: Any = None
+    rows: int | None = None
 
     def note(self, provider: Provider) -> str:
         """What `explain` adds to the line of `provider`."""
@@ -51,22 +56,27 @@ class Tuned:
             return ""
         if self.stale:
             return f"the choice of {self.record} does not count: {self.stale}"
-        return f"the choice of {self.record}"
+        near = "" if self.rows is None else f", made for {self.rows} rows, the nearest recorded"
+        return f"the choice of {self.record}{near}"
 
 
 def tuned(op: Op, problem: Problem) -> Tuned | None:
-    """The entry for this problem; None where there is none."""
-    if problem.device != "cuda" or problem.sm is None or not (known := _entries(op)):
+    """The entry for this problem, or for the nearest number of rows; None where there is none."""
+    if problem.device != "cuda" or problem.sm is None:
         return None
-    entry = known.get((problem.sm, signature(op, problem.args)))
-    if entry is None:
+    if (table := _entries(op).get(problem.sm)) is None:
         return None
+    text, rows = signature(op, problem.args), None
+    if (entry := table.exact.get(text)) is None:
+        if (near := _nearby.of(op, text, table.by_rows)) is None:
+            return None
+        rows, entry = near
     stale, name, config = why_stale(entry, op), entry.get("config"), None
     if stale is None and name is not None:
         config = _configs.named(op.provider(entry["provider"]), problem, name)
-        if config is None:
+        if config is None and rows is None:
             stale = f"{entry['provider']!r} has no tiles {name!r} for this problem"
-    return Tuned(entry["provider"], entry["record"], stale, config)
+    return Tuned(entry["provider"], entry["record"], stale, config, rows)
 
 
 def ordered(op: Op, found: Tuned | None) -> Sequence[Provider]:
@@ -130,17 +140,29 @@ def table_file(op: Op) -> Path:
     return Path(str(sys.modules[op.reference.__module__].__file__)).parent / FILE
 
 
+@dataclass(frozen=True)
+class _Table:
+    """The entries of an op on one capability, by problem, and by what it is without its rows."""
+
+    exact: dict[str, Entry]
+    by_rows: dict[str, dict[int, Entry]]
+
+
 @cache
-def _entries(op: Op) -> dict[tuple[int, str], Entry]:
+def _entries(op: Op) -> dict[int, _Table]:
     path = table_file(op)
     if not path.exists():
         return {}
     try:
-        entries = read(path)
+        mine = [e for e in read(path) if e["op"] == op.name]
     except ValueError as error:
         warnings.warn(f"{error}; it is not used", stacklevel=2)
         return {}
-    return {(e["sm"], e["problem"]): e for e in entries if e["op"] == op.name}
+    found = {}
+    for sm in {e["sm"] for e in mine}:
+        exact = {e["problem"]: e for e in mine if e["sm"] == sm}
+        found[sm] = _Table(exact, _nearby.by_rows(op, exact))
+    return found
 
 
 def read(path: Path) -> list[Entry]:

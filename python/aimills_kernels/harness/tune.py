@@ -16,7 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from aimills_kernels import _configs, _records, _tuned
+from aimills_kernels import _configs, _dispatch, _records, _tuned
 from aimills_kernels._op import Case, Op, Problem, Provider
 from aimills_kernels._registry import OPS
 from aimills_kernels.harness import _problems, env
@@ -133,7 +133,7 @@ def _choices(
             made.leave(f"its problem can't be made: {env.first_line(error)}", f"{op.name} {case}")
             continue
         usable = _usable(made, op, problem, record, mine)
-        if len(usable) < 2:
+        if len(usable) < min(2, len(_able(op, problem))) or not usable:
             made.leave("fewer than two providers have a time that counts", f"{op.name} {case}")
             continue
         provider, row = _best(op, usable)
@@ -161,7 +161,7 @@ def _usable(
 ) -> dict[str, Row]:
     """By provider: the row whose time counts. Peers that can't serve, and what is wrong, do not."""
     times: dict[str, dict[str | None, Row]] = {}
-    names = {p.name for p in op.all_providers}
+    names, able = {p.name for p in op.all_providers}, _able(op, problem)
     for row in rows:
         provider = row["provider"].removesuffix(f" {row['config']}")
         if provider not in names or row["median_us"] is None or not row["validated"]:
@@ -171,6 +171,8 @@ def _usable(
             made.leave(f"fewer than {ENOUGH} samples", what)
         elif row["suspect"]:
             made.leave("its time is suspect", what)
+        elif provider not in able:
+            made.leave("it does not take this problem now", what)
         elif changed := _changed(op.provider(provider), _commit(record)):
             made.leave(changed, what)
         else:
@@ -180,6 +182,11 @@ def _usable(
         if (best := _with_best_tiles(made, op.provider(name), problem, mine)) is not None:
             found[name] = best
     return found
+
+
+def _able(op: Op, problem: Problem) -> set[str]:
+    """Who takes the problem: only one where the others can't promise what is asked for."""
+    return {p.name for p in op.all_providers if not _dispatch.refuses(p, problem)}
 
 
 def _with_best_tiles(
