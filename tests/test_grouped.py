@@ -13,6 +13,13 @@ import aimills_kernels as ak
 from aimills_kernels import _aot, _dispatch
 from aimills_kernels._op import Case
 from aimills_kernels._registry import get_op
+from aimills_kernels.kernels.hardware import SHARED_KIB
+from aimills_kernels.kernels.matmul.config import (
+    INVARIANT_M,
+    Shape,
+    select_grouped_config,
+    select_split_config,
+)
 from tests.ptx.triton import executing
 
 OP = get_op("grouped_matmul_fp8")
@@ -163,14 +170,27 @@ def test_rows_of_no_group_cost_their_zeros(counts: tuple[int, ...], seed: int) -
     assert all((out[e, n:] == 0).all() for e, n in enumerate(lengths.tolist()))
 
 
+@pytest.mark.parametrize("sm", SHARED_KIB)
+def test_a_group_sums_as_deep_as_matmul_fp8(sm: int) -> None:
+    """With batch_invariant=True: what is scaled or promoted before it is added is as much of K."""
+    for n, k, decode, aligned, blocks, several in itertools.product(
+        (24, 62, 4096), (90, 300, 4096), (True, False), (True, False), (True, False), (0, 1, 2)
+    ):
+        shape = Shape(INVARIANT_M, n, k, decode, aligned, fixed=True, several=several)
+        alone = select_split_config(shape, blocks, sm)
+        assert select_grouped_config(shape, blocks, sm).block_k == alone.block_k, shape
+        assert alone.splits == 1
+
+
 @pytest.mark.ptx
 @pytest.mark.full
 @pytest.mark.parametrize("scales", [("row", "row"), ("1x128", "128x128")])
-def test_a_row_has_the_bits_of_matmul_fp8(scales: tuple[str, str], seed: int) -> None:
+@pytest.mark.parametrize("dtype", ["f32", "bf16"])
+def test_a_row_has_the_bits_of_matmul_fp8(scales: tuple[str, str], dtype: str, seed: int) -> None:
     """With batch_invariant=True, whatever its group and place. The executor sums the products of an
     instruction exactly: this is about tiles and order, not about a GPU's matrix instructions."""
     case = Case("bits", counts=(3, 0, 40), N=24, K=300, scale_a=scales[0], scale_b=scales[1],
-                out="f32", fill="magnitudes", invariant=True)  # fmt: skip
+                out=dtype, fill="magnitudes", invariant=True)  # fmt: skip
     named = dict(zip(OP.params, OP.make_inputs(case, "cpu", seed), strict=True))
     out, _ = _on_executor(named, seed)
     ends = named["offsets"].tolist()
@@ -179,12 +199,11 @@ def test_a_row_has_the_bits_of_matmul_fp8(scales: tuple[str, str], seed: int) ->
     for e in (e for e in range(3) if ends[e] > (ends[e - 1] if e else 0)):
         row = ends[e] - 1
         args = (named["a"][row : row + 1], named["b"][e], named["scale_a"][row : row + 1],
-                named["scale_b"][e], None, torch.float32, "promoted", True, None,
-                "none")  # fmt: skip
-        alone = torch.full((1, 24), torch.nan)
+                named["scale_b"][e], None, out.dtype, "promoted", True, None, "none")  # fmt: skip
+        alone = torch.full_like(out[:1], torch.nan)
         with executing(90, seed=seed):
             _dispatch.load(plain.provider(kind))((alone,), *args)
-        assert torch.equal(out[row].view(torch.int32), alone[0].view(torch.int32))
+        assert torch.equal(out[row], alone[0])
 
 
 @pytest.mark.parametrize("name", ["grouped_matmul_fp8", "grouped_matmul_w4"])

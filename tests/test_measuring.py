@@ -450,16 +450,38 @@ def test_the_last_timed_output_is_looked_at() -> None:
     assert row["median_us"] is None
 
 
-def test_a_second_call_on_the_same_data_must_write_too() -> None:
-    op = late_faults.plant("attention", "skips_the_same_again")
+def _timed(fault: str) -> tuple[bench.Stage, bench.OfProvider]:
+    """As they are behind the timed loop."""
+    op = late_faults.plant("attention", fault)
     stage = bench.Stage(op, op.case("tiny"), torch.device("cpu"), 0, 1)
     contestant = bench.OfProvider(stage, op.provider("planted"))
     for round_ in range(late_faults.GATE_CALLS + 3):
         contestant.rotate(round_)
         contestant()
+    return stage, contestant
+
+
+def test_a_second_call_on_the_same_data_must_write_too() -> None:
+    _, contestant = _timed("skips_the_same_again")
     _, wrong = contestant.check(timing.CpuTimer())
     assert wrong
     assert all(w.startswith("called again on the same data: ") for w in wrong)
+
+
+def test_what_a_machine_does_to_who_has_just_worked_is_no_reuse(monkeypatch: Any) -> None:
+    """Whoever has drawn data is stopped: that has to meet calls on seen data as well."""
+    stage, contestant = _timed("no_fault")
+    drawn, draw = [False], stage._random
+
+    class Stops(timing.CpuTimer):
+        def sample(self, call: Any, repeats: int = 1) -> float:
+            stopped, drawn[0] = drawn[0], False
+            return super().sample(call, repeats) + 1e6 * stopped
+
+    monkeypatch.setattr(stage, "_random", lambda: (drawn.__setitem__(0, True), draw())[1])
+    assert contestant.check(Stops(), known_us=1.0)[1] == []
+    _, cheat = _timed("cached_by_data")
+    assert cheat.check(timing.CpuTimer(), known_us=1.0)[1][0].startswith("it reuses results: ")
 
 
 def test_cold_is_claimed_only_where_the_cache_was_overwritten(monkeypatch: Any) -> None:

@@ -127,6 +127,71 @@ def test_codes_of_another_kind_are_not_loaded(scheme: str, change: dict, says: s
         made.load_state_dict(made.state_dict() | changed)
 
 
+@pytest.mark.parametrize(
+    ("scheme", "name", "dtype"),
+    [("w4-g32", "scales", torch.float16), ("w4-g64-asym", "scales", torch.float32),
+     ("fp8-row", "scale", torch.float64), ("int8", "scale", torch.float64)],
+)  # fmt: skip
+def test_scales_are_not_rounded_as_they_are_loaded(
+    scheme: str, name: str, dtype: torch.dtype
+) -> None:
+    made = nn.ModuleDict({"part": QuantLinear.from_linear(linear(), scheme)})
+    before = made.part.dequantize()
+    state = made.state_dict()
+    state[f"part.{name}"] = (state[f"part.{name}"] * 1.01).to(dtype)
+    kind = "bfloat16" if name == "scales" else "float32"
+    says = f"part.{name} must be {kind} for {scheme}, got float"
+    with pytest.raises(RuntimeError, match=says):
+        made.load_state_dict(state)
+    assert torch.equal(made.part.dequantize(), before)
+    if name == "scale":  # of which the matmul takes float32 alone
+        with pytest.raises(RuntimeError, match=says):
+            made.load_state_dict(state, assign=True)
+    else:
+        made.load_state_dict(state, assign=True)
+        assert torch.equal(made.part.scales, state["part.scales"])
+        assert made.part(torch.randn(3, 150).bfloat16()).isfinite().all()
+
+
+def test_narrow_scales_are_loaded_into_wide_ones() -> None:
+    """Which keeps every number."""
+    made = QuantLinear.from_linear(linear(), "fp8-row")
+    narrow = made.scale.bfloat16()
+    made.load_state_dict(made.state_dict() | {"scale": narrow})
+    assert torch.equal(made.scale, narrow.float())
+
+
+@pytest.mark.parametrize(
+    ("scale", "says"),
+    [
+        (torch.tensor([torch.nan]), "scale must be finite"),
+        (torch.ones(70), "scale must be one number for fp8-tensor, got float32"),
+    ],
+)
+def test_the_scale_of_a_tensor_is_one_number(scale: torch.Tensor, says: str) -> None:
+    """PyTorch takes [1] for []."""
+    made = QuantLinear.from_linear(linear(), "fp8-tensor")
+    with pytest.raises(RuntimeError, match=says):
+        made.load_state_dict(made.state_dict() | {"scale": scale})
+    made.load_state_dict(made.state_dict() | {"scale": torch.tensor([0.25])})
+    assert float(made.scale) == 0.25
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_codes_and_scales_keep_their_dtypes(scheme: str) -> None:
+    """Where the rest of a model is cast."""
+    want = QuantLinear.from_linear(linear(), scheme)
+    made = nn.Sequential(copy.deepcopy(want)).half()[0]
+    assert made.bias is not None
+    assert made.bias.dtype == torch.float16
+    assert {n: t.dtype for n, t in made.named_buffers()} == {
+        n: t.dtype for n, t in want.named_buffers()
+    }
+    assert torch.equal(made.dequantize(), want.dequantize())
+    assert made(torch.randn(3, 150).half()).dtype == torch.float16
+    assert all(t.is_meta for t in made.to("meta", torch.bfloat16).buffers())
+
+
 @pytest.mark.parametrize("scheme", ["w4-g32", "int8-weight"])
 def test_gradients_flow_where_activations_stay(scheme: str) -> None:
     made = QuantLinear.from_linear(linear(), scheme)

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from aimills_kernels import pytest_plugin
-from aimills_kernels.harness import _machine, env
+from aimills_kernels.harness import _machine, env, pytest_rows
 from tests import child_pytest
 from tests.child_pytest import run_pytest
 
@@ -171,6 +171,16 @@ def test_a_record_of_nothing_is_not_green(folder: Path) -> None:
     assert "1 passed" in run.stdout
     assert "the record r.json was not written: nothing was timed" in run.stdout
     assert not (folder / "r.json").exists()
+
+
+def test_a_baseline_of_nothing_is_told(tmp_path: Path) -> None:
+    state = pytest_plugin._State()
+    state.rows = pytest_rows.Rows(budget_s=1.0)
+    options = SimpleNamespace(benchmark_storage=str(tmp_path), benchmark_autosave=True)
+    config: Any = SimpleNamespace(option=options)
+    assert pytest_plugin._store_rows(config, state, regressed=False)
+    assert state.said == ["not stored as a baseline, as nothing was timed"]
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_plugin_that_has_the_flag_keeps_it(folder: Path) -> None:

@@ -166,6 +166,43 @@ def test_a_folder_that_lacks_a_part_is_refused(word: str, folder: Path, tmp_path
         load(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("scheme", "other", "says"),
+    [
+        ("int8", "fp8-row", "weight must be float8_e4m3fn for fp8-row, got int8"),
+        ("fp8-row", "int8", "weight must be int8 for int8, got float8_e4m3fn"),
+        ("int8", "int8", "scale must be finite, got NaN"),
+    ],
+)
+def test_no_code_or_scale_of_another_kind_is_taken(
+    scheme: str, other: str, says: str, folder: Path, tmp_path: Path
+) -> None:
+    """Transformers would cast it."""
+    model = load(folder, dtype=BF16, quantization_config=AimillsConfig(scheme))
+    layer = model.model.layers[0].self_attn.q_proj
+    if scheme == other:
+        layer.scale[3] = torch.nan
+    model.save_pretrained(tmp_path)
+    file = tmp_path / "config.json"
+    config = json.loads(file.read_text())
+    config["quantization_config"]["scheme"] = other
+    file.write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=rf"QuantLinear: model\.layers\..*proj\.{says}"):
+        load(tmp_path)
+
+
+def test_scales_keep_their_dtype(folder: Path, tmp_path: Path) -> None:
+    """One that float16 does not hold would be rounded to 0."""
+    model = load(folder, dtype=BF16, quantization_config=AimillsConfig("w4-g32"))
+    layer = model.model.layers[1].mlp.up_proj
+    layer.scales[0, 0] = 1e-9
+    model.save_pretrained(tmp_path)
+    again = load(tmp_path, dtype=torch.float16).model.layers[1].mlp.up_proj
+    assert again.bias is None
+    assert again.scales.dtype == BF16
+    assert torch.equal(again.dequantize(), layer.dequantize())
+
+
 def test_a_weight_that_is_not_there_is_said(folder: Path, tmp_path: Path) -> None:
     safetensors = pytest.importorskip("safetensors.torch", reason="no safetensors")
     tensors = safetensors.load_file(folder / "model.safetensors")

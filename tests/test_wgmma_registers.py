@@ -69,6 +69,16 @@ def test_nor_with_other_tiles(name: str, case: str) -> None:
             assert not hazards(kernel), candidate
 
 
+@pytest.mark.parametrize(("m", "n"), [(300, 1), (1, 300), (1, 1)])
+@pytest.mark.parametrize("name", ["attention", "attention_backward"])
+def test_nor_of_a_single_query_or_key(name: str, m: int, n: int) -> None:
+    """Which Triton makes a constant unless it is told not to: its loop becomes other code."""
+    op = get_op(name)
+    dims = {**op.case("one-key" if name == "attention" else "plain").dims, "M": m, "N": n}
+    for kernel in compile_provider(op, Case("single", **dims), op.provider("triton"), 90) or []:
+        assert not hazards(kernel), kernel.name
+
+
 def test_a_pipeline_that_overtakes_its_wgmma_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     """`matmul_w8` would convert the next weights into registers that a wgmma still reads."""
     from aimills_kernels.kernels.matmul import triton_w8

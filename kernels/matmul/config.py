@@ -93,11 +93,17 @@ def _others(built_in: Config, shape: Shape, sm: int) -> Iterator[Config]:
     own = built_in.block_m * built_in.block_n // (32 * built_in.num_warps)
     most = _outputs_with_scales(sm) if shape.several == EACH else 32 if shape.several else 64
     sums = max(own, most)
-    return (c for c in _near(built_in) if _fits(c, shape, sm, sums))
+    c = built_in
+    stages = _stages(c.block_m, c.block_n, c.block_k, shape.decode, sm)
+    return (c for c in _near(built_in, stages) if _fits(c, shape, sm, sums))
 
 
-def _near(c: Config) -> Iterator[Config]:
-    yield replace(c, num_stages=c.num_stages + 1 if c.num_stages < 4 else 3)
+def _near(c: Config, stages: int = 4) -> Iterator[Config]:
+    """A stage more, or one less where `stages` fit; other warps, widths, depths and groups."""
+    if c.num_stages < min(4, stages):
+        yield replace(c, num_stages=c.num_stages + 1)
+    elif c.num_stages > 2:
+        yield replace(c, num_stages=c.num_stages - 1)
     yield replace(c, num_warps=12 - c.num_warps)  # 4 and 8
     yield replace(c, block_n=2 * c.block_n)
     yield replace(c, block_k=c.block_k // 2)
@@ -136,7 +142,8 @@ def select_config(shape: Shape, sm: int) -> Config:
         block_m, block_n, warps = 16, 32 if _cdiv(n, 32) >= _SMS // 2 else 16, 4
         block_k = (128 if decode or k < 256 else 256) if aligned else 64
     elif not aligned:
-        block_m, block_n, block_k, warps = 64, 64, 64, 8
+        # A row alone has the bits that it has in a group, whose tiles are 32 deep here.
+        block_m, block_n, block_k, warps = 64, 64, 32 if shape.fixed else 64, 8
     elif m <= 64 or _cdiv(m, 128) * _cdiv(n, 128) < _SMS or (sm // 10 == 10 and n % 16):
         # On sm_100 a thread stores whole rows of the tile; 64 unaligned addresses spilled 64 bytes.
         block_m, block_n, warps = 64, 64, 4

@@ -568,6 +568,8 @@ def _store_rows(config: pytest.Config, state: _State, regressed: bool) -> bool:
     if store is not None and (config.option.benchmark_autosave or config.option.benchmark_save):
         if regressed:
             state.said.append("not stored as a baseline, as it has regressed")
+        elif not state.rows.records:
+            state.said.append("not stored as a baseline, as nothing was timed")
         else:
             made = datetime.now(UTC).strftime("%Y-%m-%dT%H%M%S.%f")
             paths.append(store / f"{made}.json")

@@ -107,10 +107,12 @@ class AimillsQuantizer(HfQuantizer):
         }
         if not self.chosen:
             raise ValueError(f"AimillsConfig: {type(model).__name__} has no nn.Linear to convert")
+        self.empty: dict[str, QuantLinear] = {}
         if self.pre_quantized:
             for name in self.chosen:
                 made = QuantLinear.from_linear(model.get_submodule(name), config.scheme)
                 model.set_submodule(name, made)
+                self.empty[name] = made.without_data()
 
     def _names(self, model: Any, name: str) -> set[str]:
         """Of a layer, also in a model that wraps this one or that this one wraps, as a folder may
@@ -122,6 +124,14 @@ class AimillsQuantizer(HfQuantizer):
     def param_needs_quantization(self, model: Any, param_name: str, **kwargs: Any) -> bool:
         name, _, word = param_name.rpartition(".")
         return not self.pre_quantized and word == "weight" and name in self.chosen
+
+    def get_new_dtype(self, converter: Any, param: Any, dtype: torch.dtype) -> torch.dtype | None:
+        """Codes and scales stay as they are in the file: none are cast to another kind, or rounded,
+        before they can be looked at."""
+        name, _, word = converter.target_patterns[0].rpartition(".")
+        if word != "bias" and name in self.empty:
+            return None
+        return super().get_new_dtype(converter, param, dtype)  # type: ignore[no-any-return]
 
     def get_quantize_ops(self) -> ConversionOps:
         return _Quantize(self)
@@ -137,6 +147,8 @@ class AimillsQuantizer(HfQuantizer):
                             f"AimillsConfig: the checkpoint has no {name}.{word}, {describe(t)}; "
                             "a layer that is not quantised there belongs in modules_to_not_convert"
                         )
+            if name in self.empty:
+                self.empty[name].check_loaded(f"{name}.", dict(layer.named_buffers()), assign=True)
         return model
 
     def _dequantize(self, model: Any, dtype: torch.dtype) -> Any:

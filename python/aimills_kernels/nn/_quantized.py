@@ -25,6 +25,7 @@ from aimills_kernels._op import describe
 from aimills_kernels._registry import get_op
 from aimills_kernels._words import shown
 from aimills_kernels.kernels.matmul.checks import check_scale
+from aimills_kernels.kernels.matmul.formats import WIDE
 from aimills_kernels.kernels.matmul.op_w4 import check_weight_values
 from aimills_kernels.nn._layers import linears
 from aimills_kernels.ops.matmul import matmul_fp8, quantize_fp8
@@ -141,7 +142,10 @@ class QuantLinear(nn.Module):
         }  # fmt: skip
         try:
             self._check_whole(prefix, [n for n in self._buffers if prefix + n in state_dict])
-            self._check_loaded(prefix, {n: t for n, t in given.items() if isinstance(t, Tensor)})
+            tensors = {n: t for n, t in given.items() if isinstance(t, Tensor)}
+            self.check_loaded(
+                prefix, tensors, local_metadata.get("assign_to_params_buffers", False)
+            )
         except ValueError as error:
             error_msgs.append(str(error))
             return
@@ -161,17 +165,27 @@ class QuantLinear(nn.Module):
                     f"QuantLinear: {prefix}{name} is missing, and {prefix}{given[0]} is there"
                 )
 
-    def _check_loaded(self, prefix: str, given: dict[str, Tensor]) -> None:
+    def check_loaded(self, prefix: str, given: dict[str, Tensor], assign: bool) -> None:
+        """That these can be the buffers of this name, copied, or assigned as they are."""
         for name, t in given.items():
             own = self._buffers[name]
             assert own is not None
-            if name not in ("scale", "scales") and t.dtype != own.dtype:
+            if t.dtype not in self._loses_nothing(name, own, assign):
+                hint = "; with assign=True the layer takes them" if name == "scales" else ""
                 raise ValueError(
                     f"QuantLinear: {prefix}{name} must be {describe(own.dtype)} for {self.scheme}, "
+                    f"got {describe(t)}{hint}"
+                )
+            if own.dim() == 0 and t.numel() != 1:
+                raise ValueError(
+                    f"QuantLinear: {prefix}{name} must be one number for {self.scheme}, "
                     f"got {describe(t)}"
                 )
-        if any(t.is_meta or t.shape != self._buffers[n].shape for n, t in given.items()):  # type: ignore[union-attr]
-            return  # of other shapes PyTorch tells
+        # PyTorch tells of other shapes, and takes [1] for [].
+        shapes = {n: self._buffers[n].shape for n in given}  # type: ignore[union-attr]
+        fits = (t.shape in (shapes[n], shapes[n] or (1,)) for n, t in given.items())
+        if any(t.is_meta for t in given.values()) or not all(fits):
+            return
         for name in ("scale", "scales"):
             if name in given:
                 check_scale("QuantLinear", prefix + name, given[name])
@@ -181,6 +195,24 @@ class QuantLinear(nn.Module):
                 f"QuantLinear {prefix.removesuffix('.')}", self.in_features, given["scales"],
                 *parts, self.group_size,
             )  # fmt: skip
+
+    def _loses_nothing(self, name: str, own: Tensor, assign: bool) -> tuple[torch.dtype, ...]:
+        """What `own` may be loaded from. A copy casts: to float32 it keeps every number. What is
+        assigned stays as it is, and `matmul_w4` reads scales of each dtype."""
+        widened = name in ("scale", "scales") and own.dtype == torch.float32 and not assign
+        return tuple(WIDE.values()) if widened or (name == "scales" and assign) else (own.dtype,)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> QuantLinear:
+        """To another device as any module; to another dtype, as by `.half()`, with the bias alone:
+        codes would be no codes, and scales would be rounded."""
+        before = {name: t for name, t in self._buffers.items() if t is not None}
+        super()._apply(fn, recurse)
+        for name, t in before.items():
+            now = self._buffers[name]
+            assert now is not None
+            if now.dtype != t.dtype:
+                self._buffers[name] = t.to(now.device)
+        return self
 
     @property
     def packed(self) -> PackedWeight:
