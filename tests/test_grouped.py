@@ -101,14 +101,17 @@ def test_two_matmuls_of_experts_meet_in_fp8(masked: bool, seed: int) -> None:
     )
     own = torch.arange(4) < counts[:, None] if masked else torch.arange(12) < 7
     group = torch.arange(3)[:, None].expand(3, 4) if masked else torch.tensor([0] * 4 + [2] * 8)
+    each = scale.double().repeat_interleave(128, -1)[..., :150]
     for at in own.nonzero().tolist():
         e, row = int(group[tuple(at)]), tuple(at)
-        weight = b.view(3, 300, 40)[e].float() * scale_b.view(3, 300, 1)[e]
-        sums = (a[row].float() * scale_a[row]) @ weight.T
-        gate, more = sums.chunk(2)
-        wide = torch.nn.functional.silu(gate) * more
-        want = wide @ (c.view(3, 6, 150)[e].float() * scale_c.view(3, 6, 1)[e]).T
-        assert (got[row] - want).norm() <= 0.06 * want.norm()  # three bits of each code of h
+        weight = b.view(3, 300, 40)[e].double() * scale_b.view(3, 300, 1)[e]
+        gate, more = ((a[row].double() * scale_a[row]) @ weight.T).chunk(2)
+        wide, codes = torch.nn.functional.silu(gate) * more, h[row].double() * each[row]
+        # Half a step of three bits of mantissa, and half the least step, 2^-9.
+        half = wide.abs() * 2**-4 + each[row] * 2**-10
+        assert ((codes - wide).abs() <= 1.001 * half).all()
+        want = codes @ (c.view(3, 6, 150)[e].double() * scale_c.view(3, 6, 1)[e]).T
+        assert (got[row] - want).norm() <= 1e-5 * want.norm()
     assert (got[~own] == 0).all()
     assert (h.view(torch.uint8)[~own] == 0).all()
     assert (scale[~own] == 1).all()
