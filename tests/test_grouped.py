@@ -244,11 +244,21 @@ def test_an_expert_of_a_stack_is_its_weight(seed: int) -> None:
     assert (out[8:] == 0).all()
 
 
+@pytest.mark.parametrize("name", ["matmul_fp8", "grouped_matmul_fp8", "grouped_matmul_w4"])
+def test_batch_invariant_is_named_where_no_path_has_it(name: str) -> None:
+    op = get_op(name)
+    args = dict(zip(op.params, op.make_inputs(op.case("tiny"), "cpu", 0), strict=True))
+    with pytest.raises(ValueError, match=rf"{name}: .*which batch_invariant=True excludes"):
+        getattr(torch.ops.aimills, name)(**{**args, "batch_invariant": True})
+
+
 def test_what_makes_no_stack_is_named(seed: int) -> None:
     weights, other = _weights(seed), _weights(seed, 64)
-    with pytest.raises(ValueError, match=r"weights\[4\] must have the in_features of weights\[0\]"):
+    with pytest.raises(
+        ValueError, match=r"weights\[4\] .* in_features of weights\[0\], \d+, got \d+"
+    ):
         ak.PackedExperts.stack([*weights, other[0]])
-    with pytest.raises(ValueError, match=r"weights\[1\] must have the codes"):
+    with pytest.raises(ValueError, match=r"weights\[1\] .* codes .*\] on cpu, got int16\[5, "):
         ak.PackedExperts.stack([weights[0], weights[1].shard(0, 0, 5)])
     for nothing in ([], [torch.ones(2)], weights[0]):
         with pytest.raises(ValueError, match="must be a list of PackedWeights, at least one"):
