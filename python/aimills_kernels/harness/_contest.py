@@ -11,6 +11,7 @@ import math
 import secrets
 import statistics
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -299,9 +300,8 @@ class OfPeer(Contestant):
         self._made: dict[int, tuple[Any, ...]] = {}
 
     def make_ahead(self, index: int) -> None:
-        """Into the tensors that are there, which a captured graph reads. What is no tensor, as lengths
-        that the host reads, is taken anew, and a graph that was captured with other ones is no more
-        that of this data."""
+        """Into the tensors that are there, which a captured graph reads. What is no tensor, as
+        lengths that the host reads, is taken anew; a graph would keep the ones before."""
         if not isinstance(self._function, Prepared):
             return
         made = self._function.ahead(*self.sets[index])
