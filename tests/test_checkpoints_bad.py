@@ -124,6 +124,8 @@ TENSORS: dict[str, tuple[Callable[[], Written], Change, str, str]] = {
                             r"float32\[1, 9\], expected \[\] or \[1\]"),
     "fp8-scale-0": (BLOCK, put("weight_scale_inv", first(0)), "weight_scale_inv", "is 0 in 1"),
     "fp8-scale-nan": (ROW, put("weight_scale", first(NAN)), "weight_scale", "holds NaN"),
+    "fp8-code-nan": (BLOCK, put("weight", first(NAN)), "weight",
+                     "holds NaN or infinity in 1 of 90 places, expected none"),
     "fp8-dtype": (ROW, put("weight", lambda t: t.view(torch.int8)), "weight",
                   r"is int8\[9, 10\], expected float8_e4m3fn"),
     "fp8-e5m2": (ROW, put("weight", lambda t: t.view(torch.float8_e5m2)), "weight",
@@ -245,6 +247,8 @@ def test_truncated_files(folder: Path) -> None:
         assert f"{length} bytes" in str(error)
     file.write_bytes(whole[:-1])
     assert f"truncated: {len(whole) - 1} bytes found, {len(whole)} expected" in str(refused(folder))
+    file.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64)
+    assert "this is no safetensors file" in str(refused(folder))
     file.write_bytes(whole + b"12345678")
     assert "is damaged" in str(refused(folder))
 

@@ -178,6 +178,10 @@ def test_help_names_the_families(command: str, capsys: pytest.CaptureFixture[str
         ("explain attention --shape B", "'B' should be <name>=<value>"),
         ("explain attention --shape B=1", "--shape lacks M, N, H, G, D; attention takes B, M"),
         ("explain attention --shape Z=1", "--shape: unknown 'Z'"),
+        (
+            "explain grouped_matmul_fp8 --shape N=4,K=5,counts=3;4",
+            "counts should be one or more numbers like 224x224, got '3;4'",
+        ),
         ("explain attention --shape B=1,B=2", "B is given twice"),
         ("explain attention --shape B=-1", "B should be a whole number from 0 to 2^62, got '-1'"),
         (f"explain attention --shape B={2**64}", "B should be a whole number from 0 to 2^62"),
@@ -441,6 +445,25 @@ def test_explain_needs_no_memory_for_its_tensors(capsys: pytest.CaptureFixture[s
     said = capsys.readouterr().out
     assert "1048576, 32, 128" in said
     assert "cuda sm_90" in said
+
+
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        ("grouped_matmul_fp8 --shape N=8,K=16,counts=1x0x2x3x4", "a=float8_e4m3fn[10, 16]"),
+        ("grouped_matmul_fp8 --shape N=8,K=16,counts=7", "b=float8_e4m3fn[1, 8, 16]"),
+        ("quantize_fp8 --shape shape=2x3x4,granularity=row", "x=bfloat16[2, 3, 4]"),
+        (
+            "matmul_fp8 --sm 90 --shape M=64,N=256,K=512,scale_a=1x128,scale_b=128x128",
+            "->   scaled_mm",
+        ),
+    ],
+)
+def test_explain_takes_lists_of_any_length_and_the_scales_of_quantize_fp8(
+    call: str, says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["explain", *call.split()]) == 0
+    assert says in capsys.readouterr().out
 
 
 # ---- validate

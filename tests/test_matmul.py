@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 import aimills_kernels as ak
-from aimills_kernels._op import Case, Problem, Provider
+from aimills_kernels._op import Case, Op, Problem, Provider
 from aimills_kernels._registry import get_op
 from aimills_kernels._tolerance import Ratio
 from aimills_kernels._validate import validate
@@ -415,6 +415,34 @@ def test_scaled_mm_says_which_scales_of_blocks_it_reads() -> None:
         assert text in (rejects(_change(**{**given, **change})) or "accepted"), change
     on_sm100 = Problem(get_op("matmul_fp8"), _change(**given).args, "cuda", 100)
     assert "sm_90 only" in (rejects(on_sm100) or "accepted")
+
+
+OF_BLOCKS = [
+    pytest.param(get_op(name), case, id=f"{name}-{case}")
+    for name in ("matmul_fp8", "matmul_quantize_fp8", "grouped_matmul_fp8",
+                 "grouped_matmul_quantize_fp8")
+    for case in get_op(name).cases
+    if case.get("scale_a") == "1x128" and case.get("layout", "contiguous") == "contiguous"
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("op", "case"), OF_BLOCKS)
+def test_cases_have_scales_of_blocks_as_quantize_fp8_lays_them(op: Op, case: Case) -> None:
+    """What is compiled, checked and timed is then what a user of quantize_fp8 runs."""
+    args = dict(zip(op.params, op.meta_inputs(case.on("cpu")), strict=True))
+    scale = ak.quantize_fp8(torch.zeros(args["a"].shape), "1x128")[1]
+    assert args["scale_a"].stride() == scale.stride()
+
+
+def test_pytorch_takes_the_benchmarks_of_blocks() -> None:
+    """Else nothing stands beside our kernel there."""
+    op, taken = get_op("matmul_fp8"), []
+    for case in op.cases:
+        if "bench" in case.tags and case.get("scale_a") == "1x128" and not case.get("act"):
+            reason = op.provider("scaled_mm").rejects(Problem(op, op.meta_inputs(case), "cuda", 90))
+            assert reason is None or case.M % 4, (case, reason)
+            taken.append(case.name)
+    assert len(taken) > 10
 
 
 # ---- faults that validate must see

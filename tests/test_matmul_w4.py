@@ -227,6 +227,7 @@ def test_a_truncated_or_mixed_up_set_names_the_tensor(name: str, change: Any, sa
         ({"scheme": "w4-g32-asym", "zeros": torch.full((2, 3), 17, dtype=torch.uint8)},
          "zeros must be 0 to 16, got 17"),
         ({"g_idx": torch.zeros(63).int()}, r"g_idx must be integers \[64\]"),
+        ({"g_idx": torch.zeros(64).bool()}, r"g_idx must be integers \[64\], got bool\[64\]"),
         ({"g_idx": torch.full((64,), 2)}, "g_idx must be 0 to 1, a row of scales, got 2 to 2"),
         ({"scales": torch.ones(2, 3, device="meta")}, None),
         ({"scales": [[1.0] * 3] * 2}, "scales must be a tensor, got list"),

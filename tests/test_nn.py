@@ -257,6 +257,15 @@ def test_each_layer_says_what_serves() -> None:
         explain_layers(model, (1, -1))
     with pytest.raises(ValueError, match="explain_layers: dtype must be f16, bf16 or f32, got"):
         explain_layers(model, dtype=torch.float64)
+    for wrong in (4, (), (True,), "12"):
+        with pytest.raises(ValueError, match="explain_layers: rows must be whole numbers from 0"):
+            explain_layers(model, wrong)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="explain_layers: sm must be as 90 for an H200, got '90'"):
+        explain_layers(model, sm="90")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"explain_layers: model must be an nn\.Module, got None"):
+        explain_layers(None)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"QuantLinear: x must be \[\.\.\., 150\], got bfloat16"):
+        model[0].explain(torch.zeros(2, 9).bfloat16())
     with pytest.raises(ValueError, match="explain_layers: model has no QuantLinear"):
         explain_layers(linear())
 
@@ -321,6 +330,16 @@ def test_batch_invariant_layers_are_told_apart() -> None:
     assert "invariant" not in lines[2]
     assert "M decides who rounds" in str(found.layers[0].by_rows[17])
     assert "M decides who rounds" not in str(found.layers[1].by_rows[17])
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_a_layer_of_no_depth_gives_its_bias(scheme: str) -> None:
+    plain = linear(5, 1)
+    plain.in_features, plain.weight = 0, nn.Parameter(plain.weight.detach()[:, :0])
+    made = QuantLinear.from_linear(plain, scheme)
+    with torch.no_grad():
+        got = made(torch.zeros(2, 3, 0).bfloat16())
+    assert torch.equal(got, plain.bias.detach().expand(2, 3, 5))
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)

@@ -248,6 +248,24 @@ def test_what_has_no_layer_yet_is_said(tmp_path: Path) -> None:
         load_checkpoint(model, tmp_path, int8="w8a8")  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        (dict(ignore="up.*"), "ignore must be a list of regular expressions, got 'up"),
+        (dict(ignore=["norm", "("]), r"ignore has '\(', no regular expression: missing \)"),
+        (dict(rename=lambda name: None), "rename must give a name for 'embed', got None"),
+        (dict(model=None), "model must be an nn.Module, got NoneType"),
+    ],
+)
+def test_wrong_arguments_are_named(given: dict[str, Any], says: str, tmp_path: Path) -> None:
+    folder, _ = written("gptq", tmp_path)
+    model = block()
+    before = {name: t.clone() for name, t in model.state_dict().items()}
+    with pytest.raises(ValueError, match=f"load_checkpoint: {says}"):
+        load_checkpoint(**{"model": model, "folder_or_file": folder, **given})
+    assert all(torch.equal(t, before[name]) for name, t in model.state_dict().items())
+
+
 def test_a_buffer_without_contents_is_said(tmp_path: Path) -> None:
     folder, _ = written("awq", tmp_path)
     model = block(device="meta")

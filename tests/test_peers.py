@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 from torch.nn.attention import SDPBackend
 from torch.utils._python_dispatch import TorchDispatchMode
 
+import aimills_kernels as ak
 from aimills_kernels._op import Case, Op, as_tuple
 from aimills_kernels._registry import OPS, get_op
 from aimills_kernels.harness import bench, peers, timing
@@ -288,6 +290,73 @@ def test_what_is_made_ahead_follows_the_inputs(anew: bool, monkeypatch: pytest.M
     peer()
     _, wrong = peer.check(timing.CpuTimer())
     assert (wrong == []) == anew
+
+
+@pytest.mark.parametrize(
+    ("kind", "shape", "strides"), [("1x128", (256, 4), (1, 256)), ("128x128", (4, 2), (1, 4))]
+)
+def test_pytorch_gets_the_scales_of_b_as_it_reads_them(
+    kind: Any, shape: tuple, strides: tuple, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Blocks of 1x128 by the rows of b, those of 128x128 by its columns first."""
+    seen: list[torch.Tensor] = []
+
+    def multiply(a: Any, b: Any, scale_a: Any, kind_a: Any, scale_b: torch.Tensor, *_: Any,
+                 output_dtype: torch.dtype, **others: Any) -> torch.Tensor:  # fmt: skip
+        seen.append(scale_b)
+        return torch.zeros(4, 256, dtype=output_dtype)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_mm", multiply)
+    (a, scale_a), (b, scale_b) = (
+        ak.quantize_fp8(torch.ones(n, 512), k) for n, k in ((4, "1x128"), (256, kind))
+    )
+    on_gpu = SimpleNamespace(device=torch.device("cuda"), shape=a.shape)
+    dtype = torch.bfloat16
+    ADAPTERS["F.scaled_mm"].ops["matmul_fp8"](
+        on_gpu, b, scale_a, scale_b, None, dtype, "promoted", False, None, "none"
+    )
+    assert [(tuple(t.shape), t.stride()) for t in seen] == [(shape, strides)]
+
+
+def test_each_group_has_its_scales_of_blocks_as_pytorch_reads_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A slice of all rows' scales has its blocks too far apart."""
+    op = get_op("grouped_matmul_fp8")
+    peer = ADAPTERS["F.scaled_mm, group by group"].ops[op.name]
+    assert isinstance(peer, peers.Prepared)
+    seen = []
+
+    def multiply(a: torch.Tensor, b: torch.Tensor, scale_a: torch.Tensor, *_: Any) -> torch.Tensor:
+        seen.append((len(a), scale_a.stride()))
+        return torch.zeros(len(a), len(b))
+
+    monkeypatch.setitem(peer.call.__globals__, "scaled_mm", multiply)
+    dims: dict[str, Any] = dict(
+        counts=(3, 0, 6, 1), N=32, K=300, scale_a="1x128", scale_b="128x128"
+    )
+    peer(*op.make_inputs(Case("groups", **dims), "cpu", 0))
+    assert len(seen) == 3
+    assert all(strides == (1, rows) for rows, strides in seen)
+
+
+def test_lengths_that_the_host_reads_follow_the_inputs() -> None:
+    """Other lengths of groups, whose slices no tensor holds; a graph would replay the old ones."""
+    op = get_op("grouped_matmul_fp8")
+    dims: dict[str, Any] = dict(counts=(3, 0, 6, 1), N=32, K=64, scale_a="row", scale_b="row")
+    stage = bench.Stage(op, Case("groups", **dims), torch.device("cpu"), 0, 1)
+    name = "F.scaled_mm, group by group"
+    peer = bench.OfPeer(stage, peers.Peer(name, ADAPTERS[name].ops[op.name]))
+    assert peer.try_out()[1] == []
+    peer.rotate(0)
+    peer()
+    assert peer.check(timing.CpuTimer())[1] == []
+    drawn = (op.make_inputs(stage.case, "cpu", seed) for seed in range(1, 99))
+    ends = op.params.index("offsets")
+    peer.sets[0] = next(d for d in drawn if not torch.equal(d[ends], peer.sets[0][ends]))
+    peer._replays.append(peer)
+    with pytest.raises(NotImplementedError, match="it reads lengths on the host"):
+        peer.make_ahead(0)
 
 
 @pytest.mark.parametrize("name", ["sdpa backward", "sdpa with forward"])

@@ -7,9 +7,12 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from aimills_kernels._op import Case, Op
+from aimills_kernels._registry import get_op
 from aimills_kernels.cli import main
 
 ASKED = ("quantize_fp8", "--case", "one", "--sm", "90")
@@ -41,6 +44,30 @@ def precompile(folder: Path) -> str:
         [sys.executable, "-m", "aimills_kernels", "precompile", *ASKED, "--out", str(folder)],
         capture_output=True, text=True, check=True,
     ).stdout  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["grouped_matmul_fp8", "grouped_matmul_quantize_fp8"])
+def test_other_lengths_of_groups_find_their_kernels(name: str) -> None:
+    """Scales of 1x128 lie with the rows side by side: how far blocks are apart, all rows say."""
+    pytest.importorskip("triton", reason="not run: Triton is not installed")
+    from aimills_kernels._precompile import variants
+
+    op = get_op(name)
+    blocks: dict[str, Any] = dict(N=256, K=256, scale_a="1x128", scale_b="128x128")
+    case = Case("moe", counts=(500, 0, 524), **blocks)
+    made = {key for variant in variants(op, case) for key in _keys(op, variant)}
+    assert _keys(op, Case("served", counts=(30, 499, 500), **blocks)) <= made
+    assert _keys(op, Case("served", counts=(500, 10, 530), **blocks)) <= made
+
+
+def _keys(op: Op, case: Case) -> set[str]:
+    from aimills_kernels import _aot
+
+    found: set[str] = set()
+    (provider,) = [p for p in op.providers if p.interpret]
+    args, own = op.meta_inputs(case), object()
+    _aot.compile_provider(op, args, provider, 90, lambda k: found.add(k.hash), own)
+    return found
 
 
 @pytest.mark.full  # five processes that import Triton

@@ -58,6 +58,8 @@ def _each(made: tuple[Rows, Tensor], *args: Any) -> Tensor:
     groups, out = made
     for e, rows in groups:
         scales = scale_a[rows] if scale_a.dim() > 1 else scale_a
+        if scales.dim() == 2 and scales.shape[1] > 1:  # it reads blocks as many rows apart as given
+            scales = scales.t().contiguous().t()
         across = of_group(scale_b, e, 3)
         across = across[0, 0] if across.shape[:1] == (1,) and across.dim() == 2 else across
         out[rows] = scaled_mm(

@@ -31,6 +31,8 @@ def scaled_mm(
         rows = scale_a.dim() == 2
         kind_a = kind_b = F.ScalingType.RowWise if rows else F.ScalingType.TensorWise
     across = scale_b.T if scale_b.dim() == 2 else scale_b
+    if kind_b == F.ScalingType.BlockWise1x128:  # [N, K / 128], unlike all others
+        across = scale_b
     out = F.scaled_mm(
         a, b.T, scale_a, kind_a, across, kind_b, bias=bias, output_dtype=out_dtype,
         use_fast_accum=accum == "fast",

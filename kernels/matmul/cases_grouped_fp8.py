@@ -40,7 +40,8 @@ def inputs(case: Case, generator: torch.Generator) -> dict[str, Any]:
     a.view(torch.uint8).masked_fill_(nobody[..., None], 0x7F)
     scale_a, scale_b = drawn["scale_a"], drawn["scale_b"]
     if scale_a.dim() == 2:
-        scale_a = scale_a.view(*lead, scale_a.shape[1]).masked_fill(nobody[..., None], float("nan"))
+        scale_a = scale_a.view(*lead, scale_a.shape[1])
+        scale_a.masked_fill_(nobody[..., None], float("nan"))
     if scale_b.dim() == 2:
         each, kept = {"group": (whole, 1), "128x128": (whole // BLOCK, blocks_of(N))}.get(
             kind, (whole, N)

@@ -233,7 +233,8 @@ def _configs(p: Problem) -> tuple[Config, ...]:
 
 
 def depends(p: Problem) -> str | None:
-    return "a row's bits depend on M" if p.batch_invariant else None
+    why = "a row's bits depend on M, which batch_invariant=True excludes"
+    return why if p.batch_invariant else None
 
 
 SOURCES = (

@@ -260,7 +260,8 @@ def tiles_beside(p: Problem, built_in: Config, rows: int) -> tuple[Config, ...]:
 
 
 def depends(p: Problem) -> str | None:
-    return "its bits depend on the rows beside" if p.batch_invariant else None
+    why = "its bits depend on the rows beside, which batch_invariant=True excludes"
+    return why if p.batch_invariant else None
 
 
 matmul_w4 = Op(

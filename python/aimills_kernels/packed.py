@@ -19,6 +19,7 @@ from aimills_kernels.kernels.matmul.op_w4 import check_weight_values
 _SCHEME = re.compile(r"w4-(?:g(32|64|128)|channel)(-asym)?")
 _SCHEMES = "w4-g32, w4-g64, w4-g128 or w4-channel, each with or without -asym"
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32)
+_INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 _VERSION = 1
 
 
@@ -327,7 +328,7 @@ def _check_parts(
         if zeros.numel() and int(zeros.max()) > 16:
             raise ValueError(f"{what}: zeros must be 0 to 16, got {int(zeros.max())}")
     if g_idx is not None:
-        if tuple(g_idx.shape) != (K,) or g_idx.is_floating_point() or g_idx.is_complex():
+        if tuple(g_idx.shape) != (K,) or g_idx.dtype not in _INTEGERS:
             raise ValueError(f"{what}: g_idx must be integers [{K}], got {describe(g_idx)}")
         if K and not 0 <= int(g_idx.min()) <= int(g_idx.max()) < scales.shape[0]:
             raise ValueError(

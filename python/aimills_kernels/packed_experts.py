@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from aimills_kernels._op import describe
 from aimills_kernels._words import shown
 from aimills_kernels.packed import PackedWeight
 
@@ -43,15 +44,17 @@ class PackedExperts:
             )
         first, *others = weights
         for e, w in enumerate(others, 1):
-            if (name := _difference(first, w)) is not None:
+            if (found := _difference(first, w)) is not None:
+                name, wanted, got = found
                 raise ValueError(
-                    f"PackedExperts.stack: weights[{e}] must have the {name} of weights[0]"
+                    f"PackedExperts.stack: weights[{e}] must have the {name} of weights[0], "
+                    f"{wanted}, got {got}"
                 )
-        found: dict[str, Any] = {n: getattr(first, n) for n in _SIZES}
+        parts: dict[str, Any] = {n: getattr(first, n) for n in _SIZES}
         for name in _TENSORS:
             each = [getattr(w, name) for w in weights]
-            found[name] = None if each[0] is None else torch.stack(each)
-        return cls(**found)
+            parts[name] = None if each[0] is None else torch.stack(each)
+        return cls(**parts)
 
     def __len__(self) -> int:
         return len(self.codes)
@@ -79,15 +82,14 @@ class PackedExperts:
         return PackedExperts(**found)
 
 
-def _difference(a: PackedWeight, b: PackedWeight) -> str | None:
-    for name in _SIZES:
-        if getattr(a, name) != getattr(b, name):
-            return name
-    for name in _TENSORS:
-        kinds = [
-            None if t is None else (t.shape, t.dtype, t.device)
-            for t in (getattr(w, name) for w in (a, b))
-        ]
-        if kinds[0] != kinds[1]:
-            return f"{name}, their shape, dtype and device"
+def _difference(a: PackedWeight, b: PackedWeight) -> tuple[str, str, str] | None:
+    """The name of what is another, and both."""
+    for name in (*_SIZES, *_TENSORS):
+        mine, other = (_kind(getattr(w, name)) for w in (a, b))
+        if mine != other:
+            return name, mine, other
     return None
+
+
+def _kind(part: Tensor | int | None) -> str:
+    return f"{describe(part)} on {part.device}" if isinstance(part, Tensor) else str(part)

@@ -21,6 +21,7 @@ NOT_INSTALLED = "safetensors is not installed (pip install aimills-kernels[check
 _PART = re.compile(r"(.*)-(\d+)-of-(\d+)\.safetensors")
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32)
 _E8M0 = torch.float8_e8m0fnu
+_LONGEST_HEADER = 100_000_000  # of the format; a pointer of git-lfs or a page reads as more
 
 
 class Shards:
@@ -121,6 +122,8 @@ def _damage(file: Path, error: Exception) -> str:
     try:
         with file.open("rb") as stream:
             length = int.from_bytes(stream.read(8), "little")
+            if length > _LONGEST_HEADER:
+                raise ValueError
             header = json.loads(stream.read(length)) if length < size else {}
         ends = [v["data_offsets"][1] for k, v in header.items() if k != "__metadata__"]
         wanted = 8 + length + max(ends, default=0)

@@ -24,7 +24,7 @@ from aimills_kernels.checkpoints._bits import groups_of, per_word, unpack
 from aimills_kernels.checkpoints._config import Config
 from aimills_kernels.checkpoints._files import Part
 from aimills_kernels.checkpoints._quantized import Quantized
-from aimills_kernels.checkpoints.fp8 import blocks
+from aimills_kernels.checkpoints.fp8 import blocks, fp8_codes
 from aimills_kernels.checkpoints.gptq import integers
 
 PACKED, INT, FLOAT, NAIVE = "pack-quantized", "int-quantized", "float-quantized", "naive-quantized"
@@ -143,7 +143,7 @@ def _integers(part: Part, group: Group) -> Quantized:
 
 
 def _floats(part: Part, group: Group) -> Quantized:
-    codes = part.matrix("weight", torch.float8_e4m3fn)
+    codes = fp8_codes(part, torch.float8_e4m3fn)
     if group.strategy == "tensor":
         scales = part.scales("weight_scale", (), (1,), (1, 1), why="strategy tensor", fp8=True)
         return Quantized("fp8", codes, scales.reshape(()))

@@ -46,11 +46,24 @@ class Fp8:
             there = ["weight_scale_inv" if self.block else "weight_scale"]
         if len(there) == 2:
             raise part.error(there[1], f"is there, and {there[0]} too; expected one of them")
-        codes = part.matrix("weight", self.dtype)
+        codes = fp8_codes(part, self.dtype)
         if self.block is not None:
             return Quantized("fp8", codes, blocks(part, there[0], codes, self.block), None,
                              block=self.block)  # fmt: skip
         return one_or_rows(part, there[0], codes)
+
+
+def fp8_codes(part: Part, dtype: torch.dtype) -> Tensor:
+    """[N, K], none of them NaN or infinite: no writer makes such a code, a damaged file does."""
+    codes = part.matrix("weight", dtype)
+    # The codes below these magnitudes are finite, by their bits.
+    beyond = 0x7F if dtype == torch.float8_e4m3fn else 0x7C
+    count = int(((codes.view(torch.uint8) & 0x7F) >= beyond).sum())
+    if count:
+        raise part.error(
+            "weight", f"holds NaN or infinity in {count} of {codes.numel()} places, expected none"
+        )
+    return codes
 
 
 def blocks(part: Part, word: str, codes: Tensor, block: tuple[int, int]) -> Tensor:

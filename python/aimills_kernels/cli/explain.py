@@ -77,14 +77,21 @@ def parse_shape(op: Op, text: str) -> tuple[Case, list[str]]:
             raise UsageError(f"--shape: unknown {name!r}; {help_}")
         if name in dims:
             raise UsageError(f"--shape: {name} is given twice")
-        dims[name] = _value(name, value, known[name])
+        dims[name] = _value(name, value, known[name], _lengths(op, name))
     if absent := [k for k in needed if k not in dims]:
         raise UsageError(f"--shape lacks {', '.join(absent)}; {help_}")
     return Case("shape", **dims), sorted({*known} - {*dims})
 
 
-def _value(name: str, text: str, like: Any) -> Any:
-    """`text` as the type that the op's cases give this dimension."""
+def _lengths(op: Op, name: str) -> set[int]:
+    """Of a dimension that is a list."""
+    found = (c.dims[name] for c in op.cases if name in c.dims)
+    return {len(value) for value in found if isinstance(value, (tuple, list))}
+
+
+def _value(name: str, text: str, like: Any, lengths: set[int]) -> Any:
+    """`text` as the type that the op's cases give this dimension. A list is as long as theirs; of
+    any length where `lengths` are several: rows of each expert, dims of a shape."""
     if isinstance(like, bool):
         if text.lower() in ("true", "false", "1", "0"):
             return text.lower() in ("true", "1")
@@ -101,11 +108,11 @@ def _value(name: str, text: str, like: Any) -> Any:
         raise UsageError(f"--shape: {name} should be {kind}, got {text!r}") from None
     if isinstance(like, (tuple, list)):
         parts = text.lower().split("x")
-        if len(parts) == len(like) and all(p.isdecimal() for p in parts):
+        several = len(lengths) > 1
+        if (several or {len(parts)} == lengths) and all(p.isdecimal() for p in parts):
             return tuple(int(p) for p in parts)
-        raise UsageError(
-            f"--shape: {name} should be {len(like)} numbers like 224x224, got {text!r}"
-        )
+        count = "one or more" if several else len(like)
+        raise UsageError(f"--shape: {name} should be {count} numbers like 224x224, got {text!r}")
     return text
 
 

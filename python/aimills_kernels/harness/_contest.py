@@ -11,6 +11,7 @@ import math
 import secrets
 import statistics
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -296,15 +297,26 @@ class OfPeer(Contestant):
         self._function = peer.function
         self._result: tuple[Tensor, ...] = ()
         self._of_set: dict[int, tuple[Tensor, ...]] = {}
-        self._made: dict[int, tuple[Tensor, ...]] = {}
+        self._made: dict[int, tuple[Any, ...]] = {}
 
     def make_ahead(self, index: int) -> None:
-        """Into the tensors that are there, which a captured graph reads."""
-        if isinstance(self._function, Prepared):
-            made = self._function.ahead(*self.sets[index])
-            for old, new in zip(self._made.setdefault(index, made), made, strict=True):
-                if old is not new:
-                    old.copy_(new)
+        """Into the tensors that are there, which a captured graph reads. What is no tensor, as
+        lengths that the host reads, is taken anew; a graph would keep the ones before."""
+        if not isinstance(self._function, Prepared):
+            return
+        made = self._function.ahead(*self.sets[index])
+        before = self._made.setdefault(index, made)
+        if before is made:
+            return
+        now = []
+        for old, new in zip(before, made, strict=True):
+            if isinstance(old, Tensor):
+                now.append(old if old is new else old.copy_(new))
+                continue
+            if self._replays and old != new:
+                raise NotImplementedError("it reads lengths on the host: a CUDA graph keeps others")
+            now.append(new)
+        self._made[index] = tuple(now)
 
     def poison(self) -> None:
         if not self._replays:

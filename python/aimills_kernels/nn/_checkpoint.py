@@ -67,6 +67,8 @@ def load_checkpoint(
             f"load_checkpoint: int8 must be 'int8-weight' or 'int8', got {shown(int8)}"
         )
     check_bools("load_checkpoint", batch_invariant=batch_invariant)
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"load_checkpoint: model must be an nn.Module, got {type(model).__name__}")
     loading = _Loading(model, open_checkpoint(folder_or_file), rename, ignore, device)
     loading.check_names()
     made = loading.run(int8, batch_invariant)
@@ -88,8 +90,16 @@ class _Loading:
         self.state: dict[str, Tensor] = model.state_dict(keep_vars=True)
         self.tied = _by_identity(self.state.items())
         self.modules = _by_identity(model.named_modules(remove_duplicate=False))
-        self.rename = rename or (lambda name: name)
-        self.ignored = re.compile("|".join(f"(?:{pattern})" for pattern in ignore) or r"(?!)")
+        self.given = rename or (lambda name: name)
+        self.ignored = _any_of(ignore)
+
+    def rename(self, name: str) -> str:
+        where = self.given(name)
+        if not isinstance(where, str):
+            raise ValueError(
+                f"load_checkpoint: rename must give a name for {shown(name)}, got {shown(where)}"
+            )
+        return where
 
     def files(self, name: str) -> dict[str, Path]:
         """The keys of a layer that are not ignored, with the file of each. A weight of several
@@ -194,6 +204,21 @@ class _Loading:
 
     def error(self, files: dict[str, Path], key: str, sentence: str) -> CheckpointError:
         return CheckpointError(files[key], key, sentence)
+
+
+def _any_of(patterns: Sequence[str]) -> re.Pattern[str]:
+    if isinstance(patterns, str) or not all(isinstance(p, str) for p in patterns):
+        raise ValueError(
+            f"load_checkpoint: ignore must be a list of regular expressions, got {shown(patterns)}"
+        )
+    for pattern in patterns:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise ValueError(
+                f"load_checkpoint: ignore has {shown(pattern)}, no regular expression: {error}"
+            ) from error
+    return re.compile("|".join(f"(?:{pattern})" for pattern in patterns) or r"(?!)")
 
 
 def _targets(name: str, where: str, files: Iterable[str]) -> dict[str, str]:

@@ -76,7 +76,12 @@ def explain_layers(
     """
     if dtype not in _DTYPES:
         raise ValueError(f"explain_layers: dtype must be f16, bf16 or f32, got {describe(dtype)}")
-    if not rows or not all(isinstance(M, int) and M >= 0 for M in rows):
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"explain_layers: model must be an nn.Module, got {type(model).__name__}")
+    if sm is not None and (type(sm) is not int or sm < 10):
+        raise ValueError(f"explain_layers: sm must be as 90 for an H200, got {shown(sm)}")
+    listed = isinstance(rows, Sequence) and len(rows) > 0
+    if not listed or not all(type(M) is int and M >= 0 for M in rows):
         raise ValueError(f"explain_layers: rows must be whole numbers from 0, got {shown(rows)}")
     alike: dict[tuple, list[tuple[str, QuantLinear]]] = {}
     plain = []

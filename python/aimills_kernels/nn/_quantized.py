@@ -247,12 +247,14 @@ class QuantLinear(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
+        return self._call(self._rows(x))().reshape(*x.shape[:-1], self.out_features)
+
+    def _rows(self, x: Tensor) -> Tensor:
         if not isinstance(x, Tensor):
             raise ValueError(f"QuantLinear: x must be a tensor, got {type(x).__name__}")
         if x.shape[-1:] != (self.in_features,):
             raise ValueError(f"QuantLinear: x must be [..., {self.in_features}], got {describe(x)}")
-        rows = x.reshape(-1, self.in_features)
-        return self._call(rows)().reshape(*x.shape[:-1], self.out_features)
+        return x.reshape(x.shape[:-1].numel(), self.in_features)
 
     def _call(self, x: Tensor) -> partial[Tensor]:
         """The matmul, bound to its arguments."""
@@ -280,7 +282,7 @@ class QuantLinear(nn.Module):
         """Which provider multiplies for this x, and why the others don't; `device` is the one that
         meta tensors stand for."""
         with torch.no_grad():
-            call = self._call(x.reshape(-1, self.in_features))
+            call = self._call(self._rows(x))
         name = call.func.__name__
         flat = _explain.flat_arguments(name, *call.args, **call.keywords)
         return _explain.explain_flat(get_op(name), flat, device)

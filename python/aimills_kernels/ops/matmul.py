@@ -106,8 +106,8 @@ def matmul_fp8(
         out. A NaN code makes its row (of a) or column (of b) NaN.
 
     Raises:
-        ValueError: shapes, dtypes or devices do not fit, a scale is NaN or infinite (checked on a
-            CPU, on a GPU with AIMILLS_CHECK=1), or a or b requires a gradient; the message names
+        ValueError: shapes, dtypes or devices do not fit, a scale is NaN, infinite or 0 (checked on
+            a CPU, on a GPU with AIMILLS_CHECK=1), or a or b requires a gradient; the message names
             the argument.
 
     Sums each block of K in the tensor cores and the blocks in float32 (Liu et al., DeepSeek-V3,
