@@ -13,7 +13,13 @@ from torch.nn.functional import pad
 from aimills_kernels._op import Case, Cost, Invalid, Op, Problem, Provider, describe
 from aimills_kernels._tolerance import Exact
 from aimills_kernels._words import shown
-from aimills_kernels.kernels.matmul.config import BLOCK, MAX_LEADING, blocks_of, leading_dims
+from aimills_kernels.kernels.matmul.config import (
+    BLOCK,
+    MAX_LEADING,
+    blocks_of,
+    leading_dims,
+    tensor_tiles,
+)
 from aimills_kernels.kernels.matmul.formats import CODES, E4M3, LARGEST, WIDE
 
 BLOCKWISE = ("1x128", "128x128")
@@ -186,6 +192,10 @@ def _product(shape: tuple[int, ...]) -> int:
     return total
 
 
+def workspace(x: Tensor, granularity: str, dtype: torch.dtype) -> int:
+    return tensor_tiles(x.shape) if granularity == "tensor" else 0
+
+
 def _triton_rejects(p: Problem) -> str | None:
     found = len(leading_dims(p.x.shape, p.x.stride())[0])
     if found > MAX_LEADING:
@@ -314,6 +324,7 @@ quantize_fp8 = Op(
             "aimills_kernels.kernels.matmul.triton_quantize:launch",
             rejects=_triton_rejects,
             sources=("kernels/matmul/config.py", "kernels/hardware.py"),
+            workspace=workspace,
         ),
     ),
 )
