@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ ROOT = Path(__file__).parent.parent
 LOCKS = sorted(ROOT.glob("kernels/*/resources.json"))
 UPDATE = os.environ.get("AIMILLS_UPDATE_RESOURCES") == "1"
 
-
+ATOMIC = re.compile(r"\s(?:atom|red)\.")
 EVERY = dict(window=(500, -1), softcap=30.0, sinks="q", alibi="batch", used=(2000,))
 FEATURES: dict[str, dict[str, Any]] = {
     "plain": {},
@@ -96,6 +97,7 @@ def test_kernels_compile_within_their_resources(
         assert kernel.registers * kernel.warps * 32 <= 65536
         assert kernel.tensor_memory <= 512, f"{kernel.name}: {kernel.tensor_memory} columns"
         assert not lopsided_sums(kernel.ptx), f"{kernel.name}: use product() before its tl.sum"
+        assert not ATOMIC.search(kernel.ptx), f"{kernel.name} has atomics"
         if _lock_file(provider).parent.name == "matmul":
             assert not narrow_offsets(kernel.ttir), f"{kernel.name} stores at offsets of 32 bits"
     _hold_against_lock(f"{op}/{case}/{provider}", sm, kernels, _lock_file(provider))

@@ -280,7 +280,10 @@ def test_an_index_at_odds_with_its_files(folder: Path) -> None:
     assert f"{first}: layers.9.scales is missing, although" in error(
         {**placed, "layers.9.scales": first.name}
     )
-    assert "expected a file of this folder" in error({**placed, key: "../other.safetensors"})
+    for elsewhere in ("../other.safetensors", "", ".", "..", None):
+        assert "expected a file of this folder" in error({**placed, key: elsewhere})
+    (index.parent / "sub").mkdir()
+    assert f"{index.parent / 'sub'}: this file can't be read" in error({**placed, "x": "sub"})
     assert "expected a file name for each tensor" in error([])
     index.write_text("{")
     assert f"{index}: this is no JSON" in str(refused(folder))

@@ -5,6 +5,7 @@ Not tuned on a GPU yet: chosen so that ptxas reports no spill on any architectur
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -315,6 +316,15 @@ def select_quantize_config(k: int, by_row: bool) -> QuantizeConfig:
         return QuantizeConfig(1, 4096, 8 if by_row else 4)
     block_r = max(1, 2048 // block_k)
     return QuantizeConfig(block_r, block_k, min(16, max(4, block_r * block_k // 1024)))
+
+
+def tensor_tiles(shape: tuple[int, ...]) -> int:
+    """Of one scale for all of a tensor: each leaves a maximum in the workspace."""
+    count, k = math.prod(shape), shape[-1]
+    if count == 0:
+        return 0
+    config = select_quantize_config(k, by_row=False)
+    return _cdiv(count // k, config.block_r) * _cdiv(k, config.block_k)
 
 
 def select_quantize_block_config(rows: int, by_row: bool) -> QuantizeConfig:

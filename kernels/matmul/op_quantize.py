@@ -14,7 +14,13 @@ from aimills_kernels._op import Case, Cost, Invalid, Op, Problem, Provider, desc
 from aimills_kernels._tolerance import Exact
 from aimills_kernels._words import shown
 from aimills_kernels.kernels.matmul.cases import lay_out, vary
-from aimills_kernels.kernels.matmul.config import BLOCK, MAX_LEADING, blocks_of, leading_dims
+from aimills_kernels.kernels.matmul.config import (
+    BLOCK,
+    MAX_LEADING,
+    blocks_of,
+    leading_dims,
+    tensor_tiles,
+)
 from aimills_kernels.kernels.matmul.formats import CODES, E4M3, LARGEST, WIDE
 
 BLOCKWISE = ("1x128", "128x128")
@@ -168,6 +174,10 @@ def cost(case: Case) -> Cost:
     return Cost(2 * elements, elements * (size + 1) + 4 * scales, "f32")
 
 
+def workspace(x: Tensor, granularity: str, dtype: torch.dtype) -> int:
+    return tensor_tiles(x.shape) if granularity == "tensor" else 0
+
+
 def _triton_rejects(p: Problem) -> str | None:
     found = len(leading_dims(p.x.shape, p.x.stride())[0])
     if found > MAX_LEADING:
@@ -292,6 +302,7 @@ quantize_fp8 = Op(
             "aimills_kernels.kernels.matmul.triton_quantize:launch",
             rejects=_triton_rejects,
             sources=("kernels/matmul/config.py", "kernels/hardware.py"),
+            workspace=workspace,
         ),
     ),
 )

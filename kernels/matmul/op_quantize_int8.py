@@ -12,7 +12,7 @@ from aimills_kernels._op import Case, Cost, Invalid, Op, Problem, Provider, desc
 from aimills_kernels._tolerance import Exact
 from aimills_kernels._words import shown
 from aimills_kernels.kernels.matmul.cases import lay_out, vary
-from aimills_kernels.kernels.matmul.config import MAX_LEADING, leading_dims
+from aimills_kernels.kernels.matmul.config import MAX_LEADING, leading_dims, tensor_tiles
 from aimills_kernels.kernels.matmul.formats import WIDE
 
 NAME = "quantize_int8"
@@ -129,6 +129,10 @@ def cost(case: Case) -> Cost:
     return Cost(2 * elements, elements * (size + 1) + each * scales, "f32")
 
 
+def workspace(x: Tensor, granularity: str, symmetric: bool) -> int:
+    return (1 if symmetric else 2) * tensor_tiles(x.shape) if granularity == "tensor" else 0
+
+
 def _triton_rejects(p: Problem) -> str | None:
     found = len(leading_dims(p.x.shape, p.x.stride())[0])
     if found > MAX_LEADING:
@@ -214,6 +218,7 @@ quantize_int8 = Op(
                 "kernels/matmul/triton_quantize.py",
                 "kernels/hardware.py",
             ),
+            workspace=workspace,
         ),
     ),
 )

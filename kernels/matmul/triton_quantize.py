@@ -5,9 +5,9 @@
 A tile holds BLOCK_R rows; a row of up to BLOCK_K elements is read once, a longer one twice. Blocks
 of 1x128 and 128x128 are read once; a program makes 16 rows of the former or one of the latter. The
 largest magnitude is taken over the bits as integers: without the sign they have the order of the
-values, and NaN stands above infinity, so it wins. For one scale of the whole tensor the tiles'
-maxima meet in the output `scale` by an atomic maximum, whose result does not depend on the order;
-then every tile is quantised by it, and a last program turns the maximum into the scale.
+values, and NaN stands above infinity, so it wins. For one scale of the whole tensor each tile
+leaves its maximum in the workspace, one program makes the scale of them, and then every tile is
+quantised by it: no atomics.
 """
 
 import torch
@@ -23,6 +23,7 @@ from aimills_kernels.kernels.matmul.config import (
 )
 from aimills_kernels.kernels.triton_common import encode_fp8, widen
 
+TOPS, TOPS_WARPS = 4096, 8  # maxima of tiles that one program reads at once
 INF_BITS = tl.constexpr(0x7F800000)
 TINY = tl.constexpr(2.0**-126)  # the smallest normal float32
 
@@ -117,31 +118,42 @@ def _tile(rows, K, n1, n2, stride_0, stride_1, stride_2, stride_k,
 
 @triton.jit
 def _tensor_max_kernel(
-    amax_ptr, x_ptr, rows, K, n1, n2, stride_0, stride_1, stride_2, stride_k,
+    tops_ptr, x_ptr, rows, K, n1, n2, stride_0, stride_1, stride_2, stride_k,
     BLOCK_R: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     at, _, mask = _tile(rows, K, n1, n2, stride_0, stride_1, stride_2, stride_k, BLOCK_R, BLOCK_K)
     bits = _magnitude_bits(tl.load(x_ptr + at, mask=mask, other=0.0))
-    tl.atomic_max(amax_ptr, tl.max(tl.max(bits, 1), 0), sem="relaxed")
+    tl.store(tops_ptr + tl.program_id(0).to(tl.int64), tl.max(tl.max(bits, 1), 0))
+
+
+@triton.jit
+def _top_of(tops_ptr, count, BLOCK: tl.constexpr):
+    """The largest of the maxima of all tiles."""
+    each = tl.arange(0, BLOCK).to(tl.int64)
+    top = tl.zeros([BLOCK], tl.int32)
+    for start in range(0, count, BLOCK):
+        at = start + each
+        top = tl.maximum(top, tl.load(tops_ptr + at, mask=at < count, other=0))
+    return tl.max(top, 0)
+
+
+@triton.jit(do_not_specialize=["count"])
+def _tensor_scale_kernel(scale_ptr, tops_ptr, count, BLOCK: tl.constexpr, E5M2: tl.constexpr):
+    tl.store(scale_ptr, _scale(_top_of(tops_ptr, count, BLOCK), E5M2))
 
 
 @triton.jit
 def _tensor_codes_kernel(
-    codes_ptr, amax_ptr, x_ptr, rows, K, n1, n2, stride_0, stride_1, stride_2, stride_k,
+    codes_ptr, scale_ptr, x_ptr, rows, K, n1, n2, stride_0, stride_1, stride_2, stride_k,
     BLOCK_R: tl.constexpr, BLOCK_K: tl.constexpr, E5M2: tl.constexpr, ENCODE: tl.constexpr,
 ):  # fmt: skip
     at, code_at, mask = _tile(
         rows, K, n1, n2, stride_0, stride_1, stride_2, stride_k, BLOCK_R, BLOCK_K
     )
-    top = tl.load(amax_ptr)
+    scale = tl.load(scale_ptr)
     x = tl.load(x_ptr + at, mask=mask, other=0.0)
-    _store_codes(codes_ptr + code_at, mask, x, _scale(top, E5M2), top < INF_BITS, E5M2, ENCODE)
-
-
-@triton.jit
-def _tensor_scale_kernel(amax_ptr, E5M2: tl.constexpr):
-    scale = _scale(tl.load(amax_ptr), E5M2)
-    tl.store(amax_ptr, scale.to(tl.int32, bitcast=True))
+    finite = _magnitude_bits(scale) < INF_BITS
+    _store_codes(codes_ptr + code_at, mask, x, scale, finite, E5M2, ENCODE)
 
 
 @triton.jit
@@ -172,9 +184,10 @@ def _quantize_blocks_kernel(
 
 
 def launch(
-    outs: tuple[torch.Tensor, torch.Tensor], x: torch.Tensor, granularity: str, dtype: torch.dtype
+    outs: tuple[torch.Tensor, ...], x: torch.Tensor, granularity: str, dtype: torch.dtype
 ) -> None:
-    codes, scale = outs
+    """outs: codes, scale and, for one scale of the tensor, the workspace."""
+    codes, scale, *work = outs
     if x.numel() == 0:
         scale.fill_(1.0)
         return
@@ -209,8 +222,9 @@ def launch(
     if in_blocks:
         _quantize_blocks_kernel[grid](codes, scale, x, *layout, BY_ROW=by_row, **blocks, **form)
         return
-    amax = scale.view(torch.int32)
-    amax.zero_()
-    _tensor_max_kernel[grid](amax, x, *layout, **blocks)
-    _tensor_codes_kernel[grid](codes, amax, x, *layout, **blocks, **form)
-    _tensor_scale_kernel[(1,)](amax, E5M2=form["E5M2"], num_warps=1)
+    tops = work[0].view(torch.int32)
+    _tensor_max_kernel[grid](tops, x, *layout, **blocks)
+    _tensor_scale_kernel[(1,)](
+        scale, tops, *grid, BLOCK=TOPS, E5M2=form["E5M2"], num_warps=TOPS_WARPS
+    )
+    _tensor_codes_kernel[grid](codes, scale, x, *layout, **blocks, **form)

@@ -5,7 +5,7 @@
 
 Tiles and maxima are those of fp8 quantisation (`triton_quantize.py`): taken over the bits as
 integers, in which NaN wins. What is below 0 has a maximum of its own where there is a zero point.
-For the whole tensor the two meet in the outputs `scale` and `zero`, by atomic maxima.
+For the whole tensor the workspace holds the former of all tiles, then the latter.
 """
 
 import torch
@@ -20,9 +20,12 @@ from aimills_kernels.kernels.matmul.config import (
 from aimills_kernels.kernels.matmul.triton_quantize import (
     INF_BITS,
     TINY,
+    TOPS,
+    TOPS_WARPS,
     _magnitude_bits,
     _row_offsets,
     _tile,
+    _top_of,
 )
 from aimills_kernels.kernels.triton_common import widen
 
@@ -118,51 +121,53 @@ def _quantize_int8_rows_kernel(
         tl.store(zero_ptr + row, zero.to(tl.int32), mask=row < rows)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tiles"])
 def _tensor_tops_kernel(
-    high_ptr, low_ptr, x_ptr, rows, K, n1, n2, stride_0, stride_1, stride_2, stride_k,
+    tops_ptr, tiles, x_ptr, rows, K, n1, n2, stride_0, stride_1, stride_2, stride_k,
     BLOCK_R: tl.constexpr, BLOCK_K: tl.constexpr, ZERO: tl.constexpr,
 ):  # fmt: skip
     at, _, mask = _tile(rows, K, n1, n2, stride_0, stride_1, stride_2, stride_k, BLOCK_R, BLOCK_K)
     above, below = _tops(tl.load(x_ptr + at, mask=mask, other=0.0), ZERO)
-    tl.atomic_max(high_ptr, tl.max(tl.max(above, 1), 0), sem="relaxed")
+    mine = tops_ptr + tl.program_id(0).to(tl.int64)
+    tl.store(mine, tl.max(tl.max(above, 1), 0))
     if ZERO:
-        tl.atomic_max(low_ptr, tl.max(tl.max(below, 1), 0), sem="relaxed")
+        tl.store(mine + tl.cast(tiles, tl.int64), tl.max(tl.max(below, 1), 0))
 
 
-@triton.jit
-def _tensor_form(high_ptr, low_ptr, ZERO: tl.constexpr):
-    high = tl.load(high_ptr)
-    low = tl.load(low_ptr) if ZERO else high
-    return _form(high, low, ZERO)
+@triton.jit(do_not_specialize=["tiles"])
+def _tensor_form_kernel(
+    scale_ptr, zero_ptr, tops_ptr, tiles, BLOCK: tl.constexpr, ZERO: tl.constexpr
+):
+    high = _top_of(tops_ptr, tiles, BLOCK)
+    low = _top_of(tops_ptr + tl.cast(tiles, tl.int64), tiles, BLOCK) if ZERO else high
+    scale, zero, _ = _form(high, low, ZERO)
+    tl.store(scale_ptr, scale)
+    if ZERO:
+        tl.store(zero_ptr, zero.to(tl.int32))
 
 
 @triton.jit
 def _tensor_int8_codes_kernel(
-    codes_ptr, high_ptr, low_ptr, x_ptr, rows, K, n1, n2, stride_0, stride_1, stride_2, stride_k,
+    codes_ptr, scale_ptr, zero_ptr, x_ptr, rows, K, n1, n2, stride_0, stride_1, stride_2, stride_k,
     BLOCK_R: tl.constexpr, BLOCK_K: tl.constexpr, ZERO: tl.constexpr,
 ):  # fmt: skip
     at, code_at, mask = _tile(
         rows, K, n1, n2, stride_0, stride_1, stride_2, stride_k, BLOCK_R, BLOCK_K
     )
-    scale, zero, finite = _tensor_form(high_ptr, low_ptr, ZERO)
+    scale = tl.load(scale_ptr)
+    zero = 0.0
+    if ZERO:
+        zero = tl.load(zero_ptr).to(tl.float32)
     x = tl.load(x_ptr + at, mask=mask, other=0.0)
+    finite = _magnitude_bits(scale) < INF_BITS
     _store_codes(codes_ptr + code_at, mask, x, scale, zero, finite, ZERO)
 
 
-@triton.jit
-def _tensor_form_kernel(high_ptr, low_ptr, ZERO: tl.constexpr):
-    scale, zero, _ = _tensor_form(high_ptr, low_ptr, ZERO)
-    tl.store(high_ptr, scale.to(tl.int32, bitcast=True))
-    if ZERO:
-        tl.store(low_ptr, zero.to(tl.int32))
-
-
 def launch(
-    outs: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
+    outs: tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor],
     x: torch.Tensor, granularity: str, symmetric: bool,
 ) -> None:  # fmt: skip
-    codes, scale, zero = outs
+    codes, scale, zero, work = outs
     if x.numel() == 0:
         scale.fill_(1.0)
         zero.fill_(-128)
@@ -184,9 +189,7 @@ def launch(
         return
     blocks["num_warps"] = 8  # with 4, as for fp8, 32 elements of a strided float32 row spilled
     grid = (triton.cdiv(rows, config.block_r) * triton.cdiv(K, config.block_k),)
-    high = scale.view(torch.int32)
-    high.zero_()
-    zero.zero_()
-    _tensor_tops_kernel[grid](high, zero, x, *layout, ZERO=not symmetric, **blocks)
-    _tensor_int8_codes_kernel[grid](codes, high, zero, x, *layout, ZERO=not symmetric, **blocks)
-    _tensor_form_kernel[(1,)](high, zero, ZERO=not symmetric, num_warps=1)
+    tops, form = work.view(torch.int32), dict(ZERO=not symmetric)
+    _tensor_tops_kernel[grid](tops, *grid, x, *layout, **form, **blocks)
+    _tensor_form_kernel[(1,)](scale, zero, tops, *grid, BLOCK=TOPS, num_warps=TOPS_WARPS, **form)
+    _tensor_int8_codes_kernel[grid](codes, scale, zero, x, *layout, **form, **blocks)
