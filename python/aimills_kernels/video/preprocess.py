@@ -309,6 +309,9 @@ def _made(name: str, config: Mapping[str, Any], dtype: torch.dtype) -> VideoPrep
         _three(key, config[key]) if normalize else (plain,) * 3
         for key, plain in (("image_mean", 0.0), ("image_std", 1.0))
     )
+    if "shifted" in config:  # they are of 2 level / 255 - 1, and here of level / 255
+        mean = _three("image_mean", [(m + 1) / 2 for m in mean])
+        std = _three("image_std", [s / 2 for s in std])
     patch = None
     if "patches" in config["layout"]:
         values = [config.get(k, 1) for k in ("temporal_patch_size", "patch_size", "merge_size")]
@@ -333,10 +336,14 @@ def _made(name: str, config: Mapping[str, Any], dtype: torch.dtype) -> VideoPrep
 def _check_supported(config: Mapping[str, Any]) -> None:
     for key, only in (
         ("do_rescale", True),
-        ("rescale_factor", 1 / 255),
+        ("rescale_factor", 1 / 127.5 if "shifted" in config else 1 / 255),
+        ("offset", "shifted" in config),
         ("do_pad", False),
+        ("do_pan_and_scan", False),
         ("initial_shift", True),
     ):
+        if key == "do_pad" and "Video" in config["class"]:
+            continue  # Transformers doesn't pad a video either
         value = config.get(key, only)
         if not isinstance(value, (bool, int, float)) or abs(value - only) > 1e-9:
             raise ValueError(
@@ -361,6 +368,9 @@ def _size_rule(config: Mapping[str, Any]) -> sizes.SizeRule:
     if not config.get("do_resize", True):
         return sizes.Keep()
     size = config["size"]
+    if "size_of_crop" in config:
+        height, _ = _sides("crop_size", config["crop_size"])
+        return sizes.ShortestEdge(int(height * config["size_of_crop"]))
     if "edge" in config:
         return _smart(config, size)
     if isinstance(size, int) and not config.get("default_to_square", True):
