@@ -273,6 +273,18 @@ def test_progress(clip: bytes) -> None:
     assert told == [("decoded", i, 3) for i in (1, 2, 3)]
 
 
+def test_progress_as_a_bar(clip: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[Any] = []
+    bar = contextlib.nullcontext(lambda *step: told.append(step))
+    monkeypatch.setattr("aimills_kernels.cli._ui.progress", lambda title: bar)
+    decode_to_tensor(clip, plain(), num_frames=3, progress=False)
+    assert told == []
+    decode_to_tensor(clip, plain(), num_frames=3, progress=True)
+    assert told == [("decoded", i + 1, 3) for i in range(3)]
+    with pytest.raises(ValueError, match="progress must be a function, True or None, got 'bar'"):
+        decode_to_tensor(clip, plain(), progress="bar")  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("form", ["mp4", "matroska", "mpegts"])
 def test_progress_of_reading_a_long_file(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
     data, told = encoded(form=form), []
