@@ -267,6 +267,13 @@ def test_sources(clip: bytes, tmp_path: Path) -> None:
         assert which(decode_to_tensor(file, plain(), indices=[7, 33])) == [7, 33]
 
 
+@pytest.mark.parametrize("array", [np.array, torch.tensor])
+def test_indices_of_an_array(clip: bytes, array: Any) -> None:
+    got = decode_to_tensor(clip, plain(), indices=array([7, 33]))
+    assert which(got) == [7, 33]
+    assert [type(i) for i in got["video_metadata"]["frames_indices"]] == [int, int]
+
+
 def test_progress(clip: bytes) -> None:
     told: list[tuple] = []
     decode_to_tensor(clip, plain(), num_frames=3, progress=lambda *step: told.append(step))
@@ -715,6 +722,12 @@ def test_no_video() -> None:
         ({"indices": [-1]}, "indices must be"),
         ({"indices": "12"}, "indices must be"),
         ({"indices": 7}, "indices must be"),
+        ({"indices": torch.tensor(7)}, "indices must be"),
+        ({"indices": [0, True]}, "indices must be"),
+        ({"indices": np.array([0.0, 1.0])}, "indices must be"),
+        ({"device": "tpu"}, "device 'tpu' can't be used: "),
+        ({"device": "cuda:99"}, "device 'cuda:99' can't be used: "),
+        ({"device": 1.5}, "device 1.5 can't be used: "),
         ({"indices": [60]}, "indices has 60, and the video has 60 frames"),
         ({"color_space": "rec709"}, "color_space must be"),
         ({"rotate": 45}, "rotate must be"),
