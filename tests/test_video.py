@@ -417,3 +417,20 @@ def test_the_fast_mode_costs_less():
         assert filtered["fast", form] == pytest.approx(filtered["torch", form])
     assert costs["fast", "rgb24"] == costs["torch", "rgb24"]
     assert costs["fast", "nv12"].bytes == costs["torch", "nv12"].bytes
+
+
+@pytest.mark.parametrize("mode", ["torch", "fast", "pil", "pil13"])
+def test_a_call_with_out_allocates_nothing(mode):
+    planes = (torch.zeros(2, 90, 160, dtype=torch.uint8),
+              torch.zeros(2, 45, 80, 2, dtype=torch.uint8))  # fmt: skip
+
+    def taken(**options) -> int:
+        call = {"size": (28, 56), "mode": mode, "layout": "patches", "patch": (2, 14, 2), **options}
+        ak.video_to_tensor(planes, **call)
+        with torch.profiler.profile(profile_memory=True) as seen:
+            ak.video_to_tensor(planes, **call)
+        return sum(max(event.self_cpu_memory_usage, 0) for event in seen.key_averages())
+
+    out = ak.video_to_tensor(planes, size=(28, 56), layout="patches", patch=(2, 14, 2))
+    assert taken() == out.nbytes
+    assert taken(out=out) == 0
