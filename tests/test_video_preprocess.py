@@ -35,11 +35,11 @@ FILES = {
     "InternVLVideoProcessor": "models/internvl/video_processing_internvl.py",
     "LlavaOnevisionVideoProcessor": "models/llava_onevision/video_processing_llava_onevision.py",
     "VideoMAEVideoProcessor": "models/videomae/video_processing_videomae.py",
+    "VivitVideoProcessor": "models/vivit/video_processing_vivit.py",
     "CLIPImageProcessor": "models/clip/image_processing_clip.py",
     "SiglipImageProcessor": "models/siglip/image_processing_siglip.py",
     "Siglip2ImageProcessor": "models/siglip2/image_processing_siglip2.py",
     "TimesformerVideoProcessor": "models/timesformer/video_processing_timesformer.py",
-    "VivitVideoProcessor": "models/vivit/video_processing_vivit.py",
     "VJEPA2VideoProcessor": "models/vjepa2/video_processing_vjepa2.py",
     "LlavaNextVideoVideoProcessor": "models/llava_next_video/video_processing_llava_next_video.py",
     "VideoLlavaVideoProcessor": "models/video_llava/video_processing_video_llava.py",
@@ -47,7 +47,7 @@ FILES = {
     "ViTImageProcessor": "models/vit/image_processing_vit.py",
     "Gemma3ImageProcessor": "models/gemma3/image_processing_gemma3.py",
 }
-OWN_KEYS = {"layout", "output", "sampling", "edge", "shifted", "size_of_crop"}
+OWN_KEYS = {"layout", "output", "sampling", "edge", "signed"} | {"size_of_crop"}
 
 
 def clip(frames: int = 5, height: int = 48, width: int = 70, seed: int = 0) -> tuple[Tensor, ...]:
@@ -420,6 +420,7 @@ RUNS: list[tuple[str, dict[str, Any]]] = [
     ("InternVLVideoProcessor", {}),
     ("LlavaOnevisionVideoProcessor", {}),
     ("VideoMAEVideoProcessor", {}),
+    ("VivitVideoProcessor", {}),
     ("CLIPImageProcessor", {}),
     ("CLIPImageProcessorPil", {}),
     ("SiglipImageProcessor", {}),
@@ -427,7 +428,6 @@ RUNS: list[tuple[str, dict[str, Any]]] = [
     ("Siglip2ImageProcessor", {}),
     ("Siglip2ImageProcessorPil", {}),
     ("TimesformerVideoProcessor", {}),
-    ("VivitVideoProcessor", {}),
     ("VivitVideoProcessor", {"do_normalize": False}),
     ("VJEPA2VideoProcessor", {"crop_size": 100, "size": {"shortest_edge": 224}}),
     ("LlavaNextVideoVideoProcessor", {}),

@@ -33,9 +33,9 @@ def _middle(edge: int, crop: int) -> dict[str, Any]:
 
 
 # Beside Transformers' own keys: `layout` and `output`, the name of the result; the `sampling`
-# strategy; `edge`, whose pixels a size with `shortest_edge` and `longest_edge` bounds;
-# `size_of_crop`, how many times the crop the shorter side is, whatever `size` says; and `shifted`,
-# where levels become -1 to 1 before mean and std.
+# strategy; `edge`, whose pixels a size with `shortest_edge` and `longest_edge` bounds; and `signed`
+# where levels become -1..1 before mean and std. `size_of_crop`: the shorter side is that many times
+# the crop, whatever `size` says.
 CLASSES: dict[str, dict[str, Any]] = {
     "Qwen2VLVideoProcessor": {
         **_CLIP, **_QWEN_FRAMES, "resample": BICUBIC, "patch_size": 14,
@@ -58,16 +58,31 @@ CLASSES: dict[str, dict[str, Any]] = {
         "layout": "NTCHW", "output": "pixel_values_videos", "default_to_square": False,
     },
     "VideoMAEVideoProcessor": {
-        **_HALF, "resample": BILINEAR, **_middle(224, 224), "layout": "NTCHW",
-        "output": "pixel_values",
+        **_HALF, "resample": BILINEAR, "size": {"shortest_edge": 224}, "do_center_crop": True,
+        "crop_size": {"height": 224, "width": 224}, "layout": "NTCHW", "output": "pixel_values",
+        "default_to_square": False,
+    },
+    "VivitVideoProcessor": {
+        **_HALF, "resample": BILINEAR, "size": {"shortest_edge": 256}, "do_center_crop": True,
+        "crop_size": {"height": 224, "width": 224}, "rescale_factor": 1 / 127.5, "signed": True,
+        "layout": "NTCHW", "output": "pixel_values", "default_to_square": False,
+    },
+    "CLIPImageProcessor": {
+        **_CLIP, "resample": BICUBIC, "size": {"shortest_edge": 224}, "do_center_crop": True,
+        "crop_size": {"height": 224, "width": 224}, "layout": "NCHW", "output": "pixel_values",
+        "default_to_square": False,
+    },
+    "SiglipImageProcessor": {
+        **_HALF, "resample": BICUBIC, "size": {"height": 224, "width": 224},
+        "layout": "NCHW", "output": "pixel_values", "default_to_square": False,
+    },
+    "Siglip2ImageProcessor": {
+        **_HALF, "resample": BILINEAR, "patch_size": 16, "max_num_patches": 256,
+        "layout": "padded patches", "output": "pixel_values",
     },
     "TimesformerVideoProcessor": {
         **_IMAGENET, "resample": BILINEAR, **_middle(224, 224), "layout": "NTCHW",
         "output": "pixel_values",
-    },
-    "VivitVideoProcessor": {
-        **_HALF, "resample": BILINEAR, **_middle(256, 224), "rescale_factor": 1 / 127.5,
-        "shifted": True, "layout": "NTCHW", "output": "pixel_values",
     },
     "VJEPA2VideoProcessor": {
         **_IMAGENET, "resample": BILINEAR, "do_center_crop": True, "crop_size": 256,
@@ -82,10 +97,6 @@ CLASSES: dict[str, dict[str, Any]] = {
         **_CLIP, "resample": BICUBIC, **_middle(224, 224), "layout": "NTCHW",
         "output": "pixel_values_videos",
     },
-    "CLIPImageProcessor": {
-        **_CLIP, "resample": BICUBIC, **_middle(224, 224), "layout": "NCHW",
-        "output": "pixel_values",
-    },
     "BitImageProcessor": {
         **_CLIP, "resample": BICUBIC, **_middle(224, 224), "layout": "NCHW",
         "output": "pixel_values",
@@ -98,14 +109,6 @@ CLASSES: dict[str, dict[str, Any]] = {
         **_HALF, "resample": BILINEAR, "size": {"height": 224, "width": 224}, "layout": "NCHW",
         "output": "pixel_values",
     },
-    "SiglipImageProcessor": {
-        **_HALF, "resample": BICUBIC, "size": {"height": 224, "width": 224},
-        "layout": "NCHW", "output": "pixel_values", "default_to_square": False,
-    },
-    "Siglip2ImageProcessor": {
-        **_HALF, "resample": BILINEAR, "patch_size": 16, "max_num_patches": 256,
-        "layout": "padded patches", "output": "pixel_values",
-    },
 }  # fmt: skip
 
 # A checkpoint without a configuration for video gives the one for images to the video processor.
@@ -113,11 +116,11 @@ _FOR_VIDEO = {
     "Qwen2VLImageProcessor": "Qwen2VLVideoProcessor",
     "VideoMAEImageProcessor": "VideoMAEVideoProcessor",
     "VideoMAEFeatureExtractor": "VideoMAEVideoProcessor",
+    "VivitImageProcessor": "VivitVideoProcessor",
     "CLIPFeatureExtractor": "CLIPImageProcessor",
     "LlavaNextVideoImageProcessor": "LlavaNextVideoVideoProcessor",
     "LlavaOnevisionImageProcessor": "LlavaOnevisionVideoProcessor",
     "VideoLlavaImageProcessor": "VideoLlavaVideoProcessor",
-    "VivitImageProcessor": "VivitVideoProcessor",
 }
 # There what processes images has another model's name.
 _OF_MODEL = {
@@ -151,7 +154,8 @@ _MEANT = {
     "do_normalize", "do_rescale", "rescale_factor", "patch_size", "temporal_patch_size",
     "merge_size", "min_pixels", "max_pixels", "min_frames", "max_frames", "fps", "num_frames",
     "cap_pixels_per_frame", "max_video_tokens", "max_num_patches", "initial_shift", "do_pad",
-    "default_to_square", "do_pan_and_scan", "offset",
+    "default_to_square", "offset",
+    "do_pan_and_scan",
 }  # fmt: skip
 # They change nothing of what is made from decoded frames of three channels.
 _WITHOUT_EFFECT = {
