@@ -140,15 +140,15 @@ def cost(case: Case) -> Cost:
     moved = samples * form.dtype.itemsize + stored * a.dtype.itemsize
     apart = a.resize_mode == "fast" and not form.rgb
     filtered = sum(
-        _filtered(a, rows, cols) for rows, cols in ((H, W), *[chroma if apart else (H, W)] * 2)
+        _filtered(a, plane, (h, w)) for plane in ((H, W), *[chroma if apart else (H, W)] * 2)
     )
     colour = 0 if form.rgb else 5 * (h * w if apart else H * W)
     return Cost(2 * frames * (filtered + colour), frames * moved, "f32")
 
 
-def _filtered(a: Arguments, rows: int, cols: int) -> float:
+def _filtered(a: Arguments, plane: tuple[int, int], size: tuple[int, int]) -> float:
     """Multiply-adds of one plane."""
-    h, w = a.resized
+    (rows, cols), (h, w) = plane, size
     reach = 2 * RADIUS[a.interpolation]
     down, across = (
         1 if a.interpolation == "nearest" else reach * (max(n / m, 1.0) if a.antialias else 1.0)
