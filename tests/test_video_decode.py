@@ -56,7 +56,8 @@ def encoded(
     paint: Callable[[int, list[Tensor]], None] | None = None,
     ready: list[Any] | None = None,
 ) -> bytes:
-    """Frames of one grey each, in H.264 as good as without loss."""
+    """Frames of one grey each, in H.264 as good as without loss. Of a single frame x265 leaves the
+    decoding time open, which the MP4 may refuse."""
     out = io.BytesIO()
     plain = {
         "libx264": {"crf": "4", "preset": "veryfast"},
@@ -420,7 +421,7 @@ def test_hdr(number: int, transfer: str) -> None:
 
 
 def test_hdr_that_does_not_say_its_matrix() -> None:
-    data = encoded("libx265", count=1, tags={"color_trc": 16})
+    data = encoded("libx265", count=3, tags={"color_trc": 16})
     with pytest.warns(UserWarning, match="bt2020 is taken, as for HDR usual"):
         got = decode_to_tensor(data, plain())
     assert got["video_metadata"]["color_space"] == "bt2020"
@@ -428,10 +429,20 @@ def test_hdr_that_does_not_say_its_matrix() -> None:
 
 def test_hdr_of_other_primaries() -> None:
     tags = {"colorspace": 9, "color_trc": 16, "color_primaries": 12}
-    data = encoded("libx265", count=1, tags=tags)
+    data = encoded("libx265", count=3, tags=tags)
     with pytest.raises(VideoError, match=r"is HDR \(PQ\) with the primaries Display P3"):
         decode_to_tensor(data, plain())
     assert taken(data, transfer="pq")["transfer"] == "pq"
+
+
+def test_hdr_of_another_matrix() -> None:
+    """Told by the file's name and before anything is made of it."""
+    tags = {"colorspace": 1, "color_trc": 18, "color_primaries": 9}
+    data = encoded("libx265", count=3, tags=tags)
+    with pytest.raises(VideoError, match=r"is HDR \(HLG\) with the colour matrix bt709, and there"):
+        decode_to_tensor(data, plain())
+    assert taken(data, color_space="bt2020")["transfer"] == "hlg"
+    assert taken(data, transfer="sdr")["color_space"] == "bt709"
 
 
 def test_matrix_that_is_not_there() -> None:
