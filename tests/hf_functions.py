@@ -23,6 +23,7 @@ _CLIP_STD = [0.26862954, 0.26130258, 0.27577711]
 NAMES: dict[str, Any] = {
     "math": math, "np": np, "torch": torch, "logger": SimpleNamespace(warning_once=print),
     "OPENAI_CLIP_MEAN": _CLIP_MEAN, "OPENAI_CLIP_STD": _CLIP_STD,
+    "IMAGENET_DEFAULT_MEAN": [0.485, 0.456, 0.406], "IMAGENET_DEFAULT_STD": [0.229, 0.224, 0.225],
     "IMAGENET_STANDARD_MEAN": [0.5] * 3, "IMAGENET_STANDARD_STD": [0.5] * 3,
     "PILImageResampling": SimpleNamespace(BILINEAR=2, BICUBIC=3),
 }  # fmt: skip

@@ -6,10 +6,12 @@ from __future__ import annotations
 import itertools
 import os
 import random
+import re
 import signal
 from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from math import floor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,6 +22,7 @@ from torch import Tensor
 import aimills_kernels as ak
 from aimills_kernels._op import Case, Provider
 from aimills_kernels._validate import validate
+from aimills_kernels.harness import specs
 from aimills_kernels.kernels.video.cases import lay_out
 from aimills_kernels.kernels.video.colour import rgb_levels
 from aimills_kernels.kernels.video.op import video_to_tensor as op
@@ -27,6 +30,7 @@ from aimills_kernels.kernels.video.problem import OPTIONS, Arguments, packed
 from aimills_kernels.kernels.video.resize import filter_taps
 
 extension = pytest.importorskip("aimills_kernels._C")
+ROOT = Path(__file__).parents[1]
 
 
 # ---- providers that only tests have
@@ -378,3 +382,55 @@ def test_kept_tables_are_those_of_the_geometry() -> None:
     for call, got in zip(calls * 2, in_turns, strict=True):
         with ThreadPoolExecutor(1) as fresh:
             assert torch.equal(got, fresh.submit(run, call).result()), call
+
+
+def test_the_least_times_in_the_readme_are_those_of_the_costs():
+    text = (ROOT / "kernels" / "video" / "README.md").read_text()
+    rows = re.findall(r"^\| `(hd-\S+)` \| (\S+) \| (\S+) \| (\S+) \|", text, re.M)
+    assert len(rows) == 4
+    peaks = specs.of("NVIDIA H200")
+    for name, *shown in rows:
+        case = op.case(name)
+        cost = op.cost(case)
+        gflop, moved = cost.flops / 1e9, cost.bytes / 1e6
+        least = max(gflop / 1e3 / peaks["f32"], moved / 1e3 / peaks["copy"]) * 1e6 / case.F
+        for text, value in zip(shown, (gflop, moved, least), strict=True):
+            digits = len(text.partition(".")[2])
+            assert float(text) == round(value, digits), f"{name}: {text} for {value}"
+
+
+def test_the_fast_mode_costs_less():
+    """Chroma has half the rows and columns: a quarter of the multiply-adds across, half of those
+    down. 40 taps each way over 400 rows, and 20 over 200 of chroma."""
+    options = {"F": 2, "H": 400, "W": 600, "h": 40, "w": 60}
+    costs = {
+        (mode, form): op.cost(Case("c", **options, mode=mode, format=form))
+        for mode in ("torch", "fast")
+        for form in ("nv12", "yuv444p", "rgb24")
+    }
+    colour = {"torch": 5 * 400 * 600, "fast": 5 * 40 * 60}
+    filtered = {k: c.flops / 4 - (k[1] != "rgb24") * colour[k[0]] for k, c in costs.items()}
+    across, down = 400 * 60 * 40, 40 * 60 * 40
+    assert filtered["torch", "nv12"] == 3 * (across + down)
+    assert filtered["fast", "nv12"] == (1 + 2 / 4) * across + (1 + 2 / 2) * down
+    for form in ("yuv444p", "rgb24"):
+        assert filtered["fast", form] == pytest.approx(filtered["torch", form])
+    assert costs["fast", "rgb24"] == costs["torch", "rgb24"]
+    assert costs["fast", "nv12"].bytes == costs["torch", "nv12"].bytes
+
+
+@pytest.mark.parametrize("mode", ["torch", "fast", "pil", "pil13"])
+def test_a_call_with_out_allocates_nothing(mode):
+    planes = (torch.zeros(2, 90, 160, dtype=torch.uint8),
+              torch.zeros(2, 45, 80, 2, dtype=torch.uint8))  # fmt: skip
+
+    def taken(**options) -> int:
+        call = {"size": (28, 56), "mode": mode, "layout": "patches", "patch": (2, 14, 2), **options}
+        ak.video_to_tensor(planes, **call)
+        with torch.profiler.profile(profile_memory=True) as seen:
+            ak.video_to_tensor(planes, **call)
+        return sum(max(event.self_cpu_memory_usage, 0) for event in seen.key_averages())
+
+    out = ak.video_to_tensor(planes, size=(28, 56), layout="patches", patch=(2, 14, 2))
+    assert taken() == out.nbytes
+    assert taken(out=out) == 0

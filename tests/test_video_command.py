@@ -15,6 +15,7 @@ from tests.test_video_decode import encoded
 
 Image = pytest.importorskip("PIL.Image")
 safetensors = pytest.importorskip("safetensors")
+pytest.importorskip("safetensors.torch")
 
 
 @pytest.fixture
@@ -75,6 +76,38 @@ def test_tensors_lie_beside_the_picture(
     assert main([*argv, "--preview", str(clip.parent / "y.png")]) == 0
     assert "note: the tensors are not written: safetensors is not" in capsys.readouterr().out
     assert not (clip.parent / "y.safetensors").exists()
+
+
+@pytest.mark.parametrize("option", ["--preview", "--out"])
+@pytest.mark.parametrize("read", ["clip.mp4", "config.json", "link"])
+def test_what_is_read_is_not_overwritten(
+    option: str, read: str, clip: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = clip.parent / "config.json"
+    config.write_text('{"image_processor_type": "CLIPImageProcessor"}')
+    (clip.parent / "link").symlink_to(clip)
+    before = clip.read_bytes(), config.read_bytes()
+    argv = ["video", str(clip), "--config", str(config), option, str(clip.parent / read)]
+    assert main(argv) == 3
+    said = capsys.readouterr().err
+    assert f"{option} would overwrite the {'configuration' if 'json' in read else 'video'}" in said
+    assert (clip.read_bytes(), config.read_bytes()) == before
+
+
+def test_weights_beside_the_picture_are_kept(
+    clip: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What the option did not name is overwritten only where this command wrote it."""
+    argv = ["video", str(clip), "--preset", "clip", "--num-frames", "1"]
+    argv += ["--preview", str(clip.parent / "model.png")]
+    weights = clip.parent / "model.safetensors"
+    for content in (safetensors.torch.save({"w": torch.ones(1)}), b"x"):
+        weights.write_bytes(content)
+        assert main(argv) == 3
+        assert "which this command didn't write; --out says where" in capsys.readouterr().err
+        assert weights.read_bytes() == content
+    weights.unlink()
+    assert main(argv) == main(argv) == 0
 
 
 def without(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -56,7 +56,8 @@ def encoded(
     paint: Callable[[int, list[Tensor]], None] | None = None,
     ready: list[Any] | None = None,
 ) -> bytes:
-    """Frames of one grey each, in H.264 as good as without loss."""
+    """Frames of one grey each, in H.264 as good as without loss. Of a single frame x265 leaves the
+    decoding time open, which the MP4 may refuse."""
     out = io.BytesIO()
     plain = {
         "libx264": {"crf": "4", "preset": "veryfast"},
@@ -267,10 +268,29 @@ def test_sources(clip: bytes, tmp_path: Path) -> None:
         assert which(decode_to_tensor(file, plain(), indices=[7, 33])) == [7, 33]
 
 
+@pytest.mark.parametrize("array", [np.array, torch.tensor])
+def test_indices_of_an_array(clip: bytes, array: Any) -> None:
+    got = decode_to_tensor(clip, plain(), indices=array([7, 33]))
+    assert which(got) == [7, 33]
+    assert [type(i) for i in got["video_metadata"]["frames_indices"]] == [int, int]
+
+
 def test_progress(clip: bytes) -> None:
     told: list[tuple] = []
     decode_to_tensor(clip, plain(), num_frames=3, progress=lambda *step: told.append(step))
     assert told == [("decoded", i, 3) for i in (1, 2, 3)]
+
+
+def test_progress_as_a_bar(clip: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[Any] = []
+    bar = contextlib.nullcontext(lambda *step: told.append(step))
+    monkeypatch.setattr("aimills_kernels.cli._ui.progress", lambda title: bar)
+    decode_to_tensor(clip, plain(), num_frames=3, progress=False)
+    assert told == []
+    decode_to_tensor(clip, plain(), num_frames=3, progress=True)
+    assert told == [("decoded", i + 1, 3) for i in range(3)]
+    with pytest.raises(ValueError, match="progress must be a function, True or None, got 'bar'"):
+        decode_to_tensor(clip, plain(), progress="bar")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("form", ["mp4", "matroska", "mpegts"])
@@ -401,7 +421,7 @@ def test_hdr(number: int, transfer: str) -> None:
 
 
 def test_hdr_that_does_not_say_its_matrix() -> None:
-    data = encoded("libx265", count=1, tags={"color_trc": 16})
+    data = encoded("libx265", count=3, tags={"color_trc": 16})
     with pytest.warns(UserWarning, match="bt2020 is taken, as for HDR usual"):
         got = decode_to_tensor(data, plain())
     assert got["video_metadata"]["color_space"] == "bt2020"
@@ -409,10 +429,20 @@ def test_hdr_that_does_not_say_its_matrix() -> None:
 
 def test_hdr_of_other_primaries() -> None:
     tags = {"colorspace": 9, "color_trc": 16, "color_primaries": 12}
-    data = encoded("libx265", count=1, tags=tags)
+    data = encoded("libx265", count=3, tags=tags)
     with pytest.raises(VideoError, match=r"is HDR \(PQ\) with the primaries Display P3"):
         decode_to_tensor(data, plain())
     assert taken(data, transfer="pq")["transfer"] == "pq"
+
+
+def test_hdr_of_another_matrix() -> None:
+    """Told by the file's name and before anything is made of it."""
+    tags = {"colorspace": 1, "color_trc": 18, "color_primaries": 9}
+    data = encoded("libx265", count=3, tags=tags)
+    with pytest.raises(VideoError, match=r"is HDR \(HLG\) with the colour matrix bt709, and there"):
+        decode_to_tensor(data, plain())
+    assert taken(data, color_space="bt2020")["transfer"] == "hlg"
+    assert taken(data, transfer="sdr")["color_space"] == "bt709"
 
 
 def test_matrix_that_is_not_there() -> None:
@@ -703,6 +733,12 @@ def test_no_video() -> None:
         ({"indices": [-1]}, "indices must be"),
         ({"indices": "12"}, "indices must be"),
         ({"indices": 7}, "indices must be"),
+        ({"indices": torch.tensor(7)}, "indices must be"),
+        ({"indices": [0, True]}, "indices must be"),
+        ({"indices": np.array([0.0, 1.0])}, "indices must be"),
+        ({"device": "tpu"}, "device 'tpu' can't be used: "),
+        ({"device": "cuda:99"}, "device 'cuda:99' can't be used: "),
+        ({"device": 1.5}, "device 1.5 can't be used: "),
         ({"indices": [60]}, "indices has 60, and the video has 60 frames"),
         ({"color_space": "rec709"}, "color_space must be"),
         ({"rotate": 45}, "rotate must be"),

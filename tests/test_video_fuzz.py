@@ -34,6 +34,13 @@ def test_random_geometries(program: Path, seed: int) -> None:
         assert wrong is None, wrong
 
 
+def test_hdr_and_jitters_are_drawn() -> None:
+    drawn = [video_fuzz.draw(seed) for seed in range(400)]
+    for transfer in ("pq", "hlg"):
+        assert sum(case.get("transfer", "sdr") == transfer for case in drawn) > 4
+    assert 40 < sum(bool(case.get("jitter")) for case in drawn) < 200
+
+
 @pytest.mark.parametrize(
     ("format", "index"),
     [*itertools.product(("nv12", "p010"), (0, 1, 7)), *itertools.product(("yuv422p",), (1, 2)),

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from aimills_kernels._op import Case
-from aimills_kernels.kernels.video.cases import case_options, lay_out
+from aimills_kernels.kernels.video.cases import JITTER, case_options, lay_out
 from aimills_kernels.kernels.video.op import video_to_tensor as op
 from aimills_kernels.kernels.video.problem import OPTIONS, packed
 from tests.test_video import random_case
@@ -50,13 +50,16 @@ def build(folder: Path, source: Path = ROOT) -> Path:
 
 
 def draw(seed: int) -> Case:
-    """With a mode; often of few rows or columns, or of about a whole number of the chunks and
-    strips that the CPU's code works on."""
+    """With a mode, at times HDR and a jitter; often of few rows or columns, or of about a whole
+    number of the chunks and strips that the CPU's code works on."""
     rng = random.Random(seed)
     case = random_case(rng)
     dims = dict(case.dims)
     if dims["antialias"]:
         dims["mode"] = rng.choice(["torch", *OPTIONS["resize_mode"]])
+    dims["jitter"] = rng.choice([(), (), (), JITTER])
+    if dims["mode"] != "fast" and rng.random() < 0.08:  # it takes ten times as long
+        dims |= {"transfer": rng.choice(["pq", "hlg"]), "space": "bt2020"}
     for side, step in (("H", 24), ("W", 64)):
         if not dims["crop"] and rng.random() < 0.5:
             dims[side] = rng.choice(

@@ -129,22 +129,32 @@ fake.__signature__ = inspect.signature(reference)  # type: ignore[attr-defined]
 
 def cost(case: Case) -> Cost:
     """Each source byte is read once and each output written once; the multiply-adds of a separable
-    filter in the cheaper order, and of the colour matrix."""
+    filter in the cheaper order, and of the colour matrix. The mode "fast" filters chroma in its own
+    size, and converts what it stores."""
     a = case_options(case)
     (_, _, H, W), (h, w) = a.box, a.resized
     frames, form = case.F, FORMATS[a.format]
-    chroma_rows, chroma_cols = form.chroma_size(H, W)
-    samples = 3 * H * W if form.rgb else H * W + 2 * chroma_rows * chroma_cols
+    chroma = form.chroma_size(H, W)
+    samples = 3 * H * W if form.rgb else H * W + 2 * chroma[0] * chroma[1]
     stored = a.placed.clip_stride // a.placed.clip  # of a frame
     moved = samples * form.dtype.itemsize + stored * a.dtype.itemsize
+    apart = a.resize_mode == "fast" and not form.rgb
+    filtered = sum(
+        _filtered(a, plane, (h, w)) for plane in ((H, W), *[chroma if apart else (H, W)] * 2)
+    )
+    colour = 0 if form.rgb else 5 * (h * w if apart else H * W)
+    return Cost(2 * frames * (filtered + colour), frames * moved, "f32")
+
+
+def _filtered(a: Arguments, plane: tuple[int, int], size: tuple[int, int]) -> float:
+    """Multiply-adds of one plane."""
+    (rows, cols), (h, w) = plane, size
     reach = 2 * RADIUS[a.interpolation]
     down, across = (
         1 if a.interpolation == "nearest" else reach * (max(n / m, 1.0) if a.antialias else 1.0)
-        for n, m in ((H, h), (W, w))
+        for n, m in ((rows, h), (cols, w))
     )
-    filtered = 3 * min(h * W * down + h * w * across, H * w * across + h * w * down)
-    colour = 0 if form.rgb else 5 * H * W
-    return Cost(2 * frames * (filtered + colour), frames * moved, "f32")
+    return min(h * cols * down + h * w * across, rows * w * across + h * w * down)
 
 
 # ---- what may differ from the oracle

@@ -93,9 +93,33 @@ def _files(options: Namespace) -> tuple[Path | None, Path | None]:
         raise UsageError(f"--out needs safetensors: {reason}")
     if out is None and picture is not None and _missing() is None:
         out = picture.with_suffix(".safetensors")
-    if out is not None and out == picture:
+        _check_beside(out)
+    if out is not None and picture is not None and out.resolve() == picture.resolve():
         raise UsageError(f"--preview and --out must be two files, got {str(out)!r} for both")
+    for option, path in (("--out", out), ("--preview", picture)):
+        for what, read in (("video", options.file), ("configuration", options.config)):
+            if path is not None and read is not None and path.resolve() == Path(read).resolve():
+                raise UsageError(f"{option} would overwrite the {what} {read!r}")
     return out, picture
+
+
+def _check_beside(out: Path) -> None:
+    """Where nobody named the file of tensors, one that this command didn't write is kept: a folder
+    may hold a model's weights."""
+    from safetensors import SafetensorError, safe_open
+
+    if not out.exists():
+        return
+    try:
+        with safe_open(out, "pt") as file:
+            ours = {"preprocessor", "video"} <= set(file.metadata() or ())
+    except (SafetensorError, OSError):
+        ours = False
+    if not ours:
+        raise UsageError(
+            f"the tensors would overwrite {str(out)!r}, which this command didn't write; --out "
+            "says where they go"
+        )
 
 
 def _missing() -> str | None:

@@ -23,8 +23,19 @@ _IMAGENET = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.
 BILINEAR, BICUBIC = 2, 3  # Pillow's numbers
 _QWEN_FRAMES = {"min_frames": 4, "max_frames": 768, "temporal_patch_size": 2, "merge_size": 2}
 
+
+def _middle(edge: int, crop: int) -> dict[str, Any]:
+    """The shorter side to `edge`, and of that the middle."""
+    return {
+        "size": {"shortest_edge": edge}, "default_to_square": False, "do_center_crop": True,
+        "crop_size": {"height": crop, "width": crop},
+    }  # fmt: skip
+
+
 # Beside Transformers' own keys: `layout` and `output`, the name of the result; the `sampling`
-# strategy; and `edge`, whose pixels a size with `shortest_edge` and `longest_edge` bounds.
+# strategy; `edge`, whose pixels a size with `shortest_edge` and `longest_edge` bounds; and `signed`
+# where levels become -1..1 before mean and std. `size_of_crop`: the shorter side is that many times
+# the crop, whatever `size` says.
 CLASSES: dict[str, dict[str, Any]] = {
     "Qwen2VLVideoProcessor": {
         **_CLIP, **_QWEN_FRAMES, "resample": BICUBIC, "patch_size": 14,
@@ -51,6 +62,11 @@ CLASSES: dict[str, dict[str, Any]] = {
         "crop_size": {"height": 224, "width": 224}, "layout": "NTCHW", "output": "pixel_values",
         "default_to_square": False,
     },
+    "VivitVideoProcessor": {
+        **_HALF, "resample": BILINEAR, "size": {"shortest_edge": 256}, "do_center_crop": True,
+        "crop_size": {"height": 224, "width": 224}, "rescale_factor": 1 / 127.5, "signed": True,
+        "layout": "NTCHW", "output": "pixel_values", "default_to_square": False,
+    },
     "CLIPImageProcessor": {
         **_CLIP, "resample": BICUBIC, "size": {"shortest_edge": 224}, "do_center_crop": True,
         "crop_size": {"height": 224, "width": 224}, "layout": "NCHW", "output": "pixel_values",
@@ -64,6 +80,35 @@ CLASSES: dict[str, dict[str, Any]] = {
         **_HALF, "resample": BILINEAR, "patch_size": 16, "max_num_patches": 256,
         "layout": "padded patches", "output": "pixel_values",
     },
+    "TimesformerVideoProcessor": {
+        **_IMAGENET, "resample": BILINEAR, **_middle(224, 224), "layout": "NTCHW",
+        "output": "pixel_values",
+    },
+    "VJEPA2VideoProcessor": {
+        **_IMAGENET, "resample": BILINEAR, "do_center_crop": True, "crop_size": 256,
+        "size": {"shortest_edge": 292}, "size_of_crop": 256 / 224, "layout": "NTCHW",
+        "output": "pixel_values_videos",
+    },
+    "LlavaNextVideoVideoProcessor": {
+        **_CLIP, "resample": BICUBIC, **_middle(224, 224), "layout": "NTCHW",
+        "output": "pixel_values_videos",
+    },
+    "VideoLlavaVideoProcessor": {
+        **_CLIP, "resample": BICUBIC, **_middle(224, 224), "layout": "NTCHW",
+        "output": "pixel_values_videos",
+    },
+    "BitImageProcessor": {
+        **_CLIP, "resample": BICUBIC, **_middle(224, 224), "layout": "NCHW",
+        "output": "pixel_values",
+    },
+    "ViTImageProcessor": {
+        **_HALF, "resample": BILINEAR, "size": {"height": 224, "width": 224}, "layout": "NCHW",
+        "output": "pixel_values",
+    },
+    "Gemma3ImageProcessor": {
+        **_HALF, "resample": BILINEAR, "size": {"height": 224, "width": 224}, "layout": "NCHW",
+        "output": "pixel_values",
+    },
 }  # fmt: skip
 
 # A checkpoint without a configuration for video gives the one for images to the video processor.
@@ -71,7 +116,16 @@ _FOR_VIDEO = {
     "Qwen2VLImageProcessor": "Qwen2VLVideoProcessor",
     "VideoMAEImageProcessor": "VideoMAEVideoProcessor",
     "VideoMAEFeatureExtractor": "VideoMAEVideoProcessor",
+    "VivitImageProcessor": "VivitVideoProcessor",
     "CLIPFeatureExtractor": "CLIPImageProcessor",
+    "LlavaNextVideoImageProcessor": "LlavaNextVideoVideoProcessor",
+    "LlavaOnevisionImageProcessor": "LlavaOnevisionVideoProcessor",
+    "VideoLlavaImageProcessor": "VideoLlavaVideoProcessor",
+}
+# There what processes images has another model's name.
+_OF_MODEL = {
+    ("Qwen2VLVideoProcessor", "Qwen3VLProcessor"): "Qwen3VLVideoProcessor",
+    ("GotOcr2ImageProcessor", "InternVLProcessor"): "InternVLVideoProcessor",
 }
 _QWEN2: dict[str, Any] = {
     "video_processor_type": "Qwen2VLVideoProcessor", "do_sample_frames": True, "fps": 2,
@@ -100,17 +154,30 @@ _MEANT = {
     "do_normalize", "do_rescale", "rescale_factor", "patch_size", "temporal_patch_size",
     "merge_size", "min_pixels", "max_pixels", "min_frames", "max_frames", "fps", "num_frames",
     "cap_pixels_per_frame", "max_video_tokens", "max_num_patches", "initial_shift", "do_pad",
-    "default_to_square",
+    "default_to_square", "offset",
+    "do_pan_and_scan",
 }  # fmt: skip
 # They change nothing of what is made from decoded frames of three channels.
 _WITHOUT_EFFECT = {
-    "auto_map", "data_format", "device", "disable_grouping", "do_convert_rgb",
-    "do_sample_frames", "feature_extractor_type", "image_processor_type", "image_grid_pinpoints",
-    "input_data_format", "model_input_names", "pad_size", "processor_class", "return_metadata",
-    "return_tensors", "video_metadata", "video_processor_type",
+    "_valid_processor_keys", "aspect_ratio_setting", "auto_map", "crop_to_patches", "data_format", 
+    "device", "disable_grouping", "do_convert_rgb", "do_sample_frames", "do_zero_centering",
+    "feature_extractor_type", "image_grid_pinpoints", "image_processor_type", "image_seq_length",
+    "input_data_format", "max_patches", "min_patches", "model_input_names", "pad_size",
+    "pan_and_scan_max_num_crops", "pan_and_scan_min_crop_size",
+    "pan_and_scan_min_ratio_to_activate", "processor_class", "return_metadata", "return_tensors",
+    "video_metadata", "video_processor_type",
 }  # fmt: skip
-_FILES = ("processor_config.json", "video_preprocessor_config.json", "preprocessor_config.json")
-_PARTS = ("video_processor", "image_processor")  # of a processor_config.json
+# Of Whisper's, which an omni model's file has beside those of pictures.
+_OF_SOUND = {
+    "chunk_length", "dither", "feature_size", "hop_length", "n_fft", "n_samples", "nb_max_frames",
+    "padding_side", "padding_value", "return_attention_mask", "sampling_rate",
+}  # fmt: skip
+# Where a checkpoint's folder has it, in the order in which Transformers looks: a file, or a part of
+# one. The last is for models that take pictures.
+_PLACES = (
+    ("processor_config.json", "video_processor"), ("video_preprocessor_config.json", None),
+    ("preprocessor_config.json", None), ("processor_config.json", "image_processor"),
+)  # fmt: skip
 
 
 def preset(name: str) -> dict[str, Any]:
@@ -122,8 +189,8 @@ def preset(name: str) -> dict[str, Any]:
 def complete(config: Mapping[str, Any]) -> dict[str, Any]:
     """A configuration with what its class adds; ValueError for a key or a class that is unknown."""
     kind = _class(config)
-    for key in config:
-        if key not in _MEANT | _WITHOUT_EFFECT:
+    for key, value in config.items():  # null says nothing: a file has keys of every class so
+        if value is not None and key not in _MEANT | _WITHOUT_EFFECT | _OF_SOUND:
             raise ValueError(f"the configuration has the key {shown(key)}, which is not supported")
     given = {k: v for k, v in config.items() if k in _MEANT and v is not None}
     if "num_frames" in given and "fps" in given:
@@ -141,8 +208,7 @@ def _class(config: Mapping[str, Any]) -> str:
         raise ValueError(f"the configuration must have a {' or '.join(keys[:2])}")
     name = str(kind).removesuffix("Pil").removesuffix("Fast")
     name = _FOR_VIDEO.get(name, name)
-    if name == "Qwen2VLVideoProcessor" and config.get("processor_class") == "Qwen3VLProcessor":
-        name = "Qwen3VLVideoProcessor"  # its images are processed as Qwen2-VL's, its videos not
+    name = _OF_MODEL.get((name, str(config.get("processor_class"))), name)
     if name not in CLASSES:
         raise ValueError(
             f"the configuration is of {shown(kind)}; there are "
@@ -154,19 +220,18 @@ def _class(config: Mapping[str, Any]) -> str:
 def read(source: str | os.PathLike[str]) -> dict[str, Any]:
     """The configuration in a JSON file, or in a checkpoint's folder the one for video."""
     path = Path(source)
-    if path.is_dir():
-        found = next((path / name for name in _FILES if _for_video(path / name)), None)
-        if found is None:
-            raise ValueError(f"the folder {str(path)!r} has none of {', '.join(_FILES)}")
-        path = found
-    data = _json(path)
-    return next((data[part] for part in _PARTS if isinstance(data.get(part), dict)), data)
-
-
-def _for_video(path: Path) -> bool:
-    if not path.is_file():
-        return False
-    return path.name != _FILES[0] or any(part in _json(path) for part in _PARTS)
+    if not path.is_dir():
+        data = _json(path)
+        parts = (data.get(part) for _, part in _PLACES if part)
+        return next((part for part in parts if isinstance(part, dict)), data)
+    for name, part in _PLACES:
+        if (path / name).is_file():
+            data = _json(path / name)
+            found = data if part is None else data.get(part)
+            if isinstance(found, dict):
+                return found
+    names = ", ".join(dict.fromkeys(name for name, _ in _PLACES))
+    raise ValueError(f"the folder {str(path)!r} has no configuration in any of {names}")
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import operator
 import warnings
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -65,7 +67,7 @@ def decode_to_tensor(
     transfer: str | None = None,
     rotate: int | None = None,
     flip: bool | None = None,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
 ) -> dict[str, Any]:
     """The model's input from a video file, by a preset's name or a `VideoPreprocessor`.
 
@@ -89,7 +91,8 @@ def decode_to_tensor(
             HDR, else BT.709 from 1280 columns or 577 lines on, else BT.601, with a warning, since
             that is a guess.
         progress: called with (what is done, how far, of how many): "decoded" and frames; before
-            that, of a long file, "read" and bytes.
+            that, of a long file, "read" and bytes. True: a bar, where stderr is a terminal and rich
+            is installed.
 
     Returns:
         The preprocessor's result and `video_metadata`, a dict: total_num_frames, fps, duration,
@@ -113,9 +116,11 @@ def decode_to_tensor(
         "color_space": color_space, "color_range": color_range,
         "chroma_location": chroma_location, "transfer": transfer, "rotate": rotate, "flip": flip,
     }  # fmt: skip
+    device, shown_progress = _device(device), _progress(progress)
     name, data = io.open_source(source)
     try:
-        made = _read(name, data, choose, given, progress or (lambda *_: None))
+        with shown_progress as step:
+            made = _read(name, data, choose, given, step)
     except io.errors() as error:
         raise VideoError(f"{name} can't be decoded: {io.said(error)}; is it truncated?") from error
     _, height, width = FORMATS[made.format].size(made.planes)
@@ -139,6 +144,27 @@ def decode_to_tensor(
     return result
 
 
+def _device(given: Any) -> torch.device:
+    """Before anything is decoded. What torch raises is of many kinds."""
+    try:
+        found = torch.device(given)
+        torch.empty(0, device=found)
+    except (RuntimeError, AssertionError, TypeError, NotImplementedError) as error:
+        said = str(error).partition("\n")[0]
+        raise ValueError(f"device {shown(given)} can't be used: {said}") from None
+    return found
+
+
+def _progress(given: Any) -> contextlib.AbstractContextManager[Any]:
+    if given is True:
+        from aimills_kernels.cli import _ui
+
+        return _ui.progress("video")
+    if given is not None and given is not False and not callable(given):
+        raise ValueError(f"progress must be a function, True or None, got {shown(given)}")
+    return contextlib.nullcontext(given or (lambda *_: None))
+
+
 def _choice(
     rule: Sampling, num_frames: int | None, fps: float | None, indices: Sequence[int] | None
 ) -> Callable[[Index], list[int]]:
@@ -148,10 +174,8 @@ def _choice(
         return lambda index: rule.indices(index.frames, index.rate)
     if num_frames is not None or fps is not None:
         raise ValueError("indices excludes num_frames and fps")
-    plain = isinstance(indices, Iterable) and not isinstance(indices, (str, bytes))
-    chosen = list(indices) if plain else []
-    whole = all(isinstance(i, int) and not isinstance(i, bool) for i in chosen)
-    if not chosen or not whole or chosen != sorted(chosen) or chosen[0] < 0:
+    chosen = _whole(indices)
+    if not chosen or chosen != sorted(chosen) or chosen[0] < 0:
         raise ValueError(f"indices must be frame numbers in ascending order, got {shown(indices)}")
 
     def check(index: Index) -> list[int]:
@@ -160,6 +184,17 @@ def _choice(
         return chosen
 
     return check
+
+
+def _whole(numbers: Any) -> list[int]:
+    """As Python's, also those of an array; none where one is no whole number."""
+    if not isinstance(numbers, Iterable) or isinstance(numbers, (str, bytes)):
+        return []
+    try:
+        given = list(numbers)
+        return [] if bool in map(type, given) else [operator.index(i) for i in given]
+    except TypeError:  # also of an array without an axis
+        return []
 
 
 def _taken(tags: Tags, width: int, height: int) -> dict[str, Any]:

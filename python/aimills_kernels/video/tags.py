@@ -82,11 +82,18 @@ class TagReader:
     def of(self, frame: Any) -> Tags:
         name, given = self._name, self._given
         turn = _turn(name, frame) if None in (given["rotate"], given["flip"]) else (0, False)
+        space = given["color_space"] or matrix(name, frame)
+        transfer = given["transfer"] or _transfer(name, frame)
+        if transfer != "sdr" and space not in (None, "bt2020") and not frame.format.is_rgb:
+            raise VideoError(
+                f"{name} is HDR ({transfer.upper()}) with the colour matrix {space}, and there is "
+                "BT.2020; color_space= or transfer= says which to take all the same"
+            )
         return Tags(
-            color_space=given["color_space"] or matrix(name, frame),
+            color_space=space,
             color_range=given["color_range"] or levels(frame),
             chroma_location=given["chroma_location"] or self._places.of(frame),
-            transfer=given["transfer"] or _transfer(name, frame),
+            transfer=transfer,
             rotate=turn[0] if given["rotate"] is None else given["rotate"],
             flip=turn[1] if given["flip"] is None else given["flip"],
         )
