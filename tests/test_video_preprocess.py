@@ -21,10 +21,10 @@ from aimills_kernels.video import VideoPreprocessor, sizes
 from aimills_kernels.video.configs import CLASSES, PRESETS
 from aimills_kernels.video.layout import (
     Patch,
-    center_crop,
     from_padded_patches,
     from_patches,
     grid_of,
+    middle,
     to_padded_patches,
 )
 from aimills_kernels.video.sampling import Sampling, sample_frames
@@ -109,13 +109,25 @@ def test_crop_as_transformers(size: tuple[int, int]) -> None:
     )
     frames = torch.rand(2, 3, 12, 13) + 1
     expected = crop(None, frames, SimpleNamespace(height=size[0], width=size[1]))
-    assert torch.equal(center_crop(frames, *size, torch.zeros(3)), expected)
+    assert torch.equal(cut(frames, *size), expected)
+
+
+def cut(frames: Tensor, height: int, width: int) -> Tensor:
+    """The middle of frames, by slices, with zeros around it."""
+    window, pad = middle(*frames.shape[2:], height, width)
+    top, left, rows, cols = window
+    kept = frames[:, :, top : top + rows, left : left + cols]
+    return torch.nn.functional.pad(kept, (pad[1], pad[3], pad[0], pad[2]))
 
 
 def test_crop_fills_with_black() -> None:
-    made = center_crop(torch.ones(1, 3, 1, 1), 3, 3, torch.tensor([-1.0, -2.0, -3.0]))
-    assert made[0, :, 0, 0].tolist() == [-1, -2, -3]
-    assert made[0, :, 1, 1].tolist() == [1, 1, 1]
+    made, planes = small("clip", size=sizes.Fixed(3, 50), crop=(7, 20)), clip(1)
+    got = made(planes)["pixel_values"]
+    whole = by_hand(made, planes, (3, 50))
+    assert torch.equal(got[:, :, 2:5], whole[:, :, :, 15:35])
+    black = -torch.tensor(made.mean) / torch.tensor(made.std)
+    for row in (0, 1, 5, 6):
+        torch.testing.assert_close(got[0, :, row].T, black.expand(20, 3))
 
 
 # ---- presets
@@ -248,7 +260,7 @@ def test_levels_and_pillow() -> None:
         planes, size=made.size.size(2, 48, 70), mode="pil", mean=made.mean, std=made.std,
         dtype=torch.float32,
     )  # fmt: skip
-    assert torch.equal(pillow, center_crop(expected, 224, 224, torch.zeros(3)))
+    assert torch.equal(pillow, cut(expected, 224, 224))
 
 
 def test_colour_is_handed_on() -> None:
