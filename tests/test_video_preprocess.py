@@ -36,11 +36,12 @@ FILES = {
     "InternVLVideoProcessor": "models/internvl/video_processing_internvl.py",
     "LlavaOnevisionVideoProcessor": "models/llava_onevision/video_processing_llava_onevision.py",
     "VideoMAEVideoProcessor": "models/videomae/video_processing_videomae.py",
+    "VivitVideoProcessor": "models/vivit/video_processing_vivit.py",
     "CLIPImageProcessor": "models/clip/image_processing_clip.py",
     "SiglipImageProcessor": "models/siglip/image_processing_siglip.py",
     "Siglip2ImageProcessor": "models/siglip2/image_processing_siglip2.py",
 }
-OWN_KEYS = {"layout", "output", "sampling", "edge"}
+OWN_KEYS = {"layout", "output", "sampling", "edge", "signed"}
 
 
 def clip(frames: int = 5, height: int = 48, width: int = 70, seed: int = 0) -> tuple[Tensor, ...]:
@@ -146,20 +147,20 @@ def test_class_defaults_are_those_of_transformers(name: str) -> None:
 @pytest.mark.parametrize("name", PRESETS)
 def test_preset(name: str) -> None:
     made = small(name)
-    planes = clip(17, 60, 90)
+    planes = clip(17 if name != "vivit" else 34, 60, 90)
     batch = made(planes, fps=8.0)
     shown = repr(made)
     assert shown.startswith(f"VideoPreprocessor {name}\n")
     assert max(map(len, shown.splitlines())) < 150
     values = batch[made.output]
     assert values.dtype == torch.float32
-    count = len(made.sampling.indices(17, 8.0))
+    count = len(made.sampling.indices(len(planes[0]), 8.0))
     expected = {
         "qwen2-vl": (2 * 4 * 8, 3 * 2 * 14 * 14), "qwen2.5-vl": (2 * 4 * 8, 3 * 2 * 14 * 14),
         "qwen3-vl": (2 * 2 * 4, 3 * 2 * 16 * 16), "siglip": (17, 3, 224, 224),
         "siglip2": (17, 256, 768), "clip": (17, 3, 224, 224),
         "llava-onevision": (1, 17, 3, 384, 384), "internvl": (1, 17, 3, 448, 448),
-        "videomae": (1, 16, 3, 224, 224),
+        "videomae": (1, 16, 3, 224, 224), "vivit": (1, 32, 3, 224, 224),
     }[name]  # fmt: skip
     if made.layout == "patches":
         grid = batch["video_grid_thw"]
@@ -396,6 +397,8 @@ def test_configuration_for_images_of_qwen3() -> None:
         (config(do_center_crop=False), "crop", None),
         (config(do_normalize=False), "std", (1.0, 1.0, 1.0)),
         (config(do_normalize=False), "mean", (0.0, 0.0, 0.0)),
+        (config("VivitImageProcessor", offset=True), "mean", (0.75, 0.75, 0.75)),
+        (config("VivitImageProcessor", do_normalize=False), "std", (0.5, 0.5, 0.5)),
         (config(do_resize=False), "size", sizes.Keep()),
         (config(resample=2), "interpolation", "bilinear"),
         (config("InternVLVideoProcessor", size=8), "size", sizes.Fixed(8, 8)),
@@ -419,6 +422,9 @@ def test_configuration(given: dict[str, Any], field: str, expected: Any) -> None
         (config(do_rescale=False), "do_rescale=False; only True is supported"),
         (config(rescale_factor=1 / 127.5), "rescale_factor=0.00784"),
         (config(rescale_factor="x"), "rescale_factor='x'"),
+        (config(offset=True), "offset=True; only False"),
+        (config("VivitImageProcessor", offset=False), "offset=False; only True"),
+        (config("VivitImageProcessor", rescale_factor=1 / 255), "rescale_factor=0.0039"),
         (config(do_pad=True), "do_pad=True"),
         (config(resample=5), r"resample=5; supported are 0 \(nearest\)"),
         (config(size={"max_height": 8, "max_width": 8}), "has size={'max_height': 8"),
@@ -489,6 +495,7 @@ RUNS: list[tuple[str, dict[str, Any]]] = [
     ("InternVLVideoProcessor", {}),
     ("LlavaOnevisionVideoProcessor", {}),
     ("VideoMAEVideoProcessor", {}),
+    ("VivitVideoProcessor", {}),
     ("CLIPImageProcessor", {}),
     ("CLIPImageProcessorPil", {}),
     ("SiglipImageProcessor", {}),

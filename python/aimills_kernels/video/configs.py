@@ -24,7 +24,8 @@ BILINEAR, BICUBIC = 2, 3  # Pillow's numbers
 _QWEN_FRAMES = {"min_frames": 4, "max_frames": 768, "temporal_patch_size": 2, "merge_size": 2}
 
 # Beside Transformers' own keys: `layout` and `output`, the name of the result; the `sampling`
-# strategy; and `edge`, whose pixels a size with `shortest_edge` and `longest_edge` bounds.
+# strategy; `edge`, whose pixels a size with `shortest_edge` and `longest_edge` bounds; and `signed`
+# where levels become -1..1 before mean and std.
 CLASSES: dict[str, dict[str, Any]] = {
     "Qwen2VLVideoProcessor": {
         **_CLIP, **_QWEN_FRAMES, "resample": BICUBIC, "patch_size": 14,
@@ -51,6 +52,11 @@ CLASSES: dict[str, dict[str, Any]] = {
         "crop_size": {"height": 224, "width": 224}, "layout": "NTCHW", "output": "pixel_values",
         "default_to_square": False,
     },
+    "VivitVideoProcessor": {
+        **_HALF, "resample": BILINEAR, "size": {"shortest_edge": 256}, "do_center_crop": True,
+        "crop_size": {"height": 224, "width": 224}, "rescale_factor": 1 / 127.5, "signed": True,
+        "layout": "NTCHW", "output": "pixel_values", "default_to_square": False,
+    },
     "CLIPImageProcessor": {
         **_CLIP, "resample": BICUBIC, "size": {"shortest_edge": 224}, "do_center_crop": True,
         "crop_size": {"height": 224, "width": 224}, "layout": "NCHW", "output": "pixel_values",
@@ -71,6 +77,7 @@ _FOR_VIDEO = {
     "Qwen2VLImageProcessor": "Qwen2VLVideoProcessor",
     "VideoMAEImageProcessor": "VideoMAEVideoProcessor",
     "VideoMAEFeatureExtractor": "VideoMAEVideoProcessor",
+    "VivitImageProcessor": "VivitVideoProcessor",
     "CLIPFeatureExtractor": "CLIPImageProcessor",
 }
 _QWEN2: dict[str, Any] = {
@@ -93,6 +100,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "size": {"height": 448, "width": 448},
     },
     "videomae": {"video_processor_type": "VideoMAEVideoProcessor", **_IMAGENET, "num_frames": 16},
+    "vivit": {"video_processor_type": "VivitVideoProcessor", "num_frames": 32},
 }  # fmt: skip
 
 _MEANT = {
@@ -100,7 +108,7 @@ _MEANT = {
     "do_normalize", "do_rescale", "rescale_factor", "patch_size", "temporal_patch_size",
     "merge_size", "min_pixels", "max_pixels", "min_frames", "max_frames", "fps", "num_frames",
     "cap_pixels_per_frame", "max_video_tokens", "max_num_patches", "initial_shift", "do_pad",
-    "default_to_square",
+    "default_to_square", "offset",
 }  # fmt: skip
 # They change nothing of what is made from decoded frames of three channels.
 _WITHOUT_EFFECT = {

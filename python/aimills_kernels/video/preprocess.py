@@ -27,6 +27,7 @@ from aimills_kernels.video.sampling import Sampling, check_count
 from aimills_kernels.video.surfaces import planes_of
 
 Planes = Sequence[Tensor]  # as `video_to_tensor` takes them
+Three = tuple[float, float, float]
 LAYOUTS = ("patches", "padded patches", "NTCHW", "NCHW")
 _COLOR = ("color_space", "color_range", "chroma_location", "chroma_upsampling", "transfer")
 _TRAINING = ("augment", "seed", "clip_ids")
@@ -93,7 +94,7 @@ class VideoPreprocessor:
     @classmethod
     def from_preset(cls, name: str, *, dtype: torch.dtype = torch.bfloat16) -> VideoPreprocessor:
         """What a released model's processor does: "qwen2-vl", "qwen2.5-vl", "qwen3-vl", "siglip",
-        "siglip2", "clip", "llava-onevision", "internvl" or "videomae"."""
+        "siglip2", "clip", "llava-onevision", "internvl", "videomae" or "vivit"."""
         return _made(name, configs.complete(configs.preset(name)), dtype)
 
     @classmethod
@@ -320,11 +321,7 @@ def _rates(fps: Any, count: int) -> list[float | None]:
 
 def _made(name: str, config: Mapping[str, Any], dtype: torch.dtype) -> VideoPreprocessor:
     _check_supported(config)
-    normalize = config.get("do_normalize", True)
-    mean, std = (
-        _three(key, config[key]) if normalize else (plain,) * 3
-        for key, plain in (("image_mean", 0.0), ("image_std", 1.0))
-    )
+    mean, std = _mean_and_std(config)
     patch = None
     if "patches" in config["layout"]:
         values = [config.get(k, 1) for k in ("temporal_patch_size", "patch_size", "merge_size")]
@@ -346,6 +343,19 @@ def _made(name: str, config: Mapping[str, Any], dtype: torch.dtype) -> VideoPrep
     )
 
 
+def _mean_and_std(config: Mapping[str, Any]) -> tuple[Three, Three]:
+    """Of values in 0..1; (2 x - 1 - m) / s of `signed` ones is (x - (1 + m) / 2) / (s / 2)."""
+    normalize = config.get("do_normalize", True)
+    mean, std = (
+        _three(key, config[key]) if normalize else (plain,) * 3
+        for key, plain in (("image_mean", 0.0), ("image_std", 1.0))
+    )
+    if not config.get("signed", False):
+        return mean, std
+    (m0, m1, m2), (s0, s1, s2) = mean, std
+    return ((1 + m0) / 2, (1 + m1) / 2, (1 + m2) / 2), (s0 / 2, s1 / 2, s2 / 2)
+
+
 def _crop(config: Mapping[str, Any]) -> tuple[int, int] | None:
     """Transformers' processors that make patches look at no do_center_crop."""
     if not config.get("do_center_crop") or "patches" in config["layout"]:
@@ -354,9 +364,11 @@ def _crop(config: Mapping[str, Any]) -> tuple[int, int] | None:
 
 
 def _check_supported(config: Mapping[str, Any]) -> None:
+    signed = config.get("signed", False)
     for key, only in (
         ("do_rescale", True),
-        ("rescale_factor", 1 / 255),
+        ("rescale_factor", 1 / 127.5 if signed else 1 / 255),
+        ("offset", signed),
         ("do_pad", False),
         ("initial_shift", True),
     ):
@@ -441,7 +453,7 @@ def _sides(key: str, size: Any) -> tuple[int, int]:
     return sides
 
 
-def _three(key: str, values: Any) -> tuple[float, float, float]:
+def _three(key: str, values: Any) -> Three:
     if not isinstance(values, (list, tuple)) or len(values) != 3:
         raise ValueError(f"the configuration must have three numbers as {key}, got {shown(values)}")
     return tuple(values)
