@@ -255,12 +255,13 @@ VIDEO = [
 
 
 @pytest.mark.parametrize("name", VIDEO)
-def test_video_peers_give_the_picture(name: str) -> None:
+@pytest.mark.parametrize("window", [(), (3, 10, 22, 22)])
+def test_video_peers_give_the_picture(window: tuple[int, ...], name: str) -> None:
     """Another matrix moves levels by a few per cent and not the picture."""
     if reason := ADAPTERS[name].absent():
         pytest.skip(reason)
     op = get_op("video_to_tensor")
-    args = op.make_inputs(Case("small", F=2, H=90, W=160, h=28, w=42), "cpu", 0)
+    args = op.make_inputs(Case("small", F=2, H=90, W=160, h=28, w=42, window=window), "cpu", 0)
     got, want = ADAPTERS[name].ops[op.name](*args), op.reference(*args)
     assert got.shape == want.shape
     assert got.dtype == want.dtype

@@ -133,7 +133,13 @@ def random_case(rng: random.Random) -> Case:
         flip=rng.random() < 0.3, rotate=rng.choice([0, 0, 0, 90, 180, 270]),
         store=store, patch=patch if store == "patches" else (),
         mode=rng.choice(["torch", "fast", *(["pil", "pil13"] if antialias else [])]),
+        window=rng.choice([(), random_window(rng, h, w, unit if store == "patches" else 1)]),
     )  # fmt: skip
+
+
+def random_window(rng: random.Random, h: int, w: int, unit: int) -> tuple[int, ...]:
+    height, width = (unit * rng.randint(1, side // unit) for side in (h, w))
+    return rng.randint(0, h - height), rng.randint(0, w - width), height, width
 
 
 def check_random(name: str, seeds: range) -> None:
@@ -269,7 +275,7 @@ def colour(launch: str, y: list, uv: list, location: str) -> list:
     out = torch.full((1, 3, len(y), len(y[0])), float("nan"))
     globals()[f"launch_{launch}"](
         (out,), planes, "nv12", "bt709", "limited", location, "linear", "sdr", len(y), len(y[0]),
-        [], [], 0, False, 0, [], "bicubic", True, "torch", [0.0] * 3, [1.0] * 3, torch.float32,
+        [], [], [], 0, False, 0, [], "bicubic", True, "torch", [0.0] * 3, [1.0] * 3, torch.float32,
         "NCHW", 0, [],
     )  # fmt: skip
     return (out[0] * 255).round().int().tolist()
@@ -371,6 +377,8 @@ def test_kept_tables_are_those_of_the_geometry() -> None:
     calls = [base | change for change in (
         {}, {"flip": True}, {"rotate": 90}, {"crop": (0, 1, 30, 49)}, {"interpolation": "bilinear"},
         {"antialias": False}, {"layout": "NHWC"}, {"crop": (1, 0, 29, 50)},
+        {"window": (0, 0, 11, 22)}, {"window": (0, 1, 11, 22)}, {"window": (1, 0, 10, 23)},
+        {"window": (0, 1, 11, 22), "pad": (0, 1, 0, 0)},
         {"mode": "fast"}, {"mode": "fast", "chroma_location": "center"}, *sizes, {},
     )]  # fmt: skip
 

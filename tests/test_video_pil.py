@@ -164,7 +164,7 @@ def test_each_clip_has_its_own_tables() -> None:
     held: list[Tensor] = []
     ((loader, batch, _),) = nvrtc.batches((ragged_op.fake(*args),), args, held)
     assert loader == "Pil420"
-    structs, size = batch[nvrtc._BATCH.size :], 480
+    structs, size = batch[nvrtc._BATCH.size :], 496
     assert addresses(structs[:size]) == (words(12, 5).data_ptr(), words(20, 7).data_ptr())
     assert addresses(structs[size : 2 * size]) == (words(9, 5).data_ptr(), words(13, 7).data_ptr())
     assert [t.data_ptr() for t in held] == [

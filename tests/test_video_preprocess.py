@@ -20,10 +20,10 @@ from aimills_kernels.video import VideoPreprocessor, sizes
 from aimills_kernels.video.configs import CLASSES, PRESETS
 from aimills_kernels.video.layout import (
     Patch,
-    center_crop,
     from_padded_patches,
     from_patches,
     grid_of,
+    middle,
     to_padded_patches,
 )
 from aimills_kernels.video.sampling import Sampling, sample_frames
@@ -116,13 +116,25 @@ def test_crop_as_transformers(size: tuple[int, int]) -> None:
     )
     frames = torch.rand(2, 3, 12, 13) + 1
     expected = crop(None, frames, SimpleNamespace(height=size[0], width=size[1]))
-    assert torch.equal(center_crop(frames, *size, torch.zeros(3)), expected)
+    assert torch.equal(cut(frames, *size), expected)
+
+
+def cut(frames: Tensor, height: int, width: int) -> Tensor:
+    """The middle of frames, by slices, with zeros around it."""
+    window, pad = middle(*frames.shape[2:], height, width)
+    top, left, rows, cols = window
+    kept = frames[:, :, top : top + rows, left : left + cols]
+    return torch.nn.functional.pad(kept, (pad[1], pad[3], pad[0], pad[2]))
 
 
 def test_crop_fills_with_black() -> None:
-    made = center_crop(torch.ones(1, 3, 1, 1), 3, 3, torch.tensor([-1.0, -2.0, -3.0]))
-    assert made[0, :, 0, 0].tolist() == [-1, -2, -3]
-    assert made[0, :, 1, 1].tolist() == [1, 1, 1]
+    made, planes = small("clip", size=sizes.Fixed(3, 50), crop=(7, 20)), clip(1)
+    got = made(planes)["pixel_values"]
+    whole = by_hand(made, planes, (3, 50))
+    assert torch.equal(got[:, :, 2:5], whole[:, :, :, 15:35])
+    black = -torch.tensor(made.mean) / torch.tensor(made.std)
+    for row in (0, 1, 5, 6):
+        torch.testing.assert_close(got[0, :, row].T, black.expand(20, 3))
 
 
 # ---- presets
@@ -141,20 +153,20 @@ def test_class_defaults_are_those_of_transformers(name: str) -> None:
 @pytest.mark.parametrize("name", PRESETS)
 def test_preset(name: str) -> None:
     made = small(name)
-    planes = clip(17, 60, 90)
+    planes = clip(17 if name != "vivit" else 34, 60, 90)
     batch = made(planes, fps=8.0)
     shown = repr(made)
     assert shown.startswith(f"VideoPreprocessor {name}\n")
     assert max(map(len, shown.splitlines())) < 150
     values = batch[made.output]
     assert values.dtype == torch.float32
-    count = len(made.sampling.indices(17, 8.0))
+    count = len(made.sampling.indices(len(planes[0]), 8.0))
     expected = {
         "qwen2-vl": (2 * 4 * 8, 3 * 2 * 14 * 14), "qwen2.5-vl": (2 * 4 * 8, 3 * 2 * 14 * 14),
         "qwen3-vl": (2 * 2 * 4, 3 * 2 * 16 * 16), "siglip": (17, 3, 224, 224),
         "siglip2": (17, 256, 768), "clip": (17, 3, 224, 224),
         "llava-onevision": (1, 17, 3, 384, 384), "internvl": (1, 17, 3, 448, 448),
-        "videomae": (1, 16, 3, 224, 224),
+        "videomae": (1, 16, 3, 224, 224), "vivit": (1, 32, 3, 224, 224),
     }[name]  # fmt: skip
     if made.layout == "patches":
         grid = batch["video_grid_thw"]
@@ -255,7 +267,7 @@ def test_levels_and_pillow() -> None:
         planes, size=made.size.size(2, 48, 70), mode="pil", mean=made.mean, std=made.std,
         dtype=torch.float32,
     )  # fmt: skip
-    assert torch.equal(pillow, center_crop(expected, 224, 224, torch.zeros(3)))
+    assert torch.equal(pillow, cut(expected, 224, 224))
 
 
 def test_colour_is_handed_on() -> None:
@@ -358,6 +370,8 @@ def config(name: str = "CLIPImageProcessor", **more: Any) -> dict[str, Any]:
         (config(do_center_crop=False), "crop", None),
         (config(do_normalize=False), "std", (1.0, 1.0, 1.0)),
         (config(do_normalize=False), "mean", (0.0, 0.0, 0.0)),
+        (config("VivitImageProcessor", offset=True), "mean", (0.75, 0.75, 0.75)),
+        (config("VivitImageProcessor", do_normalize=False), "std", (0.5, 0.5, 0.5)),
         (config(do_resize=False), "size", sizes.Keep()),
         (config(resample=2), "interpolation", "bilinear"),
         (config("InternVLVideoProcessor", size=8), "size", sizes.Fixed(8, 8)),
@@ -381,6 +395,9 @@ def test_configuration(given: dict[str, Any], field: str, expected: Any) -> None
         (config(do_rescale=False), "do_rescale=False; only True is supported"),
         (config(rescale_factor=1 / 127.5), "rescale_factor=0.00784"),
         (config(rescale_factor="x"), "rescale_factor='x'"),
+        (config(offset=True), "offset=True; only False"),
+        (config("VivitImageProcessor", offset=False), "offset=False; only True"),
+        (config("VivitImageProcessor", rescale_factor=1 / 255), "rescale_factor=0.0039"),
         (config(do_pad=True), "do_pad=True"),
         (config(resample=5), r"resample=5; supported are 0 \(nearest\)"),
         (config(size={"max_height": 8, "max_width": 8}), "has size={'max_height': 8"),

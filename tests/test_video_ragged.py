@@ -81,7 +81,7 @@ def hundred() -> tuple[tuple, Tensor]:
     clips = [clip(i % 3, 5, 9, i) for i in range(100)]
     args = tuple(RaggedArguments(
         [p for c in clips for p in c], "nv12", "bt709", "limited", "left", "linear", "sdr",
-        [40, 70] * 100, [], [], 0, [], 0, [], "bicubic", True, "torch", [0.0] * 3, [1.0] * 3,
+        [40, 70] * 100, [], [], [], 0, [], 0, [], "bicubic", True, "torch", [0.0] * 3, [1.0] * 3,
         torch.uint8, "NCHW", [],
     ))  # fmt: skip
     return args, op.fake(*args)
@@ -101,7 +101,7 @@ def test_clips_beyond_64_are_one_launch_with_a_table() -> None:
     held: list[Tensor] = []
     ((loader, batch, blocks),) = nvrtc.batches((out,), args, held)
     assert (loader, blocks) == ("Yuv420", STARTS[-1])
-    assert len(batch) == 16 + 8 * 65 + 64 * 480
+    assert len(batch) == 16 + 8 * 65 + 64 * 496
     count, _, address = struct.unpack_from("<2iQ", batch)
     assert (count, address) == (66, held[0].data_ptr())
     structs = [params for params, _ in packed_clips((out,), args)]
@@ -125,7 +125,7 @@ def test_a_graph_keeps_clips_in_the_parameters_of_launches(monkeypatch: pytest.M
     assert [blocks for _, _, blocks in launches] == [STARTS[64], STARTS[66] - STARTS[64]]
     structs = [params for params, _ in packed_clips((out,), args)]
     assert b"".join(batch[16 + 8 * 65 :] for _, batch, _ in launches) == (
-        b"".join(structs).ljust(2 * 64 * 480, b"\0")
+        b"".join(structs).ljust(2 * 64 * 496, b"\0")
     )
 
 

@@ -86,7 +86,7 @@ def emulated(rgb: Tensor, height: int, width: int, interpolation: str, mode: str
     extension = pytest.importorskip("aimills_kernels._C")
     args = (
         [rgb.unsqueeze(0)], "rgbp", "bt709", "limited", "left", "linear", "sdr", height, width,
-        [], [], 0, False, 0, [], interpolation, True, mode, [0.0] * 3, [1.0] * 3, torch.uint8,
+        [], [], [], 0, False, 0, [], interpolation, True, mode, [0.0] * 3, [1.0] * 3, torch.uint8,
         "NCHW", 0, [],
     )  # fmt: skip
     out, held = op.fake(*args), list[Tensor]()

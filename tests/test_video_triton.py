@@ -56,10 +56,11 @@ def test_a_batch_is_one_launch_with_the_numbers_by_their_names(launches: Launche
     assert programs == 3 * 2 * 1  # rotated: 4 + 24 columns down, 1 + 22 + 5 rows across
     a = Arguments(*args)
     wanted = dict(
-        y_row=a.planes[0].stride(1), v_col=2, t_count=3, t_length=4, d_first=4, d_step=1,
-        d_count=24, d_length=28, a_first=1, a_step=1, a_count=22, a_length=28, height=60,
-        width=90, top=3, left=5, crop_height=50, crop_width=77, half_row=1, half_col=1, shift=6,
-        even_row=1, odd_col=2, pad_level=128, FILTER="lanczos", TRANSFER="sdr", E4M3=True,
+        y_row=a.planes[0].stride(1), v_col=2, t_end=3, t_length=4, d_first=4, d_step=1,
+        d_end=24, d_length=28, a_first=1, a_step=1, a_end=22, a_length=28, height=60, width=90,
+        resized_height=24, resized_width=22, first_row=0, first_col=0, top=3, left=5,
+        crop_height=50, crop_width=77, half_row=1, half_col=1, shift=6, even_row=1, odd_col=2,
+        pad_level=128, FILTER="lanczos", TRANSFER="sdr", E4M3=True,
     )  # fmt: skip
     assert {name: got[name] for name in wanted} == wanted
     assert got["out"].data_ptr() == out.data_ptr()

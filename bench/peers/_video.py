@@ -41,8 +41,10 @@ def plain_nv12(args: tuple, *modes: str) -> Arguments:
 
 
 def normalize(levels: Tensor, args: tuple) -> Tensor:
-    """Levels [F, 3, H, W], normalised and laid out."""
+    """Levels [F, 3, H, W], of which the window is taken, normalised and laid out."""
     a = Arguments(*args)
+    top, left, height, width = a.kept
+    levels = levels[:, :, top : top + height, left : left + width]
     mean, std, dtype = a.mean, a.std, a.dtype
     if dtype == torch.uint8:
         return arrange(levels.to(dtype), a.layout, a.patch, a.clip)

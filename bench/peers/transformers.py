@@ -9,6 +9,7 @@ from torch import Tensor
 
 from aimills_kernels.harness.peers import Adapter
 from aimills_kernels.kernels.video.problem import Arguments
+from aimills_kernels.video.layout import middle
 
 from ._video import opencv_rgb, plain_nv12
 
@@ -29,9 +30,13 @@ def _pictures(a: Arguments) -> Any:
 
     if a.layout != "NCHW":
         raise NotImplementedError("Transformers has processors for NCHW and for Qwen's patches")
+    height, width = a.kept[2:]
+    if middle(a.height, a.width, height, width)[0] != a.kept:
+        raise NotImplementedError("Transformers' processor keeps the middle")
     return SiglipImageProcessorPil(
         size={"height": a.height, "width": a.width}, resample=_filter(a), image_mean=a.mean,
-        image_std=a.std,
+        image_std=a.std, do_center_crop=bool(a.window),
+        crop_size={"height": height, "width": width},
     )  # fmt: skip
 
 
@@ -46,7 +51,7 @@ def _tokens(a: Arguments) -> Any:
     frames, height, width = a.form.size(a.planes)
     unit = side * merge
     most = (a.height + unit // 2) * (a.width + unit // 2)  # it rounds sides down to units
-    if frames != 1 or smart_resize(height, width, unit, 1, most) != a.resized:
+    if frames != 1 or a.window or smart_resize(height, width, unit, 1, most) != a.resized:
         raise NotImplementedError("Transformers' processor would give other patches")
     return Qwen2VLImageProcessorPil(
         size={"shortest_edge": 1, "longest_edge": most}, resample=_filter(a),

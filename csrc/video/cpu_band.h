@@ -11,7 +11,8 @@ constexpr int kChunkRows = 24;  // source rows converted before they are filtere
 constexpr int kUnroll = 4;      // taps along the columns are done by fours; weights end in zeros
 constexpr int kGroupRows = 8;   // output rows whose columns are filtered together, one per lane
 
-// Filter windows and normalised weights along one axis; unused weights are zero.
+// Filter windows and normalised weights along one axis, of the outputs that are stored; unused
+// weights are zero.
 struct AxisTable {
   const int* begin;
   const int* end;
@@ -33,7 +34,7 @@ struct Scratch {
   float* chunk;    // [kChunkRows][channels][kStripCols]
   float* strip;    // [rows][channels][kStripCols], filtered along the rows
   float* columns;  // [rows / 8][channels][column_capacity][8], the same transposed: a lane is a row
-  float* chroma;   // of kPlanes: [rows / 8][across.count][2][8], filtered U and V in codes
+  float* chroma;   // of kPlanes: [rows / 8][columns][2][8], filtered U and V in codes
 };
 
 struct Band {

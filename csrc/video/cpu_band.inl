@@ -261,7 +261,7 @@ static void walk_strips(const Params& p, const AxisTables& tables, const Band& b
                         const Work& work, const Scratch& s) {
   constexpr int kChannels = Work::kChannels;
   const AxisTable& across = tables.across;
-  const int out_width = p.across.count, rows = band.row_end - band.row_begin;
+  const int out_width = cols_of(p), rows = band.row_end - band.row_begin;
   const i64 capacity = column_capacity(across);
   int x = 0, first = 0;  // the next output column; the source column at the start of `columns`
   for (int col = 0; col < width && x < out_width; col += kStripCols) {

@@ -16,8 +16,9 @@ constexpr int kBandRows = 16;  // fewer are not worth the rows that two bands bo
 struct PlacedTable : PilTable {
   std::vector<i64> place;  // in elements
 
-  PlacedTable(const Axis& axis, const StoreAxis& store) : PilTable(axis) {
-    for (int i = 0; i < axis.out; ++i) place.push_back(place_of_sample(store, i));
+  PlacedTable(const Axis& axis, const StoreAxis& store, int from)
+      : PilTable(axis, from, store.end) {
+    for (int i = from; i < store.end; ++i) place.push_back(place_of_sample(store, i));
   }
 
   int widest() const {
@@ -69,14 +70,17 @@ class Worker {
         stored_(stored),
         code_(code),
         across_first_(p.passes == kPilAcross),
-        cols_(across_first_ ? p.across.count : p.crop_width),
+        outs_(cols_of(p)),
+        left_(across.begin.front()),
+        right_(across.end.back()),
+        cols_(across_first_ ? outs_ : width()),
         ring_rows_(kChunkRows + down.widest()),
         chunk_(size_t(kChunkRows) * 3 * kStripCols),
-        source_(size_t(kChunkRows) * 3 * p.crop_width + kSlack),
+        source_(size_t(kChunkRows) * 3 * width() + kSlack),
         ring_(size_t(ring_rows_) * 3 * cols_ + kSlack),
         rows_(down.widest()),
         line_(3 * size_t(cols_) + kSlack),
-        out_(3 * size_t(p.across.count) + kSlack) {}
+        out_(3 * size_t(outs_) + kSlack) {}
 
   void run(i64 frame, int row_begin, int row_end) {
     const int end = down_.end[row_end - 1];
@@ -95,12 +99,13 @@ class Worker {
   }
 
  private:
+  int width() const { return right_ - left_; }
   u8* ring_row(int row) { return ring_.data() + size_t(row % ring_rows_) * 3 * cols_; }
 
   void fill_ring(i64 frame, int begin, int end) {
     load(frame, begin, end);
     for (int row = begin; row < end; ++row) {
-      const u8* source = source_.data() + size_t(row - begin) * 3 * p_.crop_width;
+      const u8* source = source_.data() + size_t(row - begin) * 3 * width();
       if (across_first_) {
         // By way of `out_`: vectors end past the row, and the ring may still need the next one.
         filter_across(source, out_.data());
@@ -111,15 +116,15 @@ class Worker {
     }
   }
 
-  // Source rows [begin, end) of the crop as u8 [row][3][crop_width].
+  // Source rows [begin, end), of the columns that are needed, as u8 [row][3][width].
   void load(i64 frame, int begin, int end) {
-    for (int col = p_.left & ~1; col < p_.left + p_.crop_width; col += kStripCols) {
+    for (int col = left_ & ~1; col < right_; col += kStripCols) {
       code_.convert(p_, frame, begin, end, col, chunk_.data());
-      const int from = std::max(p_.left - col, 0);
-      const int to = std::min(p_.left + p_.crop_width - col, kStripCols);
+      const int from = std::max(left_ - col, 0);
+      const int to = std::min(right_ - col, kStripCols);
       for (int line = 0; line < 3 * (end - begin); ++line) {
         const float* levels = chunk_.data() + line * kStripCols;
-        u8* out = source_.data() + i64(line) * p_.crop_width + (col - p_.left);
+        u8* out = source_.data() + i64(line) * width() + (col - left_);
         if (from == 0 && to == kStripCols) {
           code_.join(levels, out);
           continue;
@@ -131,11 +136,10 @@ class Worker {
     }
   }
 
-  // [3][crop_width] to [3][across.count].
+  // [3][width] to [3][outs_].
   void filter_across(const u8* from, u8* to) {
-    const int outs = p_.across.count;
-    for (int c = 0; c < 3; ++c, from += p_.crop_width, to += outs) {
-      code_.across(from - p_.left, across_.view(), outs, to);
+    for (int c = 0; c < 3; ++c, from += width(), to += outs_) {
+      code_.across(from - left_, across_.view(), outs_, to);
     }
   }
 
@@ -163,8 +167,7 @@ class Worker {
     T* out = static_cast<T*>(p_.out) + place_of_frame(p_, frame) + down_.place[row];
     for (int copy = copies_of_frame(p_, frame); copy > 0; --copy, out += p_.time.pixel) {
       for (int c = 0; c < 3; ++c) {
-        store_line(levels + i64(c) * p_.across.count, stored_.of<T>(c), across_.place,
-                   out + c * p_.channel);
+        store_line(levels + i64(c) * outs_, stored_.of<T>(c), across_.place, out + c * p_.channel);
       }
     }
   }
@@ -174,6 +177,8 @@ class Worker {
   const Stored& stored_;
   PilCode code_;
   bool across_first_;
+  int outs_;          // columns that are stored
+  int left_, right_;  // columns of the source that these are made of
   int cols_, ring_rows_;
   std::vector<float> chunk_;
   std::vector<u8> source_, ring_;
@@ -183,23 +188,24 @@ class Worker {
 
 // A band converts its first rows a second time, so there are as few as keep all threads busy.
 int band_rows(const Params& p, int threads) {
-  const i64 most = ceil_div(p.down.count, kBandRows);
+  const i64 most = ceil_div(rows_of(p), kBandRows);
   const i64 bands = threads < 2 ? 1 : std::min(ceil_div(4 * i64(threads), p.frames), most);
-  return static_cast<int>(ceil_div(p.down.count, bands));
+  return static_cast<int>(ceil_div(rows_of(p), bands));
 }
 
 }  // namespace
 
 void run_pil(const Params& p, int threads, const PilCode& code) {
-  const PlacedTable down(down_axis(p), p.down), across(across_axis(p), p.across);
+  const PlacedTable down(down_axis(p), p.down, p.first_row);
+  const PlacedTable across(across_axis(p), p.across, p.first_col);
   const Stored stored(p);
   const int rows = band_rows(p, threads);
-  const i64 bands = ceil_div(p.down.count, rows), items = p.frames * bands;
+  const i64 bands = ceil_div(rows_of(p), rows), items = p.frames * bands;
   const i64 count = threads_for(p, items, threads);
   std::vector<Worker> workers(count, Worker(p, down, across, stored, code));
   share(count, items, [&](i64 thread, i64 item) {
     const int begin = static_cast<int>(item % bands) * rows;
-    workers[thread].run(item / bands, begin, std::min(begin + rows, p.down.count));
+    workers[thread].run(item / bands, begin, std::min(begin + rows, rows_of(p)));
   });
 }
 

@@ -121,7 +121,7 @@ struct ChromaWork {
   void expect(int, int, int) const {}
 
   void take(int g, const float* columns, int first, int x, int x_end) const {
-    finish_chroma(tables.across, columns, first, x, x_end, out + i64(g) * p.across.count * 2);
+    finish_chroma(tables.across, columns, first, x, x_end, out + i64(g) * cols_of(p) * 2);
   }
 };
 
@@ -172,7 +172,7 @@ struct LumaWork {
     const Group group = group_of(p, tables.down, band, g);
     for (int at = x; at < x_end; at += 8) {
       finish_luma(p, group, tables.across, columns, first, at, smaller(x_end - at, 8),
-                  chroma + i64(g) * p.across.count * 2);
+                  chroma + i64(g) * cols_of(p) * 2);
     }
   }
 };

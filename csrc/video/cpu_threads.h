@@ -13,8 +13,9 @@ namespace aimills::video {
 // A thread costs about 30 us to start: small work stays on the calling one.
 inline i64 threads_for(const Params& p, i64 items, int threads) {
   constexpr i64 kPixelsPerThread = 1 << 17;
-  const i64 pixels =
-      p.frames * std::max(i64(p.crop_height) * p.crop_width, i64(p.down.count) * p.across.count);
+  const i64 rows = i64(p.crop_height) * rows_of(p) / p.resized_height;
+  const i64 cols = i64(p.crop_width) * cols_of(p) / p.resized_width;
+  const i64 pixels = p.frames * std::max(rows * cols, i64(rows_of(p)) * cols_of(p));
   return std::min({i64(std::max(threads, 1)), items, pixels / kPixelsPerThread + 1});
 }
 

@@ -22,23 +22,20 @@ struct Table {
   std::vector<float> weights;
   int taps;
 
-  Table(const Axis& axis, const StoreAxis& store)
+  // Of outputs [first, store.end).
+  Table(const Axis& axis, const StoreAxis& store, int first)
       : taps(static_cast<int>(taps_of(axis)) + kUnroll - 1) {
-    begin.resize(store.count);
-    end.resize(store.count);
-    place.resize(store.count);
-    weights.resize(i64(store.count) * taps);
-    for (i64 i = 0; i < store.count; ++i) {
-      place[i] = place_of_sample(store, static_cast<int>(i));
-      fill(axis, i);
+    weights.resize(i64(store.end - first) * taps);
+    for (int i = first; i < store.end; ++i) {
+      place.push_back(place_of_sample(store, i));
+      fill(axis, i, weights.data() + i64(i - first) * taps);
     }
   }
 
-  void fill(const Axis& axis, i64 i) {
+  void fill(const Axis& axis, i64 i, float* w) {
     const Window window = window_of(axis, i);
-    begin[i] = window.begin;
-    end[i] = window.end;
-    float* w = weights.data() + i * taps;
+    begin.push_back(window.begin);
+    end.push_back(window.end);
     double sum = 0.0;
     for (int j = window.begin; j < window.end; ++j)
       sum += w[j - window.begin] = weight_of(axis, i, j);
@@ -54,11 +51,11 @@ struct Table {
 // cent of a frame's time. What no lock guards, a fork can't leave locked.
 class KeptTables {
  public:
-  std::shared_ptr<const Table> of(const Axis& axis, const StoreAxis& store) {
+  std::shared_ptr<const Table> of(const Axis& axis, const StoreAxis& store, int first) {
     for (const Kept& k : kept_) {
-      if (k.is_of(axis, store)) return k.table;
+      if (k.is_of(axis, store, first)) return k.table;
     }
-    Kept made{axis, store, std::make_shared<const Table>(axis, store)};
+    Kept made{axis, store, first, std::make_shared<const Table>(axis, store, first)};
     if (made.table->weights.size() <= kMostWeights) {
       if (kept_.size() == kMostTables) kept_.erase(kept_.begin());
       kept_.push_back(made);
@@ -72,15 +69,18 @@ class KeptTables {
   struct Kept {
     Axis axis;
     StoreAxis store;
+    int first;
     std::shared_ptr<const Table> table;
 
-    static auto key(const Axis& a, const StoreAxis& s) {
+    static auto key(const Axis& a, const StoreAxis& s, int first) {
       return std::make_tuple(a.first, a.count, a.in, a.out, a.unit, a.filter, a.antialias,
                              a.shifted, a.shift, s.pixel, s.patch, s.group, s.first, s.step,
-                             s.pixels, s.patches, s.count);
+                             s.pixels, s.patches, s.end, first);
     }
 
-    bool is_of(const Axis& a, const StoreAxis& s) const { return key(axis, store) == key(a, s); }
+    bool is_of(const Axis& a, const StoreAxis& s, int i) const {
+      return key(axis, store, first) == key(a, s, i);
+    }
   };
 
   std::vector<Kept> kept_;
@@ -92,7 +92,8 @@ struct Tables {
   std::shared_ptr<const Table> across, down;
 
   Tables(const Axis& across_axis, const Axis& down_axis, const Params& p)
-      : across(kept_tables.of(across_axis, p.across)), down(kept_tables.of(down_axis, p.down)) {}
+      : across(kept_tables.of(across_axis, p.across, p.first_col)),
+        down(kept_tables.of(down_axis, p.down, p.first_row)) {}
 
   AxisTables view() const { return {across->view(), down->view()}; }
 };
@@ -112,7 +113,7 @@ struct RowFloats {
 
 RowFloats row_floats(const Params& p, const AxisTables& luma) {
   const i64 capacity = column_capacity(luma.across);  // no less than that of chroma
-  if (p.passes == kPlanes) return {2 * kStripCols, 2 * capacity, 2 * i64(p.across.count)};
+  if (p.passes == kPlanes) return {2 * kStripCols, 2 * capacity, 2 * i64(cols_of(p))};
   return {3 * kStripCols, 3 * capacity, 0};
 }
 
@@ -121,11 +122,11 @@ Plan make_plan(const Params& p, const RowFloats& row, int threads) {
   const i64 fits = std::max<i64>(kScratchBytes / row_bytes / kGroupRows, 1) * kGroupRows;
   // As few bands as fit, since each converts some rows of its neighbour too, but a whole number per
   // thread.
-  i64 bands = ceil_div(p.down.count, fits);
-  const i64 most = ceil_div(p.down.count, kGroupRows);
+  i64 bands = ceil_div(rows_of(p), fits);
+  const i64 most = ceil_div(rows_of(p), kGroupRows);
   while (p.frames * bands < 4 * threads && p.frames * bands % threads != 0 && bands < most) ++bands;
-  const i64 rows = ceil_div(ceil_div(p.down.count, bands), kGroupRows) * kGroupRows;
-  bands = ceil_div(p.down.count, rows);
+  const i64 rows = ceil_div(ceil_div(rows_of(p), bands), kGroupRows) * kGroupRows;
+  bands = ceil_div(rows_of(p), rows);
   return {static_cast<int>(rows), static_cast<int>(bands), p.frames * bands};
 }
 
@@ -175,7 +176,7 @@ void run_float(const Params& p, int threads, BandFn band_fn) {
   for (i64 i = 0; i < count; ++i) buffers.emplace_back(plan, row);
   share(count, plan.items, [&](i64 thread, i64 item) {
     const int begin = static_cast<int>(item % plan.bands) * plan.band_rows;
-    const int end = static_cast<int>(std::min<i64>(begin + i64(plan.band_rows), p.down.count));
+    const int end = static_cast<int>(std::min<i64>(begin + i64(plan.band_rows), rows_of(p)));
     band_fn(p, luma.view(), chroma.view(), {item / plan.bands, begin, end}, buffers[thread].view());
   });
 }

@@ -20,7 +20,7 @@ class Block {
   template <class Loader>
   void run(i64 i) {
     words_.assign(words_.size(), kPoison);
-    const Tile tile = tile_of(t_, i);
+    const Tile tile = tile_of(p_, t_, i);
     std::vector<StateOf<Loader>> states(kThreads);
     run_parts(Loader{}, tile, states);
     each([&](int tid) { finish_tile<Loader>(p_, t_, tile, tid, states[tid]); });

@@ -63,8 +63,8 @@ bool holds(const Geometry& g, unsigned seed) {
   if (!same_twice(p, g.out, fast) || !same_twice(p, g.out, plain)) return false;
   std::vector<int> down, across;
   if (p.passes == kPilAcross || p.passes == kPilDown) {
-    down = pil_lines(p.crop_height, p.down.count, p.filter);
-    across = pil_lines(p.crop_width, p.across.count, p.filter);
+    down = pil_lines(p.crop_height, p.resized_height, p.filter);
+    across = pil_lines(p.crop_width, p.resized_width, p.filter);
     p.down_table = down.data();
     p.across_table = across.data();
   }

@@ -75,7 +75,7 @@ static __device__ __forceinline__ void run_blocks(const Params& p, i64 block, i6
   const auto s = shared_of<typename Loader::Value>(t, words);
   const int tid = static_cast<int>(threadIdx.x);
   for (i64 i = block; i < t.total; i += blocks) {
-    const Tile tile = tile_of(t, i);
+    const Tile tile = tile_of(p, t, i);
     StateOf<Loader> state;
     run_parts(Loader{}, p, t, tile, s, tid, state);
     finish_tile<Loader>(p, t, tile, tid, state);

@@ -37,12 +37,12 @@ struct Color {
 
 // Where along one axis of the output sample i goes: first + step i is its position, and a position
 // lies in a patch, which lies in a group of patches. Without patches a patch is larger than any
-// axis. Strides are in elements. `count` samples come in, `length` positions exist.
+// axis. Strides are in elements. Samples up to `end` come in, `length` positions exist.
 struct StoreAxis {
   i64 pixel, patch, group;
   int first, step;
   int pixels, patches;
-  int count, length;
+  int end, length;
 };
 
 // kernels/video/problem.py packs this struct and says what the options mean.
@@ -53,6 +53,9 @@ struct Params {
   i64 clip, channel;             // strides of the output, in elements
   StoreAxis time, down, across;  // `time` of one clip; the last frame fills up what is left of it
   int height, width;             // of the source
+  // What the crop is resized to. Of that, rows from `first_row` to `down.end` and columns from
+  // `first_col` to `across.end` are stored; with numbers of the whole, so that filters are its own.
+  int resized_height, resized_width, first_row, first_col;
   int top, left, crop_height, crop_width;
   int source, shift;  // a code is a stored value >> shift
   int chroma_zero;    // in sixteenths of a code
@@ -72,7 +75,7 @@ struct Params {
   const int *down_table, *across_table;
 };
 
-static_assert(sizeof(Params) == 480, "kernels/video/problem.py packs this layout");
+static_assert(sizeof(Params) == 496, "kernels/video/problem.py packs this layout");
 
 // Makes the compiler read parameters anew: where they lie in shared memory it would keep more of
 // them in registers than there are.
@@ -99,12 +102,19 @@ AIMILLS_HD void turn(Params& p) {
   for (Plane& plane : p.planes) exchange(plane.row, plane.col);
   exchange(p.down, p.across);
   exchange(p.height, p.width);
+  exchange(p.resized_height, p.resized_width);
+  exchange(p.first_row, p.first_col);
   exchange(p.top, p.left);
   exchange(p.crop_height, p.crop_width);
   exchange(p.even_row, p.even_col);
   exchange(p.odd_row, p.odd_col);
   exchange(p.down_table, p.across_table);
 }
+
+// ---- the size of what is stored, without padding
+
+AIMILLS_HD int rows_of(const Params& p) { return p.down.end - p.first_row; }
+AIMILLS_HD int cols_of(const Params& p) { return p.across.end - p.first_col; }
 
 // ---- the place of an output
 
@@ -119,21 +129,21 @@ AIMILLS_HD i64 place_of_sample(const StoreAxis& a, int i) {
 }
 
 AIMILLS_HD i64 place_of_frame(const Params& p, i64 frame) {
-  const i64 clip = frame / p.time.count;
-  return clip * p.clip + place_at(p.time, static_cast<int>(frame - clip * p.time.count));
+  const i64 clip = frame / p.time.end;
+  return clip * p.clip + place_at(p.time, static_cast<int>(frame - clip * p.time.end));
 }
 
 // How often a frame is stored: the last one of a clip fills up the last patch in time. Copies lie
 // `time.pixel` apart.
 AIMILLS_HD int copies_of_frame(const Params& p, i64 frame) {
-  return (frame + 1) % p.time.count == 0 ? 1 + p.time.length - p.time.count : 1;
+  return (frame + 1) % p.time.end == 0 ? 1 + p.time.length - p.time.end : 1;
 }
 
 // ---- what is padded: positions around the picture, as many as (down.length, across.length) has
 
-AIMILLS_HD bool covers(const StoreAxis& a, int position) {
+AIMILLS_HD bool covers(const StoreAxis& a, int begin, int position) {
   const int i = (position - a.first) * a.step;
-  return i >= 0 && i < a.count;
+  return i >= begin && i < a.end;
 }
 
 // Item `i` of frames x down.length x across.length; those of the picture itself are left alone.
@@ -142,7 +152,7 @@ AIMILLS_HD void fill_pad(const Params& p, i64 i) {
   const i64 frame = line / p.down.length;
   const int col = static_cast<int>(i - line * p.across.length);
   const int row = static_cast<int>(line - frame * p.down.length);
-  if (covers(p.down, row) && covers(p.across, col)) return;
+  if (covers(p.down, p.first_row, row) && covers(p.across, p.first_col, col)) return;
   i64 at = place_of_frame(p, frame) + place_at(p.down, row) + place_at(p.across, col);
   for (int copy = copies_of_frame(p, frame); copy > 0; --copy, at += p.time.pixel) {
     AIMILLS_ROLLED
@@ -154,7 +164,7 @@ AIMILLS_HD void fill_pad(const Params& p, i64 i) {
 }
 
 AIMILLS_HD i64 pad_items(const Params& p) {
-  const bool padded = p.down.length > p.down.count || p.across.length > p.across.count;
+  const bool padded = p.down.length > rows_of(p) || p.across.length > cols_of(p);
   return padded ? p.frames * p.down.length * p.across.length : 0;
 }
 

@@ -15,7 +15,7 @@ constexpr int kPilBits = 22;  // of a weight's fraction
 // Of samples `first` and on. The table holds the length of a line, and for each output a line:
 // where its window begins and ends behind `first`, and the weights of the window.
 struct PilAxis {
-  int first, last;  // `last` of the outputs
+  int first, last;  // `last` of the outputs that are stored
   const int* table;
 };
 
@@ -44,10 +44,10 @@ struct Pil {
   using Value = int;
   static constexpr int kChannels = 3, kFirst = 0;
   AIMILLS_HD_MEMBER static PilAxis down(const Params& p) {
-    return {p.top, p.down.count - 1, p.down_table};
+    return {p.top, p.down.end - 1, p.down_table};
   }
   AIMILLS_HD_MEMBER static PilAxis across(const Params& p) {
-    return {p.left, p.across.count - 1, p.across_table};
+    return {p.left, p.across.end - 1, p.across_table};
   }
   AIMILLS_HD_MEMBER static u32 channel(u32 word, int c) { return Loader::channel(word, c); }
   AIMILLS_HD_MEMBER static void load_pair(const Params& p, i64 frame, int row, int col, u32* out) {

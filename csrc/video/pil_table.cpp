@@ -29,10 +29,11 @@ double pil_filter(int filter, double x) {
 
 }  // namespace
 
-PilTable::PilTable(const Axis& axis) {
+PilTable::PilTable(const Axis& axis, i64 from, i64 to) {
   const double scale = static_cast<double>(axis.in) / static_cast<double>(axis.out);
   double at = 0.5 * scale;  // Pillow's nearest adds the scale up
-  for (int i = 0; i < axis.out; ++i, at += scale) {
+  for (int i = 0; i < to; ++i, at += scale) {
+    if (i < from) continue;
     first.push_back(static_cast<i64>(weights.size()));
     if (axis.filter == kNearest) {
       begin.push_back(static_cast<int>(std::min<i64>(static_cast<i64>(at), axis.in - 1)));
@@ -68,7 +69,7 @@ void PilTable::fill(const Axis& axis, int i, double scale) {
 }
 
 std::vector<int> pil_lines(i64 in, i64 out, int filter) {
-  const PilTable table({0, in, in, out, larger(in, out), filter, true});
+  const PilTable table({0, in, in, out, larger(in, out), filter, true}, 0, out);
   int longest = 0;
   for (i64 i = 0; i < out; ++i) longest = std::max(longest, table.end[i] - table.begin[i]);
   const i64 length = longest + 2;

@@ -14,7 +14,8 @@ struct PilTable {
   std::vector<i64> first;       // of its weights
   std::vector<int> weights;
 
-  explicit PilTable(const Axis& axis);
+  // Of outputs [from, to).
+  PilTable(const Axis& axis, i64 from, i64 to);
 
  private:
   void fill(const Axis& axis, int i, double scale);

@@ -69,8 +69,8 @@ AIMILLS_HD Tiling tiling_of(const Params& p) {
   // Below one_chunk the tile is one column wide and a chunk of n columns takes 8 n + n words.
   t.chunk_cols = static_cast<int>(t.one_chunk ? cols : kWorkWords / (kChunkRows + 1) / 2 * 2);
   t.taps = static_cast<int>(t.one_chunk ? taps : t.chunk_cols);
-  t.tiles_x = static_cast<int>(ceil_div(p.across.count, t.tile_cols));
-  t.tiles_y = static_cast<int>(ceil_div(p.down.count, kTileRows));
+  t.tiles_x = static_cast<int>(ceil_div(cols_of(p), t.tile_cols));
+  t.tiles_y = static_cast<int>(ceil_div(rows_of(p), kTileRows));
   t.total = p.frames * t.tiles_y * t.tiles_x;
   return t;
 }
@@ -89,13 +89,13 @@ AIMILLS_HD Shared<Value> shared_of(const Tiling& t, u32* words) {
 
 struct Tile {
   i64 frame;
-  int out_row, out_col;
+  int out_row, out_col;  // of the whole resized picture
 };
 
-AIMILLS_HD Tile tile_of(const Tiling& t, i64 i) {
+AIMILLS_HD Tile tile_of(const Params& p, const Tiling& t, i64 i) {
   const i64 tile_row = i / t.tiles_x, frame = tile_row / t.tiles_y;
-  return {frame, static_cast<int>(tile_row - frame * t.tiles_y) * kTileRows,
-          static_cast<int>(i - tile_row * t.tiles_x) * t.tile_cols};
+  return {frame, p.first_row + static_cast<int>(tile_row - frame * t.tiles_y) * kTileRows,
+          p.first_col + static_cast<int>(i - tile_row * t.tiles_x) * t.tile_cols};
 }
 
 // Where the block is: its tile, and the chunk of source rows and columns in shared memory.
@@ -123,9 +123,9 @@ AIMILLS_HD Place place_of(const Params& p, const Tiling& t, const Tile& tile) {
   const auto down = Part::down(p);
   const auto across = Part::across(p);
   at.row_begin = window_of(down, at.out_row).begin;
-  at.row_end = window_of(down, smaller<i64>(at.out_row + kTileRows, p.down.count) - 1).end;
+  at.row_end = window_of(down, smaller<i64>(at.out_row + kTileRows, p.down.end) - 1).end;
   at.col_begin = window_of(across, at.out_col).begin & ~1;
-  at.col_end = window_of(across, smaller<i64>(at.out_col + t.tile_cols, p.across.count) - 1).end;
+  at.col_end = window_of(across, smaller<i64>(at.out_col + t.tile_cols, p.across.end) - 1).end;
   return at;
 }
 
@@ -135,10 +135,10 @@ AIMILLS_HD void begin_part(const Params& p, const Tiling& t, const Place& at,
   const auto down = Part::down(p);
   const auto across = Part::across(p);
   if (tid < kTileRows) {
-    s.rows[tid] = window_of(down, smaller<i64>(at.out_row + tid, p.down.count - 1));
+    s.rows[tid] = window_of(down, smaller<i64>(at.out_row + tid, p.down.end - 1));
   } else if (tid < kTileRows + t.tile_cols) {
     const int c = tid - kTileRows;
-    s.columns[c] = window_of(across, smaller<i64>(at.out_col + c, p.across.count - 1));
+    s.columns[c] = window_of(across, smaller<i64>(at.out_col + c, p.across.end - 1));
   }
   for (auto& sum : state.sum) {
     for (int c = 0; c < Part::kChannels; ++c) sum[Part::kFirst + c] = 0;
@@ -186,7 +186,7 @@ AIMILLS_HD void across_phase(const Params& p, const Tiling& t, const Place& at,
     const int r = tid / kChunkRows, j = at.row + tid % kChunkRows;
     const Window window = s.rows[r];
     const bool inside = j >= window.begin && j < window.end;
-    s.down[tid] = inside ? weight_of(down, smaller<i64>(at.out_row + r, p.down.count - 1), j) : 0;
+    s.down[tid] = inside ? weight_of(down, smaller<i64>(at.out_row + r, p.down.end - 1), j) : 0;
   }
   if (tid >= at.rows * t.tile_cols) return;
   const int c = tid % t.tile_cols, row = tid / t.tile_cols;
@@ -253,7 +253,7 @@ AIMILLS_HD void finish_tile(const Params& p, const Tiling& t, const Tile& at, in
   for (int k = 0; k < kOutputsPerThread; ++k) {
     const int i = tid + k * kThreads;
     const int col = at.out_col + i % t.tile_cols, row = at.out_row + i / t.tile_cols;
-    if (i / t.tile_cols >= kTileRows || col >= p.across.count || row >= p.down.count) continue;
+    if (i / t.tile_cols >= kTileRows || col >= p.across.end || row >= p.down.end) continue;
     const i64 place = frame + place_of_sample(p.down, row) + place_of_sample(p.across, col);
     AIMILLS_UNROLLED
     for (int c = 0; c < 3; ++c) {

@@ -25,11 +25,11 @@ AIMILLS_HD Axis axis_of(int first, int in, int out, int filter, int antialias) {
 }
 
 AIMILLS_HD Axis down_axis(const Params& p) {
-  return axis_of(p.top, p.crop_height, p.down.count, p.filter, p.antialias);
+  return axis_of(p.top, p.crop_height, p.resized_height, p.filter, p.antialias);
 }
 
 AIMILLS_HD Axis across_axis(const Params& p) {
-  return axis_of(p.left, p.crop_width, p.across.count, p.filter, p.antialias);
+  return axis_of(p.left, p.crop_width, p.resized_width, p.filter, p.antialias);
 }
 
 // Of the chroma samples that stand for the luma samples of `luma`: two share one, which lies on the

@@ -85,6 +85,15 @@ def _check_geometry(a: Arguments) -> None:
         top, left, height, width = a.crop
         if min(top, left) < 0 or min(height, width) < 1 or top + height > H or left + width > W:
             raise error(f"crop must lie in the frame of {H} x {W}, got {a.crop}")
+    if a.window:
+        if len(a.window) != 4:
+            raise error(f"window must be top, left, height and width, got {a.window}")
+        top, left, height, width = a.window
+        inside = top + height <= a.height and left + width <= a.width
+        if min(top, left) < 0 or min(height, width) < 1 or not inside:
+            raise error(
+                f"window must lie in the resized picture of {a.height} x {a.width}, got {a.window}"
+            )
     if a.pad and (len(a.pad) != 4 or min(a.pad) < 0):
         raise error(f"pad must be top, left, bottom and right, none negative, got {a.pad}")
     if max(a.canvas) > MAX_SIZE:

@@ -115,5 +115,5 @@ def _launch(device: int, loader: str, kernel: str, packed_: bytes, blocks: int) 
 def _blocks(args: tuple) -> int:
     """One per full-width tile; with narrower tiles each block takes several in turn."""
     a = Arguments(*args)
-    frames, (height, width) = a.form.size(a.planes)[0], a.resized
+    frames, (height, width) = a.form.size(a.planes)[0], (end - begin for begin, end in a.stored)
     return min(frames * -(-height // _TILE_ROWS) * -(-width // _TILE_COLS), 2**31 - 1)

@@ -36,6 +36,7 @@ def reference(
     height: int,
     width: int,
     crop: list[int],
+    window: list[int],
     pad: list[int],
     pad_level: int,
     flip: bool,
@@ -59,12 +60,12 @@ def reference(
     2. crop to (top, left, height, width), resize, rounded to levels again; in the modes "pil" and
        "pil13" as Pillow does it; in the mode "fast" Y, U and V are cropped and resized, each in its
        own size, before they become RGB, which is rounded once (fast.py)
-    3. flip, rotate, pad with `pad_level`
+    3. flip, rotate, cut (top, left, height, width) of `window`, pad with `pad_level`
     4. (level / 255 - mean) / std, rounded to `dtype` (u8: the level), laid out
     """
     a = Arguments(
         planes, format, color_space, color_range, chroma_location, chroma_upsampling, transfer,
-        height, width, crop, pad, pad_level, flip, rotate, jitter, interpolation, antialias,
+        height, width, crop, window, pad, pad_level, flip, rotate, jitter, interpolation, antialias,
         resize_mode, mean, std, dtype, layout, clip, patch,
     )  # fmt: skip
     narrow = dtype in (torch.float32, torch.float16, torch.bfloat16)
@@ -109,6 +110,9 @@ def _finished(a: Arguments, levels: Tensor) -> Tensor:
         levels = levels.flip(3)
     if a.rotate:
         levels = torch.rot90(levels, -a.rotate // 90, (2, 3))
+    if a.window:
+        first_row, first_col, height, width = a.window
+        levels = levels[:, :, first_row : first_row + height, first_col : first_col + width]
     if a.pad:
         top, left, bottom, right = a.pad
         levels = F.pad(levels, (left, right, top, bottom), value=float(a.pad_level))
@@ -128,11 +132,12 @@ fake.__signature__ = inspect.signature(reference)  # type: ignore[attr-defined]
 
 
 def cost(case: Case) -> Cost:
-    """Each source byte is read once and each output written once; the multiply-adds of a separable
-    filter in the cheaper order, and of the colour matrix. The mode "fast" filters chroma in its own
-    size, and converts what it stores."""
+    """Each source byte that a stored output lies over is read once and each output written once;
+    the multiply-adds of a separable filter in the cheaper order, and of the colour matrix. The mode
+    "fast" filters chroma in its own size, and converts what it stores."""
     a = case_options(case)
-    (_, _, H, W), (h, w) = a.box, a.resized
+    h, w = (end - begin for begin, end in a.stored)
+    H, W = (-(-side * n // m) for side, n, m in zip(a.box[2:], (h, w), a.resized, strict=True))
     frames, form = case.F, FORMATS[a.format]
     chroma = form.chroma_size(H, W)
     samples = 3 * H * W if form.rgb else H * W + 2 * chroma[0] * chroma[1]

@@ -28,6 +28,7 @@ def reference(
     transfer: str,
     sizes: list[int],
     crops: list[int],
+    windows: list[int],
     pad: list[int],
     pad_level: int,
     flips: list[bool],
@@ -45,11 +46,12 @@ def reference(
     """That of video_to_tensor for each clip, one result behind the other.
 
     planes  those of the first clip, of the second, ...
-    sizes, crops, flips, jitters  2, 4, 1 and 12 values a clip; all but `sizes` may be empty
+    sizes, crops, windows, flips, jitters  2, 4, 4, 1 and 12 values a clip; all but `sizes` may be
+        empty
     """
     b = RaggedArguments(
         planes, format, color_space, color_range, chroma_location, chroma_upsampling, transfer,
-        sizes, crops, pad, pad_level, flips, rotate, jitters, interpolation, antialias,
+        sizes, crops, windows, pad, pad_level, flips, rotate, jitters, interpolation, antialias,
         resize_mode, mean, std, dtype, layout, patch,
     )  # fmt: skip
     return torch.cat([one.reference(*args) for args in b.each()])
@@ -64,11 +66,13 @@ fake.__signature__ = inspect.signature(reference)  # type: ignore[attr-defined]
 
 
 def _sub_cases(case: Case) -> list[Case]:
-    """Those of video_to_tensor. `clips` has F, H, W, h and w of each; `crops`, `flips` and
-    `jitters` are as long."""
-    dims = {k: v for k, v in case.dims.items() if k not in ("clips", "crops", "flips", "jitters")}
+    """Those of video_to_tensor. `clips` has F, H, W, h and w of each; `crops`, `windows`, `flips`
+    and `jitters` are as long."""
+    own_names = ("crop", "window", "flip", "jitter")
+    lists = {"clips", *(f"{name}s" for name in own_names)}
+    dims = {k: v for k, v in case.dims.items() if k not in lists}
     each = [dict(zip("FHWhw", sizes, strict=True)) for sizes in case.clips]
-    for name in ("crop", "flip", "jitter"):
+    for name in own_names:
         for own, value in zip(each, case.get(f"{name}s", ()), strict=False):
             own[name] = value
     return [Case("clip", **{**dims, **own}) for own in each]
@@ -83,6 +87,7 @@ def inputs(case: Case, generator: torch.Generator) -> dict[str, Any]:
         "planes": [p for a in clips for p in a.planes],
         "sizes": [side for a in clips for side in (a.height, a.width)],
         "crops": [v for a in clips for v in a.crop],
+        "windows": [v for a in clips for v in a.window],
         "flips": [a.flip for a in clips] if "flips" in case.dims else [],
         "jitters": [v for a in clips for v in a.jitter],
     }
@@ -128,6 +133,11 @@ CASES = (
          format="yuv422p", store="patches", patch=(1, 3, 2)),
     Case("fast", clips=_SMALL[:2], dtype="f32", mode="fast", **_TOKENS,
          crops=((3, 5, 20, 41), (0, 0, 45, 31)), jitters=(JITTER, JITTER)),
+    Case("windows", clips=((1, 30, 50, 20, 33), (3, 45, 31, 29, 20)), dtype="f32",
+         windows=((2, 6, 16, 20), (6, 0, 16, 20)), flips=(True, False), pad=(1, 0, 0, 2),
+         rotate=180, store="NHWC"),
+    Case("windows-pil", clips=((1, 40, 30, 20, 13), (2, 90, 31, 25, 20)), dtype="u8", mode="pil13",
+         windows=((9, 3, 7, 8), (17, 12, 7, 8))),
     Case("many", clips=((1, 3, 4, 2, 3), (1, 5, 2, 2, 3)) * 35, dtype="u8"),
     Case("sparse", clips=((2, 6, 8, 3, 4), (1, 6, 8, 3, 4)), layout="sparse", dtype="u8"),
     Case("hd-tokens", clips=tuple((4, H, W, H // 56 * 28, W // 56 * 28) for H, W in _FILMED) * 4,
@@ -152,6 +162,10 @@ ERRORS = (
     Invalid("one flip", _with(flips=[True]), "flips must be 1 values for each of 2 clips, got 1"),
     Invalid("short jitter", _with(jitters=[1.0] * 12), "jitters must be 12 values for each"),
     Invalid("a crop outside", _with(crops=[0, 0, 5, 5, 0, 0, 99, 9]), "clip 1: crop must lie in"),
+    Invalid("three windows", _with(windows=[0] * 12), "windows must be 4 values for each of 2"),
+    Invalid(
+        "a window outside", _with(windows=[0, 0, 5, 7, 1, 0, 5, 7]), "clip 1: window must lie in"
+    ),
     Invalid("zero height", _with(sizes=[5, 7, 0, 7]), "clip 1: height must be 1 to"),
     Invalid(
         "pictures of two sizes", _with(sizes=[5, 7, 5, 8]),

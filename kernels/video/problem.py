@@ -48,11 +48,11 @@ _DTYPE_CODES = {
 _STRIDES = struct.Struct("<3q")  # of frames, rows and columns of a component, in bytes
 _OUTPUT = struct.Struct("<3q")
 _STORE = struct.Struct("<3q 6i")
-_SIZE = struct.Struct("<2i")
+_SIZES = struct.Struct("<6i")
 _OPTIONS = struct.Struct("<2i 5i 2i")
 _ENDS = struct.Struct("<3i")
 _FLOATS = struct.Struct("<6f 9f")
-_WHOLE = struct.Struct("<Q24s Q24s Q24s Q 176s 4i 36s i 12s i 60s 12f 4x 2Q")
+_WHOLE = struct.Struct("<Q24s Q24s Q24s Q 192s 4i 36s i 12s i 60s 12f 4x 2Q")
 
 
 class Arguments(NamedTuple):
@@ -68,6 +68,7 @@ class Arguments(NamedTuple):
     height: int
     width: int
     crop: list[int]
+    window: list[int]
     pad: list[int]
     pad_level: int
     flip: bool
@@ -101,6 +102,33 @@ class Arguments(NamedTuple):
         return (self.width, self.height) if self.rotate % 180 else (self.height, self.width)
 
     @property
+    def kept(self) -> tuple[int, int, int, int]:
+        """What is stored of the resized and rotated picture: top, left, height, width."""
+        if self.window:
+            top, left, height, width = self.window
+            return top, left, height, width
+        return 0, 0, self.height, self.width
+
+    @property
+    def mirrored(self) -> tuple[bool, bool]:
+        """Whether the resized picture's rows and columns are stored the other way round."""
+        return self.rotate in (90, 180), (self.rotate in (180, 270)) != self.flip
+
+    @property
+    def stored(self) -> tuple[tuple[int, int], tuple[int, int]]:
+        """What is stored of the resized picture, before flip and rotation: its first row and the
+        one behind the last, and columns likewise."""
+        top, left, height, width = self.kept
+        spans = [(top, top + height), (left, left + width)]
+        if self.rotate % 180:
+            spans.reverse()
+        down, across = (
+            (size - end, size - begin) if mirrored else (begin, end)
+            for (begin, end), size, mirrored in zip(spans, self.resized, self.mirrored, strict=True)
+        )
+        return down, across
+
+    @property
     def padding(self) -> tuple[int, int, int, int]:
         """Top, left, bottom, right."""
         if self.pad:
@@ -112,7 +140,7 @@ class Arguments(NamedTuple):
     def canvas(self) -> tuple[int, int]:
         """Height and width of the output's pictures."""
         top, left, bottom, right = self.padding
-        return top + self.height + bottom, left + self.width + right
+        return top + self.kept[2] + bottom, left + self.kept[3] + right
 
     @property
     def by_planes(self) -> bool:
@@ -216,7 +244,7 @@ def _without_addresses(a: Arguments) -> tuple:
         strides.append(_STRIDES.pack(*(s * size for s in steps)))
     stores = (
         _OUTPUT.pack(frames, place.clip_stride, place.channel), *_stores(a, place),
-        _SIZE.pack(height, width),
+        _SIZES.pack(height, width, *a.resized, a.stored[0][0], a.stored[1][0]),
     )  # fmt: skip
     parts = (
         b"".join(stores),
@@ -241,20 +269,22 @@ def _without_addresses(a: Arguments) -> tuple:
 def _stores(a: Arguments, place: Layout) -> list[bytes]:
     """Of time, of the resized picture's rows and of its columns."""
     (tall, wide), (top, left, _, _) = a.canvas, a.padding
-    down = (place.rows, top, tall) if a.rotate % 180 == 0 else (place.cols, left, wide)
-    across = (place.cols, left, wide) if a.rotate % 180 == 0 else (place.rows, top, tall)
-    height, width = a.resized
+    sides = [(place.rows, top, tall), (place.cols, left, wide)]
+    if a.rotate % 180:
+        sides.reverse()
+    axes = zip(sides, a.stored, a.mirrored, strict=True)
     return [
-        _store(place.time, 0, place.filled, place.clip, False),
-        _store(*down, height, a.rotate in (90, 180)),
-        _store(*across, width, (a.rotate in (180, 270)) != a.flip),
+        _store(place.time, 0, place.filled, (0, place.clip), False),
+        *(_store(*side, span, mirrored) for side, span, mirrored in axes),
     ]
 
 
-def _store(axis: Axis, first: int, length: int, count: int, reverse: bool) -> bytes:
-    start, step = (first + count - 1, -1) if reverse else (first, 1)
+def _store(axis: Axis, at: int, length: int, span: tuple[int, int], mirrored: bool) -> bytes:
+    """Of the samples of a span, which lie from the position `at` on."""
+    begin, end = span
+    first, step = (at + end - 1, -1) if mirrored else (at - begin, 1)
     return _STORE.pack(
-        axis.pixel, axis.patch, axis.group, start, step, axis.pixels, axis.patches, count, length
+        axis.pixel, axis.patch, axis.group, first, step, axis.pixels, axis.patches, end, length
     )
 
 

@@ -18,7 +18,7 @@ CLIPS = 64  # kClips in csrc/video/batch.h: as many as the parameters of a launc
 
 class RaggedArguments(NamedTuple):
     """The flat arguments by name. Each clip has its planes, 2 numbers of `sizes`, and none or 4 of
-    `crops`, none or 1 of `flips`, none or 12 of `jitters`."""
+    `crops` and of `windows`, none or 1 of `flips`, none or 12 of `jitters`."""
 
     planes: list[Tensor]
     format: str
@@ -29,6 +29,7 @@ class RaggedArguments(NamedTuple):
     transfer: str
     sizes: list[int]
     crops: list[int]
+    windows: list[int]
     pad: list[int]
     pad_level: int
     flips: list[bool]
@@ -50,13 +51,14 @@ class RaggedArguments(NamedTuple):
     def each(self) -> list[tuple]:
         """The flat arguments of video_to_tensor, clip after clip."""
         n, count = len(FORMATS[self.format].planes), self.clips
-        before, after = self[1:7], self[14:21]
+        before, after = self[1:7], self[15:22]
         flips = self.flips or [False] * count
         return [
             (
                 self.planes[n * i : n * i + n], *before, *self.sizes[2 * i : 2 * i + 2],
-                self.crops[4 * i : 4 * i + 4], self.pad, self.pad_level, flips[i], self.rotate,
-                self.jitters[12 * i : 12 * i + 12], *after, 0, self.patch,
+                self.crops[4 * i : 4 * i + 4], self.windows[4 * i : 4 * i + 4], self.pad,
+                self.pad_level, flips[i], self.rotate, self.jitters[12 * i : 12 * i + 12], *after,
+                0, self.patch,
             )
             for i in range(count)
         ]  # fmt: skip
@@ -72,7 +74,8 @@ def check_ragged(b: RaggedArguments) -> list[Arguments]:
     if not b.planes or len(b.planes) % len(form.planes):
         raise _error(f"each clip of {b.format} is {len(form.planes)} planes ({names})")
     for name, wanted, optional in (
-        ("sizes", 2, False), ("crops", 4, True), ("flips", 1, True), ("jitters", 12, True),
+        ("sizes", 2, False), ("crops", 4, True), ("windows", 4, True), ("flips", 1, True),
+        ("jitters", 12, True),
     ):  # fmt: skip
         got = len(getattr(b, name))
         if got != wanted * b.clips and (got or not optional):
@@ -132,7 +135,7 @@ def public_arguments(named: dict[str, Any]) -> dict[str, Any]:
     """What the public function takes in place of the flat arguments."""
     n = len(FORMATS[named["format"]].planes)
     clips = _groups(named.pop("planes"), n)
-    for name, size in (("sizes", 2), ("crops", 4), ("jitters", 12)):
+    for name, size in (("sizes", 2), ("crops", 4), ("windows", 4), ("jitters", 12)):
         named[name] = _groups(named[name], size) or None
     named |= {"mode": named.pop("resize_mode"), "flips": named["flips"] or None}
     named |= {name: named[name] or None for name in ("pad", "patch")}

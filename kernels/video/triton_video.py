@@ -40,10 +40,10 @@ def _to_level(x):
 
 
 @triton.jit
-def _sample(position, first, step, count):
-    """The sample that is stored at a position, and whether there is one."""
+def _sample(position, first, step, begin, end):
+    """The sample of [begin, end) that is stored at a position, and whether there is one."""
     i = (position - first) * step
-    there = (i >= 0) & (i < count)
+    there = (i >= begin) & (i < end)
     return tl.where(there, i, 0), there
 
 
@@ -157,10 +157,11 @@ def _video_to_tensor_kernel(
     y, u, v, out, tiles_y, tiles_x,
     y_frame, y_row, y_col, u_frame, u_row, u_col, v_frame, v_row, v_col,
     # Of time, of the resized picture's rows and of its columns: a StoreAxis of csrc/video/params.h.
-    t_pixel, t_patch, t_group, t_pixels, t_patches, t_count, t_length,
-    d_pixel, d_patch, d_group, d_first, d_step, d_pixels, d_patches, d_count, d_length,
-    a_pixel, a_patch, a_group, a_first, a_step, a_pixels, a_patches, a_count, a_length,
-    clip, channel, height, width, top, left, crop_height, crop_width,
+    t_pixel, t_patch, t_group, t_pixels, t_patches, t_end, t_length,
+    d_pixel, d_patch, d_group, d_first, d_step, d_pixels, d_patches, d_end, d_length,
+    a_pixel, a_patch, a_group, a_first, a_step, a_pixels, a_patches, a_end, a_length,
+    clip, channel, height, width, resized_height, resized_width, first_row, first_col,
+    top, left, crop_height, crop_width,
     half_row, half_col, shift, zero, even_row, odd_row, even_col, odd_col, pad_level,
     y_scale, y_shift, r_v, g_u, g_v, b_u,
     mean_hi_r, mean_hi_g, mean_hi_b, mean_lo_r, mean_lo_g, mean_lo_b, scale_r, scale_g, scale_b,
@@ -175,13 +176,15 @@ def _video_to_tensor_kernel(
     frame = (tile_row // tiles_y).to(tl.int64)
     row_at = tile_row % tiles_y * OUT_ROWS + tl.arange(0, OUT_ROWS)
     col_at = tile % tiles_x * OUT_COLS + tl.arange(0, OUT_COLS)
-    out_row, row_there = _sample(row_at, d_first, d_step, d_count)
-    out_col, col_there = _sample(col_at, a_first, a_step, a_count)
-    row_begin, row_end = window_of(out_row, row_there, crop_height, d_count, FILTER, ANTIALIAS)
-    col_begin, col_end = window_of(out_col, col_there, crop_width, a_count, FILTER, ANTIALIAS)
-    first_row = tl.min(tl.where(row_there, row_begin, crop_height), 0)
-    first_col = tl.min(tl.where(col_there, col_begin, crop_width), 0)
-    last_row, last_col = tl.max(row_end, 0), tl.max(col_end, 0)
+    out_row, row_there = _sample(row_at, d_first, d_step, first_row, d_end)
+    out_col, col_there = _sample(col_at, a_first, a_step, first_col, a_end)
+    row_begin, row_end = window_of(
+        out_row, row_there, crop_height, resized_height, FILTER, ANTIALIAS
+    )
+    col_begin, col_end = window_of(out_col, col_there, crop_width, resized_width, FILTER, ANTIALIAS)
+    rows_from = tl.min(tl.where(row_there, row_begin, crop_height), 0)
+    cols_from = tl.min(tl.where(col_there, col_begin, crop_width), 0)
+    rows_to, cols_to = tl.max(row_end, 0), tl.max(col_end, 0)
     y += frame * y_frame
     u += frame * u_frame
     v += frame * v_frame
@@ -190,7 +193,7 @@ def _video_to_tensor_kernel(
     blue = tl.zeros([OUT_ROWS, OUT_COLS], tl.float32)
     down_sum = tl.zeros([OUT_ROWS], tl.float32)
     across_sum = tl.zeros([OUT_COLS], tl.float32)
-    for begin_col in range(first_col, last_col, COLS):
+    for begin_col in range(cols_from, cols_to, COLS):
         col = begin_col + tl.arange(0, COLS)
         at_col = (left + col)[None, :]
         cols = _chroma_taps(at_col, width, half_col, even_col, odd_col)
@@ -198,10 +201,10 @@ def _video_to_tensor_kernel(
         lines_g = tl.zeros([OUT_ROWS, COLS], tl.float32)
         lines_b = tl.zeros([OUT_ROWS, COLS], tl.float32)
         down_sum = tl.zeros([OUT_ROWS], tl.float32)
-        for begin_row in range(first_row, last_row, ROWS):
+        for begin_row in range(rows_from, rows_to, ROWS):
             row = begin_row + tl.arange(0, ROWS)
             at_row = (top + row)[:, None]
-            there = (row < last_row)[:, None] & (col < last_col)[None, :]
+            there = (row < rows_to)[:, None] & (col < cols_to)[None, :]
             first = _codes(y, at_row, at_col, y_row, y_col, there, shift).to(tl.float32)
             if RGB:
                 r = first * y_scale
@@ -225,7 +228,7 @@ def _video_to_tensor_kernel(
                 g = m4 * from_r + m5 * from_g + m6 * from_b + m7
                 b = m8 * from_r + m9 * from_g + m10 * from_b + m11
             down = weights_of(row[None, :], out_row[:, None], row_begin[:, None], row_end[:, None],
-                              crop_height, d_count, FILTER, ANTIALIAS)  # fmt: skip
+                              crop_height, resized_height, FILTER, ANTIALIAS)  # fmt: skip
             down_sum += tl.sum(down, 1)
             high = down.to(tl.float16)
             low = (down - high.to(tl.float32)).to(tl.float16)
@@ -233,7 +236,7 @@ def _video_to_tensor_kernel(
             lines_g += _weighted(high, low, _to_level(g))
             lines_b += _weighted(high, low, _to_level(b))
         across = weights_of(col[:, None], out_col[None, :], col_begin[None, :], col_end[None, :],
-                            crop_width, a_count, FILTER, ANTIALIAS)  # fmt: skip
+                            crop_width, resized_width, FILTER, ANTIALIAS)  # fmt: skip
         across_sum += tl.sum(across, 0)
         red += _product(lines_r, across)
         green += _product(lines_g, across)
@@ -241,12 +244,12 @@ def _video_to_tensor_kernel(
     covered = row_there[:, None] & col_there[None, :]
     weight = tl.where(covered, down_sum[:, None] * across_sum[None, :], 1.0)
     scale = 1.0 / weight
-    in_clip = frame % t_count
-    at = frame // t_count * clip + _place(in_clip, t_pixel, t_patch, t_group, t_pixels, t_patches)
+    in_clip = frame % t_end
+    at = frame // t_end * clip + _place(in_clip, t_pixel, t_patch, t_group, t_pixels, t_patches)
     at += _place(row_at, d_pixel, d_patch, d_group, d_pixels, d_patches)[:, None]
     at += _place(col_at, a_pixel, a_patch, a_group, a_pixels, a_patches)[None, :]
     mask = (row_at < d_length)[:, None] & (col_at < a_length)[None, :]
-    copies = tl.where(in_clip == t_count - 1, 1 + t_length - t_count, 1)
+    copies = tl.where(in_clip == t_end - 1, 1 + t_length - t_end, 1)
     wide_channel = tl.cast(channel, tl.int64)
     pad = pad_level.to(tl.float32)
     _store(out, at, mask, covered, red, scale, pad, mean_hi_r, mean_lo_r, scale_r, copies, t_pixel,
@@ -304,7 +307,8 @@ def _numbers(a: Arguments) -> tuple[int, int, tuple, dict[str, Any]]:
     numbers = (
         *config.tiles(a), *(s for view in form.views(a.planes) for s in view.stride()),
         *time[:3], *time[5:], *down, *across, place.clip_stride, place.channel,
-        *form.size(a.planes)[1:], *a.box, *form.halved, form.shift, zero, *blend, a.pad_level,
+        *form.size(a.planes)[1:], *a.resized, *(begin for begin, _ in a.stored), *a.box,
+        *form.halved, form.shift, zero, *blend, a.pad_level,
         *problem.color_of(a),
         *problem._affine(a.mean, a.std, a.dtype == torch.uint8), *map(float, matrix),
     )  # fmt: skip

@@ -41,7 +41,7 @@ def _long(case: Case) -> bool:
         return True
     short = (
         "tiny", "everything", "strided", "no-keys", "nothing", "split", "act-order", "onehot",
-        "one-row",
+        "one-row", "window-tiny",
     )  # fmt: skip
     return not (case.name in short or "empty" in case.name or case.name.startswith("invariant"))
 

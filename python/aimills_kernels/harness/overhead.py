@@ -179,8 +179,8 @@ def public_call(op: Op, args: tuple) -> Callable[[], Any] | None:
     if "size" in parameters:
         named["size"] = (named.pop("height"), named.pop("width"))
         named["mode"] = named.pop("resize_mode")
-        named |= {p: named[p] or None for p in ("crop", "pad", "clip", "patch", "jitter")}
-    if "window" in parameters:
+        named |= {p: named[p] or None for p in ("crop", "window", "pad", "clip", "patch", "jitter")}
+    if "window_left" in named:
         named["window"] = (named.pop("window_left"), named.pop("window_right"))
     if "packed" in parameters:
         kind = PackedExperts if named["codes"].dim() == 3 else PackedWeight

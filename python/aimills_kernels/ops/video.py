@@ -29,6 +29,7 @@ def video_to_tensor(
     transfer: str = "sdr",
     size: tuple[int, int] | None = None,
     crop: tuple[int, int, int, int] | None = None,
+    window: tuple[int, int, int, int] | None = None,
     pad: tuple[int, int, int, int] | None = None,
     pad_level: int = 0,
     flip: bool = False,
@@ -49,7 +50,7 @@ def video_to_tensor(
     out: Tensor | None = None,
 ) -> Tensor:
     """Decoded frames to a normalised RGB tensor, in one pass: colour, crop, resize, flip, rotation,
-    padding, mean and std, and the layout that a model reads.
+    window, padding, mean and std, and the layout that a model reads.
 
     Shapes and dtypes:
         planes  by `format`, each of F frames of H x W, any H and W from 1, any
@@ -66,7 +67,8 @@ def video_to_tensor(
         rgb     [F, 3, H, W]                   "rgbp" and "bgrp" u8, "rgbp16" and "bgrp16" u16
         g, b, r [F, H, W]                      "gbrp" u8, "gbrp10", "gbrp12" and "gbrp16" that many
                                                bits of a u16
-        out     [F, 3, h, w]                   layout "NCHW", dtype; h x w is `size` with `pad`
+        out     [F, 3, h, w]                   layout "NCHW", dtype; h x w is `size`, or that
+                                               of `window`, with `pad`
         out     [F, h, w, 3]                   "NHWC"
         out     [F / clip, clip, 3, h, w]      "NTCHW"
         out     [F / clip, 3, clip, h, w]      "NCTHW"
@@ -96,6 +98,9 @@ def video_to_tensor(
             before the levels are rounded, so before the resize.
         size: (height, width) of the pictures after the rotation; by default what they have.
         crop: (top, left, height, width) of what is taken of the frame, before all else.
+        window: (top, left, height, width) of what is kept of the pictures after the rotation: a
+            crop behind the resize, such as the middle of a shorter side resized to 224. Only it is
+            computed, with the bits that it has in the whole pictures.
         pad: (top, left, bottom, right): rows and columns added around the pictures at the end.
         pad_level: their level, 0..255, in all three channels; normalised like any other.
         flip: mirror left and right, before the rotation.
@@ -150,15 +155,17 @@ def video_to_tensor(
             planes, format, (height, width), clip, out, augment=augment, seed=seed,
             clip_ids=clip_ids, color_space=color_space, color_range=color_range,
             chroma_location=chroma_location, chroma_upsampling=chroma_upsampling,
-            transfer=transfer, crop=crop, pad=pad, pad_level=pad_level, flip=flip, rotate=rotate,
-            jitter=jitter, interpolation=interpolation, antialias=antialias, mode=mode, mean=mean,
-            std=std, dtype=dtype, layout=layout, patch=patch,
+            transfer=transfer, crop=crop, window=window, pad=pad, pad_level=pad_level, flip=flip,
+            rotate=rotate, jitter=jitter, interpolation=interpolation, antialias=antialias,
+            mode=mode, mean=mean, std=std, dtype=dtype, layout=layout, patch=patch,
         )  # fmt: skip
     if seed is not None or clip_ids is not None:
         raise ValueError("video_to_tensor: seed and clip_ids are for augment, got None")
     args: tuple[Any, ...] = (
         list(planes), format, color_space, color_range, chroma_location, chroma_upsampling,
-        transfer, height, width, box, [] if pad is None else _whole_numbers("pad", pad, 4),
+        transfer, height, width, box,
+        [] if window is None else _whole_numbers("window", window, 4),
+        [] if pad is None else _whole_numbers("pad", pad, 4),
         _whole_number("pad_level", pad_level), flip, _whole_number("rotate", rotate),
         _jitter(jitter), interpolation, antialias, mode, _three("mean", mean, 0.0),
         _three("std", std, 1.0), dtype, layout, 0 if clip is None else _frames(clip),
@@ -183,7 +190,12 @@ def _augmented(
         )
     starts = range(0, frames, length) if frames else (0,)
     clips = [[p[i : i + length] for p in planes] for i in starts]
-    for one, each in (("crop", "crops"), ("flip", "flips"), ("jitter", "jitters")):
+    for one, each in (
+        ("crop", "crops"),
+        ("window", "windows"),
+        ("flip", "flips"),
+        ("jitter", "jitters"),
+    ):
         value = options.pop(one)
         options[each] = None if value is None else [value] * len(clips)
     return video_to_tensor_ragged(clips, sizes=size, format=format, out=out, **options)

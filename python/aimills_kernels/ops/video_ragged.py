@@ -27,6 +27,7 @@ def video_to_tensor_ragged(
     chroma_upsampling: str = "linear",
     transfer: str = "sdr",
     crops: Sequence[tuple[int, int, int, int]] | None = None,
+    windows: Sequence[tuple[int, int, int, int]] | None = None,
     pad: tuple[int, int, int, int] | None = None,
     pad_level: int = 0,
     flips: Sequence[bool] | None = None,
@@ -47,7 +48,7 @@ def video_to_tensor_ragged(
 ) -> Tensor:
     """`video_to_tensor` of clips of any sizes, lengths and strides, in one launch on a GPU. Up
     to 64 clips are described in the launch's own parameters, so that nothing is copied or allocated
-    for them; of more a table of 488 bytes a clip is copied to the GPU, from pinned memory and in
+    for them; of more a table of 504 bytes a clip is copied to the GPU, from pinned memory and in
     the order of the stream. A CUDA graph captures parameters alone: of more clips it holds a launch
     for each 64.
 
@@ -64,6 +65,8 @@ def video_to_tensor_ragged(
     Args:
         sizes: (height, width) of each clip's pictures, or one for all.
         crops: (top, left, height, width) of each clip.
+        windows: (top, left, height, width) of what is kept of each clip's pictures after the
+            rotation: a crop behind the resize.
         flips: whether each clip is mirrored left and right.
         jitters: the twelve numbers of each clip's change of colours.
         format, color_space, color_range, chroma_location, chroma_upsampling, transfer, pad,
@@ -100,7 +103,7 @@ def video_to_tensor_ragged(
         raise ValueError("video_to_tensor_ragged: seed and clip_ids are for augment, got None")
     args: tuple[Any, ...] = (
         planes, format, color_space, color_range, chroma_location, chroma_upsampling, transfer,
-        _sizes(sizes, count), drawn.crops,
+        _sizes(sizes, count), drawn.crops, _each("windows", windows, count, _window),
         [] if pad is None else video._whole_numbers("pad", pad, 4),
         video._whole_number("pad_level", pad_level), drawn.flips,
         video._whole_number("rotate", rotate), drawn.jitters,
@@ -149,6 +152,10 @@ def _sizes(sizes: Any, count: int) -> list[int]:
 
 def _crop(box: Any) -> list[int]:
     return video._whole_numbers("crops", box, 4)
+
+
+def _window(box: Any) -> list[int]:
+    return video._whole_numbers("windows", box, 4)
 
 
 def _each(name: str, values: Any, count: int, read: Any) -> list[Any]:

@@ -147,6 +147,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "size": {"height": 448, "width": 448},
     },
     "videomae": {"video_processor_type": "VideoMAEVideoProcessor", **_IMAGENET, "num_frames": 16},
+    "vivit": {"video_processor_type": "VivitVideoProcessor", "num_frames": 32},
 }  # fmt: skip
 
 _MEANT = {

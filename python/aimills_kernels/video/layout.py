@@ -55,15 +55,21 @@ def from_padded_patches(tokens: Tensor, shape: tuple[int, int], side: int) -> Te
     return view.reshape(-1, h * side, w * side)
 
 
-def center_crop(frames: Tensor, height: int, width: int, black: Tensor) -> Tensor:
-    """The middle, filled up with `black` [3] where the frames are smaller. As Transformers: what
-    can't be halved is cut off, or added, at the bottom and on the right."""
-    _, _, rows, cols = frames.shape
-    if height > rows or width > cols:
-        above, left = max(0, (height - rows) // 2), max(0, (width - cols) // 2)
-        size = (len(frames), 3, max(height, rows), max(width, cols))
-        filled = black.to(frames).view(1, 3, 1, 1).expand(size).clone()
-        filled[:, :, above : above + rows, left : left + cols] = frames
-        frames, rows, cols = filled, size[2], size[3]
-    top, first = (rows - height) // 2, (cols - width) // 2
-    return frames[:, :, top : top + height, first : first + width]
+def middle(
+    rows: int, cols: int, height: int, width: int
+) -> tuple[tuple[int, int, int, int], tuple[int, int, int, int]]:
+    """The op's `window` and `pad` that make height x width of rows x cols: the middle, padded where
+    it is more. As Transformers: what can't be halved is cut off, or added, at the bottom and on the
+    right."""
+    (top, tall, above, below), (left, wide, before, behind) = (
+        _middle(rows, height), _middle(cols, width)
+    )  # fmt: skip
+    return (top, left, tall, wide), (above, before, below, behind)
+
+
+def _middle(size: int, wanted: int) -> tuple[int, int, int, int]:
+    """Where the middle begins, how much of it there is, and what is added before and behind."""
+    if wanted <= size:
+        return (size - wanted) // 2, wanted, 0, 0
+    before = (wanted - size) // 2
+    return 0, size, before, wanted - size - before

@@ -17,10 +17,10 @@ from aimills_kernels.ops.video_ragged import video_to_tensor_ragged
 from aimills_kernels.video import configs, sizes
 from aimills_kernels.video.layout import (
     Patch,
-    center_crop,
     from_padded_patches,
     from_patches,
     grid_of,
+    middle,
     to_padded_patches,
 )
 from aimills_kernels.video.sampling import Sampling, check_count
@@ -36,12 +36,21 @@ _FILTERS = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "area"}
 
 
 class _Part(NamedTuple):
-    """A clip's sampled planes, its number of frames, and the size that they get."""
+    """A clip's sampled planes, its number of frames, and the size that they get; then what is kept
+    of it, and what is put around that: top, left, bottom and right."""
 
     planes: Planes
     frames: int
-    height: int
-    width: int
+    resized: tuple[int, int]
+    window: tuple[int, int, int, int]
+    pad: tuple[int, int, int, int]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the result."""
+        return self.pad[0] + self.window[2] + self.pad[2], self.pad[1] + self.window[3] + self.pad[
+            3
+        ]
 
 
 @dataclass(frozen=True, repr=False)
@@ -53,7 +62,8 @@ class VideoPreprocessor:
     Fields:
         name: of the preset, or of the processor's class.
         size: the rule for height and width, of `aimills_kernels.video.sizes`.
-        crop: (height, width) cut from the middle after the resize, or None.
+        crop: (height, width) cut from the middle after the resize, with black around what is
+            smaller, or None.
         interpolation, mean, std, dtype, mode: as `video_to_tensor` takes them.
         layout: "patches" (tokens of all clips, one behind the other), "padded patches" (tokens of
             each frame, filled up to a number), "NTCHW" (clips) or "NCHW" (frames of all clips).
@@ -84,7 +94,7 @@ class VideoPreprocessor:
     @classmethod
     def from_preset(cls, name: str, *, dtype: torch.dtype = torch.bfloat16) -> VideoPreprocessor:
         """What a released model's processor does: "qwen2-vl", "qwen2.5-vl", "qwen3-vl", "siglip",
-        "siglip2", "clip", "llava-onevision", "internvl" or "videomae"."""
+        "siglip2", "clip", "llava-onevision", "internvl", "videomae" or "vivit"."""
         return _made(name, configs.complete(configs.preset(name)), dtype)
 
     @classmethod
@@ -178,21 +188,22 @@ class VideoPreprocessor:
             planes, count = [_taken(p, chosen) for p in planes], len(chosen)
         if rotate in (90, 270):
             rows, cols = cols, rows
-        return _Part(planes, count, *self.size.size(count, rows, cols))
+        resized = self.size.size(count, rows, cols)
+        return _Part(planes, count, resized, *middle(*resized, *(self.crop or resized)))
 
     def _run(self, parts: list[_Part], options: Mapping[str, Any], **layout: Any) -> Tensor:
-        """What comes of all clips, one behind the other, by one call."""
+        """What comes of all clips, which are padded alike, one behind the other, by one call."""
         given: dict[str, Any] = {
             "interpolation": self.interpolation, "mode": self.mode, "mean": self._scale[0],
-            "std": self._scale[1], "dtype": self.dtype, **options, **layout,
+            "std": self._scale[1], "dtype": self.dtype, "pad": parts[0].pad, **options, **layout,
         }  # fmt: skip
         if len(parts) == 1 and given.get("augment") is None:
             (part,) = parts
-            return video_to_tensor(part.planes, size=(part.height, part.width), **given)
+            return video_to_tensor(part.planes, size=part.resized, window=part.window, **given)
         flip = given.pop("flip")
         return video_to_tensor_ragged(
-            [part.planes for part in parts], sizes=[(p.height, p.width) for p in parts],
-            flips=[flip] * len(parts), **given,
+            [part.planes for part in parts], sizes=[part.resized for part in parts],
+            windows=[part.window for part in parts], flips=[flip] * len(parts), **given,
         )  # fmt: skip
 
     @property
@@ -203,24 +214,29 @@ class VideoPreprocessor:
 
     def _patches(self, parts: list[_Part], options: Mapping[str, Any]) -> dict[str, Tensor]:
         assert self.patch is not None
-        grids = [grid_of(part.frames, part.height, part.width, self.patch) for part in parts]
-        tokens = self._run(parts, options, layout="patches", patch=tuple(self.patch))
+        grids = [grid_of(part.frames, *part.size, self.patch) for part in parts]
+        layout = {"layout": "patches", "patch": tuple(self.patch)}
+        if len({part.pad for part in parts}) == 1:
+            tokens = self._run(parts, options, **layout)
+        else:
+            self._check_apart(options)
+            tokens = torch.cat([self._run([part], options, **layout) for part in parts])
         return {self.output: tokens, "video_grid_thw": torch.tensor(grids)}
 
     def _frames(self, parts: list[_Part], options: Mapping[str, Any]) -> list[Tensor]:
-        """[F, 3, H, W] of each clip: by one call where they are of one size."""
-        together = len({(part.height, part.width) for part in parts}) == 1
-        if not together and options.get("augment") is not None:
-            raise ValueError(f"augment needs clips that get one size in the layout {self.layout}")
-        if together:
-            clips = list(self._run(parts, options).split([part.frames for part in parts]))
-        else:
-            clips = [self._run([part], options) for part in parts]
-        if self.crop is None:
-            return clips
-        mean, std = self._scale
-        black = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)])
-        return [center_crop(frames, *self.crop, black) for frames in clips]
+        """[F, 3, H, W] of each clip: by one call where they are of one size and padded alike."""
+        if len({(part.size, part.pad) for part in parts}) == 1:
+            return list(self._run(parts, options).split([part.frames for part in parts]))
+        self._check_apart(options)
+        return [self._run([part], options) for part in parts]
+
+    def _check_apart(self, options: Mapping[str, Any]) -> None:
+        """Whether a call for each clip gives what one call for all would."""
+        if options.get("augment") is not None:
+            raise ValueError(
+                f"augment needs clips that get one size in the layout {self.layout}, and that are "
+                "padded alike"
+            )
 
     def _batch(self, clips: list[Tensor]) -> dict[str, Tensor]:
         if self.layout == "padded patches":
@@ -315,7 +331,7 @@ def _made(name: str, config: Mapping[str, Any], dtype: torch.dtype) -> VideoPrep
     return VideoPreprocessor(
         name=name,
         size=_size_rule(config),
-        crop=_sides("crop_size", config["crop_size"]) if config.get("do_center_crop") else None,
+        crop=_crop(config),
         interpolation=_FILTERS[config["resample"]],
         mean=mean,
         std=std,
@@ -338,6 +354,13 @@ def _mean_and_std(config: Mapping[str, Any]) -> tuple[Three, Three]:
         return mean, std
     (m0, m1, m2), (s0, s1, s2) = mean, std
     return ((1 + m0) / 2, (1 + m1) / 2, (1 + m2) / 2), (s0 / 2, s1 / 2, s2 / 2)
+
+
+def _crop(config: Mapping[str, Any]) -> tuple[int, int] | None:
+    """Transformers' processors that make patches look at no do_center_crop."""
+    if not config.get("do_center_crop") or "patches" in config["layout"]:
+        return None
+    return _sides("crop_size", config["crop_size"])
 
 
 def _check_supported(config: Mapping[str, Any]) -> None:
