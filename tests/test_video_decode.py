@@ -475,7 +475,29 @@ def test_truncated_in_fragments(muxer: dict[str, str]) -> None:
                 read(cut)
 
 
-@pytest.mark.parametrize("behind", [bytes(99), b"\1" * 99, b"\0\0\0\x08free"])
+def boxes(data: bytes) -> list[tuple[bytes, int]]:
+    """The name of each box, and where it begins."""
+    found, at = [], 0
+    while at < len(data):
+        found.append((data[at + 4 : at + 8], at))
+        at += int.from_bytes(data[at : at + 4])
+    return found
+
+
+def test_fragments_that_are_cut_within_a_header_or_before_their_samples() -> None:
+    data = encoded(count=30, muxer=FRAGMENTED)
+    (_, moof), (_, mdat) = [box for box in boxes(data) if box[0] in (b"moof", b"mdat")][2:4]
+    wide = data[:mdat] + b"\0\0\0\1mdat" + (4000).to_bytes(8) + bytes(3984)
+    cuts = [data[: moof + left] for left in range(1, 16)]
+    cuts += [data[: mdat + left] for left in range(16)]
+    cuts += [wide[: mdat + left] for left in range(8, 17)]
+    for cut in cuts:
+        with pytest.raises(VideoError, match="is truncated: its last part"):
+            taken(cut)
+    assert taken(data[:moof])["total_num_frames"] == 10  # between two fragments
+
+
+@pytest.mark.parametrize("behind", [bytes(99), b"\1" * 99, b"\0\0\0\x08free", b"\1" * 7, bytes(5)])
 def test_what_lies_behind_fragments(behind: bytes) -> None:
     data = encoded(count=20, muxer=FRAGMENTED) + behind
     assert which(decode_to_tensor(data, plain(), indices=[0, 19])) == [0, 19]

@@ -194,18 +194,20 @@ def cut_short(data: BinaryIO | str) -> bool:
 
 
 def _boxes_end(file: BinaryIO, end: int) -> int:
-    """Where the last box that is known ends."""
-    at = 0
-    while at + 8 <= end:
+    """Where the last box that is known ends; beyond `end` too where a header breaks off, or where a
+    fragment's index has no samples behind it."""
+    at, kind = 0, b""
+    while at < end:
         file.seek(at)
         head = file.read(16)
-        size = int.from_bytes(head[:4])
-        if size == 1:
-            size = int.from_bytes(head[8:16])
+        long = head[:4] == b"\0\0\0\1"  # the size is behind the name
+        if len(head) < (16 if long else 8) and any(box.startswith(head[4:8]) for box in _BOXES):
+            return end + 1
+        size = int.from_bytes(head[8:16] if long else head[:4])
         if head[4:8] not in _BOXES or size < 8:  # 0: up to the end of the file
             break
-        at += size
-    return at
+        at, kind = at + size, head[4:8]
+    return max(at, end + 1) if kind == b"moof" else at
 
 
 def _elements_end(file: BinaryIO, end: int) -> int:
