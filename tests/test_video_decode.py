@@ -254,6 +254,7 @@ def test_metadata(clip: bytes) -> None:
         "frames_indices": [3], "video_backend": "pyav", "format": "i420", "flip": False,
         "color_space": "bt709",
         "color_range": "limited", "chroma_location": "left", "transfer": "sdr", "rotate": 0,
+        "sample_aspect_ratio": (1, 1), "interlaced": False,
     }  # fmt: skip
 
 

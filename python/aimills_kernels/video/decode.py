@@ -49,6 +49,8 @@ class Decoded:
     index: Index
     tags: Tags
     decoded: int  # frames that the decoder gave
+    pixel: Fraction  # how wide a pixel is shown, of its height
+    interlaced: int | None  # the first sampled frame that is marked so
 
 
 def decode_to_tensor(
@@ -93,8 +95,9 @@ def decode_to_tensor(
 
     Returns:
         The preprocessor's result and `video_metadata`, a dict: total_num_frames, fps, duration,
-        width, height (as decoded), frames_indices, video_backend, frames_decoded, and the
-        format, color_space, color_range, chroma_location, transfer, rotate and flip taken.
+        width, height (as decoded), frames_indices, video_backend, frames_decoded,
+        sample_aspect_ratio, interlaced (a sampled frame is marked so; for either there is a
+        warning, as frames are taken as they are, of square pixels), and the format, color_space, color_range, chroma_location, transfer, rotate and flip taken.
 
     Raises:
         VideoError: the video is empty, truncated or damaged where it is needed, changes its size,
@@ -122,6 +125,8 @@ def decode_to_tensor(
     options = {"format": made.format, **_taken(made.tags, width, height)}
     if made.tags.color_space is None:
         _tell_of_a_guess(name, options["color_space"], made.tags, width, height)
+    for told in _not_as_shown(name, made):
+        warnings.warn(told, stacklevel=2)
     planes = [p.to(device) for p in made.planes]
     result: dict[str, Any] = {**preprocessor(planes, **options)}
     rate = float(made.index.rate) if made.index.rate else None
@@ -134,6 +139,8 @@ def decode_to_tensor(
         "frames_indices": made.indices,
         "video_backend": "pyav",
         "frames_decoded": made.decoded,
+        "sample_aspect_ratio": (made.pixel.numerator, made.pixel.denominator),
+        "interlaced": made.interlaced is not None,
         **options,
     }
     return result
@@ -183,6 +190,21 @@ def _tell_of_a_guess(name: str, space: str, tags: Tags, width: int, height: int)
     )
 
 
+def _not_as_shown(name: str, made: Decoded) -> Iterator[str]:
+    """What a player would do and is not done here."""
+    if made.interlaced is not None:
+        yield (
+            f"{name} is interlaced (frame {made.interlaced}, by its marks); the two fields are "
+            "taken as one picture, so what moves has combed edges, and chroma is taken between "
+            "rows of both"
+        )
+    if made.pixel != 1:
+        yield (
+            f"{name} has pixels of {made.pixel.numerator}:{made.pixel.denominator}, width to height; "
+            "they are taken as square, so pictures are narrower or wider than a player shows them"
+        )
+
+
 # ---- reading
 
 
@@ -201,8 +223,9 @@ def _read(
     wanted = sorted(set(chosen))
     stacks: list[torch.Tensor] = []
     tags: Tags | None = None
-    done = 0
+    done, interlaced = 0, None
     with io.opened(name, data) as (container, stream):
+        pixel = Fraction(stream.sample_aspect_ratio or 1)
         reader, said = _Reader(name, container, stream, index), TagReader(name, given)
         for at, frame in reader.frames(wanted):
             if tags is None:
@@ -210,6 +233,8 @@ def _read(
             else:
                 _check_same(name, at, first, frame)
                 _check_same_tags(name, at, frame, tags, said.of(frame))
+            if frame.interlaced_frame and interlaced is None:
+                interlaced = at
             planes = io.planes(name, frame)
             stacks = stacks or [p.new_empty((len(chosen), *p.shape)) for p in planes]
             for stack, plane in zip(stacks, planes, strict=True):
@@ -217,7 +242,8 @@ def _read(
             done += 1
             progress("decoded", done, len(wanted))
     assert tags is not None
-    return Decoded(stacks, io.FORMATS[first.format.name], chosen, index, tags, reader.decoded)
+    form = io.FORMATS[first.format.name]
+    return Decoded(stacks, form, chosen, index, tags, reader.decoded, pixel, interlaced)
 
 
 def _look(name: str, container: Any, stream: Any, progress: Progress) -> Index:
