@@ -32,6 +32,8 @@ FORMATS = {
     "gbrp": "gbrp", "rgb48le": "rgb48", "bgr48le": "bgr48", "gbrp10le": "gbrp10",
     "gbrp12le": "gbrp12", "gbrp16le": "gbrp16",
 }  # fmt: skip
+# Checksums too, where a stream has any: HEVC's of pictures, Matroska's of elements.
+STRICT = "explode+crccheck+bitstream+buffer"
 _ACCURATE = (
     "flags=bilinear+accurate_rnd+full_chroma_int+full_chroma_inp:out_range=pc"
     ":in_h_chr_pos=0:in_v_chr_pos=128"  # in 1/256 of a luma sample, from the first one
@@ -111,15 +113,17 @@ def opened(name: str, data: BinaryIO | str) -> Iterator[tuple[Any, Any]]:
     cut = cut_short(data)
     if not isinstance(data, str):
         data.seek(0)
-    with av.open(data) as container:
+    with av.open(data, options={"err_detect": STRICT}) as container:
         if not container.streams.video:
             raise VideoError(f"{name} holds no video stream")
         stream = container.streams.video[0]
         # One that says how many frames it has is held to that instead.
         if cut and not stream.frames:
             raise VideoError(f"{name} is truncated: its last part is longer than the file")
+        if stream.codec_context is None:
+            raise VideoError(f"{name} is in a codec that this FFmpeg can't decode")
         # Else the decoder patches what is lost and says nothing, with threads in any case.
-        stream.codec_context.options = {"err_detect": "explode"}
+        stream.codec_context.options = {"err_detect": STRICT}
         stream.codec_context.thread_count = 1
         yield container, stream
 
