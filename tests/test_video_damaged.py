@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
+from pathlib import Path
+
 import pytest
 
 from aimills_kernels.video import VideoError, decode_to_tensor
+from aimills_kernels.video.containers import breaks_at
 from aimills_kernels.video.io import decode
 from tests.test_video_decode import encoded, noise, plain
 
@@ -25,3 +29,44 @@ def test_checksums_of_pictures() -> None:
         wrong = data[:at] + bytes([data[at] ^ 4]) + data[at + 1 :]
         with pytest.raises(VideoError, match="damaged or truncated near frame"):
             decode_to_tensor(wrong, plain())
+
+
+def frames(data: bytes) -> int:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        return decode_to_tensor(data, plain())["video_metadata"]["total_num_frames"]
+
+
+@pytest.mark.parametrize("what", ["too many bytes", "too few bytes", "a wrong size"])
+def test_matroska_that_is_damaged_in_the_middle(what: str, tmp_path: Path) -> None:
+    """FFmpeg looks for the next cluster, and what it leaves out is no error to it."""
+    data = encoded(form="matroska", count=30, paint=noise)
+    at = data.index(b"\xa3", len(data) // 2)  # a block, or a byte that looks like one
+    wrong = {
+        "too many bytes": data[:at] + data[at : at + 200] + data[at:],
+        "too few bytes": data[:at] + data[at + 100 :] + bytes(100),
+        "a wrong size": _block_of_another_size(data),
+    }[what]
+    path = tmp_path / "clip.mkv"
+    path.write_bytes(wrong)
+    for source in (wrong, path):
+        with pytest.warns(UserWarning, match=r"is damaged near byte \d+, where its ele") as seen:
+            decode_to_tensor(source, plain(), indices=[0])
+        assert [one.filename for one in seen] == [__file__]
+
+
+def _block_of_another_size(data: bytes) -> bytes:
+    """Of the first SimpleBlock of the first cluster, larger than the file."""
+    at = data.index(b"\x1f\x43\xb6\x75")
+    block = data.index(b"\xa3", at)
+    assert data[block + 1] in (0x10, *range(0x20, 0x80))
+    return data[: block + 1] + b"\x1f\xff\xff\xf0" + data[block + 5 :]
+
+
+def test_matroska_that_is_whole() -> None:
+    assert frames(encoded(form="matroska", count=30, paint=noise)) == 30
+    assert frames(encoded(form="matroska", count=30, paint=noise) + b"more") == 30
+    live = {"live": "1", "cluster_size_limit": "3000"}
+    assert frames(encoded(form="matroska", count=30, paint=noise, muxer=live)) == 30
+    assert frames(encoded("libvpx-vp9", "webm", count=30)) == 30
+    assert breaks_at(__file__) is None

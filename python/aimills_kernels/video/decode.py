@@ -14,6 +14,7 @@ import torch
 
 from aimills_kernels._words import shown
 from aimills_kernels.video import io
+from aimills_kernels.video.containers import breaks_at
 from aimills_kernels.video.pieces import Pieces
 from aimills_kernels.video.preprocess import VideoPreprocessor
 from aimills_kernels.video.sampling import Sampling
@@ -221,6 +222,12 @@ def _read(
 ) -> Decoded:
     with io.opened(name, data) as (container, stream):
         index = _look(name, container, stream, progress)
+    if (broken := breaks_at(data)) is not None:
+        warnings.warn(
+            f"{name} is damaged near byte {broken}, where its elements don't follow one another; "
+            "frames may be missing there, and are not counted",
+            stacklevel=3,
+        )
     if not index.frames:
         raise VideoError(f"{name} holds no frame; is it truncated?")
     chosen = choose(index)
