@@ -20,6 +20,13 @@ def test_codec_that_is_not_known() -> None:
             read(data)
 
 
+@pytest.mark.parametrize("form", ["mp4", "matroska", "flv"])
+def test_title_in_an_old_encoding(form: str) -> None:
+    data = encoded(form=form, count=2, prepare=lambda s: s.container.metadata.update(title="Etude"))
+    assert b"Etude" in data
+    assert frames(data.replace(b"Etude", "\xc9tude".encode("latin-1"))) == 2
+
+
 def test_checksums_of_pictures() -> None:
     """HEVC may have them; each of these bytes makes another picture, or none."""
     options = {"x265-params": "log-level=0:hash=1:bframes=0:qp=30"}

@@ -114,7 +114,9 @@ def opened(name: str, data: BinaryIO | str) -> Iterator[tuple[Any, Any]]:
     cut = cut_short(data)
     if not isinstance(data, str):
         data.seek(0)
-    with av.open(data, options={"err_detect": STRICT}) as container:
+    # Titles are not looked at, and old ones are no UTF-8.
+    strict = {"err_detect": STRICT}
+    with av.open(data, options=strict, metadata_errors="replace") as container:
         if not container.streams.video:
             raise VideoError(f"{name} holds no video stream")
         stream = container.streams.video[0]
