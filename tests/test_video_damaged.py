@@ -10,7 +10,7 @@ import pytest
 from aimills_kernels.video import VideoError, decode_to_tensor
 from aimills_kernels.video.containers import breaks_at
 from aimills_kernels.video.io import decode
-from tests.test_video_decode import encoded, noise, plain
+from tests.test_video_decode import FRAGMENTED, boxes, encoded, noise, plain
 
 
 def test_codec_that_is_not_known() -> None:
@@ -60,6 +60,19 @@ def test_matroska_that_is_damaged_in_the_middle(what: str, tmp_path: Path) -> No
         with pytest.warns(UserWarning, match=r"is damaged near byte \d+, where its ele") as seen:
             decode_to_tensor(source, plain(), indices=[0])
         assert [one.filename for one in seen] == [__file__]
+
+
+def test_fragments_that_are_damaged_in_the_middle() -> None:
+    """FFmpeg ends where it expects a box and finds none."""
+    data = encoded(count=30, paint=noise, muxer=FRAGMENTED)
+    at = dict(boxes(data))[b"mdat"] - 1000
+    wrong = data[:at] + data[at + 100 :]
+    with pytest.warns(UserWarning, match=r"is damaged near byte \d+, where its ele"):
+        decode_to_tensor(wrong, plain(), indices=[0])
+    assert frames(data) == 30
+    for behind in (bytes(99), b"\0\0\0\x0cnew1more"):
+        assert frames(data + behind) == 30
+    assert frames(encoded(count=30, paint=noise) + b"more" * 9) == 30
 
 
 def _block_of_another_size(data: bytes) -> bytes:

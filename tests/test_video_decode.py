@@ -498,6 +498,7 @@ def test_fragments_that_are_cut_within_a_header_or_before_their_samples() -> Non
     assert taken(data[:moof])["total_num_frames"] == 10  # between two fragments
 
 
+@pytest.mark.filterwarnings("ignore:.*is damaged near byte")
 @pytest.mark.parametrize("behind", [bytes(99), b"\1" * 99, b"\0\0\0\x08free", b"\1" * 7, bytes(5)])
 def test_what_lies_behind_fragments(behind: bytes) -> None:
     data = encoded(count=20, muxer=FRAGMENTED) + behind

@@ -22,8 +22,7 @@ def cut_short(data: BinaryIO | str) -> bool:
     Live recordings have elements of unknown size; what these hold is looked at instead."""
     with _read(data) as file:
         end = file.seek(0, io.SEEK_END)
-        file.seek(4)
-        if file.read(4) in (b"ftyp", b"styp"):
+        if _is_mp4(file):
             return _boxes_end(file, end) > end
         return _elements_end(file, end) > end
 
@@ -80,15 +79,38 @@ def _vint(file: BinaryIO, *, marked: bool = False) -> int | None:
 
 
 def breaks_at(data: BinaryIO | str) -> int | None:
-    """The first byte of a Matroska file at which elements don't follow one another, as where some
-    bytes are wrong, too many or missing: FFmpeg goes on behind, and frames are lost. None where
-    none is found; what follows an element of unknown size is not looked at."""
+    """The first byte of a Matroska file, or of an MP4 in fragments, at which elements don't follow
+    one another, as where some bytes are wrong, too many or missing: FFmpeg goes on behind, or ends,
+    and frames are lost. None where there is none; what follows an element of unknown size is not
+    looked at, nor zeros behind the last box."""
     with _read(data) as file:
         end = file.seek(0, io.SEEK_END)
+        if _is_mp4(file):
+            return _unknown_box(file, end)
         file.seek(0)
         if _vint(file, marked=True) != _HEADER:
             return None
         return _untiled(file, 0, end, (_SEGMENT, _CLUSTER))
+
+
+def _is_mp4(file: BinaryIO) -> bool:
+    file.seek(4)
+    return file.read(4) in (b"ftyp", b"styp")
+
+
+def _unknown_box(file: BinaryIO, end: int) -> int | None:
+    at = 0
+    while at < end:
+        file.seek(at)
+        head = file.read(16)
+        size = int.from_bytes(head[8:16] if head[:4] == b"\0\0\0\1" else head[:4])
+        if not any(head[:4]):  # up to the end of the file, or padding
+            return None
+        known = head[4:8] in _BOXES or (head[4:8].isalnum() and at + size <= end)
+        if not known or size < 8:
+            return at
+        at += size
+    return None
 
 
 def _untiled(file: BinaryIO, at: int, stop: int, inside: tuple[int, ...]) -> int | None:

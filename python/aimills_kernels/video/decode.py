@@ -222,7 +222,8 @@ def _read(
 ) -> Decoded:
     with io.opened(name, data) as (container, stream):
         index = _look(name, container, stream, progress)
-    if (broken := breaks_at(data)) is not None:
+        counted = stream.frames > 0
+    if not counted and (broken := breaks_at(data)) is not None:
         warnings.warn(
             f"{name} is damaged near byte {broken}, where its elements don't follow one another; "
             "frames may be missing there, and are not counted",
