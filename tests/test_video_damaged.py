@@ -27,6 +27,24 @@ def test_title_in_an_old_encoding(form: str) -> None:
     assert frames(data.replace(b"Etude", "\xc9tude".encode("latin-1"))) == 2
 
 
+def test_playlist_in_memory_reads_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bytes of a stranger's must not name what else is read; a path's owner may."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "clip.mp4").write_bytes(encoded(count=3))
+    playlist = b"ffconcat version 1.0\nfile 'clip.mp4'\n"
+    (tmp_path / "list.ffconcat").write_bytes(playlist)
+    for read in (decode, frames):
+        with pytest.raises(VideoError, match="can't be decoded"):
+            read(playlist)
+    got = decode_to_tensor("list.ffconcat", plain())
+    assert got["video_metadata"]["total_num_frames"] == 3
+
+
+def test_path_that_no_file_has() -> None:
+    with pytest.raises(VideoError, match=r"the video 'a\\x00b' can't be read: embedded null"):
+        decode_to_tensor("a\0b", plain())
+
+
 def test_checksums_of_pictures() -> None:
     """HEVC may have them; each of these bytes makes another picture, or none."""
     options = {"x265-params": "log-level=0:hash=1:bframes=0:qp=30"}

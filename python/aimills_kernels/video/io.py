@@ -111,12 +111,14 @@ def decode(source: Source, *, limit: int | None = None, expect: int | None = Non
 def opened(name: str, data: BinaryIO | str) -> Iterator[tuple[Any, Any]]:
     """PyAV's container and its video stream, which is decoded strictly."""
     av = _av()
-    cut = cut_short(data)
+    cut, from_path = cut_short(data), isinstance(data, str)
     if not isinstance(data, str):
         data.seek(0)
     # Titles are not looked at, and old ones are no UTF-8.
-    strict = {"err_detect": STRICT}
-    with av.open(data, options=strict, metadata_errors="replace") as container:
+    # A playlist names other files, and may have local ones where it is one itself, else none.
+    options = {"err_detect": STRICT}
+    options["protocol_whitelist"] = "file,crypto,data" if from_path else "none"
+    with av.open(data, options=options, metadata_errors="replace") as container:
         if not container.streams.video:
             raise VideoError(f"{name} holds no video stream")
         stream = container.streams.video[0]
@@ -163,8 +165,9 @@ def open_source(source: Source) -> tuple[str, BinaryIO | str]:
     try:
         with path.open("rb") as file:
             first = file.read(1)
-    except OSError as error:
-        raise VideoError(f"the video {str(path)!r} can't be read: {error.strerror}") from None
+    except (OSError, ValueError) as error:  # a path with a NUL is a ValueError
+        said = getattr(error, "strerror", None) or error
+        raise VideoError(f"the video {str(path)!r} can't be read: {said}") from None
     if not first:
         raise VideoError(f"the video {str(path)!r} is empty (0 bytes)")
     return f"the video {str(path)!r}", str(path)
