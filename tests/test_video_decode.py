@@ -255,6 +255,7 @@ def test_metadata(clip: bytes) -> None:
         "frames_indices": [3], "video_backend": "pyav", "format": "i420", "flip": False,
         "color_space": "bt709",
         "color_range": "limited", "chroma_location": "left", "transfer": "sdr", "rotate": 0,
+        "sample_aspect_ratio": (1, 1), "interlaced": False,
     }  # fmt: skip
 
 
@@ -505,7 +506,30 @@ def test_truncated_in_fragments(muxer: dict[str, str]) -> None:
                 read(cut)
 
 
-@pytest.mark.parametrize("behind", [bytes(99), b"\1" * 99, b"\0\0\0\x08free"])
+def boxes(data: bytes) -> list[tuple[bytes, int]]:
+    """The name of each box, and where it begins."""
+    found, at = [], 0
+    while at < len(data):
+        found.append((data[at + 4 : at + 8], at))
+        at += int.from_bytes(data[at : at + 4])
+    return found
+
+
+def test_fragments_that_are_cut_within_a_header_or_before_their_samples() -> None:
+    data = encoded(count=30, muxer=FRAGMENTED)
+    (_, moof), (_, mdat) = [box for box in boxes(data) if box[0] in (b"moof", b"mdat")][2:4]
+    wide = data[:mdat] + b"\0\0\0\1mdat" + (4000).to_bytes(8) + bytes(3984)
+    cuts = [data[: moof + left] for left in range(1, 16)]
+    cuts += [data[: mdat + left] for left in range(16)]
+    cuts += [wide[: mdat + left] for left in range(8, 17)]
+    for cut in cuts:
+        with pytest.raises(VideoError, match="is truncated: its last part"):
+            taken(cut)
+    assert taken(data[:moof])["total_num_frames"] == 10  # between two fragments
+
+
+@pytest.mark.filterwarnings("ignore:.*is damaged near byte")
+@pytest.mark.parametrize("behind", [bytes(99), b"\1" * 99, b"\0\0\0\x08free", b"\1" * 7, bytes(5)])
 def test_what_lies_behind_fragments(behind: bytes) -> None:
     data = encoded(count=20, muxer=FRAGMENTED) + behind
     assert which(decode_to_tensor(data, plain(), indices=[0, 19])) == [0, 19]
@@ -535,7 +559,7 @@ def test_corrupt_packet_in_the_middle() -> None:
     data = broken(encoded(paint=noise, options={"bf": "0", "x264-params": "scenecut=0"}), 35)
     with pytest.raises(VideoError, match="damaged or truncated near frame 3"):
         decode_to_tensor(data, plain(), indices=[38])
-    with pytest.raises(VideoError, match="damaged or truncated near frame 30"):
+    with pytest.raises(VideoError, match="damaged or truncated near frame 35"):
         decode_to_tensor(data, plain(), indices=list(range(60)))
     got = decode_to_tensor(data, plain(), indices=[12, 55])  # other groups of pictures
     assert got["video_metadata"]["frames_indices"] == [12, 55]

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from aimills_kernels._op import Case, Problem
 from aimills_kernels.kernels.video import cuda, nvrtc, pil
@@ -76,6 +77,27 @@ def test_a_capture_needs_the_table_before(tables: SimpleNamespace) -> None:
     with pytest.raises(RuntimeError, match=says):
         pil.table(90, 20, "area", CPU)
     assert not tables.kept
+
+
+def test_a_table_is_of_no_pool_of_the_callers(tables: SimpleNamespace) -> None:
+    """torch routes a thread's allocations to a graph's pool, which is stood in for by a mode, as
+    these are a thread's likewise."""
+    pooled: list[Any] = []
+
+    class Pool(TorchDispatchMode):
+        def __torch_dispatch__(
+            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            pooled.append(func)
+            return func(*args, **(kwargs or {}))
+
+    with Pool(), torch.inference_mode():
+        torch.empty(1).to("meta")
+        assert pooled
+        pooled.clear()
+        made = pil.table(90, 20, "area", torch.device("meta"))
+    assert not pooled
+    assert (made.device.type, made.is_inference()) == ("meta", False)
 
 
 def test_what_a_graph_reads_is_never_freed(

@@ -74,6 +74,29 @@ def test_planes_of_one_frame() -> None:
     assert list(rgb.shape) == [1, 4, 6, 3]
 
 
+def test_planes_of_one_frame_with_an_axis_for_the_channel() -> None:
+    """Of the halved formats the chroma's size tells them from frames of one column."""
+    y = np.arange(8 * 12, dtype=np.uint8).reshape(8, 12, 1)
+    planes, _ = as_planes((y, y[::2, ::2], y[1::2, ::2]), format="i420")
+    assert [list(p.shape) for p in planes] == [[1, 8, 12], [1, 4, 6], [1, 4, 6]]
+    assert np.array_equal(planes[2][0].numpy(), y[1::2, ::2, 0])
+    planes, _ = as_planes((y, y[:, ::2], y[:, ::2]), format="yuv422p")
+    assert [list(p.shape) for p in planes] == [[1, 8, 12], [1, 8, 6], [1, 8, 6]]
+    columns, _ = as_planes((y, y[:, ::2], y[:, ::2]), format="i420")
+    assert [list(p.shape) for p in columns] == [[8, 12, 1], [8, 6, 1], [8, 6, 1]]
+
+
+@pytest.mark.parametrize("format", ["yuv444p", "gbrp"])
+def test_planes_that_may_be_one_frame_or_many(format: str) -> None:
+    plane = np.zeros((8, 12, 1), dtype=np.uint8)
+    says = r"planes \[8, 12, 1\] may be one frame of 8 x 12 .* or 8 frames of 12 x 1; give"
+    with pytest.raises(ValueError, match=says):
+        as_planes((plane,) * 3, format=format)
+    one, _ = as_planes((plane[..., 0],) * 3, format=format)
+    many, _ = as_planes((plane[..., None],) * 3, format=format)
+    assert [list(p.shape) for p in (*one, *many)] == [[1, 8, 12]] * 3 + [[8, 12, 1]] * 3
+
+
 def test_p010_in_one_array() -> None:
     array = surface().astype(np.uint16) << 6
     planes, format = as_planes(array, format="p010")

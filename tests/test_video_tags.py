@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from fractions import Fraction
 from typing import Any
 
 import pytest
@@ -124,3 +125,44 @@ def test_odd_sizes(codec: str) -> None:
     got = decode_to_tensor(data, plain(), indices=[0, 2])
     assert got["pixel_values"].shape == (2, 3, 65, 75)
     assert which(got) == [0, 2]
+
+
+def warned(data: bytes, **options: Any) -> tuple[dict[str, Any], list[str]]:
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        meta = decode_to_tensor(data, plain(), **options)["video_metadata"]
+    assert all(one.filename == __file__ for one in seen)
+    return meta, [str(one.message) for one in seen]
+
+
+INTERLACED = [
+    ("libx264", "mp4", {"flags": "+ilme+ildct"}), ("libx264", "matroska", {"x264-params": "tff=1"}),
+    ("mpeg2video", "mpegts", {"flags": "+ilme+ildct", "b": "1M"}),
+    ("libx265", "mp4", {"x265-params": "log-level=0:interlace=1"}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("codec", "form", "options"), INTERLACED)
+def test_interlaced_streams(codec: str, form: str, options: dict[str, str]) -> None:
+    """Taken as they are, which is told once for all frames."""
+    meta, told = warned(encoded(codec, form, count=4, options=options), indices=[1, 3])
+    assert meta["interlaced"] is True
+    assert len(told) == 1
+    assert "is interlaced (frame 1, by its marks); the two fields are taken as one" in told[0]
+
+
+@pytest.mark.parametrize("form", ["mp4", "matroska", "avi", "h264"])
+def test_pixels_that_are_not_square(form: str) -> None:
+    def prepare(stream: Any) -> None:
+        stream.codec_context.sample_aspect_ratio = Fraction(16, 11)
+
+    meta, told = warned(encoded(form=form, count=4, prepare=prepare))
+    assert (meta["width"], meta["sample_aspect_ratio"]) == (64, (16, 11))
+    assert len(told) == 1
+    assert "has pixels of 16:11, width to height; they are taken as square" in told[0]
+
+
+def test_nothing_is_told_of_progressive_frames_of_square_pixels() -> None:
+    meta, told = warned(encoded(count=4))
+    assert not told
+    assert (meta["sample_aspect_ratio"], meta["interlaced"]) == ((1, 1), False)

@@ -75,6 +75,37 @@ def test_a_ragged_batch_is_a_launch_a_clip_each_behind_the_last(launches: Launch
     assert [got["height"] for _, got in launches] == [12, 9]
 
 
+def test_what_training_draws_anew_is_not_planned_anew(
+    launches: Launches, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Crop and jitter: the launch is the same as one that is planned for them."""
+    op, plans, right = get_op("video_to_tensor"), [], triton_video._numbers
+    monkeypatch.setattr(triton_video, "_numbers", lambda a: plans.append(a) or right(a))
+    base = Arguments(*op.make_inputs(op.case("all-at-once"), "cpu", 0))
+    jitters = [0.5 + i for i in range(12)], [0.25 * i for i in range(12)]
+    drawn = [base._replace(crop=[], jitter=[])]
+    drawn += [base._replace(crop=[1, 2, 40 + i, 50], jitter=j) for i, j in enumerate(jitters)]
+    out = as_tuple(op.fake(*base))[0]
+    monkeypatch.setattr(triton_video, "_KEPT", {})
+    for args in (*drawn, *drawn):
+        triton_video.launch((out,), *args)
+    assert len(plans) == 1
+    for args in drawn:
+        triton_video._KEPT.clear()
+        triton_video.launch((out,), *args)
+    assert len(plans) == 4
+    by_plan = [numbers for _, numbers in list(launches)[6:]]
+    assert len(launches) == 9
+    for i, (_, got) in enumerate(list(launches)[:6]):
+        assert {n: v for n, v in got.items() if not isinstance(v, torch.Tensor)} == {
+            n: v for n, v in by_plan[i % 3].items() if not isinstance(v, torch.Tensor)
+        }
+    boxes = [[n[k] for k in ("top", "left", "crop_height", "crop_width")] for n in by_plan]
+    assert boxes == [[0, 0, 60, 90], [1, 2, 40, 50], [1, 2, 41, 50]]
+    assert [n["JITTER"] for n in by_plan] == [False, True, True]
+    assert by_plan[1]["m3"] == 255 * 3.5
+
+
 @pytest.mark.parametrize("name", ["video_to_tensor", "video_to_tensor_ragged"])
 def test_nothing_is_launched_for_no_frames(name: str, launches: Launches) -> None:
     call(name, "empty")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 from array import array
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
@@ -43,7 +44,8 @@ def table(size: int, out: int, interpolation: str, device: torch.device) -> Tens
                     "before the capture"
                 )
             lines = bytearray(lines_of(size, out, interpolation))
-            kept = _KEPT[key] = _Kept(torch.frombuffer(lines, dtype=torch.int32).to(device), stream)
+            with ThreadPoolExecutor(1) as thread:
+                kept = _KEPT[key] = thread.submit(_copied, lines, device).result()
             _forget()
         _KEPT[key] = kept
         if capturing:
@@ -51,6 +53,14 @@ def table(size: int, out: int, interpolation: str, device: torch.device) -> Tens
         elif stream != kept.stream:
             kept.table.record_stream(torch.cuda.current_stream(device))
     return kept.table
+
+
+def _copied(lines: bytearray, device: torch.device) -> _Kept:
+    """In a thread of its own: in the caller's allocations may go to the pool of a CUDA graph, as
+    while `torch.compile(mode="reduce-overhead")` warms up, and what the graph doesn't know there is
+    given to others. It is on the GPU when this returns."""
+    copy = torch.frombuffer(lines, dtype=torch.int32).to(device)
+    return _Kept(copy, _stream(device)[0])
 
 
 def _stream(device: torch.device) -> tuple[int, bool]:

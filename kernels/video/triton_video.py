@@ -275,20 +275,26 @@ def launch_ragged(outs: tuple[Tensor, ...], *args: Any) -> None:
 
 
 def _launch(out: Tensor, args: tuple) -> int:
-    """Into the first elements of `out`; how many they are."""
-    key = problem.geometry(args[0], args[1:])
+    """Into the first elements of `out`; how many they are. All but the crop and the jitter, which
+    training draws anew, is kept from call to call."""
+    crop, jitter = args[problem._CROP], args[problem._JITTER]
+    key = problem.geometry(args[0], problem._kept_of(args))
     if (found := _KEPT.get(key)) is None:
         if len(_KEPT) >= _KEPT_MOST:
             _KEPT.clear()
-        found = _KEPT[key] = _numbers(Arguments(*args))
-    size, grid, numbers, constants = found
+        found = _KEPT[key] = _numbers(Arguments(*args)._replace(crop=[]))
+    size, grid, (before, box, behind), constants = found
     if size:
         views = Arguments(*args).form.views(args[0])
         out = out.view(torch.uint8) if constants["E4M3"] else out
         _video_to_tensor_kernel[(grid,)](
             *views,
             out,
-            *numbers,
+            *before,
+            *(crop or box),
+            *behind,
+            *map(float, problem._affine_rows(jitter, None)),
+            JITTER=bool(jitter),
             **constants,
             **config.TILE,
             num_warps=config.NUM_WARPS,
@@ -299,22 +305,23 @@ def _launch(out: Tensor, args: tuple) -> int:
 
 
 def _numbers(a: Arguments) -> tuple[int, int, tuple, dict[str, Any]]:
-    """The elements of the output, the programs, and the kernel's arguments behind the tensors."""
+    """The elements of the output, the programs, and the kernel's arguments behind the tensors:
+    before the box, the whole frame's, behind it up to the jitter's, and the constants."""
     form, place = a.form, a.placed
     time, down, across = (problem._STORE.unpack(axis) for axis in problem._stores(a, place))
     zero, blend = problem._chroma(form.bits, form.halved, a.chroma_location, a.chroma_upsampling)
-    matrix = problem._affine_rows(a.jitter, None)
-    numbers = (
+    before = (
         *config.tiles(a), *(s for view in form.views(a.planes) for s in view.stride()),
         *time[:3], *time[5:], *down, *across, place.clip_stride, place.channel,
-        *form.size(a.planes)[1:], *a.resized, *(begin for begin, _ in a.stored), *a.box,
-        *form.halved, form.shift, zero, *blend, a.pad_level,
-        *problem.color_of(a),
-        *problem._affine(a.mean, a.std, a.dtype == torch.uint8), *map(float, matrix),
+        *form.size(a.planes)[1:], *a.resized, *(begin for begin, _ in a.stored),
+    )  # fmt: skip
+    behind = (
+        *form.halved, form.shift, zero, *blend, a.pad_level, *problem.color_of(a),
+        *problem._affine(a.mean, a.std, a.dtype == torch.uint8),
     )  # fmt: skip
     constants = dict(
         RGB=form.rgb, ROWS_BLEND=any(blend[:2]), COLS_BLEND=any(blend[2:]), TRANSFER=a.transfer,
-        JITTER=bool(a.jitter), FILTER=a.interpolation, ANTIALIAS=a.antialias,
+        FILTER=a.interpolation, ANTIALIAS=a.antialias,
         E4M3=a.dtype == torch.float8_e4m3fn,
     )  # fmt: skip
-    return math.prod(place.shape), config.programs(a), numbers, constants
+    return math.prod(place.shape), config.programs(a), (before, a.box, behind), constants

@@ -6,6 +6,7 @@ import contextlib
 import operator
 import warnings
 from bisect import bisect_left, bisect_right
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -14,8 +15,9 @@ from typing import Any, BinaryIO
 import torch
 
 from aimills_kernels._words import shown
-from aimills_kernels.kernels.video.formats import FORMATS
 from aimills_kernels.video import io
+from aimills_kernels.video.containers import breaks_at
+from aimills_kernels.video.pieces import Pieces
 from aimills_kernels.video.preprocess import VideoPreprocessor
 from aimills_kernels.video.sampling import Sampling
 from aimills_kernels.video.tags import TagReader, Tags, VideoError, guessed_space
@@ -43,14 +45,17 @@ class Index:
 
 @dataclass(frozen=True)
 class Decoded:
-    """Sampled frames of a file, as planes, and what the stream says of them."""
+    """The model's input from a file, and what the stream says of the sampled frames."""
 
-    planes: list[torch.Tensor]
-    format: str
+    result: dict[str, torch.Tensor]
+    options: dict[str, Any]  # format, colours, rotate and flip, as the preprocessor took them
+    size: tuple[int, int]  # width and height
     indices: list[int]
     index: Index
     tags: Tags
     decoded: int  # frames that the decoder gave
+    pixel: Fraction  # how wide a pixel is shown, of its height
+    interlaced: int | None  # the first sampled frame that is marked so
 
 
 def decode_to_tensor(
@@ -96,8 +101,10 @@ def decode_to_tensor(
 
     Returns:
         The preprocessor's result and `video_metadata`, a dict: total_num_frames, fps, duration,
-        width, height (as decoded), frames_indices, video_backend, frames_decoded, and the
-        format, color_space, color_range, chroma_location, transfer, rotate and flip taken.
+        width, height (as decoded), frames_indices, video_backend, frames_decoded,
+        sample_aspect_ratio, interlaced (a sampled frame is marked so; for either there is a
+        warning, as frames are taken as they are, of square pixels), and the format, color_space,
+        color_range, chroma_location, transfer, rotate and flip taken.
 
     Raises:
         VideoError: the video is empty, truncated or damaged where it is needed, changes its size,
@@ -119,16 +126,17 @@ def decode_to_tensor(
     device, shown_progress = _device(device), _progress(progress)
     name, data = io.open_source(source)
     try:
+        pieces = Pieces(preprocessor, device)
         with shown_progress as step:
-            made = _read(name, data, choose, given, step)
+            made = _read(name, data, choose, given, pieces, step)
     except io.errors() as error:
         raise VideoError(f"{name} can't be decoded: {io.said(error)}; is it truncated?") from error
-    _, height, width = FORMATS[made.format].size(made.planes)
-    options = {"format": made.format, **_taken(made.tags, width, height)}
+    width, height = made.size
     if made.tags.color_space is None:
-        _tell_of_a_guess(name, options["color_space"], made.tags, width, height)
-    planes = [p.to(device) for p in made.planes]
-    result: dict[str, Any] = {**preprocessor(planes, **options)}
+        _tell_of_a_guess(name, made.options["color_space"], made.tags, width, height)
+    for told in _not_as_shown(name, made):
+        warnings.warn(told, stacklevel=2)
+    result: dict[str, Any] = {**made.result}
     rate = float(made.index.rate) if made.index.rate else None
     result["video_metadata"] = {
         "total_num_frames": made.index.frames,
@@ -139,7 +147,9 @@ def decode_to_tensor(
         "frames_indices": made.indices,
         "video_backend": "pyav",
         "frames_decoded": made.decoded,
-        **options,
+        "sample_aspect_ratio": made.pixel.as_integer_ratio(),
+        "interlaced": made.interlaced is not None,
+        **made.options,
     }
     return result
 
@@ -218,6 +228,22 @@ def _tell_of_a_guess(name: str, space: str, tags: Tags, width: int, height: int)
     )
 
 
+def _not_as_shown(name: str, made: Decoded) -> Iterator[str]:
+    """What a player would do and is not done here."""
+    if made.interlaced is not None:
+        yield (
+            f"{name} is interlaced (frame {made.interlaced}, by its marks); the two fields are "
+            "taken as one picture, so what moves has combed edges, and chroma is taken between "
+            "rows of both"
+        )
+    if made.pixel != 1:
+        wide, high = made.pixel.as_integer_ratio()
+        yield (
+            f"{name} has pixels of {wide}:{high}, width to height; they are taken as square, so "
+            "pictures are narrower or wider than a player shows them"
+        )
+
+
 # ---- reading
 
 
@@ -226,33 +252,44 @@ def _read(
     data: BinaryIO | str,
     choose: Callable[[Index], list[int]],
     given: dict[str, Any],
+    pieces: Pieces,
     progress: Progress,
 ) -> Decoded:
     with io.opened(name, data) as (container, stream):
         index = _look(name, container, stream, progress)
+        counted = stream.frames > 0
+    if not counted and (broken := breaks_at(data)) is not None:
+        warnings.warn(
+            f"{name} is damaged near byte {broken}, where its elements don't follow one another; "
+            "frames may be missing there, and are not counted",
+            stacklevel=3,
+        )
     if not index.frames:
         raise VideoError(f"{name} holds no frame; is it truncated?")
     chosen = choose(index)
     wanted = sorted(set(chosen))
-    stacks: list[torch.Tensor] = []
-    tags: Tags | None = None
-    done = 0
+    first: Any = None
+    done, interlaced = 0, None
     with io.opened(name, data) as (container, stream):
+        pixel = Fraction(stream.sample_aspect_ratio or 1)
         reader, said = _Reader(name, container, stream, index), TagReader(name, given)
         for at, frame in reader.frames(wanted):
-            if tags is None:
-                tags, first = said.of(frame), frame
-            else:
-                _check_same(name, at, first, frame)
-                _check_same_tags(name, at, frame, tags, said.of(frame))
+            found = said.of(frame)
+            if first is None:
+                first, tags, size = frame, found, (frame.width, frame.height)
+            _check_same(name, at, first, frame)
+            _check_same_tags(name, at, frame, tags, found)
+            if frame.interlaced_frame and interlaced is None:
+                interlaced = at
             planes = io.planes(name, frame)
-            stacks = stacks or [p.new_empty((len(chosen), *p.shape)) for p in planes]
-            for stack, plane in zip(stacks, planes, strict=True):
-                stack[bisect_left(chosen, at) : bisect_right(chosen, at)] = plane
+            if not done:
+                options = {"format": io.FORMATS[frame.format.name], **_taken(tags, *size)}
+                pieces.start(planes, len(chosen), options)
+            pieces.add(planes, bisect_right(chosen, at) - bisect_left(chosen, at))
             done += 1
             progress("decoded", done, len(wanted))
-    assert tags is not None
-    return Decoded(stacks, io.FORMATS[first.format.name], chosen, index, tags, reader.decoded)
+    made = pieces.finish()
+    return Decoded(made, options, size, chosen, index, tags, reader.decoded, pixel, interlaced)
 
 
 def _look(name: str, container: Any, stream: Any, progress: Progress) -> Index:
@@ -346,31 +383,32 @@ class _Reader:
         """Frames that follow a key frame. A seek may end behind it, and in an open group of
         pictures H.264's decoder may ask for what lies before it: then from the key frame before,
         and at last from the first."""
+        left = deque(members)
         for start in dict.fromkeys((key, max(key - 1, 0), 0)):
+            early: dict[int, Any] = {}  # found before one that goes first
             try:
-                found = self._from(start, members)
+                for at, frame in self._from(start, list(left)):
+                    early.setdefault(at, frame)
+                    while left and left[0] in early:
+                        yield left[0], early.pop(left.popleft())
             except VideoError:
                 if start == 0:
                     raise
                 continue
-            if found.keys() == set(members):
-                yield from found.items()
+            if not left:
                 return
-        missing = min(set(members) - found.keys())
-        raise VideoError(f"{self.name} is damaged or truncated: frame {missing} is missing")
+        raise VideoError(f"{self.name} is damaged or truncated: frame {left[0]} is missing")
 
-    def _from(self, start: int, members: list[int]) -> dict[int, Any]:
+    def _from(self, start: int, members: list[int]) -> Iterator[tuple[int, Any]]:
         """In the decoder's order. Of pictures with one time, as of fields, the first is taken."""
         times = self.index.times
         assert times is not None
         at_time = {times[at]: at for at in members}
-        found: dict[int, Any] = {}
         for frame in self._decode(members[0], self.index.keys[start][1]):
             if frame.pts in at_time:
-                found.setdefault(at_time[frame.pts], frame)
+                yield at_time.pop(frame.pts), frame
             if frame.pts is None or frame.pts >= times[members[-1]]:
-                break
-        return found
+                return
 
     def _decode(self, near: int, start: int | None = None) -> Iterator[Any]:
         try:

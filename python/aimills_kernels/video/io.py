@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from aimills_kernels.kernels.video.formats import FORMATS as OP_FORMATS
+from aimills_kernels.video.containers import cut_short
 from aimills_kernels.video.tags import TICK, VideoError, guessed_space, levels, matrix
 
 Source = Path | str | bytes | BinaryIO
@@ -32,6 +33,8 @@ FORMATS = {
     "gbrp": "gbrp", "rgb48le": "rgb48", "bgr48le": "bgr48", "gbrp10le": "gbrp10",
     "gbrp12le": "gbrp12", "gbrp16le": "gbrp16",
 }  # fmt: skip
+# Checksums too, where a stream has any: HEVC's of pictures, Matroska's of elements.
+STRICT = "explode+crccheck+bitstream+buffer"
 _ACCURATE = (
     "flags=bilinear+accurate_rnd+full_chroma_int+full_chroma_inp:out_range=pc"
     ":in_h_chr_pos=0:in_v_chr_pos=128"  # in 1/256 of a luma sample, from the first one
@@ -108,18 +111,24 @@ def decode(source: Source, *, limit: int | None = None, expect: int | None = Non
 def opened(name: str, data: BinaryIO | str) -> Iterator[tuple[Any, Any]]:
     """PyAV's container and its video stream, which is decoded strictly."""
     av = _av()
-    cut = cut_short(data)
+    cut, from_path = cut_short(data), isinstance(data, str)
     if not isinstance(data, str):
         data.seek(0)
-    with av.open(data) as container:
+    # Titles are not looked at, and old ones are no UTF-8.
+    # A playlist names other files, and may have local ones where it is one itself, else none.
+    options = {"err_detect": STRICT}
+    options["protocol_whitelist"] = "file,crypto,data" if from_path else "none"
+    with av.open(data, options=options, metadata_errors="replace") as container:
         if not container.streams.video:
             raise VideoError(f"{name} holds no video stream")
         stream = container.streams.video[0]
         # One that says how many frames it has is held to that instead.
         if cut and not stream.frames:
             raise VideoError(f"{name} is truncated: its last part is longer than the file")
+        if stream.codec_context is None:
+            raise VideoError(f"{name} is in a codec that this FFmpeg can't decode")
         # Else the decoder patches what is lost and says nothing, with threads in any case.
-        stream.codec_context.options = {"err_detect": "explode"}
+        stream.codec_context.options = {"err_detect": STRICT}
         stream.codec_context.thread_count = 1
         yield container, stream
 
@@ -156,21 +165,12 @@ def open_source(source: Source) -> tuple[str, BinaryIO | str]:
     try:
         with path.open("rb") as file:
             first = file.read(1)
-    except OSError as error:
-        raise VideoError(f"the video {str(path)!r} can't be read: {error.strerror}") from None
+    except (OSError, ValueError) as error:  # a path with a NUL is a ValueError
+        said = getattr(error, "strerror", None) or error
+        raise VideoError(f"the video {str(path)!r} can't be read: {said}") from None
     if not first:
         raise VideoError(f"the video {str(path)!r} is empty (0 bytes)")
     return f"the video {str(path)!r}", str(path)
-
-
-# ---- FFmpeg takes a Matroska file, or an MP4 in fragments, that breaks off for one that ends
-
-
-# Boxes of MP4 that are in no other one: ISO/IEC 14496-12, table 1.
-_BOXES = {b"ftyp", b"styp", b"moov", b"moof", b"mdat", b"mfra", b"sidx", b"ssix", b"free", b"skip",
-          b"meta", b"emsg", b"prft", b"uuid", b"wide", b"pdin"}  # fmt: skip
-_HEADER = 0x1A45DFA3  # RFC 8794, section 11.2.1
-_SEGMENT = 0x18538067  # RFC 9559, section 5.1: all but the file's header
 
 
 def _is_file(source: Any) -> bool:
@@ -179,67 +179,6 @@ def _is_file(source: Any) -> bool:
         return bool(source.seekable()) and source.read(0) == b""
     except (AttributeError, TypeError, ValueError, OSError):
         return False
-
-
-def cut_short(data: BinaryIO | str) -> bool:
-    """Whether it is a Matroska file that ends within an element, or an MP4 that ends within a box.
-    Live recordings have elements of unknown size; what these hold is looked at instead."""
-    with contextlib.ExitStack() as stack:
-        file = stack.enter_context(Path(data).open("rb")) if isinstance(data, str) else data
-        end = file.seek(0, io.SEEK_END)
-        file.seek(4)
-        if file.read(4) in (b"ftyp", b"styp"):
-            return _boxes_end(file, end) > end
-        return _elements_end(file, end) > end
-
-
-def _boxes_end(file: BinaryIO, end: int) -> int:
-    """Where the last box that is known ends."""
-    at = 0
-    while at + 8 <= end:
-        file.seek(at)
-        head = file.read(16)
-        size = int.from_bytes(head[:4])
-        if size == 1:
-            size = int.from_bytes(head[8:16])
-        if head[4:8] not in _BOXES or size < 8:  # 0: up to the end of the file
-            break
-        at += size
-    return at
-
-
-def _elements_end(file: BinaryIO, end: int) -> int:
-    """Where the segment ends, or what breaks off before it; 0 for what is no Matroska."""
-    at = 0
-    file.seek(at)
-    if _vint(file, marked=True) != _HEADER:
-        return 0
-    while at < end:
-        file.seek(at)
-        name = _vint(file, marked=True)
-        size = _vint(file)
-        if name is None or size is None:
-            return end + (file.tell() >= end)
-        at = file.tell() + max(size, 0)
-        if name == _SEGMENT and size >= 0:
-            break  # anything may follow
-    return at
-
-
-def _vint(file: BinaryIO, *, marked: bool = False) -> int | None:
-    """RFC 8794, section 4: leading zeros tell the length, and a one follows, which belongs to an
-    element's name. -1 for a size that isn't known; None where there is none."""
-    first = file.read(1)
-    if not first or not first[0]:
-        return None
-    rest = 8 - first[0].bit_length()
-    data = first + file.read(rest)
-    if len(data) <= rest:
-        return None
-    value, marker = int.from_bytes(data), 1 << 7 * (rest + 1)
-    if marked:
-        return value
-    return -1 if value == 2 * marker - 1 else value - marker
 
 
 # ---- planes

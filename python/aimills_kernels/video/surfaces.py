@@ -81,6 +81,9 @@ def _of_frames(planes: list[Tensor], form: Format) -> list[Tensor]:
     if len(planes) != len(form.planes):
         return planes
     wanted = [form.dims(i).count(",") + 1 for i in range(len(planes))]
+    thin = set(wanted) == {3} and all(p.dim() == 3 and p.shape[2] == 1 for p in planes)
+    if thin and _is_one_frame(planes, form):
+        return [p.squeeze(2).unsqueeze(0) for p in planes]
     alone = planes[-1].dim() == wanted[-1] - 1
     found = []
     for plane, count in zip(planes, wanted, strict=True):
@@ -88,6 +91,21 @@ def _of_frames(planes: list[Tensor], form: Format) -> list[Tensor]:
             plane = plane.squeeze(-1)
         found.append(plane.unsqueeze(0) if alone and plane.dim() == count - 1 else plane)
     return found
+
+
+def _is_one_frame(planes: list[Tensor], form: Format) -> bool:
+    """Of planes [a, b, 1]: whether they are [H, W] and a channel, and not frames of one column."""
+    a, b, _ = planes[0].shape
+    shapes = [list(p.shape) for p in planes]
+    frames = shapes == [form.shape(i, a, b, 1) for i in range(len(planes))]
+    one = shapes == [[*form.shape(i, 1, a, b)[1:], 1] for i in range(len(planes))]
+    if frames and one and (a, b) != (1, 1):
+        raise ValueError(
+            f"planes {shapes[0]} may be one frame of {a} x {b} with an axis for its channel, or "
+            f"{a} frames of {b} x 1; give [height, width] for the one, [frames, height, width, 1] "
+            "for the other"
+        )
+    return one
 
 
 def as_array(values: Tensor, library: str) -> Any:

@@ -187,7 +187,10 @@ _TURNS = {
 
 def _turn(name: str, frame: Any) -> tuple[int, bool]:
     """Degrees clockwise, and whether the picture is mirrored before."""
-    data = frame.side_data.get("DISPLAYMATRIX")
+    from av.sidedata.sidedata import SideDataContainer
+
+    # The one that a frame keeps keeps the frame: its memory waits for the garbage collector.
+    data = SideDataContainer(frame).get("DISPLAYMATRIX")  # type: ignore[call-arg]
     if data is None:
         return 0, False
     a, b, _, c, d = struct.unpack("<5i", bytes(data)[:20])
