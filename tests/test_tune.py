@@ -498,11 +498,10 @@ def test_rows_whose_bits_must_not_depend_on_their_number_have_no_neighbours(tabl
 
 def test_scales_of_blocks_have_neighbours(table: Path, proven: None) -> None:
     """Their strides name the rows."""
-    blocks = {"scale_a": "1x128", "scale_b": "128x128", "layout": "quantized"}
+    blocks = {"scale_a": "1x128", "scale_b": "128x128"}
     _tuned.write(table, [fp8_entry(of_rows(64, **blocks), "scaled_mm")])
     assert fp8_choice(of_rows(68, **blocks))[0] == "scaled_mm"
     assert fp8_choice(of_rows(66, **blocks))[0] == "triton_block"  # it takes rows by 4
-    assert fp8_choice(of_rows(68, **blocks | {"layout": "contiguous"}))[0] == "triton_block"
 
 
 @pytest.mark.parametrize("rows", [64, 65])

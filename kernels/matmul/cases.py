@@ -19,18 +19,12 @@ Change = Callable[[dict[str, Any]], dict[str, Any]]
 
 def lay_out(case: Case, name: str, t: Tensor) -> Tensor:
     """`layout`: contiguous; transposed; slices at odd offsets, or of activations alone; no two
-    leading dims merge; one row throughout; sparse; a scale for each 1x128 as `quantize_fp8` makes
-    them."""
+    leading dims merge; one row throughout; sparse."""
     layout = case.one_of(
-        "layout", "contiguous", "transposed", "sliced", "odd rows", "permuted", "expanded",
-        "sparse", "quantized",
-    )  # fmt: skip
+        "layout", "contiguous", "transposed", "sliced", "odd rows", "permuted", "expanded", "sparse"
+    )
     if layout == "odd rows":
         layout = "sliced" if name in ("a", "x") else "contiguous"
-    if layout == "quantized":
-        if name != "scale_a" or t.dim() < 2:
-            return t
-        return _rows_side_by_side(t.flatten(0, -2)).unflatten(0, t.shape[:-1])
     if t.dim() == 0 or layout == "contiguous":
         return t
     if t.dim() == 1:
@@ -99,7 +93,7 @@ def spoil(name: str, value: float) -> Change:
 
     def change(a: dict[str, Any]) -> dict[str, Any]:
         spoiled = a[name].clone()
-        spoiled.view(-1)[-1] = value
+        spoiled[(-1,) * spoiled.dim()] = value
         return {**a, name: spoiled}
 
     return change

@@ -141,7 +141,6 @@ _DEEPSEEK_V3 = {  # N, K
     "down": (7168, 18432),
 }
 _BLOCKS: dict[str, Any] = dict(scale_a="1x128", scale_b="128x128")
-_QUANTIZED: dict[str, Any] = dict(**_BLOCKS, layout="quantized")  # as in use
 _VECTORS: dict[str, Any] = dict(scale_a="1x128", scale_b="1x128")
 _ROWS: dict[str, Any] = dict(scale_a="row", scale_b="row")
 _I, _FULL = {"interpret"}, {"interpret", "full"}
@@ -180,7 +179,7 @@ def _block_cases() -> tuple[Case, ...]:
             tags |= {"aot", "full"} if layer == "o" and M == 1 else set()
             small = dict(M=min(M, 16), N=N // 64, K=min(K, 1152))
             name = f"deepseek-v3-{layer}-{M}"
-            found.append(Case(name, M=M, N=N, K=K, **_QUANTIZED, cpu=small, tags=tags))
+            found.append(Case(name, M=M, N=N, K=K, **_BLOCKS, cpu=small, tags=tags))
     return tuple(found)
 
 
@@ -260,7 +259,7 @@ CASES = (
          cpu=dict(N=448, K=512), tags={"bench"}),
     Case("llama3-8b-gate-up-4096-swiglu", M=4096, N=28672, K=4096, **_ROWS, act="swiglu",
          cpu=dict(M=32, N=448, K=512), tags={"bench", "aot"}),
-    Case("deepseek-v3-gate-up-4096-swiglu", M=4096, N=36864, K=7168, **_QUANTIZED, act="swiglu",
+    Case("deepseek-v3-gate-up-4096-swiglu", M=4096, N=36864, K=7168, **_BLOCKS, act="swiglu",
          cpu=dict(M=16, N=576, K=1152), tags={"bench", "aot", "full"}),
     Case("llama3-8b-down-4096-residual", M=4096, N=4096, K=14336, **_ROWS, residual="bf16",
          cpu=dict(M=32, N=64, K=512), tags={"bench"}),

@@ -83,7 +83,6 @@ def cost(case: Case) -> Cost:
 
 
 _BLOCKS: dict[str, Any] = dict(scale_a="1x128", scale_b="128x128")
-_QUANTIZED: dict[str, Any] = dict(**_BLOCKS, layout="quantized")  # as in use
 _ROWS: dict[str, Any] = dict(scale_a="row", scale_b="row")
 _I, _FULL = {"interpret"}, {"interpret", "full"}
 _SMALL: dict[str, Any] = dict(counts=(5, 0, 20, 1), N=96, K=272)
@@ -138,17 +137,17 @@ CASES = (
     Case("activation-silu", counts=(3, 0, 4), M=4, N=20, K=600, masked=True, **_ROWS, act="silu",
          bias="f32", layout="transposed"),
     Case("deepseek-v3-gate-up-decode", counts=(16,) * 8, M=64, N=4096, K=7168, masked=True,
-         **_QUANTIZED, cpu=_SMALL_MASKED, tags={"bench", "accept"}),
+         **_BLOCKS, cpu=_SMALL_MASKED, tags={"bench", "accept"}),
     Case("deepseek-v3-down-decode", counts=(16,) * 8, M=64, N=7168, K=2048, masked=True,
-         **_QUANTIZED, cpu=_SMALL_MASKED, tags={"bench"}),
-    Case("deepseek-v3-gate-up-8192", counts=(8192,) * 4, N=4096, K=7168, **_QUANTIZED, cpu=_SMALL,
+         **_BLOCKS, cpu=_SMALL_MASKED, tags={"bench"}),
+    Case("deepseek-v3-gate-up-8192", counts=(8192,) * 4, N=4096, K=7168, **_BLOCKS, cpu=_SMALL,
          tags={"bench"}),
     Case("qwen3-235b-gate-up-8192", counts=skewed(128, 8192), N=3072, K=4096, **_ROWS, cpu=_SMALL,
          tags={"bench", "accept"}),
     Case("gpt-oss-20b-gate-up-64", counts=skewed(32, 256), N=5760, K=2880, **_ROWS, bias="bf16",
          cpu=_SMALL, tags={"bench"}),
     Case("deepseek-v3-gate-up-decode-swiglu", counts=(16,) * 8, M=64, N=4096, K=7168, masked=True,
-         **_QUANTIZED, act="swiglu", cpu=_SMALL_MASKED, tags={"bench"}),
+         **_BLOCKS, act="swiglu", cpu=_SMALL_MASKED, tags={"bench"}),
     Case("qwen3-235b-gate-up-8192-swiglu", counts=skewed(128, 8192), N=3072, K=4096, **_ROWS,
          act="swiglu", cpu=_SMALL, tags={"bench"}),
     Case("aot-gated-block", counts=(1024,) * 2, N=4096, K=512, **_BLOCKS, act="swiglu", cpu=_SMALL,

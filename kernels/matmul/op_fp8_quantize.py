@@ -183,7 +183,7 @@ def _configs(p: Problem) -> tuple[Config, ...]:
     ).candidates()  # fmt: skip
 
 
-_ROWS, _BLOCKS, _QUANTIZED = cases_fp8._ROWS, cases_fp8._BLOCKS, cases_fp8._QUANTIZED
+_ROWS, _BLOCKS = cases_fp8._ROWS, cases_fp8._BLOCKS
 _I, _FULL = {"interpret"}, {"interpret", "full"}
 _ROW: dict[str, Any] = dict(granularity="row")
 
@@ -210,9 +210,9 @@ CASES = (
     Case("k-empty", M=3, N=40, K=0, **_ROWS, bias="f16", tags=_FULL),
     Case("llama3-8b-gate-up-16", M=16, N=28672, K=4096, **_ROWS, **_ROW, act="swiglu",
          cpu=dict(N=448, K=512), tags={"bench"}),
-    Case("deepseek-v3-gate-up-64", M=64, N=36864, K=7168, **_QUANTIZED, act="swiglu",
+    Case("deepseek-v3-gate-up-64", M=64, N=36864, K=7168, **_BLOCKS, act="swiglu",
          cpu=dict(M=16, N=576, K=1152), tags={"bench"}),
-    Case("deepseek-v3-gate-up-4096", M=4096, N=36864, K=7168, **_QUANTIZED, act="swiglu",
+    Case("deepseek-v3-gate-up-4096", M=4096, N=36864, K=7168, **_BLOCKS, act="swiglu",
          cpu=dict(M=16, N=576, K=1152), tags={"bench", "accept", "aot"}),
     Case("aot-rows", M=1024, N=1024, K=1024, **_ROWS, bias="bf16", cpu=dict(M=64, N=64),
          tags={"aot", "full"}),

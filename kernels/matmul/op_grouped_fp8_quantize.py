@@ -107,7 +107,6 @@ def _configs(p: Problem) -> tuple[Config, ...]:
 
 
 _ROWS, _BLOCKS = cases_grouped_fp8._ROWS, cases_grouped_fp8._BLOCKS
-_QUANTIZED = cases_grouped_fp8._QUANTIZED
 _SMALL, _SMALL_MASKED = cases_grouped_fp8._SMALL, cases_grouped_fp8._SMALL_MASKED
 _I, _FULL = {"interpret"}, {"interpret", "full"}
 _ROW: dict[str, Any] = dict(granularity="row")
@@ -141,8 +140,8 @@ CASES = (
     Case("sparse", counts=(3, 2), N=9, K=40, **_ROWS, layout="sparse"),
     Case("invariant", counts=(2, 0, 30), N=150, K=200, **_ROWS, invariant=True, tags=_FULL),
     Case("deepseek-v3-gate-up-decode", counts=(16,) * 8, M=64, N=4096, K=7168, masked=True,
-         **_QUANTIZED, act="swiglu", cpu=_SMALL_MASKED, tags={"bench", "accept"}),
-    Case("deepseek-v3-gate-up-8192", counts=(8192,) * 4, N=4096, K=7168, **_QUANTIZED, act="swiglu",
+         **_BLOCKS, act="swiglu", cpu=_SMALL_MASKED, tags={"bench", "accept"}),
+    Case("deepseek-v3-gate-up-8192", counts=(8192,) * 4, N=4096, K=7168, **_BLOCKS, act="swiglu",
          cpu=_SMALL, tags={"bench"}),
     Case("qwen3-235b-gate-up-8192", counts=skewed(128, 8192), N=3072, K=4096, **_ROWS, **_ROW,
          act="swiglu", cpu=_SMALL, tags={"bench"}),
