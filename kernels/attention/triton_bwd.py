@@ -28,10 +28,6 @@ from aimills_kernels.kernels.attention.triton_fwd import (
 )
 from aimills_kernels.kernels.triton_common import dot, product, round_to, widen
 
-# Of one key Triton made a constant and the loop straight code, in which LLVM set registers of the
-# sums between the fence and a `wgmma` that reads them.
-LENGTHS = ["M", "N"]
-
 
 @triton.jit
 def _place(
@@ -128,7 +124,9 @@ def _scores(
     return scores, bent
 
 
-@triton.jit(do_not_specialize=LENGTHS)
+# Of one key Triton would make a constant and the loop straight code, in which LLVM sets registers of
+# the sums between the fence and a `wgmma` that reads them.
+@triton.jit(do_not_specialize=["N"])
 def _attention_bwd_dq_kernel(
     dq_ptr, tilt_ptr, delta_ptr, dout_ptr, q_ptr, k_ptr, v_ptr, cu_q_ptr, cu_k_ptr, lse_ptr,
     slopes_ptr, used_ptr,
@@ -227,7 +225,7 @@ def _attention_bwd_dq_kernel(
     )
 
 
-@triton.jit(do_not_specialize=LENGTHS)
+@triton.jit
 def _attention_bwd_dkv_kernel(
     dk_ptr, dv_ptr, delta_ptr, dout_ptr, q_ptr, k_ptr, v_ptr, cu_q_ptr, cu_k_ptr, lse_ptr,
     slopes_ptr, used_ptr,
