@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
+import itertools
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
-from aimills_kernels.video import VideoPreprocessor, decode_to_tensor, pieces, sizes
+from aimills_kernels.video import (
+    VideoError,
+    VideoPreprocessor,
+    configs,
+    decode_to_tensor,
+    pieces,
+    sizes,
+)
 from tests.test_video_decode import av, encoded, noise, plain, which
 
 FRAME = 64 * 48 * 3 // 2  # bytes
@@ -61,6 +71,82 @@ def test_values_are_those_of_one_piece(
     for name, values in whole.items():
         same = torch.equal if isinstance(values, torch.Tensor) else lambda a, b: a == b
         assert same(parts[name], values), name
+
+
+CLASSES = ("VJEPA2VideoProcessor", "VivitVideoProcessor", "LlavaNextVideoVideoProcessor",
+           "CLIPImageProcessor", "VideoMAEVideoProcessor")  # fmt: skip
+
+
+def cropped(kind: str) -> VideoPreprocessor:
+    """With a crop of 40 x 40, and the shorter side as much longer than that as the class has it."""
+    key = "image_processor_type" if "Image" in kind else "video_processor_type"
+    edge = configs.CLASSES[kind]["size"]["shortest_edge"] * 40 // 224
+    small = {"size": {"shortest_edge": edge}, "crop_size": {"height": 40, "width": 40}}
+    made = VideoPreprocessor.from_hf_config({key: kind, **small}, dtype=torch.float32)
+    assert made.crop == (40, 40)
+    return made
+
+
+PADDED = replace(cropped("CLIPImageProcessor"), size=sizes.Keep(), crop=(50, 60))
+
+
+@pytest.mark.parametrize("made", [*map(cropped, CLASSES), PADDED], ids=[*CLASSES, "padded"])
+def test_a_centre_crop_in_pieces(made: VideoPreprocessor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of wide, of tall and of square frames, turned or not, mirrored or not."""
+    drawn = torch.Generator().manual_seed(3)
+    turns = itertools.product(((40, 66), (71, 41), (51, 51)), (0, 90), (False, True))
+    for (height, width), rotate, flip in turns:
+        shapes = (7, height, width), (7, -(-height // 2), -(-width // 2), 2)
+        planes = [torch.randint(0, 256, s, generator=drawn, dtype=torch.uint8) for s in shapes]
+        options = {"format": "nv12", "rotate": rotate, "flip": flip}
+        whole = made(planes, **options)
+        monkeypatch.setattr(pieces, "HELD", 3 * sum(p[0].numel() for p in planes))
+        parts = pieces.Pieces(made, "cpu")
+        parts.start([p[0] for p in planes], 7, options)
+        for i in range(7):
+            parts.add([p[i] for p in planes], 1)
+        ((name, values),) = parts.finish().items()
+        assert torch.equal(values, whole[name]), (height, width, options)
+
+
+def test_progress_counts_frames_and_not_pieces(
+    clip: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pieces, "HELD", 2 * FRAME)
+    calls, told = frames_of_each_call(monkeypatch), []
+    decode_to_tensor(
+        clip, plain(), indices=[0, 3, 3, 9, 20], progress=lambda *step: told.append(step)
+    )
+    assert calls == [2, 2, 1]
+    assert told == [("decoded", i, 4) for i in (1, 2, 3, 4)]
+
+
+def test_the_bar_ends_where_decoding_fails(clip: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the decoder, in the preprocessor of the second piece, and by the user's Ctrl-C."""
+    told: list[Any] = []
+
+    @contextlib.contextmanager
+    def bar(title: str) -> Iterator[Any]:
+        try:
+            yield lambda *step: told.append(step)
+        finally:
+            told.append("ended")
+
+    monkeypatch.setattr("aimills_kernels.cli._ui.progress", bar)
+    monkeypatch.setattr(pieces, "HELD", 2 * FRAME)
+    right = VideoPreprocessor.__call__
+    for error in (VideoError("damaged"), ValueError("too large"), KeyboardInterrupt()):
+
+        def fails(made: VideoPreprocessor, planes: Any, error: Any = error, **given: Any) -> Any:
+            if len(told) > 2:
+                raise error
+            return right(made, planes, **given)
+
+        told.clear()
+        monkeypatch.setattr(VideoPreprocessor, "__call__", fails)
+        with pytest.raises(type(error)):
+            decode_to_tensor(clip, plain(), indices=range(9), progress=True)
+        assert told == [*(("decoded", i, 9) for i in (1, 2, 3)), "ended"]
 
 
 def test_pieces_hold_whole_patches_in_time(clip: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
