@@ -211,8 +211,8 @@ def _as_wide(found: Config, shape: Shape, columns: int, sm: int) -> Config:
 
 
 def codes_candidates(shape: Shape, blocks: bool, columns: int, sm: int) -> tuple[Config, ...]:
-    """As `candidates`, for `select_codes_config`. Without splits a tile stores codes and scales: one
-    of another width would write a scale for each of its own columns, past the end of them."""
+    """As `candidates`, for `select_codes_config`. Without splits a tile stores codes and a scale of
+    each row: one of another width would store too many scales, past their end."""
     built_in = select_codes_config(shape, blocks, columns, sm)
     if columns == 0:
         return candidates(shape, blocks, sm)
