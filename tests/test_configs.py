@@ -14,7 +14,7 @@ import torch
 
 from aimills_kernels import _configs, _dispatch, _records, _registry, _tuned
 from aimills_kernels._explain import Explanation, explain_flat
-from aimills_kernels._op import Op, Problem, Provider
+from aimills_kernels._op import Case, Op, Problem, Provider
 from aimills_kernels.cli import main
 from aimills_kernels.harness import _problems, bench, ceilings, compare, isolated, model_bench, tune
 from aimills_kernels.harness import record as _record
@@ -284,6 +284,24 @@ def test_candidates_are_few_and_named_apart(op: Op, provider: Provider, sm: int)
                 assert len(found) == 1
             elif "bench" in case.tags:
                 assert len(found) >= 3
+
+
+@pytest.mark.parametrize("act", ["none", "swiglu"])
+@pytest.mark.parametrize("M", [1, 16, 64])
+@pytest.mark.parametrize("scales", [{}, {"scale_a": "1x128", "scale_b": "128x128"}], ids=str)
+def test_a_candidate_that_stores_codes_is_as_wide_as_their_scales(
+    scales: dict[str, str], M: int, act: str
+) -> None:
+    """One of half as many splits may have none, and then no second kernel that makes codes."""
+    op, splits = _registry.get_op("matmul_quantize_fp8"), set()
+    for N, K in ((256, 1024), (4096, 1152), (4096, 4096)):
+        args = op.meta_inputs(Case("split", M=M, N=N, K=K, act=act, **scales))
+        for sm in (80, 90, 100, 120):
+            (provider,) = op.providers
+            for config in _configs.every(provider, Problem(op, args, "cuda", sm)):
+                splits.add(config.splits)
+                assert config.splits > 1 or config.block_n == (256 if act == "swiglu" else 128)
+    assert splits - {1}
 
 
 def test_attention_takes_its_tiles_from_the_same_place_as_its_candidates(

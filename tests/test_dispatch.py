@@ -366,3 +366,25 @@ def test_outputs_of_a_plan_have_the_strides_of_new_tensors() -> None:
         for n in range(5):
             new = torch.empty(shape[:n])
             assert torch.empty_like(_dispatch._template(new)).stride() == new.stride()
+
+
+@pytest.mark.parametrize(("granularity", "made"), [("tensor", 3), ("row", 2), ("1x128", 2)])
+def test_a_workspace_of_no_bytes_is_not_made_anew(
+    granularity: str, made: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    op, x = get_op("quantize_fp8"), torch.ones(6, 200)
+    args = (x, granularity, torch.float8_e4m3fn)
+    plan = _dispatch.Plan(op, op.provider("triton"), op.fake(*args), True, x.device, args)
+    seen: list[tuple[torch.Tensor, ...]] = []
+    plan.launch = lambda outs, *args: seen.append(outs)
+    fresh: list[torch.Tensor] = []
+
+    def empty_like(t: torch.Tensor) -> torch.Tensor:
+        fresh.append(torch.empty_like(t))
+        return fresh[-1]
+
+    monkeypatch.setattr(_dispatch, "_empty_like", empty_like)
+    plan.run(args)
+    (*_, work) = seen[0]
+    assert len(fresh) == made
+    assert work.shape == (op.provider("triton").workspace(*args),)  # type: ignore[misc]

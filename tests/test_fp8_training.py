@@ -236,6 +236,20 @@ def test_each_product_says_what_serves() -> None:
     assert "it takes scales of blocks on sm_90 only" in str(blocks["dx"])
 
 
+@pytest.mark.parametrize(
+    ("x", "says"),
+    [
+        (None, "x must be a tensor, got NoneType"),
+        (torch.ones(2, 149), r"x must be \[\.\.\., 150\], got float32\[2, 149\]"),
+        (torch.ones(150).double(), r"x must be f16, bf16 or f32, got float64\[150\]"),
+    ],
+)
+def test_what_explain_and_forward_refuse(x: Any, says: str) -> None:
+    for call in (layer("tensorwise"), layer("tensorwise").explain):
+        with pytest.raises(ValueError, match=f"^Fp8Linear: {says}$"):
+            call(x)
+
+
 def network(dtype: torch.dtype = torch.float32) -> nn.Sequential:
     torch.manual_seed(0)
     return nn.Sequential(nn.Linear(40, 150), nn.GELU(), nn.Linear(150, 40)).to(dtype)

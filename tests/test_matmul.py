@@ -17,7 +17,7 @@ from torch import Tensor
 
 import aimills_kernels as ak
 from aimills_kernels._op import Case, Op, Problem, Provider
-from aimills_kernels._registry import get_op
+from aimills_kernels._registry import get_op, torch_op
 from aimills_kernels._tolerance import Ratio
 from aimills_kernels._validate import validate
 from aimills_kernels.kernels.hardware import SHARED_KIB
@@ -443,6 +443,25 @@ def test_pytorch_takes_the_benchmarks_of_blocks() -> None:
             assert reason is None or case.M % 4, (case, reason)
             taken.append(case.name)
     assert len(taken) > 10
+
+
+@pytest.mark.parametrize("name", ["matmul_fp8", "matmul_int8", "matmul_w8", "matmul_w4"])
+def test_a_negative_scale_turns_the_sign(name: str, seed: int) -> None:
+    op, generator = get_op(name), torch.Generator().manual_seed(seed)
+    drawn = op.inputs(Case("turned", M=5, N=32, K=256, **TURNED[name]), generator)
+    scale = "scales" if name == "matmul_w4" else "scale_b"
+    args = [op.flat({**drawn, scale: s}) for s in (drawn[scale], -drawn[scale])]
+    plain, turned = (torch_op(name)(*a) for a in args)
+    assert plain.any()
+    assert torch.equal(plain, -turned)
+
+
+TURNED: dict[str, dict[str, Any]] = {
+    "matmul_fp8": dict(scale_a="1x128", scale_b="128x128"),
+    "matmul_int8": dict(scale_a="row", scale_b="row"),
+    "matmul_w8": dict(scale_b="row"),
+    "matmul_w4": dict(group=32),
+}
 
 
 # ---- faults that validate must see

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 pytest.importorskip("safetensors", reason="safetensors is not installed")
 
 from aimills_kernels.checkpoints import CheckpointError, open_checkpoint
-from aimills_kernels.nn import load_checkpoint
+from aimills_kernels.nn import load_checkpoint, quantize_
 from tests import checkpoint_files as files
 from tests.checkpoint_files import Written
 
@@ -223,6 +223,20 @@ def test_a_tied_weight_is_not_filled_by_codes(tmp_path: Path) -> None:
     model.other.weight = model.up.weight
     with pytest.raises(CheckpointError, match=r"other\.weight is missing here"):
         load_checkpoint(model, folder)
+
+
+@pytest.mark.parametrize("kind", ["gptq", "fp8"])
+def test_a_model_that_is_quantised_already_is_told(kind: str, tmp_path: Path) -> None:
+    """Its scales would be said to be missing."""
+    folder, _ = written(kind, tmp_path)
+    for convert in (lambda m: load_checkpoint(m, folder), lambda m: quantize_(m, "fp8-row")):
+        model = block()
+        convert(model)
+        before = {name: t.clone() for name, t in model.state_dict().items()}
+        with pytest.raises(CheckpointError, match=r"goes to \w+, which is quantised already \("):
+            load_checkpoint(model, folder)
+        now = model.state_dict()
+        assert all(torch.equal(now[name], t) for name, t in before.items())
 
 
 def test_part_of_a_checkpoint(tmp_path: Path) -> None:

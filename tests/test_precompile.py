@@ -60,6 +60,26 @@ def test_other_lengths_of_groups_find_their_kernels(name: str) -> None:
     assert _keys(op, Case("served", counts=(500, 10, 530), **blocks)) <= made
 
 
+ROWS: dict[str, dict[str, Any]] = {
+    "quantize_fp8": dict(granularity="tensor"),
+    "quantize_int8": dict(granularity="tensor", symmetric=False),
+    "rmsnorm_quantize_fp8": dict(granularity="1x128", residual=True),
+    "swiglu_quantize_fp8": dict(granularity="1x128"),
+}
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_other_numbers_of_rows_find_their_kernels(name: str) -> None:
+    pytest.importorskip("triton", reason="not run: Triton is not installed")
+    from aimills_kernels._precompile import variants
+
+    op = get_op(name)
+    case = Case("prefill", shape=(1024, 256), **ROWS[name])
+    made = {key for variant in variants(op, case) for key in _keys(op, variant)}
+    for rows in (2048, 1003):
+        assert _keys(op, Case("served", shape=(rows, 256), **ROWS[name])) <= made
+
+
 def _keys(op: Op, case: Case) -> set[str]:
     from aimills_kernels import _aot
 

@@ -496,6 +496,32 @@ def test_rows_whose_bits_must_not_depend_on_their_number_have_no_neighbours(tabl
     assert [_tuned.tuned(FP8, p) is None for p in problems] == [False, True]
 
 
+def test_rows_do_not_decide_who_serves_where_bits_must_be_alike(table: Path, proven: None) -> None:
+    """The kernel and the reference each keep the promise of int8, and round differently."""
+    op = _registry.get_op("matmul_int8")
+    case = Case("rows", M=64, N=4096, K=4096, scale_a="row", scale_b="row", invariant=True)
+    work = {"op": op.name, "case": case.name, "dims": json.loads(json.dumps(case.dims))}
+    record = made({})
+    record["rows"] = [
+        records.row(name, records.samples(us), **work)
+        for name, us in (("triton", 400), ("reference", 100))
+    ]
+    written = entry(record)
+    assert (written["provider"], written["fastest"]) == ("triton", "reference")
+    by_hand = written | {"provider": "reference"}
+    by_hand |= _tuned.stamp(op, op.provider("reference"))
+    _tuned.write(table, [by_hand])
+    args = op.meta_inputs(case)
+    with _dispatch.assume_sm(90):
+        found = explain_flat(op, args, torch.device("cuda"))
+    assert found.provider == "triton"
+    assert "with batch_invariant=True 'triton' serves all rows" in why(found, "reference")
+    plain = op.meta_inputs(Case("rows", **{**case.dims, "invariant": False}))
+    _tuned.write(table, [by_hand | {"problem": _tuned.signature(op, plain)}])
+    with _dispatch.assume_sm(90):
+        assert explain_flat(op, plain, torch.device("cuda")).provider == "reference"
+
+
 def test_scales_of_blocks_have_neighbours(table: Path, proven: None) -> None:
     """Their strides name the rows."""
     blocks = {"scale_a": "1x128", "scale_b": "128x128"}

@@ -211,11 +211,14 @@ def _as_wide(found: Config, shape: Shape, columns: int, sm: int) -> Config:
 
 
 def codes_candidates(shape: Shape, blocks: bool, columns: int, sm: int) -> tuple[Config, ...]:
-    """As `candidates`, for `select_codes_config`."""
+    """As `candidates`, for `select_codes_config`. Without splits a tile stores codes and a scale of
+    each row: one of another width would store too many scales, past their end."""
     built_in = select_codes_config(shape, blocks, columns, sm)
-    if columns == 0 or built_in.splits > 1:
+    if columns == 0:
         return candidates(shape, blocks, sm)
-    return built_in, *(c for c in _others(built_in, shape, sm) if c.block_n == columns)
+    split = built_in.splits > 1
+    found = candidates(shape, blocks, sm) if split else (built_in, *_others(built_in, shape, sm))
+    return tuple(c for c in found if c.splits > 1 or c.block_n == columns)
 
 
 def _split(found: Config, shape: Shape) -> Config:

@@ -56,6 +56,7 @@ class Plan:
         "plain",
         "provider",
         "scratch",
+        "scratched",
         "templates",
         "values",
         "workspace",
@@ -78,9 +79,11 @@ class Plan:
         self.templates = tuple(_template(o) for o in outs)
         self.workspace = op.needed_workspace(args)  # bytes that a caller's must have
         self.scratch: Tensor | None = None
+        self.scratched = False  # whether the launch writes to any
         if provider.workspace is not None:
             count = provider.workspace(*args)
             self.scratch = _template(torch.empty(count, device="meta"), device)
+            self.scratched = count > 0
 
     def allocate(self, skip: int = 0) -> tuple[Tensor, ...]:
         """Fresh outputs, without the first `skip`."""
@@ -101,7 +104,9 @@ class Plan:
             outs = tuple([_empty_like(t) for t in self.templates])
         filled = outs
         if self.scratch is not None:
-            filled = (*outs, _empty_like(self.scratch) if workspace is None else workspace)
+            if workspace is None:  # of no bytes one does for all calls
+                workspace = _empty_like(self.scratch) if self.scratched else self.scratch
+            filled = (*outs, workspace)
         if self.cuda_index is None or self.cuda_index == torch.cuda.current_device():
             self.launch(filled, *args)
         else:

@@ -31,6 +31,7 @@ _LENGTHS = {  # dims that count tokens
     "matmul_int8": ("M",),
     "matmul_w8": ("M",),
 }
+_OF_ROWS = ("quantize_fp8", "quantize_int8", "rmsnorm_quantize_fp8", "swiglu_quantize_fp8")
 Progress = Callable[..., None]
 
 
@@ -51,7 +52,7 @@ def variants(op: Op, case: Case) -> list[Case]:
     for name in _LENGTHS.get(op.name, ()):
         if odd[name] > 16 and odd[name] % 16 == 0:
             odd[name] -= 1
-    if op.name in ("quantize_fp8", "quantize_int8") and case.shape[0] > 16:
+    if op.name in _OF_ROWS and case.shape[0] > 16:
         odd["shape"] = (case.shape[0] - 1, *case.shape[1:])
     if op.name.startswith("grouped_") and not case.get("masked", False):
         odd["counts"] = _odd_in_all(case.counts)

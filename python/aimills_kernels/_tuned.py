@@ -71,12 +71,27 @@ def tuned(op: Op, problem: Problem) -> Tuned | None:
         if (near := _nearby.of(op, text, table.by_rows)) is None:
             return None
         rows, entry = near
-    stale, name, config = why_stale(entry, op), entry.get("config"), None
+    stale = why_stale(entry, op) or _by_rows_alone(op, problem, entry["provider"])
+    name, config = entry.get("config"), None
     if stale is None and name is not None:
         config = _configs.named(op.provider(entry["provider"]), problem, name)
         if config is None and rows is None:
             stale = f"{entry['provider']!r} has no tiles {name!r} for this problem"
     return Tuned(entry["provider"], entry["record"], stale, config, rows)
+
+
+def invariant(problem: Problem) -> bool:
+    """Whether a row's bits must not depend on how many there are."""
+    return "batch_invariant" in problem.op.params and problem.batch_invariant is True
+
+
+def _by_rows_alone(op: Op, problem: Problem, provider: str) -> str | None:
+    """Where two providers each keep the promise, a table would let the rows decide between them."""
+    if not invariant(problem):
+        return None
+    first = next((p.name for p in op.all_providers if not p.rejects(problem)), provider)
+    why = f"with batch_invariant=True {first!r} serves all rows, where it may"
+    return None if provider == first else why
 
 
 def ordered(op: Op, found: Tuned | None) -> Sequence[Provider]:

@@ -89,7 +89,8 @@ class _Loading:
         self.model, self.checkpoint, self.device = model, checkpoint, torch.device(device)
         self.state: dict[str, Tensor] = model.state_dict(keep_vars=True)
         self.tied = _by_identity(self.state.items())
-        self.modules = _by_identity(model.named_modules(remove_duplicate=False))
+        self.by_name = dict(model.named_modules(remove_duplicate=False))
+        self.modules = _by_identity(self.by_name.items())
         self.given = rename or (lambda name: name)
         self.ignored = _any_of(ignore)
 
@@ -119,6 +120,7 @@ class _Loading:
             for target, key in _targets(name, where, files).items():
                 if target in given and given[target][0].rpartition(".")[0] != name:
                     raise self.error(files, key, f"goes to {target} as {given[target][0]} does")
+                self._check_free(where, target, files, key)
                 given[target] = (key, files[key])
                 if _quantised(name, files):  # a layer takes its place, wherever that is used
                     word = target.removeprefix(where)
@@ -136,6 +138,14 @@ class _Loading:
         parts += [f"{_some(unknown)} unknown to the model"] if unknown else []
         if parts:
             raise CheckpointError(self.checkpoint.folder, "", "; ".join(parts))
+
+    def _check_free(self, where: str, target: str, files: dict[str, Path], key: str) -> None:
+        """A layer with codes has other names than the checkpoint, which would only be missing."""
+        old = self.by_name.get(where)
+        if isinstance(old, QuantLinear) and target != f"{where}.bias":
+            raise self.error(files, key, f"goes to {where}, which is quantised already "
+                             f"({old.scheme}); load into the model as it was built, of nn.Linear "
+                             "layers")  # fmt: skip
 
     def run(self, int8: str, invariant: bool) -> dict[str, QuantLinear]:
         made = {}

@@ -72,24 +72,30 @@ class Fp8Linear(nn.Linear):
         self.recipe = recipe
 
     def forward(self, input: Tensor) -> Tensor:
-        x = input
-        if not isinstance(x, Tensor):
-            raise ValueError(f"Fp8Linear: x must be a tensor, got {type(x).__name__}")
-        kind = x.device.type
-        if x.shape[-1:] != (self.in_features,):
-            raise ValueError(f"Fp8Linear: x must be [..., {self.in_features}], got {describe(x)}")
+        x, kind = self._checked(input), input.device.type
         if kind != "meta" and torch.is_autocast_enabled(kind):
             x = x.to(torch.get_autocast_dtype(kind))
-        for name, t in (("x", x), ("weight", self.weight)):
-            if t.dtype not in WIDE.values():
-                raise ValueError(f"Fp8Linear: {name} must be f16, bf16 or f32, got {describe(t)}")
+        self._check_dtypes(x)
         rows = x.reshape(math.prod(x.shape[:-1]), self.in_features)
         out = _Linear.apply(rows, self.weight, self.bias, self.recipe)
         return out.reshape(*x.shape[:-1], self.out_features)
 
+    def _checked(self, x: Tensor) -> Tensor:
+        if not isinstance(x, Tensor):
+            raise ValueError(f"Fp8Linear: x must be a tensor, got {type(x).__name__}")
+        if x.shape[-1:] != (self.in_features,):
+            raise ValueError(f"Fp8Linear: x must be [..., {self.in_features}], got {describe(x)}")
+        return x
+
+    def _check_dtypes(self, x: Tensor) -> None:
+        for name, t in (("x", x), ("weight", self.weight)):
+            if t.dtype not in WIDE.values():
+                raise ValueError(f"Fp8Linear: {name} must be f16, bf16 or f32, got {describe(t)}")
+
     def explain(self, x: Tensor) -> dict[str, _explain.Explanation]:
         """Which provider makes "y", "dx" and "dw" for this x, and why the others don't. Of x only
         shape, dtype and device are read."""
+        self._check_dtypes(self._checked(x))
         how, T = RECIPES[self.recipe], math.prod(x.shape[:-1])
         kind = dict(dtype=x.dtype, device="meta")
         rows = torch.empty(T, self.in_features, **kind)  # type: ignore[arg-type]
