@@ -20,6 +20,7 @@ from aimills_kernels._op import Case, Op, Problem, Provider
 from aimills_kernels._registry import get_op, torch_op
 from aimills_kernels._tolerance import Ratio
 from aimills_kernels._validate import validate
+from aimills_kernels.harness import specs
 from aimills_kernels.kernels.hardware import SHARED_KIB
 from aimills_kernels.kernels.matmul import op_fp8, op_fused
 from aimills_kernels.kernels.matmul.config import (
@@ -558,6 +559,22 @@ def test_eps_is_a_number(eps: Any) -> None:
     x = torch.ones(2, 8, dtype=torch.bfloat16)
     with pytest.raises(ValueError, match=r"rmsnorm_quantize_fp8: .* 'eps'"):
         ak.rmsnorm_quantize_fp8(x, x[0], eps=eps)
+
+
+def test_the_least_times_in_the_readme_are_those_of_the_costs() -> None:
+    text = (Path(op_fp8.__file__).parent / "README.md").read_text()
+    cells = r" \| ".join([r"`(\w+)`", r"`(\S+)`", *[r"([\d.]+)"] * 3])
+    rows = re.findall(rf"^\| {cells} \|", text, re.MULTILINE)
+    assert len(rows) == 13
+    peaks = specs.of("NVIDIA H200")
+    assert peaks is not None
+    for name, case, *shown in rows:
+        cost = get_op(name).cost(get_op(name).case(case))
+        flops, moved = cost.flops / 1e12, cost.bytes / 1e6
+        least = max(flops / peaks[cost.unit], moved / 1e3 / peaks["copy"]) * 1e6
+        for cell, value in zip(shown, (flops, moved, least), strict=True):
+            digits = len(cell.partition(".")[2])
+            assert float(cell) == round(value, digits), f"{name} {case}: {cell} for {value}"
 
 
 def test_price_of_batch_invariance_is_as_counted() -> None:
