@@ -142,8 +142,13 @@ def test_a_row_by_int8_weights_has_the_same_bits(name: str, place: str, seed: in
 
 @pytest.mark.full
 def test_without_it_those_by_int8_weights_depend_on_the_rows_beside(seed: int) -> None:
-    one, many = (_row_of_int8("matmul_w8", seed, M, M - 1, False, False) for M in (1, 17))
-    assert not torch.equal(one, many)
+    """In most rows one value in 24 does, and in some none."""
+
+    def differ(drawn: int) -> bool:
+        one, many = (_row_of_int8("matmul_w8", drawn, M, M - 1, False, False) for M in (1, 17))
+        return not torch.equal(one, many)
+
+    assert any(differ(seed + i) for i in range(12))
 
 
 def test_without_it_the_sums_of_w8_follow_other_tiles() -> None:

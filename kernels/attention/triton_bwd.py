@@ -124,8 +124,8 @@ def _scores(
     return scores, bent
 
 
-# Of one key Triton would make a constant and the loop straight code, in which LLVM sets registers of
-# the sums between the fence and a `wgmma` that reads them.
+# Of one key Triton would make a constant and the loop straight code, in which LLVM sets registers
+# of the sums between the fence and a `wgmma` that reads them.
 @triton.jit(do_not_specialize=["N"])
 def _attention_bwd_dq_kernel(
     dq_ptr, tilt_ptr, delta_ptr, dout_ptr, q_ptr, k_ptr, v_ptr, cu_q_ptr, cu_k_ptr, lse_ptr,
