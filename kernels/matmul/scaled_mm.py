@@ -53,7 +53,9 @@ def rejects(p: Problem) -> str | None:
         if not t.is_contiguous():
             return f"{name} must be contiguous"
     if p.device == "cpu":
-        return None
+        # Of 4328 draws of `split-magnitudes` 280 were beyond twice the reference's error.
+        exact = p.out_dtype == torch.float32 and p.accum != "fast"
+        return "on a CPU its float32 sums are less exact than promoted ones" if exact else None
     if p.sm is not None and p.sm < 89:
         return f"sm_{p.sm} has no fp8 tensor cores"
     return _operands_rejected(p) or (_rows_rejected(p) if rows else None)
