@@ -297,7 +297,7 @@ def test_a_batch_invariant_layer_has_the_same_state(scheme: str) -> None:
                 assert torch.equal(made(x), plain(x))
                 assert torch.equal(made(x)[1:2], made(x[1:2]))
                 continue
-            with pytest.raises(ValueError, match=r"bits depend on (M|the rows beside)"):
+            with pytest.raises(ValueError, match="bits depend on M"):
                 made(x)
             made[0].batch_invariant = False
             assert torch.equal(made(x), plain(x))

@@ -178,7 +178,7 @@ def test_what_depends_on_them_is_not_taken(op: str, name: str) -> None:
     declared = get_op(op)
     args = declared.make_inputs(declared.case("invariant"), "cpu", 0)
     found = declared.provider(name).rejects(Problem(declared, args, "cuda", 90))
-    assert re.search("depend on (M|the rows beside)", str(found))
+    assert re.search("depend on M", str(found))
 
 
 @pytest.mark.parametrize("M", [1, 16, 17, 4096])

@@ -184,7 +184,8 @@ def test_what_is_refused(clips: Any, options: dict[str, Any], says: str) -> None
         ak.video_to_tensor_ragged(clips, **{"sizes": (5, 7), **options})
 
 
-def test_preprocessor_makes_one_call_of_several_clips(monkeypatch: pytest.MonkeyPatch) -> None:
+def ragged_calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The clips of each call that preprocessors make from now on."""
     from aimills_kernels.video import preprocess
 
     calls = []
@@ -195,6 +196,11 @@ def test_preprocessor_makes_one_call_of_several_clips(monkeypatch: pytest.Monkey
         return right(*args, **options)
 
     monkeypatch.setattr(preprocess, "video_to_tensor_ragged", counted)
+    return calls
+
+
+def test_preprocessor_makes_one_call_of_several_clips(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = ragged_calls(monkeypatch)
     clips = [clip(4, 90, 160), clip(6, 200, 120, 1), clip(5, 96, 96, 2)]
     model = VideoPreprocessor.from_preset("qwen2.5-vl")
     got = model(clips, flip=True)

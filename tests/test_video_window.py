@@ -16,8 +16,9 @@ from aimills_kernels._op import Case
 from aimills_kernels.kernels.video import nvrtc
 from aimills_kernels.kernels.video.op import video_to_tensor as op
 from aimills_kernels.kernels.video.problem import OPTIONS, Arguments
-from aimills_kernels.video import VideoPreprocessor, preprocess, sizes
+from aimills_kernels.video import VideoPreprocessor, sizes
 from tests.test_video import launch_baseline, launch_emulated, random_case, random_window
+from tests.test_video_ragged import ragged_calls
 
 MODES = OPTIONS["resize_mode"]
 
@@ -144,14 +145,7 @@ def clip(frames: int, height: int, width: int) -> tuple[Tensor, ...]:
 
 
 def test_clips_of_any_sizes_are_one_call(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls = []
-    right = preprocess.video_to_tensor_ragged
-
-    def counted(*args: Any, **options: Any) -> Tensor:
-        calls.append(len(args[0]))
-        return right(*args, **options)
-
-    monkeypatch.setattr(preprocess, "video_to_tensor_ragged", counted)
+    calls = ragged_calls(monkeypatch)
     model = replace(
         VideoPreprocessor.from_preset("clip"), size=sizes.ShortestEdge(32), crop=(32, 32)
     )

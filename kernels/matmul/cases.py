@@ -30,7 +30,7 @@ def lay_out(case: Case, name: str, t: Tensor) -> Tensor:
     if t.dim() == 1:
         return t.repeat_interleave(3)[::3] if layout == "sliced" else t
     if layout == "transposed":
-        return _rows_side_by_side(t)
+        return rows_side_by_side(t)
     if layout == "sliced":  # rows of a wider tensor, at an odd offset
         *lead, K = t.shape
         wide = t.new_zeros(math.prod((*lead, K + 5)) + 3)[3:]
@@ -46,7 +46,7 @@ def lay_out(case: Case, name: str, t: Tensor) -> Tensor:
     return t
 
 
-def _rows_side_by_side(t: Tensor) -> Tensor:
+def rows_side_by_side(t: Tensor) -> Tensor:
     """By a clone, as contiguous() leaves one column alone."""
     return t.mT.clone(memory_format=torch.contiguous_format).mT
 

@@ -8,7 +8,13 @@ import torch
 from torch import Tensor
 
 from aimills_kernels._op import Case, Cost
-from aimills_kernels.kernels.matmul.cases import dtypes_of, end_bytes, end_of, lay_out
+from aimills_kernels.kernels.matmul.cases import (
+    dtypes_of,
+    end_bytes,
+    end_of,
+    lay_out,
+    rows_side_by_side,
+)
 from aimills_kernels.kernels.matmul.config import blocks_of
 from aimills_kernels.kernels.matmul.formats import CODES, LARGEST
 
@@ -85,7 +91,7 @@ def _scale(values: Tensor, kind: str, rows: int, K: int) -> Tensor:
     down, across = _scales(kind, rows, K)
     made = values[:down, :across]
     if kind == "1x128":  # as quantize_fp8 leaves them, and cuBLASLt alone reads them
-        return made.t().clone(memory_format=torch.contiguous_format).t()
+        return rows_side_by_side(made)
     return made.contiguous()
 
 

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from aimills_kernels._op import describe
+from aimills_kernels._op import Problem, describe
 from aimills_kernels.kernels.matmul.formats import WIDE
 
 
@@ -81,3 +81,9 @@ def check_scale(op: str, name: str, scale: Tensor) -> None:
         )
     if low <= 0.0 <= high and bool((scale == 0).any()):
         raise ValueError(f"{op}: {name} must not be 0, got a 0 among {describe(scale)}")
+
+
+def depends(p: Problem) -> str | None:
+    """Of a path that has no promise for a row's bits."""
+    why = "a row's bits depend on M, which batch_invariant=True excludes"
+    return why if p.batch_invariant else None

@@ -35,6 +35,7 @@ from aimills_kernels.kernels.matmul.checks import (
     check_out_dtype,
     check_residual,
     check_scale,
+    depends,
 )
 from aimills_kernels.kernels.matmul.config import (
     BLOCK,
@@ -230,11 +231,6 @@ def _configs(p: Problem) -> tuple[Config, ...]:
     return chosen.for_rows(
         p.a, p.b, p.scale_a, p.scale_b, p.out_dtype, p.accum, p.batch_invariant, p.activation, p.sm
     ).candidates()
-
-
-def depends(p: Problem) -> str | None:
-    why = "a row's bits depend on M, which batch_invariant=True excludes"
-    return why if p.batch_invariant else None
 
 
 SOURCES = (

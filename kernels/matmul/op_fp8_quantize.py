@@ -14,7 +14,7 @@ from aimills_kernels._tolerance import EPS32, Judgement, specials
 from aimills_kernels.kernels.matmul import cases_fp8, chosen, op_fp8, op_quantize
 from aimills_kernels.kernels.matmul.activations import GATED, activate
 from aimills_kernels.kernels.matmul.cases import bad_bias, bad_operands, bad_scale, vary, width
-from aimills_kernels.kernels.matmul.checks import check_scale
+from aimills_kernels.kernels.matmul.checks import check_scale, depends
 from aimills_kernels.kernels.matmul.config import Config, blocks_of, split_sums
 from aimills_kernels.kernels.matmul.formats import CODES, LARGEST
 from aimills_kernels.kernels.matmul.op_fused import (
@@ -256,7 +256,7 @@ matmul_quantize_fp8 = Op(
     values=values,
     outputs=("x_q", "scale"),
     presented=scales_last,
-    reference_rejects=op_fp8.depends,
+    reference_rejects=depends,
     rows=("a", "scale_a"),
     providers=(
         Provider.triton(

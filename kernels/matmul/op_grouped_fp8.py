@@ -27,6 +27,7 @@ from aimills_kernels.kernels.matmul.checks import (
     check_out_dtype,
     check_residual,
     check_scale,
+    depends,
 )
 from aimills_kernels.kernels.matmul.config import Config, blocks_of
 from aimills_kernels.kernels.matmul.formats import LARGEST
@@ -190,7 +191,7 @@ grouped_matmul_fp8 = Op(
     errors=ERRORS,
     values=values,
     backward="reference",
-    reference_rejects=op_fp8.depends,
+    reference_rejects=depends,
     rows=("a", "scale_a", "residual"),
     providers=(
         Provider.triton(

@@ -18,6 +18,7 @@ from aimills_kernels.kernels.matmul import (
 )
 from aimills_kernels.kernels.matmul.activations import GATED, activate
 from aimills_kernels.kernels.matmul.cases import bad_bias, bad_scale, odd_gate, vary, width
+from aimills_kernels.kernels.matmul.checks import depends
 from aimills_kernels.kernels.matmul.config import Config, blocks_of
 from aimills_kernels.kernels.matmul.groups import bad_groups, in_some, rows_in, skewed
 from aimills_kernels.kernels.matmul.op_fp8_quantize import (
@@ -184,7 +185,7 @@ grouped_matmul_quantize_fp8 = Op(
     values=values,
     outputs=("x_q", "scale"),
     presented=scales_last,
-    reference_rejects=op_fp8.depends,
+    reference_rejects=depends,
     rows=("a", "scale_a"),
     providers=(
         Provider.triton(

@@ -21,7 +21,7 @@ from aimills_kernels.kernels.matmul.cases import (
     spoil,
     vary,
 )
-from aimills_kernels.kernels.matmul.checks import check_bias, check_dtype, check_residual
+from aimills_kernels.kernels.matmul.checks import check_bias, check_dtype, check_residual, depends
 from aimills_kernels.kernels.matmul.config import rows_in_each
 from aimills_kernels.kernels.matmul.config_w4 import Config, grouped_config_of
 from aimills_kernels.kernels.matmul.groups import (
@@ -249,7 +249,7 @@ grouped_matmul_w4 = Op(
     errors=ERRORS,
     values=values,
     backward="reference",
-    reference_rejects=op_w4.depends,
+    reference_rejects=depends,
     rows=("x", "residual"),
     providers=(
         Provider.triton(

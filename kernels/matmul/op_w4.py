@@ -13,7 +13,7 @@ from aimills_kernels._tolerance import Ratio
 from aimills_kernels.kernels.matmul.activations import check_end, finish
 from aimills_kernels.kernels.matmul.cases import end_bytes, end_of, lay_out
 from aimills_kernels.kernels.matmul.cases_w4 import CASES, ERRORS
-from aimills_kernels.kernels.matmul.checks import check_bias, check_matrix, check_scale
+from aimills_kernels.kernels.matmul.checks import check_bias, check_matrix, check_scale, depends
 from aimills_kernels.kernels.matmul.config_w4 import (
     Config,
     candidates,
@@ -257,11 +257,6 @@ def _configs(p: Problem) -> tuple[Config, ...]:
 def tiles_beside(p: Problem, built_in: Config, rows: int) -> tuple[Config, ...]:
     aligned, N = reads_wide(p.x, p.perm, p.offset), p.codes.shape[-2]
     return candidates(built_in, rows, N, aligned, p.batch_invariant, p.sm or 90)
-
-
-def depends(p: Problem) -> str | None:
-    why = "its bits depend on the rows beside, which batch_invariant=True excludes"
-    return why if p.batch_invariant else None
 
 
 matmul_w4 = Op(

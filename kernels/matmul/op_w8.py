@@ -29,11 +29,11 @@ from aimills_kernels.kernels.matmul.checks import (
     check_matrix,
     check_numbers,
     check_scale,
+    depends,
 )
 from aimills_kernels.kernels.matmul.config import Config
 from aimills_kernels.kernels.matmul.config_int8 import w8_candidates, w8_shape_of
 from aimills_kernels.kernels.matmul.formats import WIDE
-from aimills_kernels.kernels.matmul.op_fp8 import depends
 
 NAME = "matmul_w8"
 DTYPES = {name: dtype for name, dtype in WIDE.items() if dtype.itemsize == 2}

@@ -48,9 +48,8 @@ class _Part(NamedTuple):
     @property
     def size(self) -> tuple[int, int]:
         """Height and width of the result."""
-        return self.pad[0] + self.window[2] + self.pad[2], self.pad[1] + self.window[3] + self.pad[
-            3
-        ]
+        (_, _, tall, wide), (above, before, below, behind) = self.window, self.pad
+        return above + tall + below, before + wide + behind
 
 
 @dataclass(frozen=True, repr=False)
