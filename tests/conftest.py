@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator
 
 import pytest
+import torch
 
 import aimills_kernels.ops._run  # noqa: F401  (reads OPS once, before a test plants other ops there)
 
@@ -44,6 +45,12 @@ def no_network() -> Iterator[None]:
 
 def pytest_report_header() -> str:
     return f"aimills seed: {SEED} (replay with AIMILLS_SEED={SEED})"
+
+
+@pytest.fixture(autouse=True)
+def torch_draws() -> None:
+    """What a test draws without a generator follows the seed, not the tests that ran before it."""
+    torch.manual_seed(SEED)
 
 
 @pytest.fixture
