@@ -73,9 +73,14 @@ def test_a_row_has_the_same_bits(provider: str, place: str, seed: int) -> None:
 
 @pytest.mark.full
 def test_without_it_they_depend_on_the_rows_beside(seed: int) -> None:
-    """Up to 16 rows the codes are multiplied as float16."""
-    one, many = (_row("triton", seed, M, 0, False) for M in (1, 70))
-    assert not torch.equal(one.view(torch.int32), many.view(torch.int32))
+    """Up to 16 rows the codes are multiplied as float16. Of 24 values nine differ; that none does
+    has a chance of 1e-5."""
+
+    def differ(drawn: int) -> bool:
+        one, many = (_row("triton", drawn, M, 0, False) for M in (1, 70))
+        return not torch.equal(one.view(torch.int32), many.view(torch.int32))
+
+    assert any(differ(seed + i) for i in range(4))
 
 
 OF_INT8 = {
@@ -142,13 +147,13 @@ def test_a_row_by_int8_weights_has_the_same_bits(name: str, place: str, seed: in
 
 @pytest.mark.full
 def test_without_it_those_by_int8_weights_depend_on_the_rows_beside(seed: int) -> None:
-    """In most rows one value in 24 does, and in some none."""
+    """Two or three values in 24 do, and in one row of seven none."""
 
     def differ(drawn: int) -> bool:
         one, many = (_row_of_int8("matmul_w8", drawn, M, M - 1, False, False) for M in (1, 17))
         return not torch.equal(one, many)
 
-    assert any(differ(seed + i) for i in range(12))
+    assert any(differ(seed + i) for i in range(40))
 
 
 def test_without_it_the_sums_of_w8_follow_other_tiles() -> None:

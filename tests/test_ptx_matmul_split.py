@@ -57,7 +57,8 @@ def test_weights_are_read_once(provider: str, seed: int) -> None:
 @pytest.mark.parametrize("provider", KINDS)
 def test_splits_are_added_in_their_order(provider: str, seed: int) -> None:
     """Bit by bit the sum, from the first to the last, of calls with a split of K each."""
-    case = _case(provider, M=3, N=24, K=1100, out="f32", fill="magnitudes")
+    # Splits of like sizes: where one is far the largest, no order changes a bit.
+    case = _case(provider, M=3, N=24, K=1100, out="f32")
     args = OP.make_inputs(case, "cpu", seed)
     got, done = _run(provider, args, seed)
     assert len(done) == 2

@@ -43,6 +43,27 @@ def headers() -> Path | None:
     return Path(found.submodule_search_locations[0]) / "source"
 
 
+def build(command: list[str], made: Path) -> None:
+    """gemm.ptx and gemm.so into the folder `made`, which is there with both or not at all: other
+    processes look for it, and may build it too."""
+    made.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=made.parent) as scratch:
+        whole = Path(scratch) / "made"
+        whole.mkdir()
+        done = subprocess.run(
+            [*command, "--keep", "--keep-dir", scratch, "-o", str(whole / "gemm.so"), str(SOURCE)],
+            capture_output=True, text=True,
+        )  # fmt: skip
+        if done.returncode:
+            raise RuntimeError(done.stderr[-4000:])
+        shutil.move(f"{scratch}/gemm.ptx", whole / "gemm.ptx")
+        try:
+            whole.rename(made)
+        except OSError:
+            if not made.exists():
+                raise
+
+
 @dataclass(frozen=True)
 class Instance:
     """D = A B + 2 C in tiles of M x N x K. layouts: of A and B, as CUTLASS names them."""
@@ -72,17 +93,9 @@ class Instance:
         made = CACHE / hashlib.sha256(key.encode()).hexdigest()[:16]
         if made.exists():
             return made
-        CACHE.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=CACHE) as scratch:
-            command = ["nvcc", *_FLAGS, *self.defines, f"-I{source}/include",
-                       f"-I{source}/tools/util/include", "--keep", "--keep-dir", scratch, "-o",
-                       f"{scratch}/gemm.so", str(SOURCE)]  # fmt: skip
-            done = subprocess.run(command, capture_output=True, text=True)
-            if done.returncode:
-                raise RuntimeError(done.stderr[-4000:])
-            made.mkdir()
-            for name in ("gemm.so", "gemm.ptx"):
-                shutil.move(f"{scratch}/{name}", made / name)
+        command = ["nvcc", *_FLAGS, *self.defines, f"-I{source}/include",
+                   f"-I{source}/tools/util/include"]  # fmt: skip
+        build(command, made)
         return made
 
     @cached_property
