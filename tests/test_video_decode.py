@@ -106,6 +106,12 @@ def which(result: dict[str, Any]) -> list[int]:
     return [round((float(grey) - 20) / 3) for grey in greys]
 
 
+def for_users(seen: Any) -> list[Any]:
+    """Of the warnings, those for users: one of a file left open by another test comes when
+    the garbage collector runs."""
+    return [one for one in seen if issubclass(one.category, UserWarning)]
+
+
 def taken(data: bytes, **options: Any) -> dict[str, Any]:
     return decode_to_tensor(data, plain(), indices=[0], **options)["video_metadata"]
 
@@ -591,8 +597,7 @@ def test_packets_that_a_transport_stream_lost() -> None:
     data = whole[:begin] + whole[end:]
     with pytest.warns(UserWarning, match=r"has lost packets near frame 3[345], as its") as seen:
         got = decode_to_tensor(data, plain(), indices=[12, 29])
-    assert len(seen) == 1
-    assert seen[0].filename == __file__
+    assert [one.filename for one in for_users(seen)] == [__file__]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         want = decode_to_tensor(whole, plain(), indices=[12, 29])

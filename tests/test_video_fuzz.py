@@ -5,7 +5,10 @@ from __future__ import annotations
 
 import itertools
 import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -26,6 +29,24 @@ pytestmark = pytest.mark.full
 @pytest.fixture(scope="module")
 def program() -> Path:
     return video_fuzz.build(video_fuzz.ROOT / "build" / "fuzz")
+
+
+def test_only_one_builds_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each command waits for another at the same time, which must not come."""
+    meeting, met = threading.Barrier(2), []
+
+    def command(*args: Any, **options: Any) -> SimpleNamespace:
+        try:
+            met.append(meeting.wait(timeout=0.5))
+        except threading.BrokenBarrierError:
+            meeting.reset()
+        return SimpleNamespace(returncode=0)
+
+    monkeypatch.setattr(video_fuzz.subprocess, "run", command)
+    with ThreadPoolExecutor(2) as pool:
+        built = list(pool.map(video_fuzz.build, [tmp_path / "a" / "b"] * 2))
+    assert built == [tmp_path / "a" / "b" / "video_fuzz"] * 2
+    assert met == []
 
 
 def test_random_geometries(program: Path, seed: int) -> None:

@@ -70,7 +70,8 @@ def test_samples_as_transformers(strategy: str, seed: int) -> None:
             assert got == expected, (strategy, total, fps, ours)
             compared += 1
     assert compared > ROUNDS // 3
-    assert beyond <= ROUNDS // 20 if strategy in ("qwen2-vl", "internvl") else not beyond
+    # Of qwen2-vl 2.3 % of these draws have one; a tenth is passed once in 10**9 seeds.
+    assert beyond <= ROUNDS // 10 if strategy in ("qwen2-vl", "internvl") else not beyond
 
 
 # (total, fps, options of qwen-vl-utils' `ele`, frames it takes, and the first and last of them):

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from aimills_kernels.video import VideoError, decode_to_tensor
 from aimills_kernels.video.io import decode
-from tests.test_video_decode import encoded, plain, taken, which
+from tests.test_video_decode import encoded, for_users, plain, taken, which
 
 
 def colourful(index: int, into: list[Tensor]) -> None:
@@ -69,8 +69,7 @@ def test_matrix_that_is_not_said(size: tuple[int, int], expected: str) -> None:
             decode_to_tensor(data, plain(), indices=[0])["video_metadata"]["color_space"]
             == expected
         )
-    assert len(seen) == 1
-    assert seen[0].filename == __file__
+    assert [one.filename for one in for_users(seen)] == [__file__]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert taken(data, color_space="bt709")["color_space"] == "bt709"
@@ -131,8 +130,8 @@ def warned(data: bytes, **options: Any) -> tuple[dict[str, Any], list[str]]:
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
         meta = decode_to_tensor(data, plain(), **options)["video_metadata"]
-    assert all(one.filename == __file__ for one in seen)
-    return meta, [str(one.message) for one in seen]
+    assert all(one.filename == __file__ for one in for_users(seen))
+    return meta, [str(one.message) for one in for_users(seen)]
 
 
 INTERLACED = [

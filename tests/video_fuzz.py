@@ -9,6 +9,7 @@ to the byte, so that one byte read or written beside a plane ends it.
 from __future__ import annotations
 
 import argparse
+import fcntl
 import os
 import random
 import struct
@@ -31,7 +32,16 @@ _MORE = struct.Struct("<3q 3q q q")
 
 
 def build(folder: Path, source: Path = ROOT) -> Path:
-    """The program, built from the sources of a checkout; again only what changed."""
+    """The program, built from the sources of a checkout; again only what changed. Test processes
+    side by side have one folder, so one builds and the others wait for it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        _build(folder, source)
+    return folder / "video_fuzz"
+
+
+def _build(folder: Path, source: Path) -> None:
     import pybind11
 
     configure = [
@@ -46,7 +56,6 @@ def build(folder: Path, source: Path = ROOT) -> Path:
         )
         if done.returncode:
             raise RuntimeError(f"{' '.join(command)}:\n{done.stdout}{done.stderr}")
-    return folder / "video_fuzz"
 
 
 def draw(seed: int) -> Case:
