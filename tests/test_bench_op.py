@@ -133,7 +133,7 @@ def later(x):
     out, n = torch.zeros_like(x), held.setdefault(0, [])
     n.append(1)
     if len(n) < 3: return x + 1
-    threading.Timer(0.05, torch.add, (x, 1), {"out": out}).start()
+    threading.Timer(2.0, torch.add, (x, 1), {"out": out}).start()
     return out
 def one_in_the_end(x): calls.append(1); return two(x)[: 2 if len(calls) < 3 else 1]
 def asks_for_less(x): torch.set_float32_matmul_precision("medium"); return x + 1
