@@ -119,7 +119,7 @@ def _meetings(world: int, wait_s: float) -> list[Meeting]:
 
 
 def test_a_meeting_names_who_is_missing_and_who_failed() -> None:
-    meetings, met = _meetings(3, 0.2), {}
+    meetings, met = _meetings(3, 2.0), {}
 
     def come(which: int) -> None:
         met[which] = meetings[which].meet("x", ok=which != 1)
