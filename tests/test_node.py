@@ -237,12 +237,12 @@ def test_nothing_is_blamed_on_those_after_an_illegal_access(
 @pytest.mark.full  # a process that loads PyTorch, twice
 def test_a_hang_on_a_node_costs_its_provider_and_no_other(node: Any) -> None:
     program = (sys.executable, "-m", "tests.hanging_worker", "hangs:0")
-    with isolated.Worker(3.0, program) as worker:
+    with isolated.Worker(15.0, program) as worker:
         code, out = node("none", worker=worker, budget_s=600.0)
     assert code == gpu.WRONG
     summary = read(out / "summary.json")
     (wrong,) = summary["wrong"]
-    assert wrong.startswith("attention tiny planted on cpu (seed 0): WRONG: no answer after 3 s")
+    assert wrong.startswith("attention tiny planted on cpu (seed 0): WRONG: no answer after 15 s")
     again = [n.partition(":")[0] for n in summary["not_run"] if "it ended its process in tiny" in n]
     assert again == [
         "attention llama3-8b-decode planted on cpu",
@@ -251,7 +251,7 @@ def test_a_hang_on_a_node_costs_its_provider_and_no_other(node: Any) -> None:
     made = bench.load(out / "bench-0.json")
     assert {r["op"] for r in made["rows"] if r["median_us"]} == {"attention", "quantize_fp8"}
     (kept,) = read(_records.cache_file())["records"]
-    assert "no answer after 3 s" in kept["wrong"]
+    assert "no answer after 15 s" in kept["wrong"]
 
 
 def _runs(pid: int) -> bool:
