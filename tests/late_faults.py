@@ -153,11 +153,21 @@ def lowers_the_precision_of_all(op: str, outs: tuple[Tensor, ...], args: tuple) 
 
 
 def finishes_in_a_thread(op: str, outs: tuple[Tensor, ...], args: tuple) -> None:
-    """Returns at once; the outputs come while nobody's time is taken."""
+    """Returns at once; the outputs come while nobody's time is taken. Those of data that it has not
+    seen come so late that a busy machine, which stops who looks at them, has no part in it."""
     if not _late():
         _right(op, outs, args)
         return
-    threading.Timer(0.02, _right, (op, outs, args)).start()
+    key = hash(tuple(_first_tensor(args).float().flatten().tolist()))
+    after_s = 0.02 if key in _cache else 2.0
+    _cache[key] = [torch.empty_like(o) for o in outs]
+    _right(op, tuple(_cache[key]), args)
+    threading.Timer(after_s, _copied, (outs, _cache[key])).start()
+
+
+def _copied(outs: tuple[Tensor, ...], made: list[Tensor]) -> None:
+    for out, own in zip(outs, made, strict=True):
+        out.copy_(own)
 
 
 def cached_by_data(op: str, outs: tuple[Tensor, ...], args: tuple) -> None:

@@ -590,11 +590,11 @@ def _spec(name: str, work: Callable[[Session], str]) -> StageSpec:
 
 
 def test_a_stage_that_hangs_fails_and_the_others_go_on() -> None:
-    session = Session(Settings(devices=(CPU,), ops=(), timeout_s=0.1))
-    for name, status in (("shapes", "failed"), ("bench", "passed")):
-        made = _run_stage(session, _spec(name, functools.partial(_hangs, seconds=0.3)))
+    session = Session(Settings(devices=(CPU,), ops=(), timeout_s=1.0))
+    for name, seconds, status in (("shapes", 600.0, "failed"), ("bench", 1.5, "passed")):
+        made = _run_stage(session, _spec(name, functools.partial(_hangs, seconds=seconds)))
         assert made.status == status
-    assert session.stages[0].failure == "TimeoutError: no answer after 0.1 s"
+    assert session.stages[0].failure == "TimeoutError: no answer after 1 s"
 
 
 def test_a_hang_that_cannot_be_interrupted_leaves_a_report(
@@ -605,14 +605,14 @@ def test_a_hang_that_cannot_be_interrupted_leaves_a_report(
     def end(code: int) -> None:
         report.update(json.loads((tmp_path / "report.json").read_text()))
         ended.set()
-        over.wait(30.0)
+        over.wait(600.0)
 
     def deaf(session: Session) -> str:
         with session.progress("shapes", 1) as step:
             step("the shape that hangs")
             signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGALRM])
             try:
-                assert ended.wait(30.0)
+                assert ended.wait(600.0)
             finally:
                 over.set()
         return ""
@@ -641,10 +641,10 @@ def test_a_provider_that_hangs_is_wrong_and_the_others_are_checked(
     monkeypatch.setattr(session_module, "Worker", functools.partial(Worker, program=program))
     planted = few(late_faults.plant("attention", "none"), "tiny", "plain")
     monkeypatch.setattr(_registry, "OPS", (planted,))
-    code, report = accepted(tmp_path, "--exclude", "video-decode,bench", "--timeout", "3")
+    code, report = accepted(tmp_path, "--exclude", "video-decode,bench", "--timeout", "15")
     assert code == 1
     (reason,) = [r for r in report["reasons"] if "planted" in r]
-    assert "no answer after 3 s, so it was ended" in reason
+    assert "no answer after 15 s, so it was ended" in reason
     found = {(c["case"], c["provider"]): c for c in report["validations"]}
     assert "ended its process in tiny" in found["plain", "planted"]["skipped"]
     assert found["plain", "sdpa"]["status"] == "right"

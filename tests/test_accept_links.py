@@ -145,7 +145,7 @@ def two_ranks(folder: Path, *fault: str) -> list[list[dict[str, Any]]]:
     ]  # fmt: skip
     try:
         for process in started:
-            said, _ = process.communicate(timeout=120)
+            said, _ = process.communicate(timeout=1800)  # against a hang alone
             assert process.returncode == 0, said
     finally:
         for process in started:

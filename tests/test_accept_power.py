@@ -25,6 +25,7 @@ from tests.power_sweep import FOUND_W, KeptGpu, sweep
 from tests.stage_context import CPU, Written
 
 ROOT = Path(__file__).parent.parent
+_HANG_S = 1800  # against a hang alone
 
 
 def limit(folder: Path) -> float:
@@ -201,7 +202,7 @@ def test_a_killed_sweep_is_put_right_by_its_guard(
     (tmp_path / "pynvml.py").write_text(_NVML.format(limit=str(tmp_path / "limit")))
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     assert child(tmp_path, "killed").returncode == -signal.SIGKILL
-    end = time.monotonic() + 60
+    end = time.monotonic() + 600
     while left(tmp_path) and time.monotonic() < end:
         time.sleep(0.05)
     assert (limit(tmp_path), left(tmp_path)) == (FOUND_W, [])
@@ -235,4 +236,4 @@ def test_a_guard_leaves_what_is_not_its_own(
 
 def child(folder: Path, how: str) -> subprocess.CompletedProcess:
     command = [sys.executable, "-m", "tests.power_sweep", str(folder), how]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=_HANG_S)

@@ -27,7 +27,7 @@ def run(behaviour: str, timeout_s: float, *more: str, budget_s: float = 4.0) -> 
 @pytest.mark.parametrize(
     ("behaviour", "says"),
     [
-        ("hangs", "no answer after 3 s, so it was ended"),
+        ("hangs", "no answer after 8 s, so it was ended"),
         pytest.param(
             "crashes", "its process ended by SIGSEGV: the last words", marks=pytest.mark.full
         ),
@@ -35,7 +35,7 @@ def run(behaviour: str, timeout_s: float, *more: str, budget_s: float = 4.0) -> 
     ],
 )
 def test_what_ends_the_process_costs_its_own_row(behaviour: str, says: str) -> None:
-    found = run(behaviour, timeout_s=3.0 if behaviour == "hangs" else 60.0)
+    found = run(behaviour, timeout_s=8.0 if behaviour == "hangs" else 120.0)
     rows = {row["provider"]: row for row in found["rows"]}
     assert rows["planted"]["failure"] == says
     assert rows["planted"]["median_us"] is None
@@ -48,9 +48,9 @@ def test_what_ends_the_process_costs_its_own_row(behaviour: str, says: str) -> N
 
 @pytest.mark.full  # some seconds a process, and several
 def test_a_hang_longer_than_the_budget_leaves_the_other_cases_their_time() -> None:
-    found = run("hangs", 3.0, "dim-1", budget_s=2.0)
+    found = run("hangs", 12.0, "dim-1", budget_s=10.0)  # of which the reference takes little
     rows = {(row["case"], row["provider"]): row for row in found["rows"]}
-    assert "no answer after 3 s" in rows["tiny", "planted"]["failure"]
+    assert "no answer after 12 s" in rows["tiny", "planted"]["failure"]
     assert rows["tiny", "reference"]["median_us"] > 0
     assert rows["dim-1", "reference"]["median_us"] > 0, rows["dim-1", "reference"]["skipped"]
     again = rows["dim-1", "planted"]

@@ -237,12 +237,12 @@ def test_nothing_is_blamed_on_those_after_an_illegal_access(
 @pytest.mark.full  # a process that loads PyTorch, twice
 def test_a_hang_on_a_node_costs_its_provider_and_no_other(node: Any) -> None:
     program = (sys.executable, "-m", "tests.hanging_worker", "hangs:0")
-    with isolated.Worker(3.0, program) as worker:
+    with isolated.Worker(15.0, program) as worker:
         code, out = node("none", worker=worker, budget_s=600.0)
     assert code == gpu.WRONG
     summary = read(out / "summary.json")
     (wrong,) = summary["wrong"]
-    assert wrong.startswith("attention tiny planted on cpu (seed 0): WRONG: no answer after 3 s")
+    assert wrong.startswith("attention tiny planted on cpu (seed 0): WRONG: no answer after 15 s")
     again = [n.partition(":")[0] for n in summary["not_run"] if "it ended its process in tiny" in n]
     assert again == [
         "attention llama3-8b-decode planted on cpu",
@@ -251,14 +251,29 @@ def test_a_hang_on_a_node_costs_its_provider_and_no_other(node: Any) -> None:
     made = bench.load(out / "bench-0.json")
     assert {r["op"] for r in made["rows"] if r["median_us"]} == {"attention", "quantize_fp8"}
     (kept,) = read(_records.cache_file())["records"]
-    assert "no answer after 3 s" in kept["wrong"]
+    assert "no answer after 15 s" in kept["wrong"]
+
+
+def _runs(pid: int) -> bool:
+    """A process that was killed may stand there until its new parent has asked after it."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+    return stat.rpartition(")")[2].split()[0] != "Z"
 
 
 def test_a_program_that_takes_too_long_is_ended_with_its_children(tmp_path: Path) -> None:
-    log = tmp_path / "log"
+    log, command = tmp_path / "log", ["sh", "-c", "sleep 300 & echo $!; wait"]
     with log.open("w") as file:
-        command = ["sh", "-c", "(sleep 0.6; echo late) & wait"]
-        assert sanitize._run(command, dict(os.environ), file, 0.1) is None
-        assert sanitize._run(["sh", "-c", "exit 3"], dict(os.environ), file, 10.0) == 3
-    time.sleep(0.8)
-    assert log.read_text() == ""
+        for limit_s in (0.1, 1.0, 10.0, 100.0):  # until the child is there, on a busy machine too
+            assert sanitize._run(command, dict(os.environ), file, limit_s) is None
+            if log.read_text():
+                break
+        assert sanitize._run(["sh", "-c", "exit 3"], dict(os.environ), file, 600.0) == 3
+    children = [int(pid) for pid in log.read_text().split()]
+    assert children
+    end = time.monotonic() + 60
+    while any(map(_runs, children)) and time.monotonic() < end:
+        time.sleep(0.01)
+    assert not any(map(_runs, children))
