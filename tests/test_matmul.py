@@ -107,14 +107,15 @@ def test_a_promoted_sum_is_right_and_an_unpromoted_one_is_not(name: str) -> None
 
 @pytest.mark.parametrize("K", [32, 512, pytest.param(4096, marks=pytest.mark.full)])
 def test_a_sum_left_in_the_tensor_core_is_within_its_own_bound(K: int, seed: int) -> None:
-    """And one that lacks a step of 32 products is not."""
+    """And one that lacks a step of 32 products is not. One scale for all: the bound goes by the
+    largest element, beside which rows of small scales would hide the step."""
     op = get_op("matmul_fp8")
-    case = Case("fast", M=24, N=40, K=K, scale_a="row", scale_b="row", out="f32", accum="fast")
+    case = Case("fast", M=24, N=40, K=K, out="f32", accum="fast")
     args = op.make_inputs(case, "cpu", seed)
     a, b, scale_a, scale_b = args[:4]
     (oracle,), rounded = op.oracle(args), op.reference(*args)
-    sums = _fp8_sums(a, b, K) * scale_a * scale_b.T
-    short = (_fp8_sums(a, b, K) - _fp8_sums(a[:, :32], b[:, :32], 32)) * scale_a * scale_b.T
+    sums = _fp8_sums(a, b, K) * scale_a * scale_b
+    short = (_fp8_sums(a, b, K) - _fp8_sums(a[:, :32], b[:, :32], 32)) * scale_a * scale_b
     assert op_fp8.fast(K).judge(sums, oracle, rounded, args).ok
     assert not op_fp8.COARSE.judge(sums, oracle, rounded, args).ok or K < 512
     assert not op_fp8.fast(K).judge(short, oracle, rounded, args).ok
