@@ -42,8 +42,10 @@ def off_by_one_row(op: str, outs: tuple[Tensor, ...], args: tuple) -> None:
 
 
 def nan_in_the_tail(op: str, outs: tuple[Tensor, ...], args: tuple) -> None:
+    """Of integers another number: -1 may be the right one."""
     _right(op, outs, args)
-    _bytes(outs[0])[-outs[0].element_size() :] = 0xFF
+    tail = _bytes(outs[0])[-outs[0].element_size() :]
+    tail.copy_(torch.full_like(tail, 0xFF) if outs[0].is_floating_point() else ~tail)
 
 
 def unwritten_tail(op: str, outs: tuple[Tensor, ...], args: tuple) -> None:

@@ -107,14 +107,15 @@ def test_a_promoted_sum_is_right_and_an_unpromoted_one_is_not(name: str) -> None
 
 @pytest.mark.parametrize("K", [32, 512, pytest.param(4096, marks=pytest.mark.full)])
 def test_a_sum_left_in_the_tensor_core_is_within_its_own_bound(K: int, seed: int) -> None:
-    """And one that lacks a step of 32 products is not."""
+    """And one that lacks a step of 32 products is not. One scale for all: the bound goes by the
+    largest element, beside which rows of small scales would hide the step."""
     op = get_op("matmul_fp8")
-    case = Case("fast", M=24, N=40, K=K, scale_a="row", scale_b="row", out="f32", accum="fast")
+    case = Case("fast", M=24, N=40, K=K, out="f32", accum="fast")
     args = op.make_inputs(case, "cpu", seed)
     a, b, scale_a, scale_b = args[:4]
     (oracle,), rounded = op.oracle(args), op.reference(*args)
-    sums = _fp8_sums(a, b, K) * scale_a * scale_b.T
-    short = (_fp8_sums(a, b, K) - _fp8_sums(a[:, :32], b[:, :32], 32)) * scale_a * scale_b.T
+    sums = _fp8_sums(a, b, K) * scale_a * scale_b
+    short = (_fp8_sums(a, b, K) - _fp8_sums(a[:, :32], b[:, :32], 32)) * scale_a * scale_b
     assert op_fp8.fast(K).judge(sums, oracle, rounded, args).ok
     assert not op_fp8.COARSE.judge(sums, oracle, rounded, args).ok or K < 512
     assert not op_fp8.fast(K).judge(short, oracle, rounded, args).ok
@@ -478,6 +479,14 @@ def last_product_dropped(outs: tuple[Tensor], *args: Any) -> None:
     outs[0].copy_(get_op("matmul_fp8").reference(a[:, :-1], b[:, :-1], *rest))
 
 
+def largest_products_dropped(outs: tuple[Tensor], *args: Any) -> None:
+    """The last ones may be too small to show in a row without a zero."""
+    a, b, *rest = args
+    kept = torch.arange(a.shape[1]) != a.float().abs().sum(0).argmax()
+    factors = a.float()[:, kept], b.float()[:, kept]
+    outs[0].copy_(get_op("matmul_fp8").reference(*factors, *rest))
+
+
 def coarse_sum(outs: tuple[Tensor], *args: Any) -> None:
     """Sums kept in bf16 between blocks of K."""
     a, b, scale_a, scale_b, _, dtype = args[:6]
@@ -535,7 +544,7 @@ def scale_of_the_whole_tensor(outs: tuple[Tensor, Tensor], x: Tensor, *rest: Any
     ("op", "case", "fault", "text"),
     [
         ("matmul_fp8", "ragged", scale_of_the_next_row, "out: max error"),
-        ("matmul_fp8", "one-row", last_product_dropped, "out: max error"),
+        ("matmul_fp8", "one-row", largest_products_dropped, "out: max error"),
         ("matmul_fp8", "onehot", last_product_dropped, "out: max error"),
         ("matmul_fp8", "deep", coarse_sum, "out: max error"),
         ("matmul_fp8", "block-ragged", scale_of_the_next_block, "out: max error"),
