@@ -340,6 +340,7 @@ rmsnorm_quantize_fp8 = Op(
     ),
     outputs=("x_q", "scale", "residual_out"),
     presented=scales_last,
+    rows=("x", "residual"),
     providers=(
         Provider.triton(
             "triton",
@@ -365,6 +366,7 @@ swiglu_quantize_fp8 = Op(
     ),
     outputs=("x_q", "scale"),
     presented=scales_last,
+    rows=("gate_up",),
     providers=(
         Provider.triton(
             "triton",

@@ -296,6 +296,7 @@ quantize_fp8 = Op(
     errors=ERRORS,
     outputs=("x_q", "scale"),
     presented=scales_last,
+    rows=("x",),
     providers=(
         Provider.triton(
             "triton",
