@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import torch
 
-from aimills_kernels._op import Case, Cost
+from aimills_kernels._op import Case, Cost, Op
 from aimills_kernels._registry import OPS, get_op
 from aimills_kernels._validate import validate
 from aimills_kernels.harness import (
@@ -619,6 +619,21 @@ def test_the_tool_of_overheads_holds_every_matmul_beside_its_no_op() -> None:
     found = measure_overheads.public_costs("matmul", rounds=2)
     assert found.keys() == {op.name for op in OPS if "matmul" in op.name}
     assert all(row["noop_us"] > 0 and row["public_us"] > 0 for row in found.values())
+
+
+@pytest.mark.parametrize(
+    "op", [op for op in OPS if op.name != "video_to_tensor_ragged"], ids=str
+)  # fmt: skip
+def test_flags_are_checked_only_where_they_are_no_bools(
+    op: Op, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A check of two is a tenth of what a call may cost; that they are bools, `type` tells."""
+    call = overhead.public_call(op, op.make_inputs(op.case("tiny").on("cpu"), "cpu", 0))
+    assert call is not None
+    for name, module in list(sys.modules.items()):
+        if name.startswith("aimills_kernels.ops.") and hasattr(module, "check_bools"):
+            monkeypatch.setattr(module, "check_bools", lambda op, **_: pytest.fail(f"{op}: asked"))
+    call()
 
 
 def test_the_short_way_is_taken_by_plain_calls_only() -> None:

@@ -574,7 +574,7 @@ def test_the_least_times_in_the_readme_are_those_of_the_costs() -> None:
     text = (Path(op_fp8.__file__).parent / "README.md").read_text()
     cells = r" \| ".join([r"`(\w+)`", r"`(\S+)`", *[r"([\d.]+)"] * 3])
     rows = re.findall(rf"^\| {cells} \|", text, re.MULTILINE)
-    assert len(rows) == 13
+    assert len(rows) == 14
     peaks = specs.of("NVIDIA H200")
     assert peaks is not None
     for name, case, *shown in rows:
@@ -584,6 +584,15 @@ def test_the_least_times_in_the_readme_are_those_of_the_costs() -> None:
         for cell, value in zip(shown, (flops, moved, least), strict=True):
             digits = len(cell.partition(".")[2])
             assert float(cell) == round(value, digits), f"{name} {case}: {cell} for {value}"
+
+
+@pytest.mark.parametrize("name", ["matmul_fp8", "matmul_int8"])
+def test_the_square_that_others_publish_is_a_benchmark_and_little_for_a_cpu(name: str) -> None:
+    op = get_op(name)
+    case = op.case("square-8192-8192")
+    assert "bench" in case.tags
+    assert op.cost(case).flops == 2 * 8192**3
+    assert op.cost(case.on("cpu")).flops <= 2**24
 
 
 def test_price_of_batch_invariance_is_as_counted() -> None:

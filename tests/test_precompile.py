@@ -7,12 +7,13 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from aimills_kernels._op import Case, Op
-from aimills_kernels._registry import get_op
+from aimills_kernels._registry import OPS, get_op
 from aimills_kernels.cli import main
 
 ASKED = ("quantize_fp8", "--case", "one", "--sm", "90")
@@ -55,38 +56,90 @@ def test_other_lengths_of_groups_find_their_kernels(name: str) -> None:
     op = get_op(name)
     blocks: dict[str, Any] = dict(N=256, K=256, scale_a="1x128", scale_b="128x128")
     case = Case("moe", counts=(500, 0, 524), **blocks)
-    made = {key for variant in variants(op, case) for key in _keys(op, variant)}
+    made = _keys(op, *variants(op, case))
     assert _keys(op, Case("served", counts=(30, 499, 500), **blocks)) <= made
     assert _keys(op, Case("served", counts=(500, 10, 530), **blocks)) <= made
 
 
-ROWS: dict[str, dict[str, Any]] = {
-    "quantize_fp8": dict(granularity="tensor"),
-    "quantize_int8": dict(granularity="tensor", symmetric=False),
-    "rmsnorm_quantize_fp8": dict(granularity="1x128", residual=True),
-    "swiglu_quantize_fp8": dict(granularity="1x128"),
-}
+ROWS = [
+    ("matmul_fp8", dict(M=300, N=1280, K=1152, scale_a="1x128", scale_b="128x128")),
+    ("matmul_w4", dict(M=192, N=1408, K=1420)),
+    ("quantize_fp8", dict(shape=(192, 256), granularity="1x128")),
+    ("rmsnorm_quantize_fp8", dict(shape=(100, 256), granularity="1x128", residual=True)),
+    *(
+        pytest.param(*more, marks=pytest.mark.full)
+        for more in (
+            ("matmul_fp8", dict(M=1000, N=4112, K=1536, scale_a="row", scale_b="row")),
+            ("matmul_quantize_fp8", dict(M=200, N=4096, K=1152)),
+            ("matmul_int8", dict(M=640, N=4096, K=4096)),
+            ("matmul_w8", dict(M=640, N=4096, K=4096)),
+            ("quantize_fp8", dict(shape=(192, 256), granularity="tensor")),
+            ("quantize_int8", dict(shape=(96, 256), granularity="tensor", symmetric=False)),
+            ("swiglu_quantize_fp8", dict(shape=(1024, 256), granularity="1x128")),
+        )
+    ),
+]
+SERVED = (1, 2, 3, 9, 15, 16, 17, 18, 24, 31, 33, 48, 63, 65, 96, 99, 127, 160, 299, 512, 639, 999)
 
 
-@pytest.mark.parametrize("name", ROWS)
-def test_other_numbers_of_rows_find_their_kernels(name: str) -> None:
+@pytest.mark.parametrize(("name", "dims"), ROWS, ids=lambda value: getattr(value, "name", None))
+def test_fewer_rows_find_their_kernels(name: str, dims: dict[str, Any]) -> None:
     pytest.importorskip("triton", reason="not run: Triton is not installed")
     from aimills_kernels._precompile import variants
 
-    op = get_op(name)
-    case = Case("prefill", shape=(1024, 256), **ROWS[name])
-    made = {key for variant in variants(op, case) for key in _keys(op, variant)}
-    for rows in (2048, 1003):
-        assert _keys(op, Case("served", shape=(rows, 256), **ROWS[name])) <= made
+    op, case = get_op(name), Case("prefill", **dims)
+    most = case.get("M") or case.shape[0]
+    made = _keys(op, *variants(op, case))
+    for rows in (n for n in SERVED if n < most):
+        changed = {"M": rows} if "M" in dims else {"shape": (rows, *case.shape[1:])}
+        assert _keys(op, Case("served", **{**dims, **changed})) <= made, f"{rows} rows"
 
 
-def _keys(op: Op, case: Case) -> set[str]:
+@pytest.mark.parametrize("op", [op for op in OPS if op.rows and "grouped" not in op.name], ids=str)
+def test_which_dims_are_rows_follows_from_the_declaration(op: Op) -> None:
+    pytest.importorskip("triton", reason="not run: Triton is not installed")
+    from aimills_kernels._precompile import variants
+
+    def rows(case: Case) -> int:
+        return op.meta_inputs(case)[op.params.index(op.rows[0])].shape[-2]
+
+    several = [c for c in op.cases if c.tags & {"bench", "aot"} and rows(c) > 1]
+    for case in several[:3]:
+        itself, fewest, *_, most = variants(op, case)
+        assert itself is case
+        assert (rows(fewest), rows(most)) == (1, rows(case) - 1)
+
+
+def test_each_fill_and_layout_takes_fewer_rows() -> None:
+    pytest.importorskip("triton", reason="not run: Triton is not installed")
+    from aimills_kernels._precompile import variants
+
+    op = get_op("quantize_fp8")
+    for name in ("specials", "sparse"):
+        _, one, *_ = variants(op, op.case(name))
+        assert op.meta_inputs(one)[0].shape[0] == 1
+
+
+def _keys(op: Op, *cases: Case) -> set[tuple[str, str]]:
+    """What Triton looks the kernels up by that these cases launch, none of them compiled."""
+    from triton.runtime.jit import JITFunction
+
     from aimills_kernels import _aot
 
-    found: set[str] = set()
-    (provider,) = [p for p in op.providers if p.interpret]
-    args, own = op.meta_inputs(case), object()
-    _aot.compile_provider(op, args, provider, 90, lambda k: found.add(k.hash), own)
+    found: set[tuple[str, str]] = set()
+
+    def note(self: JITFunction, key: str, *_: Any, **__: Any) -> SimpleNamespace:
+        found.add((self.__name__, key))
+        return SimpleNamespace()
+
+    own = object()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(JITFunction, "_do_compile", note)
+        for case in cases:
+            args = op.meta_inputs(case)
+            for provider in (p for p in op.providers if p.interpret):
+                _aot.compile_provider(op, args, provider, 90, lambda _: None, own)
+    assert found
     return found
 
 

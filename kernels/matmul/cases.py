@@ -40,7 +40,7 @@ def lay_out(case: Case, name: str, t: Tensor) -> Tensor:
     if layout == "expanded" and name in ("a", "x", "scale_b"):
         return t[:1].expand(t.shape)
     if layout == "sparse" and name in ("a", "b", "x"):  # offsets of rows pass 2^31 elements
-        step = 2**31 // (t.shape[0] - 1) + 64
+        step = 2**31 // max(1, t.shape[0] - 1) + 64
         strides = (step, *t.stride()[1:])
         return t.new_empty(step * t.shape[0]).as_strided(t.shape, strides).copy_(t)
     return t

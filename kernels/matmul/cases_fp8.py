@@ -271,6 +271,8 @@ CASES = (
          cpu=dict(M=32, N=64, K=512), tags={"bench"}),
     *(Case(f"square-4096-{M}", M=M, N=4096, K=4096, **_ROWS, cpu=dict(M=min(M, 4), N=64, K=1024),
            tags={"bench", *(("aot",) if M == 16 else ())}) for M in (1, 16, 64)),
+    Case("square-8192-8192", M=8192, N=8192, K=8192, **_ROWS, cpu=dict(M=32, N=128, K=512),
+         tags={"bench"}),
     Case("aot-f32-large", M=2048, N=2048, K=512, out="f32", cpu=dict(M=64, N=64),
          tags={"aot"}),
     Case("aot-f32-ragged", M=2048, N=2049, K=512, bias="f32", out="f32", cpu=dict(M=64, N=65),

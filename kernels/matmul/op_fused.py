@@ -339,7 +339,8 @@ rmsnorm_quantize_fp8 = Op(
         Invalid("eps is nan", vary(eps=lambda a: float("nan")), "eps must be finite"),
     ),
     outputs=("x_q", "scale", "residual_out"),
-    presented=scales_last,
+    presented=scales_last(rmsnorm_reference),
+    rows=("x", "residual"),
     providers=(
         Provider.triton(
             "triton",
@@ -364,7 +365,8 @@ swiglu_quantize_fp8 = Op(
                 "the last dim of gate_up must be even"),
     ),
     outputs=("x_q", "scale"),
-    presented=scales_last,
+    presented=scales_last(swiglu_reference),
+    rows=("gate_up",),
     providers=(
         Provider.triton(
             "triton",

@@ -253,6 +253,8 @@ CASES = (
     Case("activation", M=3, N=20, K=33, **_ROWS, act="silu", residual="bf16", out="f32",
          layout="sliced", tags={"interpret", "full"}),
     *_layer_cases(),
+    Case("square-8192-8192", M=8192, N=8192, K=8192, **_ROWS, cpu=dict(M=32, N=128, K=512),
+         tags={"bench"}),
     Case("llama3-8b-gate-up-4096-swiglu", M=4096, N=28672, K=4096, **_ROWS, act="swiglu",
          cpu=dict(M=32, N=448, K=512), tags={"bench", "aot"}),
     Case("aot-gated-zero", M=16, N=4096, K=1000, **_ROWS, **_ZEROS, act="swiglu", residual="bf16",

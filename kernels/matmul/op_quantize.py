@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -55,12 +56,17 @@ def scale_for(amax: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.where(amax == 0, 1.0, scale)
 
 
-def scales_last(outs: tuple[Tensor, ...], args: Sequence[Any]) -> tuple[Tensor, ...]:
-    """(x_q, scale, ...) with the scales of a row in the last dim."""
-    x_q, scale, *rest = outs
-    if "1x128" in [a for a in args if type(a) is str]:
-        scale = scale.t() if scale.dim() == 2 else scale.movedim(0, -1)
-    return (x_q, scale, *rest)
+def scales_last(reference: Callable[..., Any]) -> Callable[[tuple, Sequence[Any]], tuple]:
+    """`Op.presented`: (x_q, scale, ...) with the scales of a row in the last dim."""
+    at = list(inspect.signature(reference).parameters).index("granularity")
+
+    def presented(outs: tuple[Tensor, ...], args: Sequence[Any]) -> tuple[Tensor, ...]:
+        if args[at] != "1x128":
+            return outs
+        scale = outs[1]
+        return (outs[0], scale.mT if scale.dim() == 2 else scale.movedim(0, -1), *outs[2:])
+
+    return presented
 
 
 def largest_magnitudes(x: Tensor, granularity: str) -> Tensor:
@@ -295,7 +301,8 @@ quantize_fp8 = Op(
     tolerance=(Exact(), Exact()),
     errors=ERRORS,
     outputs=("x_q", "scale"),
-    presented=scales_last,
+    presented=scales_last(reference),
+    rows=("x",),
     providers=(
         Provider.triton(
             "triton",

@@ -208,6 +208,7 @@ quantize_int8 = Op(
     tolerance=(Exact(), Exact(), Exact()),
     errors=ERRORS,
     outputs=("x_q", "scale", "zero"),
+    rows=("x",),
     providers=(
         Provider.triton(
             "triton",

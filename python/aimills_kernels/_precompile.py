@@ -13,6 +13,7 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +25,8 @@ from triton.runtime.cache import FileCacheManager
 from aimills_kernels import _aot, _tuned
 from aimills_kernels._op import Case, Op, Problem
 
-_LENGTHS = {  # dims that count tokens
-    "attention": ("M", "N"),
-    "matmul_fp8": ("M",),
-    "matmul_quantize_fp8": ("M",),
-    "matmul_int8": ("M",),
-    "matmul_w8": ("M",),
-}
-_OF_ROWS = ("quantize_fp8", "quantize_int8", "rmsnorm_quantize_fp8", "swiglu_quantize_fp8")
+_TOKENS = {"attention": ("M", "N")}  # dims that count what no tensor has in its last dim but one
+_EACH = 64  # rows up to which tiles and splits of K change from one number to the next
 Progress = Callable[..., None]
 
 
@@ -46,17 +41,57 @@ class Report:
 
 
 def variants(op: Op, case: Case) -> list[Case]:
-    """The case, and the same of odd lengths: a kernel is compiled anew for a length that 16 does
-    not divide, and most lengths of a serving process are such."""
-    odd = dict(case.dims)
-    for name in _LENGTHS.get(op.name, ()):
-        if odd[name] > 16 and odd[name] % 16 == 0:
-            odd[name] -= 1
-    if op.name in _OF_ROWS and case.shape[0] > 16:
-        odd["shape"] = (case.shape[0] - 1, *case.shape[1:])
-    if op.name.startswith("grouped_") and not case.get("masked", False):
-        odd["counts"] = _odd_in_all(case.counts)
-    return [case] if odd == case.dims else [case, Case(f"{case.name}, odd", **odd)]
+    """Cases that between them launch every kernel that a serving process does: of the case, of any
+    fewer rows, and of odd lengths, as a kernel is compiled anew for a length that 16 does not
+    divide, and for 1."""
+    if op.name.startswith("grouped_"):
+        masked = case.get("masked", False)
+        others = [] if masked else [_changed(case, counts=_odd_in_all(case.counts))]
+    elif op.rows:
+        others = _of_fewer_rows(op, case)
+    else:
+        long = {n: case.dims[n] for n in _TOKENS.get(op.name, ())}
+        odd = {n: size - 1 for n, size in long.items() if size > 16 and size % 16 == 0}
+        others = [_changed(case, **odd)]
+    return [case, *(other for other in others if other.dims != case.dims)]
+
+
+def _changed(case: Case, **dims: Any) -> Case:
+    """What is drawn matters to no kernel, and some fills want rows of their own."""
+    kept = {name: value for name, value in case.dims.items() if name != "fill"}
+    return Case(case.name, **(kept | dims))
+
+
+def _of_fewer_rows(op: Op, case: Case) -> list[Case]:
+    """Beyond `_EACH` the tiles of more rows are never smaller, so the ends of octaves have all."""
+    rows = _rows(op, case)
+    change = rows and _change_of_rows(op, case, rows)
+    if not rows or not change:
+        return []
+    ends = {2**i - odd for i in range(rows.bit_length()) for odd in (0, 1)}
+    wanted = {*range(1, _EACH + 1), *ends, rows // 16 * 16, rows - 1}
+    return [change(n) for n in sorted(wanted) if 0 < n < rows]
+
+
+def _rows(op: Op, case: Case) -> int | None:
+    t = op.meta_inputs(case)[op.params.index(op.rows[0])]
+    return t.shape[-2] if t.dim() > 1 else None
+
+
+def _change_of_rows(op: Op, case: Case, rows: int) -> Callable[[int], Case] | None:
+    """Gives the case with other rows. In which of its dims they are `op.rows` tells: of dims as
+    large as those, the one with which they change."""
+
+    def change(name: str, n: int) -> Case:
+        value = case.dims[name]
+        inner = isinstance(value, tuple)
+        return _changed(case, **{name: (*value[:-2], n, value[-1]) if inner else n})
+
+    for name, value in case.dims.items():
+        here = value[-2] if isinstance(value, tuple) and len(value) > 1 else value
+        if type(here) is int and here == rows and _rows(op, change(name, rows + 1)) == rows + 1:
+            return partial(change, name)
+    return None
 
 
 def _odd_in_all(counts: tuple[int, ...]) -> tuple[int, ...]:
@@ -70,24 +105,30 @@ def _odd_in_all(counts: tuple[int, ...]) -> tuple[int, ...]:
 def precompile(
     problems: Iterable[tuple[Op, Case]], sm: int, folder: Path | None, progress: Progress
 ) -> Report:
-    """Compile what these problems launch on capability `sm`. Into Triton's own cache without a
-    `folder`. OSError where that can't be written."""
+    """Compile what these problems and their `variants` launch on capability `sm`. Into Triton's own
+    cache without a `folder`. OSError where that can't be written."""
     report = Report()
+    own = object()  # nothing that this process compiled before counts, and nothing counts twice
     with _into(folder), _counting(report), _launchers(report) as launcher:
         for op, case in problems:
             progress(f"{op.name} {case.name}")
-            args = op.meta_inputs(case)
             made = [p for p in op.providers if p.interpret]
             if not made:
-                why = f"{op.name}: its kernels are not Triton's, and come compiled with the package"
-                report.left += [why] if why not in report.left else []
-            tuned = _tuned.tuned(op, Problem(op, args, "cuda", sm))
-            for provider in (_tuned.configured(p, tuned) for p in made):
-                own = object()  # nothing that this process compiled before counts
-                reason = _aot.compile_provider(op, args, provider, sm, launcher, own)
-                if reason:
-                    report.left.append(f"{op.name} {case.name}: {provider.name}: {reason}")
+                _leave(report, f"{op.name}: its kernels are not Triton's, and come compiled with "
+                       "the package")  # fmt: skip
+                continue
+            for variant in variants(op, case):
+                args = op.meta_inputs(variant)
+                tuned = _tuned.tuned(op, Problem(op, args, "cuda", sm))
+                for provider in (_tuned.configured(p, tuned) for p in made):
+                    reason = _aot.compile_provider(op, args, provider, sm, launcher, own)
+                    if reason:
+                        _leave(report, f"{op.name} {case.name}: {provider.name}: {reason}")
     return report
+
+
+def _leave(report: Report, why: str) -> None:
+    report.left += [why] if why not in report.left else []
 
 
 @contextlib.contextmanager

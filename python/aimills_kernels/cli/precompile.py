@@ -23,9 +23,8 @@ def run(options: Namespace) -> int:
     folder = _choose.directory(options.out) if options.out is not None else None
     from aimills_kernels import _precompile
 
-    every = [(op, v) for op, case in problems for v in _precompile.variants(op, case)]
-    with _ui.progress(f"precompile for sm_{sm}", len(every)) as step:
-        report = _precompile.precompile(every, sm, folder, step)
+    with _ui.progress(f"precompile for sm_{sm}", len(problems)) as step:
+        report = _precompile.precompile(problems, sm, folder, step)
     for why in report.left:
         _ui.say(f"left out: {why}")
     _ui.say(

@@ -67,7 +67,8 @@ def attention_backward(
     Formula: Dao et al., arXiv:2205.14135, appendix B.4, and arXiv:2307.08691.
     """
     scalars = scalars_of("attention_backward", q, causal, scale, window, softcap)
-    check_bools("attention_backward", need_dslopes=need_dslopes, deterministic=deterministic)
+    if type(need_dslopes) is not bool or type(deterministic) is not bool:
+        check_bools("attention_backward", need_dslopes=need_dslopes, deterministic=deterministic)
     args = (
         dout, q, k, v, o, lse, dlse, sinks, alibi_slopes, seqused_k, *scalars, need_dslopes,
         deterministic,
@@ -129,7 +130,10 @@ def attention_varlen_backward(
     Lengths stay on the device. Formula: as in `attention_backward`.
     """
     scalars = scalars_of("attention_varlen_backward", q, causal, scale, window, softcap)
-    check_bools("attention_varlen_backward", need_dslopes=need_dslopes, deterministic=deterministic)
+    if type(need_dslopes) is not bool or type(deterministic) is not bool:
+        check_bools(
+            "attention_varlen_backward", need_dslopes=need_dslopes, deterministic=deterministic
+        )
     args = (
         dout, q, k, v, cu_seqlens_q, cu_seqlens_k, o, lse, dlse, sinks, alibi_slopes, seqused_k,
         *scalars, need_dslopes, deterministic,

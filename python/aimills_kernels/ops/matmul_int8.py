@@ -48,7 +48,8 @@ def quantize_int8(
     Carries no gradient: rounding has none. torch.autocast changes nothing. Formulas: Jacob et al.,
     arXiv:1712.05877, 2.1; rows of activations: Yao et al., ZeroQuant, arXiv:2206.01861.
     """
-    check_bools("quantize_int8", symmetric=symmetric)
+    if type(symmetric) is not bool:
+        check_bools("quantize_int8", symmetric=symmetric)
     x_q, scale, zero = run("quantize_int8", (x, granularity, symmetric))
     return (x_q, scale) if symmetric else (x_q, scale, zero)
 

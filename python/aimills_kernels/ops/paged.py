@@ -104,7 +104,8 @@ def attention_paged(
     arXiv:2309.06180; split keys: Dao et al., "Flash-Decoding", 2023.
     """
     scalars = scalars_of("attention_paged", q, causal, scale, window, softcap)
-    check_bools("attention_paged", return_lse=return_lse, batch_invariant=batch_invariant)
+    if type(return_lse) is not bool or type(batch_invariant) is not bool:
+        check_bools("attention_paged", return_lse=return_lse, batch_invariant=batch_invariant)
     args = (
         q, k_cache, v_cache, page_table, cache_seqlens, cu_seqlens_q, k_scale, v_scale, sinks,
         alibi_slopes, *scalars, return_lse, batch_invariant,
