@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from aimills_kernels.cli import main
 from aimills_kernels.video import VideoPreprocessor, decode_to_tensor
+from aimills_kernels.video.io import jpeg
 from aimills_kernels.video.sheet import contact_sheet
 from tests.test_video_decode import encoded
 
@@ -76,6 +79,42 @@ def test_tensors_lie_beside_the_picture(
     assert main([*argv, "--preview", str(clip.parent / "y.png")]) == 0
     assert "note: the tensors are not written: safetensors is not" in capsys.readouterr().out
     assert not (clip.parent / "y.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("suffix", "kind"), [(".png", "PNG"), (".jpg", "JPEG"), (".jpeg", "JPEG"), (".JPG", "JPEG")]
+)
+def test_picture_is_what_its_suffix_says(suffix: str, kind: str, clip: Path) -> None:
+    preview = clip.parent / f"seen{suffix}"
+    argv = ["video", str(clip), "--preset", "clip", "--num-frames", "2"]
+    assert main([*argv, "--preview", str(preview)]) == 0
+    picture = Image.open(preview)
+    assert picture.format == kind
+    model = VideoPreprocessor.from_preset("clip")
+    drawn, _ = contact_sheet(model.levels(decode_to_tensor(clip, model, num_frames=2)))
+    assert (picture.height, picture.width, 3) == drawn.shape
+    assert apart(picture, drawn) <= (8 if kind == "JPEG" else 0)
+
+
+def apart(picture: Any, drawn: torch.Tensor) -> int:
+    held = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8).view(drawn.shape)
+    return int((held.int() - drawn.int()).abs().max())
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (37, 53), (300, 501)])
+def test_jpeg_of_pure_colours(height: int, width: int) -> None:
+    """Of a flat picture no step of JPEG's loses anything but the rounding of its colour."""
+    for colour in ((255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255), (16, 99, 235)):
+        drawn = torch.tensor(colour, dtype=torch.uint8).expand(height, width, 3)
+        picture = Image.open(io.BytesIO(jpeg(drawn)))
+        assert picture.size == (width, height)
+        assert picture.info["jfif"]
+        assert apart(picture, drawn) <= 2
+
+
+def test_jpeg_too_large() -> None:
+    with pytest.raises(ValueError, match="at most 65500 rows and columns, and the picture is"):
+        jpeg(torch.zeros(1, 65501, 3, dtype=torch.uint8))
 
 
 @pytest.mark.parametrize("option", ["--preview", "--out"])
@@ -146,6 +185,11 @@ REFUSED = [
     ("video CLIP --preset clip --dtype int8", "invalid choice: 'int8'"),
     ("video CLIP --preset clip --color-space rec", "color_space must be"),
     ("video CLIP --preset clip --preview /tmp", "--preview '/tmp' is a folder"),
+    (
+        "video /no/such.mp4 --preset clip --preview seen.gif",
+        "--preview must be a file that ends in .png, .jpg, .jpeg, got 'seen.gif'",
+    ),
+    ("video CLIP --preset clip --preview seen", ".png, .jpg, .jpeg, got 'seen'"),
     ("video CLIP --preset clip --out /dev/null/x", "can't write to the folder"),
 ]
 

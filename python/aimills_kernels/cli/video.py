@@ -28,7 +28,9 @@ def arguments(made: argparse.ArgumentParser) -> None:
         "--out", metavar="FILE",
         help="write the tensors here, as safetensors; by default beside the --preview, if any",
     )  # fmt: skip
-    made.add_argument("--preview", metavar="FILE", help="write what the model sees here, as PNG")
+    made.add_argument(
+        "--preview", metavar="FILE", help="write what the model sees here: .png, .jpg or .jpeg"
+    )
     made.add_argument("--num-frames", type=int, metavar="N", help="frames to sample")
     made.add_argument("--fps", type=float, metavar="N", help="frames to sample of a second")
     made.add_argument("--dtype", choices=_DTYPES, default="bfloat16", help="default %(default)s")
@@ -71,7 +73,7 @@ def run(options: Namespace) -> int:
     _tell(options.file, model, batch, meta)
     if picture is not None:
         drawn, frames = sheet.contact_sheet(model.levels(batch))
-        write_whole(picture, sheet.png(drawn))
+        write_whole(picture, sheet.PICTURES[picture.suffix.lower()](drawn))
         _ui.say(f"wrote {picture}: {frames}, {drawn.shape[1]} x {drawn.shape[0]} pixels")
     if out is not None:
         write_whole(out, _safetensors(batch, model.name, meta))
@@ -84,6 +86,7 @@ def run(options: Namespace) -> int:
 def _files(options: Namespace) -> tuple[Path | None, Path | None]:
     """Those of the tensors and of the picture."""
     from aimills_kernels.cli import _choose
+    from aimills_kernels.video.sheet import PICTURES
 
     out, picture = (
         _choose.output_file(text, option) if text is not None else None
@@ -100,6 +103,10 @@ def _files(options: Namespace) -> tuple[Path | None, Path | None]:
         for what, read in (("video", options.file), ("configuration", options.config)):
             if path is not None and read is not None and path.resolve() == Path(read).resolve():
                 raise UsageError(f"{option} would overwrite the {what} {read!r}")
+    if picture is not None and picture.suffix.lower() not in PICTURES:
+        raise UsageError(
+            f"--preview must be a file that ends in {', '.join(PICTURES)}, got {options.preview!r}"
+        )
     return out, picture
 
 

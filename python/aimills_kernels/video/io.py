@@ -35,6 +35,7 @@ FORMATS = {
 }  # fmt: skip
 # Checksums too, where a stream has any: HEVC's of pictures, Matroska's of elements.
 STRICT = "explode+crccheck+bitstream+buffer"
+_MOST_OF_JPEG = 65500  # of a side, by libjpeg and FFmpeg
 _ACCURATE = (
     "flags=bilinear+accurate_rnd+full_chroma_int+full_chroma_inp:out_range=pc"
     ":in_h_chr_pos=0:in_v_chr_pos=128"  # in 1/256 of a luma sample, from the first one
@@ -299,6 +300,29 @@ def encode_h264(
         _mux(container, crop, stream.encode(None))
         _mux(container, crop, [None])
     return out.getvalue()
+
+
+def jpeg(levels: Tensor) -> bytes:
+    """[height, width, 3] u8 as a JPEG file (JFIF) of full chroma, at FFmpeg's finest usual step."""
+    av = _av()
+    from av.video.reformatter import ColorRange, Colorspace
+
+    height, width, _ = levels.shape
+    if max(height, width) > _MOST_OF_JPEG:
+        raise VideoError(
+            f"a JPEG has at most {_MOST_OF_JPEG} rows and columns, and the picture is {width} x "
+            f"{height}; PNG holds it"
+        )
+    frame = av.VideoFrame(width, height, "rgb24")
+    planes("the picture", frame)[0].copy_(levels)
+    full = {"dst_colorspace": Colorspace.ITU601, "dst_color_range": ColorRange.JPEG}  # JFIF's
+    frame = frame.reformat(format="yuv444p", **full)
+    context = av.CodecContext.create("mjpeg", "w")
+    context.width, context.height, context.pix_fmt = width, height, "yuv444p"
+    context.color_range = ColorRange.JPEG
+    context.time_base, context.sample_aspect_ratio = TICK, 1  # without the latter it is no JFIF
+    context.qmin = context.qmax = 2
+    return b"".join(bytes(p) for given in (frame, None) for p in context.encode(given))
 
 
 def _check_planes(name: str, planes: Any, width: int) -> None:
