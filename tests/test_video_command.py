@@ -169,6 +169,12 @@ def test_configuration_and_a_note(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "pixel_values [3, 3, 32, 32] bfloat16" in said
     assert "note: the video" in said
     assert "doesn't say its colour matrix; bt601 is taken" in said
+    config.write_text('{"video_processor_type": "VideoMAEVideoProcessor", "num_frames": 2}')
+    assert main(["video", str(clip), "--config", str(config)]) == 0
+    said = capsys.readouterr()
+    assert "note: the configuration has num_frames and no do_sample_frames" in said.out
+    assert "3 frames sampled" in said.out
+    assert said.err == ""
 
 
 REFUSED = [

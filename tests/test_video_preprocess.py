@@ -146,7 +146,10 @@ def test_class_defaults_are_those_of_transformers(name: str) -> None:
     ours = {"default_to_square": True, **CLASSES[name]}
     for key in set(ours) - OWN_KEYS:
         assert ours[key] == theirs[key], key
-    told = {"do_center_crop", "crop_size", "size", "fps", "num_frames", "patch_size"}
+    told = {
+        "do_center_crop", "crop_size", "size", "fps", "num_frames", "patch_size",
+        "do_sample_frames",
+    }  # fmt: skip
     assert {k for k in told & set(theirs) if theirs[k]} <= set(ours)
 
 
@@ -415,6 +418,10 @@ def test_configuration(given: dict[str, Any], field: str, expected: Any) -> None
         (config("Qwen3VLVideoProcessor", min_pixels=9), "only size counts"),
         (config("InternVLVideoProcessor", initial_shift=0), "initial_shift=0"),
         (config(num_frames=8, fps=2), "num_frames and fps"),
+        (
+            config("Qwen2VLVideoProcessor", do_sample_frames="no"),
+            "do_sample_frames='no'; it must be true or false",
+        ),
         (config(num_frames=0), "num_frames must be"),
         (config("Siglip2ImageProcessor", do_resize=False), "do_resize=False"),
         (7, "config must be a mapping or a path, got 7"),

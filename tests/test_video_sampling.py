@@ -154,6 +154,12 @@ def test_sampling_that_is_refused(args: tuple, options: dict[str, Any], says: st
         sample_frames(*args, **options)
 
 
+def test_all_frames_excludes_a_choice() -> None:
+    for options in ({"num_frames": 2}, {"fps": 1.0}):
+        with pytest.raises(ValueError, match="all_frames excludes num_frames and the fps"):
+            Sampling(all_frames=True, **options)
+
+
 def test_every_strategy_gives_frames_of_the_video(seed: int) -> None:
     rng = random.Random(seed)
     for strategy in STRATEGIES:

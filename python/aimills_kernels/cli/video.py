@@ -55,12 +55,12 @@ def run(options: Namespace) -> int:
 
     out, picture = _files(options)
     dtype = getattr(torch, options.dtype)
-    if options.preset is not None:
-        model = VideoPreprocessor.from_preset(options.preset, dtype=dtype)
-    else:
-        model = VideoPreprocessor.from_hf_config(options.config, dtype=dtype)
     with _ui.progress("video") as step, warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
+        if options.preset is not None:
+            model = VideoPreprocessor.from_preset(options.preset, dtype=dtype)
+        else:
+            model = VideoPreprocessor.from_hf_config(options.config, dtype=dtype)
         batch = decode_to_tensor(
             Path(options.file), model, num_frames=options.num_frames, fps=options.fps,
             device=_choose.devices(options.device)[0], color_space=options.color_space,

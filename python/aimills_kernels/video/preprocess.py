@@ -435,13 +435,15 @@ def _smart(config: Mapping[str, Any], size: Any) -> sizes.SizeRule:
 
 
 def _sampling(config: Mapping[str, Any]) -> Sampling:
+    sampled = config["do_sample_frames"]
     return Sampling(
         config.get("sampling", "uniform"),
-        config.get("num_frames"),
-        config.get("fps"),
+        config.get("num_frames") if sampled else None,
+        config.get("fps") if sampled else None,
         config.get("min_frames", 1),
         config.get("max_frames", 1 << 31),
         config.get("temporal_patch_size", 1),
+        all_frames=not sampled,
     )
 
 
