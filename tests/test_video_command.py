@@ -196,13 +196,18 @@ REFUSED = [
         "--preview must be a file that ends in .png, .jpg, .jpeg, got 'seen.gif'",
     ),
     ("video CLIP --preset clip --preview seen", ".png, .jpg, .jpeg, got 'seen'"),
+    ("video EMPTY --preset clip", "the file should name a path, it is empty"),
+    ("video CLIP --config EMPTY", "--config should name a path, it is empty"),
+    ("video CLIP --preset clip --preview EMPTY", "--preview should name a file, it is empty"),
+    ("video CLIP --preset clip --out EMPTY", "--out should name a file, it is empty"),
     ("video CLIP --preset clip --out /dev/null/x", "can't write to the folder"),
 ]
 
 
 @pytest.mark.parametrize(("argv", "says"), REFUSED)
 def test_refused(argv: str, says: str, clip: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([str(clip) if part == "CLIP" else part for part in argv.split()]) == 3
+    given = {"CLIP": str(clip), "EMPTY": ""}
+    assert main([given.get(part, part) for part in argv.split()]) == 3
     said = capsys.readouterr().err
     assert says in said
     assert said.count("\n") == 1

@@ -776,6 +776,7 @@ def test_no_video() -> None:
         ({"color_space": "rec709"}, "color_space must be"),
         ({"rotate": 45}, "rotate must be"),
         ({"source": None}, "source must be a path"),
+        ({"source": ""}, "source must be a path, .* got an empty path"),
         ({"source": io.StringIO("x")}, "source must be a path"),
         ({"source": "/no/such/file"}, "can't be read: No such file"),
     ],

@@ -425,6 +425,7 @@ def test_configuration(given: dict[str, Any], field: str, expected: Any) -> None
         (config(num_frames=0), "num_frames must be"),
         (config("Siglip2ImageProcessor", do_resize=False), "do_resize=False"),
         (7, "config must be a mapping or a path, got 7"),
+        ("", "config must be a mapping or a path, got ''"),
     ],
 )
 def test_configuration_that_is_refused(given: Any, says: str) -> None:

@@ -53,6 +53,9 @@ def run(options: Namespace) -> int:
     from aimills_kernels.cli import _choose, _ui
     from aimills_kernels.video import VideoPreprocessor, decode_to_tensor, sheet
 
+    for name, text in (("the file", options.file), ("--config", options.config)):
+        if text == "":
+            raise UsageError(f"{name} should name a path, it is empty")
     out, picture = _files(options)
     dtype = getattr(torch, options.dtype)
     with _ui.progress("video") as step, warnings.catch_warnings(record=True) as said:

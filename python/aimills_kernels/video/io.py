@@ -22,6 +22,7 @@ from aimills_kernels.video.containers import cut_short
 from aimills_kernels.video.tags import TICK, VideoError, guessed_space, levels, matrix
 
 Source = Path | str | bytes | BinaryIO
+_SOURCES = "a path, the video itself as bytes, or a binary file that can seek"
 NOT_INSTALLED = "PyAV is not installed (pip install aimills-kernels[video])"
 # FFmpeg's name of a pixel format, and that of `video_to_tensor`.
 FORMATS = {
@@ -152,13 +153,11 @@ def open_source(source: Source) -> tuple[str, BinaryIO | str]:
     """What to call it, and what FFmpeg reads. A file that is open is read from its start."""
     if isinstance(source, bytes):
         source = io.BytesIO(source)
+    if isinstance(source, str) and not source:  # as a path it is the folder that one is in
+        raise ValueError(f"source must be {_SOURCES}, got an empty path")
     if not isinstance(source, (str, os.PathLike)):
         if not _is_file(source):
-            kind = type(source).__name__
-            raise ValueError(
-                "source must be a path, the video itself as bytes, or a binary file that can "
-                f"seek, got {kind}"
-            )
+            raise ValueError(f"source must be {_SOURCES}, got {type(source).__name__}")
         if not source.seek(0, io.SEEK_END):
             raise VideoError("the video is empty (0 bytes)")
         return "the video", source

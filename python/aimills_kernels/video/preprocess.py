@@ -105,7 +105,7 @@ class VideoPreprocessor:
     ) -> VideoPreprocessor:
         """What a configuration of Transformers says: the dict, the path of its JSON file, or a
         checkpoint's folder. ValueError for what it says and this library can't do."""
-        if isinstance(config, (str, os.PathLike)):
+        if isinstance(config, (str, os.PathLike)) and config != "":
             config = configs.read(config)
         if not isinstance(config, Mapping):
             raise ValueError(f"config must be a mapping or a path, got {shown(config)}")
