@@ -169,6 +169,7 @@ def test_configuration_and_a_note(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "pixel_values [3, 3, 32, 32] bfloat16" in said
     assert "note: the video" in said
     assert "doesn't say its colour matrix; bt601 is taken" in said
+    assert "; --color-space says which it is" in said
     config.write_text('{"video_processor_type": "VideoMAEVideoProcessor", "num_frames": 2}')
     assert main(["video", str(clip), "--config", str(config)]) == 0
     said = capsys.readouterr()
@@ -229,6 +230,16 @@ def test_damaged_video_leaves_no_file(clip: Path, capsys: pytest.CaptureFixture[
     assert main(["video", str(clip), "--preset", "clip", "--out", str(out)]) == 3
     assert "is it truncated?" in capsys.readouterr().err
     assert [p.name for p in clip.parent.iterdir()] == ["clip.mp4"]
+
+
+def test_errors_advise_options(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    clip = tmp_path / "clip.mkv"
+    clip.write_bytes(encoded(form="matroska", count=3, tags={"color_trc": 10}))
+    assert main(["video", str(clip), "--preset", "clip"]) == 3
+    said = capsys.readouterr().err
+    assert "has the transfer" in said
+    assert "; --transfer says which to take all the same" in said
+    assert main(["video", str(clip), "--preset", "clip", "--transfer", "sdr"]) == 0
 
 
 def test_sheet_of_many_frames() -> None:

@@ -301,6 +301,12 @@ def test_qwen25_at_1080p() -> None:
     assert smart_resize(1080, 1920, factor=28, **pixels) == (560, 1008)
 
 
+def test_ratio_of_a_small_video_is_told_by_its_own_size() -> None:
+    """Which Transformers enlarges first."""
+    with pytest.raises(ValueError, match="within a ratio of 200, got 2 x 4000 pixels"):
+        smart_resize_video(2, 2, 4000, min_pixels=4096, max_pixels=1 << 24)
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [

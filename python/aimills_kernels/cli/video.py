@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import warnings
 from argparse import Namespace
 from pathlib import Path
@@ -47,31 +48,15 @@ def arguments(made: argparse.ArgumentParser) -> None:
 
 
 def run(options: Namespace) -> int:
-    import torch
-
     from aimills_kernels._files import write_whole
-    from aimills_kernels.cli import _choose, _ui
-    from aimills_kernels.video import VideoPreprocessor, decode_to_tensor, sheet
+    from aimills_kernels.cli import _ui
+    from aimills_kernels.video import sheet
 
     for name, text in (("the file", options.file), ("--config", options.config)):
         if text == "":
             raise UsageError(f"{name} should name a path, it is empty")
     out, picture = _files(options)
-    dtype = getattr(torch, options.dtype)
-    with _ui.progress("video") as step, warnings.catch_warnings(record=True) as said:
-        warnings.simplefilter("always")
-        if options.preset is not None:
-            model = VideoPreprocessor.from_preset(options.preset, dtype=dtype)
-        else:
-            model = VideoPreprocessor.from_hf_config(options.config, dtype=dtype)
-        batch = decode_to_tensor(
-            Path(options.file), model, num_frames=options.num_frames, fps=options.fps,
-            device=_choose.devices(options.device)[0], color_space=options.color_space,
-            color_range=options.color_range, chroma_location=options.chroma_location,
-            transfer=options.transfer, progress=step,
-        )  # fmt: skip
-    for warning in said:
-        _ui.say(f"note: {warning.message}", "yellow")
+    model, batch = _decoded(options)
     meta = batch.pop("video_metadata")
     _tell(options.file, model, batch, meta)
     if picture is not None:
@@ -84,6 +69,43 @@ def run(options: Namespace) -> int:
     elif picture is not None:
         _ui.say(f"note: the tensors are not written: {_missing()}", "yellow")
     return OK
+
+
+def _decoded(options: Namespace) -> tuple[Any, dict[str, Any]]:
+    """The preprocessor, and its result for the file."""
+    import torch
+
+    from aimills_kernels.cli import _choose, _ui
+    from aimills_kernels.video import VideoError, VideoPreprocessor, decode_to_tensor
+
+    dtype = getattr(torch, options.dtype)
+    with _ui.progress("video") as step, warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        if options.preset is not None:
+            model = VideoPreprocessor.from_preset(options.preset, dtype=dtype)
+        else:
+            model = VideoPreprocessor.from_hf_config(options.config, dtype=dtype)
+        try:
+            batch = decode_to_tensor(
+                Path(options.file), model, num_frames=options.num_frames, fps=options.fps,
+                device=_choose.devices(options.device)[0], color_space=options.color_space,
+                color_range=options.color_range, chroma_location=options.chroma_location,
+                transfer=options.transfer, progress=step,
+            )  # fmt: skip
+        except VideoError as error:
+            raise UsageError(_by_option(str(error))) from error
+    for warning in said:
+        _ui.say(f"note: {_by_option(str(warning.message))}", "yellow")
+    return model, batch
+
+
+def _by_option(text: str) -> str:
+    """Arguments that the text advises, by the names that they have here."""
+    return re.sub(
+        r"\b(color_space|color_range|chroma_location|transfer)=(?= )",
+        lambda found: f"--{found[1].replace('_', '-')}",
+        text,
+    )
 
 
 def _files(options: Namespace) -> tuple[Path | None, Path | None]:
