@@ -397,13 +397,6 @@ def test_rgb_of_h264() -> None:
     assert torch.equal(levels, want.expand(3, 48, 64))
 
 
-@pytest.mark.parametrize("tags", [{}, {"color_range": 1}])
-def test_rgb_is_full_whatever_the_stream_says(tags: dict[str, int]) -> None:
-    """As the op takes it; the range was told as limited."""
-    data = encoded("rawvideo", "nut", count=1, pixels="rgb24", tags=tags)
-    assert taken(data)["color_range"] == "full"
-
-
 def test_hevc_10_bit_bt2020() -> None:
     data = encoded(
         "libx265", count=12, pixels="yuv420p10le", tags={**TAGGED, "colorspace": 9, "color_trc": 14}

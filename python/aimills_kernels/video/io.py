@@ -9,7 +9,7 @@ import contextlib
 import importlib.util
 import io
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -36,6 +36,7 @@ FORMATS = {
 }  # fmt: skip
 # Checksums too, where a stream has any: HEVC's of pictures, Matroska's of elements.
 STRICT = "explode+crccheck+bitstream+buffer"
+_COVER = 0x400  # FFmpeg's AV_DISPOSITION_ATTACHED_PIC
 _MOST_OF_JPEG = 65500  # of a side, by libjpeg and FFmpeg
 _ACCURATE = (
     "flags=bilinear+accurate_rnd+full_chroma_int+full_chroma_inp:out_range=pc"
@@ -121,9 +122,7 @@ def opened(name: str, data: BinaryIO | str) -> Iterator[tuple[Any, Any]]:
     options = {"err_detect": STRICT}
     options["protocol_whitelist"] = "file,crypto,data" if from_path else "none"
     with av.open(data, options=options, metadata_errors="replace") as container:
-        if not container.streams.video:
-            raise VideoError(f"{name} holds no video stream")
-        stream = container.streams.video[0]
+        stream = _first(name, container.streams.video)
         # One that says how many frames it has is held to that instead.
         if cut and not stream.frames:
             raise VideoError(f"{name} is truncated: its last part is longer than the file")
@@ -133,6 +132,15 @@ def opened(name: str, data: BinaryIO | str) -> Iterator[tuple[Any, Any]]:
         stream.codec_context.options = {"err_detect": STRICT}
         stream.codec_context.thread_count = 1
         yield container, stream
+
+
+def _first(name: str, streams: Sequence[Any]) -> Any:
+    """Which is no picture of a cover, as music has."""
+    moving = [s for s in streams if not int(s.disposition) & _COVER]
+    if not moving:
+        what = "but the picture of a cover" if streams else ""
+        raise VideoError(f"{name} holds no video stream {what}".rstrip())
+    return moving[0]
 
 
 def errors() -> Any:
