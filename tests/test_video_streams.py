@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import io
 import struct
 from types import SimpleNamespace
@@ -35,6 +36,8 @@ def test_video_behind_a_cover() -> None:
     """No muxer here writes the cover first, but files have it so."""
     cover, video, other = (SimpleNamespace(disposition=d) for d in (0x401, 0, 1))
     assert _first("a", [cover, video, other]) is video
+    older = SimpleNamespace(disposition=enum.Flag("Disposition", {"attached_pic": 0x400})(0x400))
+    assert _first("a", [older, SimpleNamespace()]) == SimpleNamespace()
 
 
 @pytest.mark.parametrize("tags", [{}, {"color_range": 1}])

@@ -136,7 +136,9 @@ def opened(name: str, data: BinaryIO | str) -> Iterator[tuple[Any, Any]]:
 
 def _first(name: str, streams: Sequence[Any]) -> Any:
     """Which is no picture of a cover, as music has."""
-    moving = [s for s in streams if not int(s.disposition) & _COVER]
+    flags = [getattr(s, "disposition", 0) for s in streams]  # older PyAV's are no whole numbers
+    covers = [getattr(f, "value", f) & _COVER for f in flags]
+    moving = [s for s, cover in zip(streams, covers, strict=True) if not cover]
     if not moving:
         what = "but the picture of a cover" if streams else ""
         raise VideoError(f"{name} holds no video stream {what}".rstrip())
