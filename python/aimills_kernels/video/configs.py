@@ -200,6 +200,11 @@ def complete(config: Mapping[str, Any]) -> dict[str, Any]:
         if value is not None and key not in _MEANT | _WITHOUT_EFFECT | _OF_SOUND:
             raise ValueError(f"the configuration has the key {shown(key)}, which is not supported")
     given = {k: v for k, v in config.items() if k in _MEANT and v is not None}
+    for key in (k for k in given if k.startswith("do_")):
+        if not isinstance(given[key], int) or given[key] not in (0, 1):
+            raise ValueError(
+                f"the configuration has {key}={shown(given[key])}; it must be true or false"
+            )
     made = {**CLASSES[kind], **given, "class": kind}
     if _samples(made, given) and "num_frames" in given:
         if "fps" in given:
@@ -210,11 +215,7 @@ def complete(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _samples(made: dict[str, Any], given: Mapping[str, Any]) -> bool:
     """What do_sample_frames says. Processors of images don't have it."""
-    sampled = made.setdefault("do_sample_frames", "Video" not in made["class"])
-    if not isinstance(sampled, bool):
-        raise ValueError(
-            f"the configuration has do_sample_frames={shown(sampled)}; it must be true or false"
-        )
+    sampled: bool = made.setdefault("do_sample_frames", "Video" not in made["class"])
     unused = [key for key in ("num_frames", "fps") if key in given]
     if not sampled and "do_sample_frames" not in given and unused:
         warnings.warn(
@@ -235,7 +236,7 @@ def _class(config: Mapping[str, Any]) -> str:
     name = _OF_MODEL.get((name, str(config.get("processor_class"))), name)
     if name not in CLASSES:
         raise ValueError(
-            f"the configuration is of {shown(kind)}; there are "
+            f"the configuration is of {shown(kind)}, which is not supported; "
             f"{near(name, CLASSES, 'aimills_kernels.video.configs.CLASSES')}"
         )
     return name

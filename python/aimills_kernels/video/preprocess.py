@@ -160,7 +160,7 @@ class VideoPreprocessor:
             if name not in _COLOR + _TRAINING:
                 there = ", ".join(_COLOR + _TRAINING)
                 raise ValueError(f"unknown option {name!r}; there are {there}")
-        if format not in FORMATS:
+        if not isinstance(format, str) or format not in FORMATS:
             raise ValueError(f"format must be {' or '.join(FORMATS)}, got {shown(format)}")
         parts = []
         for i, (planes, rate) in enumerate(zip(several, rates, strict=True)):
@@ -379,7 +379,7 @@ def _check_supported(config: Mapping[str, Any]) -> None:
             raise ValueError(
                 f"the configuration has {key}={shown(value)}; only {only} is supported"
             )
-    if config["resample"] not in _FILTERS:
+    if not isinstance(config["resample"], int) or config["resample"] not in _FILTERS:
         raise ValueError(
             f"the configuration has resample={shown(config['resample'])}; supported are "
             f"{', '.join(f'{number} ({name})' for number, name in _FILTERS.items())}"
