@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -190,6 +191,7 @@ REFUSED = [
     ("video CLIP --preset clip --fps 0", "the fps to sample at must be"),
     ("video CLIP --preset clip --device tpu", "unknown device 'tpu'"),
     ("video CLIP --preset clip --dtype int8", "invalid choice: 'int8'"),
+    ("video CLIP --preset clip --rotate 45", "invalid choice: 45"),
     ("video CLIP --preset clip --color-space rec", "color_space must be"),
     ("video CLIP --preset clip --preview /tmp", "--preview '/tmp' is a folder"),
     (
@@ -240,6 +242,22 @@ def test_errors_advise_options(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert "has the transfer" in said
     assert "; --transfer says which to take all the same" in said
     assert main(["video", str(clip), "--preset", "clip", "--transfer", "sdr"]) == 0
+
+
+def test_turned_and_mirrored(clip: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A matrix that is no quarter turn, in the track's header, and what is done all the same."""
+    data = bytearray(clip.read_bytes())
+    at = data.index(b"tkhd") + 44  # ISO/IEC 14496-12, 8.3.2, version 0
+    assert struct.unpack_from(">5i", data, at) == (65536, 0, 0, 0, 65536)
+    struct.pack_into(">5i", data, at, 46341, 46341, 0, -46341, 46341)
+    clip.write_bytes(data)
+    argv = ["video", str(clip), "--preset", "clip", "--num-frames", "1"]
+    assert main(argv) == 3
+    assert "no quarter turn; --rotate and --flip say what to do" in capsys.readouterr().err
+    assert main([*argv, "--rotate", "90", "--flip"]) == 0
+    assert "chroma at left, turned by 90 degrees, mirrored" in capsys.readouterr().out
+    assert main([*argv, "--rotate", "0", "--no-flip"]) == 0
+    assert "turned by" not in capsys.readouterr().out
 
 
 def test_sheet_of_many_frames() -> None:

@@ -45,6 +45,15 @@ def arguments(made: argparse.ArgumentParser) -> None:
         made.add_argument(
             f"--{option}", metavar="NAME", help=f"{values}; what the stream says by default"
         )
+    made.add_argument(
+        "--rotate",
+        type=int,
+        choices=(0, 90, 180, 270),
+        help="degrees clockwise; likewise",
+    )
+    made.add_argument(
+        "--flip", action=argparse.BooleanOptionalAction, help="mirror, before that; likewise"
+    )
 
 
 def run(options: Namespace) -> int:
@@ -90,7 +99,7 @@ def _decoded(options: Namespace) -> tuple[Any, dict[str, Any]]:
                 Path(options.file), model, num_frames=options.num_frames, fps=options.fps,
                 device=_choose.devices(options.device)[0], color_space=options.color_space,
                 color_range=options.color_range, chroma_location=options.chroma_location,
-                transfer=options.transfer, progress=step,
+                transfer=options.transfer, rotate=options.rotate, flip=options.flip, progress=step,
             )  # fmt: skip
         except VideoError as error:
             raise UsageError(_by_option(str(error))) from error
@@ -102,7 +111,7 @@ def _decoded(options: Namespace) -> tuple[Any, dict[str, Any]]:
 def _by_option(text: str) -> str:
     """Arguments that the text advises, by the names that they have here."""
     return re.sub(
-        r"\b(color_space|color_range|chroma_location|transfer)=(?= )",
+        r"\b(color_space|color_range|chroma_location|transfer|rotate|flip)=(?= )",
         lambda found: f"--{found[1].replace('_', '-')}",
         text,
     )
