@@ -197,7 +197,7 @@ def test_help_names_the_families(command: str, capsys: pytest.CaptureFixture[str
         ("validate --case=", "--case: '' names nothing"),
         ("validate --provider ,", "--provider: ',' names nothing"),
         ("bench --case ,,", "--case: ',,' names nothing"),
-        ("bench --out=", "--out '' is a folder; it should name a file"),
+        ("bench --out=", "--out should name a file, it is empty"),
         ("accept --exclude=", "--exclude: '' names nothing"),
         ("accept --device gpu", "--device: unknown device 'gpu'; there are auto, cpu, cuda"),
         ("explain attention --case=", "has no case ''"),

@@ -427,22 +427,6 @@ def test_the_fast_mode_costs_less():
     assert costs["fast", "nv12"].bytes == costs["torch", "nv12"].bytes
 
 
-@pytest.mark.parametrize("mode", ["torch", "fast", "pil13"])
-@pytest.mark.parametrize("rotate", [0, 90])
-def test_a_window_costs_what_lies_under_it(mode, rotate):
-    """Here an even share of the source, chroma too: as if the rest of it were not there."""
-
-    def cost(width, height, **given):
-        sides = (height // 10, width // 10)
-        h, w = sides[::-1] if rotate else sides
-        return op.cost(Case("c", F=2, H=height, W=width, h=h, w=w, mode=mode, rotate=rotate,
-                            **given))  # fmt: skip
-
-    window = (5, 10, 30, 20) if rotate else (10, 5, 20, 30)
-    assert cost(600, 400, window=window) == cost(300, 200)
-    assert cost(600, 400, window=window, pad=(1, 2, 3, 4)).flops == cost(300, 200).flops
-
-
 @pytest.mark.parametrize("mode", ["torch", "fast", "pil", "pil13"])
 def test_a_call_with_out_allocates_nothing(mode):
     planes = (torch.zeros(2, 90, 160, dtype=torch.uint8),

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import json
+import struct
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from aimills_kernels.cli import main
 from aimills_kernels.video import VideoPreprocessor, decode_to_tensor
+from aimills_kernels.video.io import jpeg
 from aimills_kernels.video.sheet import contact_sheet
 from tests.test_video_decode import encoded
 
@@ -78,6 +82,42 @@ def test_tensors_lie_beside_the_picture(
     assert not (clip.parent / "y.safetensors").exists()
 
 
+@pytest.mark.parametrize(
+    ("suffix", "kind"), [(".png", "PNG"), (".jpg", "JPEG"), (".jpeg", "JPEG"), (".JPG", "JPEG")]
+)
+def test_picture_is_what_its_suffix_says(suffix: str, kind: str, clip: Path) -> None:
+    preview = clip.parent / f"seen{suffix}"
+    argv = ["video", str(clip), "--preset", "clip", "--num-frames", "2"]
+    assert main([*argv, "--preview", str(preview)]) == 0
+    picture = Image.open(preview)
+    assert picture.format == kind
+    model = VideoPreprocessor.from_preset("clip")
+    drawn, _ = contact_sheet(model.levels(decode_to_tensor(clip, model, num_frames=2)))
+    assert (picture.height, picture.width, 3) == drawn.shape
+    assert apart(picture, drawn) <= (8 if kind == "JPEG" else 0)
+
+
+def apart(picture: Any, drawn: torch.Tensor) -> int:
+    held = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8).view(drawn.shape)
+    return int((held.int() - drawn.int()).abs().max())
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (37, 53), (300, 501)])
+def test_jpeg_of_pure_colours(height: int, width: int) -> None:
+    """Of a flat picture no step of JPEG's loses anything but the rounding of its colour."""
+    for colour in ((255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255), (16, 99, 235)):
+        drawn = torch.tensor(colour, dtype=torch.uint8).expand(height, width, 3)
+        picture = Image.open(io.BytesIO(jpeg(drawn)))
+        assert picture.size == (width, height)
+        assert picture.info["jfif"]
+        assert apart(picture, drawn) <= 2
+
+
+def test_jpeg_too_large() -> None:
+    with pytest.raises(ValueError, match="at most 65500 rows and columns, and the picture is"):
+        jpeg(torch.zeros(1, 65501, 3, dtype=torch.uint8))
+
+
 @pytest.mark.parametrize("option", ["--preview", "--out"])
 @pytest.mark.parametrize("read", ["clip.mp4", "config.json", "link"])
 def test_what_is_read_is_not_overwritten(
@@ -130,6 +170,13 @@ def test_configuration_and_a_note(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "pixel_values [3, 3, 32, 32] bfloat16" in said
     assert "note: the video" in said
     assert "doesn't say its colour matrix; bt601 is taken" in said
+    assert "; --color-space says which it is" in said
+    config.write_text('{"video_processor_type": "VideoMAEVideoProcessor", "num_frames": 2}')
+    assert main(["video", str(clip), "--config", str(config)]) == 0
+    said = capsys.readouterr()
+    assert "note: the configuration has num_frames and no do_sample_frames" in said.out
+    assert "3 frames sampled" in said.out
+    assert said.err == ""
 
 
 REFUSED = [
@@ -144,15 +191,26 @@ REFUSED = [
     ("video CLIP --preset clip --fps 0", "the fps to sample at must be"),
     ("video CLIP --preset clip --device tpu", "unknown device 'tpu'"),
     ("video CLIP --preset clip --dtype int8", "invalid choice: 'int8'"),
+    ("video CLIP --preset clip --rotate 45", "invalid choice: 45"),
     ("video CLIP --preset clip --color-space rec", "color_space must be"),
     ("video CLIP --preset clip --preview /tmp", "--preview '/tmp' is a folder"),
+    (
+        "video /no/such.mp4 --preset clip --preview seen.gif",
+        "--preview must be a file that ends in .png, .jpg, .jpeg, got 'seen.gif'",
+    ),
+    ("video CLIP --preset clip --preview seen", ".png, .jpg, .jpeg, got 'seen'"),
+    ("video EMPTY --preset clip", "the file should name a path, it is empty"),
+    ("video CLIP --config EMPTY", "--config should name a path, it is empty"),
+    ("video CLIP --preset clip --preview EMPTY", "--preview should name a file, it is empty"),
+    ("video CLIP --preset clip --out EMPTY", "--out should name a file, it is empty"),
     ("video CLIP --preset clip --out /dev/null/x", "can't write to the folder"),
 ]
 
 
 @pytest.mark.parametrize(("argv", "says"), REFUSED)
 def test_refused(argv: str, says: str, clip: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([str(clip) if part == "CLIP" else part for part in argv.split()]) == 3
+    given = {"CLIP": str(clip), "EMPTY": ""}
+    assert main([given.get(part, part) for part in argv.split()]) == 3
     said = capsys.readouterr().err
     assert says in said
     assert said.count("\n") == 1
@@ -174,6 +232,32 @@ def test_damaged_video_leaves_no_file(clip: Path, capsys: pytest.CaptureFixture[
     assert main(["video", str(clip), "--preset", "clip", "--out", str(out)]) == 3
     assert "is it truncated?" in capsys.readouterr().err
     assert [p.name for p in clip.parent.iterdir()] == ["clip.mp4"]
+
+
+def test_errors_advise_options(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    clip = tmp_path / "clip.mkv"
+    clip.write_bytes(encoded(form="matroska", count=3, tags={"color_trc": 10}))
+    assert main(["video", str(clip), "--preset", "clip"]) == 3
+    said = capsys.readouterr().err
+    assert "has the transfer" in said
+    assert "; --transfer says which to take all the same" in said
+    assert main(["video", str(clip), "--preset", "clip", "--transfer", "sdr"]) == 0
+
+
+def test_turned_and_mirrored(clip: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A matrix that is no quarter turn, in the track's header, and what is done all the same."""
+    data = bytearray(clip.read_bytes())
+    at = data.index(b"tkhd") + 44  # ISO/IEC 14496-12, 8.3.2, version 0
+    assert struct.unpack_from(">5i", data, at) == (65536, 0, 0, 0, 65536)
+    struct.pack_into(">5i", data, at, 46341, 46341, 0, -46341, 46341)
+    clip.write_bytes(data)
+    argv = ["video", str(clip), "--preset", "clip", "--num-frames", "1"]
+    assert main(argv) == 3
+    assert "no quarter turn; --rotate and --flip say what to do" in capsys.readouterr().err
+    assert main([*argv, "--rotate", "90", "--flip"]) == 0
+    assert "chroma at left, turned by 90 degrees, mirrored" in capsys.readouterr().out
+    assert main([*argv, "--rotate", "0", "--no-flip"]) == 0
+    assert "turned by" not in capsys.readouterr().out
 
 
 def test_sheet_of_many_frames() -> None:

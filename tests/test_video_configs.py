@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -172,6 +173,45 @@ def test_configuration_of_a_checkpoint(name: str) -> None:
 def test_what_a_checkpoint_may_not_ask_for(name: str, more: dict[str, Any], says: str) -> None:
     with pytest.raises(ValueError, match=says):
         VideoPreprocessor.from_hf_config({**WORLD[name], **more})
+
+
+ALL = list(range(100))
+# Of 100 frames at 10 a second; that a class has do_sample_frames False or True is Transformers'.
+SAMPLED: list[tuple[str, dict[str, Any], list[int]]] = [
+    ("Qwen2VLVideoProcessor", {"do_sample_frames": False, "fps": 1}, ALL),
+    ("Qwen2VLVideoProcessor", {"do_sample_frames": True, "fps": 0.4}, [0, 25, 50, 75]),
+    ("Qwen2VLVideoProcessor", {"do_sample_frames": False, "fps": 1, "num_frames": 4}, ALL),
+    ("Qwen3VLVideoProcessor", {"do_sample_frames": False, "max_frames": 8}, ALL),
+    ("Qwen3VLVideoProcessor", {"fps": 0.4}, [0, 33, 66, 99]),
+    ("Qwen3VLVideoProcessor", {"num_frames": 2}, [0, 99]),
+    ("InternVLVideoProcessor", {"do_sample_frames": True, "num_frames": 4}, [12, 37, 62, 87]),
+    ("InternVLVideoProcessor", {"do_sample_frames": False, "num_frames": 4}, ALL),
+    ("VideoMAEVideoProcessor", {"do_sample_frames": True, "num_frames": 4}, [0, 25, 50, 75]),
+    ("VideoMAEVideoProcessor", {"do_sample_frames": None}, ALL),
+    ("CLIPImageProcessor", {"num_frames": 4}, [0, 25, 50, 75]),
+    ("CLIPImageProcessor", {"do_sample_frames": False, "num_frames": 4}, ALL),
+]
+
+
+@pytest.mark.parametrize(("name", "given", "expected"), SAMPLED)
+def test_frames_that_a_configuration_takes(
+    name: str, given: dict[str, Any], expected: list[int]
+) -> None:
+    key = "video_processor_type" if "Video" in name else "image_processor_type"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        made = VideoPreprocessor.from_hf_config({key: name, **given})
+    assert made.sampling.indices(100, 10.0) == expected
+    assert ("all (" in repr(made)) == (expected == ALL)
+
+
+def test_rate_without_do_sample_frames_is_told() -> None:
+    for given in ({"fps": 2}, {"num_frames": 4}, {"fps": 2, "num_frames": 4}):
+        config = {"video_processor_type": "Qwen2VLVideoProcessor", **given}
+        with pytest.warns(UserWarning, match="no do_sample_frames, which is false in") as said:
+            made = VideoPreprocessor.from_hf_config(config)
+        assert said[0].filename == __file__
+        assert made.sampling.indices(100, 10.0) == ALL
 
 
 def test_configuration_of_qwen25() -> None:

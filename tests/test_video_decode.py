@@ -23,7 +23,13 @@ import torch
 from torch import Tensor
 
 from aimills_kernels.kernels.video.formats import FORMATS as OP_FORMATS
-from aimills_kernels.video import VideoError, VideoPreprocessor, decode_to_tensor, sizes
+from aimills_kernels.video import (
+    Sampling,
+    VideoError,
+    VideoPreprocessor,
+    decode_to_tensor,
+    sizes,
+)
 from aimills_kernels.video import io as video_io
 from aimills_kernels.video.decode import _check_same_tags
 from aimills_kernels.video.io import FORMATS, _plane, decode, planes
@@ -247,6 +253,9 @@ def test_only_what_is_needed_is_decoded(form: str) -> None:
 def test_frames_that_are_sampled(clip: bytes) -> None:
     assert which(decode_to_tensor(clip, plain())) == list(range(COUNT))
     assert which(decode_to_tensor(clip, plain(), num_frames=4)) == [0, 15, 30, 45]
+    every = plain(sampling=Sampling(all_frames=True))
+    assert which(decode_to_tensor(clip, every)) == list(range(60))
+    assert which(decode_to_tensor(clip, every, num_frames=4)) == [0, 15, 30, 45]
     assert which(decode_to_tensor(clip, plain(), fps=1)) == [0, 10, 20, 30, 40, 50]
     got = decode_to_tensor(clip, "qwen2.5-vl")
     assert got["video_metadata"]["frames_indices"] == list(range(0, 60, 5))
@@ -772,6 +781,7 @@ def test_no_video() -> None:
         ({"color_space": "rec709"}, "color_space must be"),
         ({"rotate": 45}, "rotate must be"),
         ({"source": None}, "source must be a path"),
+        ({"source": ""}, "source must be a path, .* got an empty path"),
         ({"source": io.StringIO("x")}, "source must be a path"),
         ({"source": "/no/such/file"}, "can't be read: No such file"),
     ],

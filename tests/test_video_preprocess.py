@@ -146,7 +146,10 @@ def test_class_defaults_are_those_of_transformers(name: str) -> None:
     ours = {"default_to_square": True, **CLASSES[name]}
     for key in set(ours) - OWN_KEYS:
         assert ours[key] == theirs[key], key
-    told = {"do_center_crop", "crop_size", "size", "fps", "num_frames", "patch_size"}
+    told = {
+        "do_center_crop", "crop_size", "size", "fps", "num_frames", "patch_size",
+        "do_sample_frames",
+    }  # fmt: skip
     assert {k for k in told & set(theirs) if theirs[k]} <= set(ours)
 
 
@@ -320,6 +323,7 @@ BAD_CALLS: list[tuple[Any, Call, str]] = [
     (clip(), {"flip": 1}, "flip must be"),
     (clip(), {"fps": [1.0, 2.0]}, "fps must be one number or 1"),
     (clip(), {"fps": "25"}, "fps must be a number"),
+    (clip(), {"format": ["nv12"]}, "format must be nv12 or nv21"),
     (clip(), {"rotate": 45}, "rotate must be 0, 90, 180 or 270"),
     (clip(), {"color": "bt709"}, "unknown option 'color'"),
     (clip(), {"color_space": "rec709"}, "color_space must be"),
@@ -415,9 +419,18 @@ def test_configuration(given: dict[str, Any], field: str, expected: Any) -> None
         (config("Qwen3VLVideoProcessor", min_pixels=9), "only size counts"),
         (config("InternVLVideoProcessor", initial_shift=0), "initial_shift=0"),
         (config(num_frames=8, fps=2), "num_frames and fps"),
+        (
+            config("Qwen2VLVideoProcessor", do_sample_frames="no"),
+            "do_sample_frames='no'; it must be true or false",
+        ),
+        (config(do_center_crop="no"), "do_center_crop='no'; it must be true or false"),
+        (config(do_resize=[0]), r"do_resize=\[0\]; it must be true or false"),
+        (config("Unheard"), "is of 'Unheard', which is not supported; `aimills_kernels"),
+        (config(resample=[3]), r"resample=\[3\]; supported are 0"),
         (config(num_frames=0), "num_frames must be"),
         (config("Siglip2ImageProcessor", do_resize=False), "do_resize=False"),
         (7, "config must be a mapping or a path, got 7"),
+        ("", "config must be a mapping or a path, got ''"),
     ],
 )
 def test_configuration_that_is_refused(given: Any, says: str) -> None:

@@ -148,11 +148,19 @@ def test_without_a_count_all_frames_are_taken() -> None:
         ((5, 25), {"min_frames": "4"}, "min_frames must be"),
         ((5, 25), {"multiple": 0}, "multiple must be"),
         ((1 << 30, 1e-6), {"strategy": "fps", "target_fps": 1e6}, "number of frames sampled"),
+        ((60, 30), {"strategy": "fps", "target_fps": 1e6}, "2000000 frames would be sampled from"),
+        ((60, 30), {"strategy": "qwen3-vl", "num_frames": 1 << 31}, "1048576 at most; num_frames"),
     ],
 )
 def test_sampling_that_is_refused(args: tuple, options: dict[str, Any], says: str) -> None:
     with pytest.raises(ValueError, match=says):
         sample_frames(*args, **options)
+
+
+def test_all_frames_excludes_a_choice() -> None:
+    for options in ({"num_frames": 2}, {"fps": 1.0}):
+        with pytest.raises(ValueError, match="all_frames excludes num_frames and the fps"):
+            Sampling(all_frames=True, **options)
 
 
 def test_every_strategy_gives_frames_of_the_video(seed: int) -> None:
@@ -294,6 +302,12 @@ def test_shortest_edge(height: int, width: int, expected: tuple[int, int]) -> No
 def test_qwen25_at_1080p() -> None:
     pixels = {"min_pixels": 128 * 28 * 28, "max_pixels": 768 * 28 * 28}
     assert smart_resize(1080, 1920, factor=28, **pixels) == (560, 1008)
+
+
+def test_ratio_of_a_small_video_is_told_by_its_own_size() -> None:
+    """Which Transformers enlarges first."""
+    with pytest.raises(ValueError, match="within a ratio of 200, got 2 x 4000 pixels"):
+        smart_resize_video(2, 2, 4000, min_pixels=4096, max_pixels=1 << 24)
 
 
 @pytest.mark.parametrize(

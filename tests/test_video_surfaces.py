@@ -146,6 +146,7 @@ def test_arrays_that_are_refused() -> None:
         (lambda: as_planes(surface()[:, :, :11]), "both even"),
         (lambda: as_planes(surface(), format="i420"), "i420 in one array is not supported"),
         (lambda: as_planes(surface(), format="x"), "format must be nv12 or"),
+        (lambda: as_planes(surface(), format=["nv12"]), "format must be nv12 or"),
         (lambda: as_array(torch.zeros(1), "jax"), "library must be cupy or numpy"),
         (lambda: as_array(torch.zeros(1).bfloat16(), "numpy"), "numpy has no bfloat16"),
     ]

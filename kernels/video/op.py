@@ -8,17 +8,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from aimills_kernels._op import Case, Cost, Op, Problem, Provider
+from aimills_kernels._op import Op, Problem, Provider
 from aimills_kernels._tolerance import EPS32, Levels
 from aimills_kernels.kernels.video import config
-from aimills_kernels.kernels.video.cases import CASES, ERRORS, case_options, inputs
+from aimills_kernels.kernels.video.cases import CASES, ERRORS, inputs
 from aimills_kernels.kernels.video.check import check
 from aimills_kernels.kernels.video.colour import exact_levels
+from aimills_kernels.kernels.video.cost import cost
 from aimills_kernels.kernels.video.fast import fast_between, fast_levels
-from aimills_kernels.kernels.video.formats import FORMATS
 from aimills_kernels.kernels.video.layouts import arrange
 from aimills_kernels.kernels.video.problem import Arguments, extension_error
-from aimills_kernels.kernels.video.resize import RADIUS, resize, resize_pil
+from aimills_kernels.kernels.video.resize import resize, resize_pil
 from aimills_kernels.kernels.video.tone import jittered, sdr_levels, spread_by
 
 DTYPE_E4M3 = torch.float8_e4m3fn
@@ -129,37 +129,6 @@ def fake(*args: object) -> Tensor:
 
 
 fake.__signature__ = inspect.signature(reference)  # type: ignore[attr-defined]
-
-
-def cost(case: Case) -> Cost:
-    """Each source byte that a stored output lies over is read once and each output written once;
-    the multiply-adds of a separable filter in the cheaper order, and of the colour matrix. The mode
-    "fast" filters chroma in its own size, and converts what it stores."""
-    a = case_options(case)
-    h, w = (end - begin for begin, end in a.stored)
-    H, W = (-(-side * n // m) for side, n, m in zip(a.box[2:], (h, w), a.resized, strict=True))
-    frames, form = case.F, FORMATS[a.format]
-    chroma = form.chroma_size(H, W)
-    samples = 3 * H * W if form.rgb else H * W + 2 * chroma[0] * chroma[1]
-    stored = a.placed.clip_stride // a.placed.clip  # of a frame
-    moved = samples * form.dtype.itemsize + stored * a.dtype.itemsize
-    apart = a.resize_mode == "fast" and not form.rgb
-    filtered = sum(
-        _filtered(a, plane, (h, w)) for plane in ((H, W), *[chroma if apart else (H, W)] * 2)
-    )
-    colour = 0 if form.rgb else 5 * (h * w if apart else H * W)
-    return Cost(2 * frames * (filtered + colour), frames * moved, "f32")
-
-
-def _filtered(a: Arguments, plane: tuple[int, int], size: tuple[int, int]) -> float:
-    """Multiply-adds of one plane."""
-    (rows, cols), (h, w) = plane, size
-    reach = 2 * RADIUS[a.interpolation]
-    down, across = (
-        1 if a.interpolation == "nearest" else reach * (max(n / m, 1.0) if a.antialias else 1.0)
-        for n, m in ((rows, h), (cols, w))
-    )
-    return min(h * cols * down + h * w * across, rows * w * across + h * w * down)
 
 
 # ---- what may differ from the oracle

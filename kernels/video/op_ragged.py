@@ -14,6 +14,7 @@ from aimills_kernels._tolerance import Levels
 from aimills_kernels.kernels.video import op as one
 from aimills_kernels.kernels.video.cases import JITTER
 from aimills_kernels.kernels.video.cases import inputs as clip_inputs
+from aimills_kernels.kernels.video.cost import cost as cost_of_one
 from aimills_kernels.kernels.video.problem import Arguments
 from aimills_kernels.kernels.video.ragged import RaggedArguments, check_ragged, total_shape
 
@@ -94,7 +95,7 @@ def inputs(case: Case, generator: torch.Generator) -> dict[str, Any]:
 
 
 def cost(case: Case) -> Cost:
-    each = [one.cost(sub) for sub in _sub_cases(case)]
+    each = [cost_of_one(sub) for sub in _sub_cases(case)]
     return Cost(sum(c.flops for c in each), sum(c.bytes for c in each), "f32")
 
 

@@ -32,6 +32,20 @@ def chroma_grid(first: int, size: int, out: int, cosited: bool) -> Grid:
     return Grid(end - begin, size, 2 * out, shift)
 
 
+def span(grid: Grid, outs: tuple[int, int], interpolation: str, antialias: bool) -> tuple[int, int]:
+    """The first sample that the filters of outputs [outs[0], outs[1]) read, and the one behind the
+    last, as `filter_taps` has them."""
+    samples, size, step, shift = grid
+    low, high = (
+        min((2 * i + 1) * size + shift, 2 * step * samples - 1) for i in (outs[0], outs[1] - 1)
+    )
+    if interpolation == "nearest":
+        return low // (2 * step), high // (2 * step) + 1
+    support = int(2 * RADIUS[interpolation]) * (max(size, step) if antialias else step)
+    first, behind = (low - support + step) // (2 * step), (high + support + step) // (2 * step)
+    return max(first, 0), min(behind, samples)
+
+
 def filter_taps(
     size: int, out: int, interpolation: str, antialias: bool, wide: torch.dtype,
     device: torch.device, grid: Grid | None = None,

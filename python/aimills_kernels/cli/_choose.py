@@ -118,6 +118,8 @@ def directory(text: str) -> Path:
 
 
 def output_file(text: str, option: str = "--out") -> Path:
+    if not text:
+        raise UsageError(f"{option} should name a file, it is empty")
     path = Path(text)
     if path.is_dir():
         raise UsageError(f"{option} {text!r} is a folder; it should name a file")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import warnings
 from argparse import Namespace
 from pathlib import Path
@@ -28,7 +29,9 @@ def arguments(made: argparse.ArgumentParser) -> None:
         "--out", metavar="FILE",
         help="write the tensors here, as safetensors; by default beside the --preview, if any",
     )  # fmt: skip
-    made.add_argument("--preview", metavar="FILE", help="write what the model sees here, as PNG")
+    made.add_argument(
+        "--preview", metavar="FILE", help="write what the model sees here: .png, .jpg or .jpeg"
+    )
     made.add_argument("--num-frames", type=int, metavar="N", help="frames to sample")
     made.add_argument("--fps", type=float, metavar="N", help="frames to sample of a second")
     made.add_argument("--dtype", choices=_DTYPES, default="bfloat16", help="default %(default)s")
@@ -42,36 +45,32 @@ def arguments(made: argparse.ArgumentParser) -> None:
         made.add_argument(
             f"--{option}", metavar="NAME", help=f"{values}; what the stream says by default"
         )
+    made.add_argument(
+        "--rotate",
+        type=int,
+        choices=(0, 90, 180, 270),
+        help="degrees clockwise; likewise",
+    )
+    made.add_argument(
+        "--flip", action=argparse.BooleanOptionalAction, help="mirror, before that; likewise"
+    )
 
 
 def run(options: Namespace) -> int:
-    import torch
-
     from aimills_kernels._files import write_whole
-    from aimills_kernels.cli import _choose, _ui
-    from aimills_kernels.video import VideoPreprocessor, decode_to_tensor, sheet
+    from aimills_kernels.cli import _ui
+    from aimills_kernels.video import sheet
 
+    for name, text in (("the file", options.file), ("--config", options.config)):
+        if text == "":
+            raise UsageError(f"{name} should name a path, it is empty")
     out, picture = _files(options)
-    dtype = getattr(torch, options.dtype)
-    if options.preset is not None:
-        model = VideoPreprocessor.from_preset(options.preset, dtype=dtype)
-    else:
-        model = VideoPreprocessor.from_hf_config(options.config, dtype=dtype)
-    with _ui.progress("video") as step, warnings.catch_warnings(record=True) as said:
-        warnings.simplefilter("always")
-        batch = decode_to_tensor(
-            Path(options.file), model, num_frames=options.num_frames, fps=options.fps,
-            device=_choose.devices(options.device)[0], color_space=options.color_space,
-            color_range=options.color_range, chroma_location=options.chroma_location,
-            transfer=options.transfer, progress=step,
-        )  # fmt: skip
-    for warning in said:
-        _ui.say(f"note: {warning.message}", "yellow")
+    model, batch = _decoded(options)
     meta = batch.pop("video_metadata")
     _tell(options.file, model, batch, meta)
     if picture is not None:
         drawn, frames = sheet.contact_sheet(model.levels(batch))
-        write_whole(picture, sheet.png(drawn))
+        write_whole(picture, sheet.PICTURES[picture.suffix.lower()](drawn))
         _ui.say(f"wrote {picture}: {frames}, {drawn.shape[1]} x {drawn.shape[0]} pixels")
     if out is not None:
         write_whole(out, _safetensors(batch, model.name, meta))
@@ -81,9 +80,47 @@ def run(options: Namespace) -> int:
     return OK
 
 
+def _decoded(options: Namespace) -> tuple[Any, dict[str, Any]]:
+    """The preprocessor, and its result for the file."""
+    import torch
+
+    from aimills_kernels.cli import _choose, _ui
+    from aimills_kernels.video import VideoError, VideoPreprocessor, decode_to_tensor
+
+    dtype = getattr(torch, options.dtype)
+    with _ui.progress("video") as step, warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        if options.preset is not None:
+            model = VideoPreprocessor.from_preset(options.preset, dtype=dtype)
+        else:
+            model = VideoPreprocessor.from_hf_config(options.config, dtype=dtype)
+        try:
+            batch = decode_to_tensor(
+                Path(options.file), model, num_frames=options.num_frames, fps=options.fps,
+                device=_choose.devices(options.device)[0], color_space=options.color_space,
+                color_range=options.color_range, chroma_location=options.chroma_location,
+                transfer=options.transfer, rotate=options.rotate, flip=options.flip, progress=step,
+            )  # fmt: skip
+        except VideoError as error:
+            raise UsageError(_by_option(str(error))) from error
+    for warning in said:
+        _ui.say(f"note: {_by_option(str(warning.message))}", "yellow")
+    return model, batch
+
+
+def _by_option(text: str) -> str:
+    """Arguments that the text advises, by the names that they have here."""
+    return re.sub(
+        r"\b(color_space|color_range|chroma_location|transfer|rotate|flip)=(?= )",
+        lambda found: f"--{found[1].replace('_', '-')}",
+        text,
+    )
+
+
 def _files(options: Namespace) -> tuple[Path | None, Path | None]:
     """Those of the tensors and of the picture."""
     from aimills_kernels.cli import _choose
+    from aimills_kernels.video.sheet import PICTURES
 
     out, picture = (
         _choose.output_file(text, option) if text is not None else None
@@ -100,6 +137,10 @@ def _files(options: Namespace) -> tuple[Path | None, Path | None]:
         for what, read in (("video", options.file), ("configuration", options.config)):
             if path is not None and read is not None and path.resolve() == Path(read).resolve():
                 raise UsageError(f"{option} would overwrite the {what} {read!r}")
+    if picture is not None and picture.suffix.lower() not in PICTURES:
+        raise UsageError(
+            f"--preview must be a file that ends in {', '.join(PICTURES)}, got {options.preview!r}"
+        )
     return out, picture
 
 

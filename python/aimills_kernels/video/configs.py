@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ def _middle(edge: int, crop: int) -> dict[str, Any]:
 # Beside Transformers' own keys: `layout` and `output`, the name of the result; the `sampling`
 # strategy; `edge`, whose pixels a size with `shortest_edge` and `longest_edge` bounds; and `signed`
 # where levels become -1..1 before mean and std. `size_of_crop`: the shorter side is that many times
-# the crop, whatever `size` says.
+# the crop, whatever `size` says. Classes for video without do_sample_frames have it False.
 CLASSES: dict[str, dict[str, Any]] = {
     "Qwen2VLVideoProcessor": {
         **_CLIP, **_QWEN_FRAMES, "resample": BICUBIC, "patch_size": 14,
@@ -45,6 +46,7 @@ CLASSES: dict[str, dict[str, Any]] = {
     },
     "Qwen3VLVideoProcessor": {
         **_HALF, **_QWEN_FRAMES, "resample": BICUBIC, "patch_size": 16, "fps": 2,
+        "do_sample_frames": True,
         "size": {"shortest_edge": 128 * 32 * 32, "longest_edge": 768 * 32 * 32},
         "max_video_tokens": 768, "layout": "patches", "output": "pixel_values_videos",
         "sampling": "qwen3-vl", "edge": "video",
@@ -146,8 +148,13 @@ PRESETS: dict[str, dict[str, Any]] = {
         "video_processor_type": "InternVLVideoProcessor", **_IMAGENET,
         "size": {"height": 448, "width": 448},
     },
-    "videomae": {"video_processor_type": "VideoMAEVideoProcessor", **_IMAGENET, "num_frames": 16},
-    "vivit": {"video_processor_type": "VivitVideoProcessor", "num_frames": 32},
+    "videomae": {
+        "video_processor_type": "VideoMAEVideoProcessor", **_IMAGENET, "do_sample_frames": True,
+        "num_frames": 16,
+    },
+    "vivit": {
+        "video_processor_type": "VivitVideoProcessor", "do_sample_frames": True, "num_frames": 32,
+    },
 }  # fmt: skip
 
 _MEANT = {
@@ -155,13 +162,12 @@ _MEANT = {
     "do_normalize", "do_rescale", "rescale_factor", "patch_size", "temporal_patch_size",
     "merge_size", "min_pixels", "max_pixels", "min_frames", "max_frames", "fps", "num_frames",
     "cap_pixels_per_frame", "max_video_tokens", "max_num_patches", "initial_shift", "do_pad",
-    "default_to_square", "offset",
-    "do_pan_and_scan",
+    "default_to_square", "offset", "do_pan_and_scan", "do_sample_frames",
 }  # fmt: skip
 # They change nothing of what is made from decoded frames of three channels.
 _WITHOUT_EFFECT = {
-    "_valid_processor_keys", "aspect_ratio_setting", "auto_map", "crop_to_patches", "data_format", 
-    "device", "disable_grouping", "do_convert_rgb", "do_sample_frames", "do_zero_centering",
+    "_valid_processor_keys", "aspect_ratio_setting", "auto_map", "crop_to_patches", "data_format",
+    "device", "disable_grouping", "do_convert_rgb", "do_zero_centering",
     "feature_extractor_type", "image_grid_pinpoints", "image_processor_type", "image_seq_length",
     "input_data_format", "max_patches", "min_patches", "model_input_names", "pad_size",
     "pan_and_scan_max_num_crops", "pan_and_scan_min_crop_size",
@@ -194,12 +200,30 @@ def complete(config: Mapping[str, Any]) -> dict[str, Any]:
         if value is not None and key not in _MEANT | _WITHOUT_EFFECT | _OF_SOUND:
             raise ValueError(f"the configuration has the key {shown(key)}, which is not supported")
     given = {k: v for k, v in config.items() if k in _MEANT and v is not None}
-    if "num_frames" in given and "fps" in given:
-        raise ValueError("the configuration has num_frames and fps, which exclude each other")
+    for key in (k for k in given if k.startswith("do_")):
+        if not isinstance(given[key], int) or given[key] not in (0, 1):
+            raise ValueError(
+                f"the configuration has {key}={shown(given[key])}; it must be true or false"
+            )
     made = {**CLASSES[kind], **given, "class": kind}
-    if "num_frames" in given:
+    if _samples(made, given) and "num_frames" in given:
+        if "fps" in given:
+            raise ValueError("the configuration has num_frames and fps, which exclude each other")
         made.pop("fps", None)
     return made
+
+
+def _samples(made: dict[str, Any], given: Mapping[str, Any]) -> bool:
+    """What do_sample_frames says. Processors of images don't have it."""
+    sampled: bool = made.setdefault("do_sample_frames", "Video" not in made["class"])
+    unused = [key for key in ("num_frames", "fps") if key in given]
+    if not sampled and "do_sample_frames" not in given and unused:
+        warnings.warn(
+            f"the configuration has {' and '.join(unused)} and no do_sample_frames, which is false "
+            f"in Transformers' {made['class']}: all frames are taken, as there",
+            stacklevel=4,
+        )
+    return sampled
 
 
 def _class(config: Mapping[str, Any]) -> str:
@@ -212,7 +236,7 @@ def _class(config: Mapping[str, Any]) -> str:
     name = _OF_MODEL.get((name, str(config.get("processor_class"))), name)
     if name not in CLASSES:
         raise ValueError(
-            f"the configuration is of {shown(kind)}; there are "
+            f"the configuration is of {shown(kind)}, which is not supported; "
             f"{near(name, CLASSES, 'aimills_kernels.video.configs.CLASSES')}"
         )
     return name

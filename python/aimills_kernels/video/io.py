@@ -9,7 +9,7 @@ import contextlib
 import importlib.util
 import io
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -22,6 +22,7 @@ from aimills_kernels.video.containers import cut_short
 from aimills_kernels.video.tags import TICK, VideoError, guessed_space, levels, matrix
 
 Source = Path | str | bytes | BinaryIO
+_SOURCES = "a path, the video itself as bytes, or a binary file that can seek"
 NOT_INSTALLED = "PyAV is not installed (pip install aimills-kernels[video])"
 # FFmpeg's name of a pixel format, and that of `video_to_tensor`.
 FORMATS = {
@@ -35,6 +36,8 @@ FORMATS = {
 }  # fmt: skip
 # Checksums too, where a stream has any: HEVC's of pictures, Matroska's of elements.
 STRICT = "explode+crccheck+bitstream+buffer"
+_COVER = 0x400  # FFmpeg's AV_DISPOSITION_ATTACHED_PIC
+_MOST_OF_JPEG = 65500  # of a side, by libjpeg and FFmpeg
 _ACCURATE = (
     "flags=bilinear+accurate_rnd+full_chroma_int+full_chroma_inp:out_range=pc"
     ":in_h_chr_pos=0:in_v_chr_pos=128"  # in 1/256 of a luma sample, from the first one
@@ -119,9 +122,7 @@ def opened(name: str, data: BinaryIO | str) -> Iterator[tuple[Any, Any]]:
     options = {"err_detect": STRICT}
     options["protocol_whitelist"] = "file,crypto,data" if from_path else "none"
     with av.open(data, options=options, metadata_errors="replace") as container:
-        if not container.streams.video:
-            raise VideoError(f"{name} holds no video stream")
-        stream = container.streams.video[0]
+        stream = _first(name, container.streams.video)
         # One that says how many frames it has is held to that instead.
         if cut and not stream.frames:
             raise VideoError(f"{name} is truncated: its last part is longer than the file")
@@ -131,6 +132,17 @@ def opened(name: str, data: BinaryIO | str) -> Iterator[tuple[Any, Any]]:
         stream.codec_context.options = {"err_detect": STRICT}
         stream.codec_context.thread_count = 1
         yield container, stream
+
+
+def _first(name: str, streams: Sequence[Any]) -> Any:
+    """Which is no picture of a cover, as music has."""
+    flags = [getattr(s, "disposition", 0) for s in streams]  # older PyAV's are no whole numbers
+    covers = [getattr(f, "value", f) & _COVER for f in flags]
+    moving = [s for s, cover in zip(streams, covers, strict=True) if not cover]
+    if not moving:
+        what = "but the picture of a cover" if streams else ""
+        raise VideoError(f"{name} holds no video stream {what}".rstrip())
+    return moving[0]
 
 
 def errors() -> Any:
@@ -151,13 +163,11 @@ def open_source(source: Source) -> tuple[str, BinaryIO | str]:
     """What to call it, and what FFmpeg reads. A file that is open is read from its start."""
     if isinstance(source, bytes):
         source = io.BytesIO(source)
+    if isinstance(source, str) and not source:  # as a path it is the folder that one is in
+        raise ValueError(f"source must be {_SOURCES}, got an empty path")
     if not isinstance(source, (str, os.PathLike)):
         if not _is_file(source):
-            kind = type(source).__name__
-            raise ValueError(
-                "source must be a path, the video itself as bytes, or a binary file that can "
-                f"seek, got {kind}"
-            )
+            raise ValueError(f"source must be {_SOURCES}, got {type(source).__name__}")
         if not source.seek(0, io.SEEK_END):
             raise VideoError("the video is empty (0 bytes)")
         return "the video", source
@@ -299,6 +309,29 @@ def encode_h264(
         _mux(container, crop, stream.encode(None))
         _mux(container, crop, [None])
     return out.getvalue()
+
+
+def jpeg(levels: Tensor) -> bytes:
+    """[height, width, 3] u8 as a JPEG file (JFIF) of full chroma, at FFmpeg's finest usual step."""
+    av = _av()
+    from av.video.reformatter import ColorRange, Colorspace
+
+    height, width, _ = levels.shape
+    if max(height, width) > _MOST_OF_JPEG:
+        raise VideoError(
+            f"a JPEG has at most {_MOST_OF_JPEG} rows and columns, and the picture is {width} x "
+            f"{height}; PNG holds it"
+        )
+    frame = av.VideoFrame(width, height, "rgb24")
+    planes("the picture", frame)[0].copy_(levels)
+    full = {"dst_colorspace": Colorspace.ITU601, "dst_color_range": ColorRange.JPEG}  # JFIF's
+    frame = frame.reformat(format="yuv444p", **full)
+    context = av.CodecContext.create("mjpeg", "w")
+    context.width, context.height, context.pix_fmt = width, height, "yuv444p"
+    context.color_range = ColorRange.JPEG
+    context.time_base, context.sample_aspect_ratio = TICK, 1  # without the latter it is no JFIF
+    context.qmin = context.qmax = 2
+    return b"".join(bytes(p) for given in (frame, None) for p in context.encode(given))
 
 
 def _check_planes(name: str, planes: Any, width: int) -> None:

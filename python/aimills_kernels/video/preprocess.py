@@ -105,7 +105,7 @@ class VideoPreprocessor:
     ) -> VideoPreprocessor:
         """What a configuration of Transformers says: the dict, the path of its JSON file, or a
         checkpoint's folder. ValueError for what it says and this library can't do."""
-        if isinstance(config, (str, os.PathLike)):
+        if isinstance(config, (str, os.PathLike)) and config != "":
             config = configs.read(config)
         if not isinstance(config, Mapping):
             raise ValueError(f"config must be a mapping or a path, got {shown(config)}")
@@ -160,7 +160,7 @@ class VideoPreprocessor:
             if name not in _COLOR + _TRAINING:
                 there = ", ".join(_COLOR + _TRAINING)
                 raise ValueError(f"unknown option {name!r}; there are {there}")
-        if format not in FORMATS:
+        if not isinstance(format, str) or format not in FORMATS:
             raise ValueError(f"format must be {' or '.join(FORMATS)}, got {shown(format)}")
         parts = []
         for i, (planes, rate) in enumerate(zip(several, rates, strict=True)):
@@ -379,7 +379,7 @@ def _check_supported(config: Mapping[str, Any]) -> None:
             raise ValueError(
                 f"the configuration has {key}={shown(value)}; only {only} is supported"
             )
-    if config["resample"] not in _FILTERS:
+    if not isinstance(config["resample"], int) or config["resample"] not in _FILTERS:
         raise ValueError(
             f"the configuration has resample={shown(config['resample'])}; supported are "
             f"{', '.join(f'{number} ({name})' for number, name in _FILTERS.items())}"
@@ -435,13 +435,15 @@ def _smart(config: Mapping[str, Any], size: Any) -> sizes.SizeRule:
 
 
 def _sampling(config: Mapping[str, Any]) -> Sampling:
+    sampled = config["do_sample_frames"]
     return Sampling(
         config.get("sampling", "uniform"),
-        config.get("num_frames"),
-        config.get("fps"),
+        config.get("num_frames") if sampled else None,
+        config.get("fps") if sampled else None,
         config.get("min_frames", 1),
         config.get("max_frames", 1 << 31),
         config.get("temporal_patch_size", 1),
+        all_frames=not sampled,
     )
 
 

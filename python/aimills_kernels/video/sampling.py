@@ -24,6 +24,7 @@ from aimills_kernels._words import shown
 MIN_FRAMES, MAX_FRAMES = 4, 768  # of the Qwen family
 QWEN_FPS = 2.0
 _LONGEST = 1 << 31  # frames: a year at 60 a second
+_MOST_REPEATED = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Sampling:
     second) is set; with neither, a strategy takes all frames, save where its source has a default.
 
     `min_frames`, `max_frames` and `multiple` (frames in a temporal patch) are those of the Qwen
-    strategies; the others do without.
+    strategies; the others do without. `all_frames`: every one is taken, whatever the strategy.
     """
 
     strategy: str = "uniform"
@@ -41,12 +42,15 @@ class Sampling:
     min_frames: int = MIN_FRAMES
     max_frames: int = MAX_FRAMES
     multiple: int = 2
+    all_frames: bool = False
 
     def __post_init__(self) -> None:
         if self.strategy not in STRATEGIES:
             raise ValueError(
                 f"strategy must be {' or '.join(STRATEGIES)}, got {shown(self.strategy)}"
             )
+        if self.all_frames and (self.num_frames, self.fps) != (None, None):
+            raise ValueError("all_frames excludes num_frames and the fps to sample at")
         if self.num_frames is not None and self.fps is not None:
             raise ValueError(
                 f"num_frames ({shown(self.num_frames)}) and the fps to sample at "
@@ -57,7 +61,7 @@ class Sampling:
                 check_count(name, value)
         if self.fps is not None:
             check_rate("the fps to sample at", self.fps)
-        if self.strategy == "fps" and self.fps is None:
+        if self.strategy == "fps" and self.fps is None and not self.all_frames:
             raise ValueError("the strategy fps needs the fps to sample at")
 
     def __str__(self) -> str:
@@ -73,6 +77,8 @@ class Sampling:
         check_count("total", total, 1)
         if fps is not None:
             check_rate("fps", fps)
+        if self.all_frames:
+            return list(range(total))
         found = STRATEGIES[self.strategy](self, total, fps)
         assert all(0 <= i < total for i in found)
         return found
@@ -124,6 +130,7 @@ def _fps(rule: Sampling, total: int, fps: float | Fraction | None) -> list[int]:
     step = Fraction(_rate(fps, rule)) / Fraction(rule.fps or 1)  # a float would fall short of some
     count = math.ceil(total / step)
     check_count("the number of frames sampled", count, 1)
+    _check_repeated(count, total)
     return [math.floor(i * step) for i in range(count)]
 
 
@@ -156,6 +163,7 @@ def _qwen3(rule: Sampling, total: int, fps: float | Fraction | None) -> list[int
         count = min(max(count, rule.min_frames), rule.max_frames, total)
     if count is None:
         count = min(max(total, rule.min_frames), rule.max_frames)
+    _check_repeated(count, total)
     # numpy.linspace: i * step in float64, the last one exactly; rounded half to even, as there.
     step = (total - 1) / max(count - 1, 1)
     return [round(i * step) for i in range(count - 1)] + [total - 1 if count > 1 else 0]
@@ -221,6 +229,15 @@ def _rate(fps: float | Fraction | None, rule: Sampling) -> float | Fraction:
 def _check_enough(count: int, total: int) -> None:
     if count > total:
         raise ValueError(f"{count} frames are asked for, and the video has only {total}")
+
+
+def _check_repeated(count: int, total: int) -> None:
+    """Of strategies that take a frame twice, so that nothing else bounds their lists."""
+    if count > max(total, _MOST_REPEATED):
+        raise ValueError(
+            f"{count} frames would be sampled from a video of {total}: more than there are, which "
+            f"repeats some, may be {_MOST_REPEATED} at most; num_frames or fps is too large"
+        )
 
 
 def _check_some(count: int, total: int, part: int) -> None:

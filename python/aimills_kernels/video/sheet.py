@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from aimills_kernels.accept.png import encode as png
+from aimills_kernels.video.io import jpeg
 
-__all__ = ["contact_sheet", "png"]
+__all__ = ["PICTURES", "contact_sheet"]
+# By a file's suffix: [height, width, 3] u8 to the bytes of a picture.
+PICTURES: dict[str, Callable[[Tensor], bytes]] = {".png": png, ".jpg": jpeg, ".jpeg": jpeg}
 _GAP, _GREY = 4, 96
 _WIDEST = 2048
 _MOST_PIXELS = 1 << 24

@@ -19,7 +19,7 @@ def smart_resize(
     As `smart_resize` of Qwen2-VL and Qwen2.5-VL in Transformers: rounding is half to even.
     """
     _check(height, width, factor, min_pixels, max_pixels)
-    _check_ratio(height, width)
+    _check_ratio((height, width), (height, width))
     pixels = height * width
     rounded = tuple(round(side / factor) * factor for side in (height, width))
     area = rounded[0] * rounded[1]
@@ -42,10 +42,11 @@ def smart_resize_video(
     check_count("temporal", temporal)
     if frames < temporal:
         raise ValueError(f"frames must be at least {temporal}, one temporal patch, got {frames}")
+    given = (height, width)
     if height < factor or width < factor:
         scale = max(factor / height, factor / width)
         height, width = int(height * scale), int(width * scale)
-    _check_ratio(height, width)
+    _check_ratio((height, width), given)
     rounded = tuple(round(side / factor) * factor for side in (height, width))
     volume = round(frames / temporal) * temporal * rounded[0] * rounded[1]
     pixels = frames * height * width
@@ -86,10 +87,12 @@ def check_pixels(least: object, most: object) -> None:
         raise ValueError(f"min_pixels ({least}) must be at most max_pixels ({most})")
 
 
-def _check_ratio(height: int, width: int) -> None:
-    if max(height, width) / min(height, width) > MAX_RATIO:
+def _check_ratio(sides: tuple[int, int], given: tuple[int, int]) -> None:
+    """`given`: before small frames were enlarged."""
+    if max(sides) / min(sides) > MAX_RATIO:
         raise ValueError(
-            f"the sides must be within a ratio of {MAX_RATIO}, got {height} x {width} pixels"
+            f"height and width must be within a ratio of {MAX_RATIO}, got {given[0]} x {given[1]} "
+            "pixels"
         )
 
 

@@ -53,7 +53,7 @@ def as_planes(source: Any, *, format: str | None = None) -> tuple[tuple[Tensor, 
     if type(source).__module__.partition(".")[0] == "torchcodec":
         source, format = source.data, format or "rgbp"
     format = format or "nv12"
-    if format not in FORMATS:
+    if not isinstance(format, str) or format not in FORMATS:
         raise ValueError(f"format must be {' or '.join(FORMATS)}, got {shown(format)}")
     form = FORMATS[format]
     if isinstance(source, (tuple, list)):

@@ -68,7 +68,8 @@ def matrix(name: str, frame: Any) -> str | None:
 
 
 def levels(frame: Any) -> str | None:
-    if frame.format.name.startswith("yuvj"):
+    """RGB is taken as full, whatever its stream says, as FFmpeg takes it."""
+    if frame.format.is_rgb or frame.format.name.startswith("yuvj"):
         return "full"
     return _RANGES.get(int(frame.color_range))
 
