@@ -32,6 +32,6 @@ def test_no_drawn_attention_has_a_handful_of_results(name: str, data: st.DataObj
     op = get_op(name)
     case = data.draw(CASES[name])
     out = as_tuple(op.fake(*op.make_inputs(case, "cpu", 0)))[0]
-    behind = case.get("tail", 0) * case["H"]  # the last sequence: zeros
+    behind = case.get("tail", 0) * case.dims["H"]  # the last sequence: zeros
     rows = out.numel() // out.shape[-1] - behind
     assert rows == 0 or rows * out.shape[-1] >= FEWEST, case.describe()
