@@ -19,13 +19,13 @@ def few(examples: int) -> settings:
 # Elements of an output of attention. The tolerance goes by the reference's own error, which is next
 # to none by luck where there are few: PyTorch's SDPA, whose weights have 16 bits, was beyond it in
 # a quarter of outputs of one element, in 5 % of 8 and in 0.1 % of 64.
-_ENOUGH = 256
+ENOUGH = 256
 
 
 def _with_enough(case: dict[str, Any], rows: int) -> dict[str, Any]:
     """The case with wider values where its rows, one a query and head, are few. Of fewer than four
     log-sum-exps all may lie near 0, where no float32 is exact relative to them."""
-    wide = max(case["Dv"], -(-_ENOUGH // rows) if rows else 0)
+    wide = max(case["Dv"], -(-ENOUGH // rows) if rows else 0)
     case |= {"Dv": wide, "lse": case["lse"] and (rows >= 4 or not rows)}
     if case["layout"] == "packed":  # one tensor holds all three
         case["D"] = wide

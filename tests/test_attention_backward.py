@@ -211,8 +211,10 @@ def test_gradients_through_out_and_lse(op: str, through: str, seed: int) -> None
 
     got = torch.autograd.grad(loss(*given), given)
     want = torch.autograd.grad(loss(*given), given, create_graph=True)  # by the reference
+    # A sink's is a sum over all rows, which may cancel: its error goes with what is summed.
+    largest = max(float(w.abs().max()) for w in want)
     for g, w in zip(got, want, strict=True):
-        torch.testing.assert_close(g, w, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(g, w, rtol=0, atol=1e-5 * largest)
 
 
 @pytest.mark.parametrize("op", ["attention", "attention_varlen"])

@@ -239,8 +239,8 @@ def test_a_pass_may_be_timed_in_a_process_that_can_be_ended() -> None:
     asked = {"name": "qwen3-8b", "phase": "decode", "tp": 8}
     apart = {"timeout_s": 120.0, "fresh": False, "model": asked}
     record = model_bench.run(
-        model_bench.passes(**asked), ops=[get_op("quantize_fp8")], device="cpu", budget_s=6.0,
-        peers=False, apart=apart, providers=["reference"],
+        model_bench.passes(**asked), ops=[get_op("quantize_fp8")], device="cpu", budget_s=60.0,
+        target=1.0, peers=False, apart=apart, providers=["reference"],
     )  # fmt: skip
     assert record["options"]["isolated"] == "all cases"
     assert record["rows"]

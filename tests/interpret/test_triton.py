@@ -88,7 +88,8 @@ def test_a_batch_invariant_call_has_gradients(seed: int) -> None:
         )
         for invariant in (False, True)
     )
-    torch.testing.assert_close(got, want)
+    largest = max(float(w.abs().max()) for w in want)
+    torch.testing.assert_close(got, want, rtol=0, atol=1e-5 * largest)
 
 
 @pytest.mark.full
