@@ -549,14 +549,17 @@ def test_tiles_go_along_where_they_are_declared(table: Path, proven: None, rows:
     assert lost
 
 
-@pytest.mark.parametrize("op", [op for op in MATMULS if "matmul" in op.name], ids=str)
-def test_every_matmul_names_its_rows(op: Op) -> None:
+@pytest.mark.parametrize("op", MATMULS, ids=str)
+def test_every_matmul_and_quantisation_names_its_rows(op: Op) -> None:
     """Twice as many rows of any recorded problem are near it, whatever its layout."""
     for case in (c for c in op.cases if "bench" in c.tags and not c.get("invariant", False)):
         more = Case(case.name)
         more.dims |= case.dims
         if "M" in case.dims:
             more.dims["M"] *= 2
+        elif "shape" in case.dims:
+            *lead, rows, k = case.shape
+            more.dims["shape"] = (*lead, 2 * rows, k)
         else:
             more.dims["counts"] = tuple(2 * n for n in case.counts)
         texts = [_tuned.signature(op, op.meta_inputs(c)) for c in (case, more)]
