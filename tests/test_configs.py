@@ -248,7 +248,7 @@ def test_what_is_compiled_ahead_has_the_tuned_tiles(
     from aimills_kernels import _precompile
 
     seen: list[Provider] = []
-    monkeypatch.setattr(_precompile, "variants", lambda op, case: [case])  # not of fewer rows
+    monkeypatch.setattr(_precompile, "variants", lambda op, case, sm: [case])  # not of fewer rows
     monkeypatch.setattr(
         _precompile._aot, "compile_provider", lambda op, args, p, *rest: seen.append(p)
     )

@@ -621,9 +621,7 @@ def test_the_tool_of_overheads_holds_every_matmul_beside_its_no_op() -> None:
     assert all(row["noop_us"] > 0 and row["public_us"] > 0 for row in found.values())
 
 
-@pytest.mark.parametrize(
-    "op", [op for op in OPS if op.name != "video_to_tensor_ragged"], ids=str
-)  # fmt: skip
+@pytest.mark.parametrize("op", OPS, ids=str)
 def test_flags_are_checked_only_where_they_are_no_bools(
     op: Op, monkeypatch: pytest.MonkeyPatch
 ) -> None:

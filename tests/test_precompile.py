@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from aimills_kernels._op import Case, Op
 from aimills_kernels._registry import OPS, get_op
@@ -118,6 +119,27 @@ def test_each_fill_and_layout_takes_fewer_rows() -> None:
     for name in ("specials", "sparse"):
         _, one, *_ = variants(op, op.case(name))
         assert op.meta_inputs(one)[0].shape[0] == 1
+
+
+def test_no_variant_is_the_case_again() -> None:
+    pytest.importorskip("triton", reason="not run: Triton is not installed")
+    from aimills_kernels._precompile import variants
+
+    for name, case in (("attention", "onehot"), ("grouped_matmul_fp8", "onehot")):
+        op = get_op(name)
+        assert op.case(case).get("fill")
+        assert variants(op, op.case(case)) == [op.case(case)]
+
+
+@pytest.mark.parametrize("op", OPS, ids=str)
+def test_the_arguments_of_each_case_are_known_without_their_values(op: Op) -> None:
+    asked = [case for case in op.cases if case.tags & {"bench", "aot"}]
+    assert asked
+    for case in asked:
+        args = op.meta_inputs(case)
+        assert len(args) == len(op.params)
+        tensors = [t for t in args if isinstance(t, torch.Tensor)]
+        assert all(t.is_meta for t in tensors), case
 
 
 def _keys(op: Op, *cases: Case) -> set[tuple[str, str]]:

@@ -549,14 +549,47 @@ def test_tiles_go_along_where_they_are_declared(table: Path, proven: None, rows:
     assert lost
 
 
-@pytest.mark.parametrize("op", [op for op in MATMULS if "matmul" in op.name], ids=str)
-def test_every_matmul_names_its_rows(op: Op) -> None:
+def test_tiles_of_rows_nearby_are_compiled_ahead(
+    table: Path, proven: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of 265 rows serve 260 to 286, and no power of two lies there."""
+    pytest.importorskip("triton", reason="not run: Triton is not installed")
+    from aimills_kernels import _precompile
+
+    made: set[tuple[str, bool]] = set()
+
+    def note(op: Op, args: tuple, provider: Provider, *_: Any) -> None:
+        made.add((str(provider.config), args[0].shape[0] % 16 == 0))
+
+    monkeypatch.setattr(_precompile._aot, "compile_provider", note)
+    triton = FP8.provider("triton")
+    tiles = list(map(str, triton.configs(Problem(FP8, FP8.meta_inputs(of_rows(300)), "cuda", 90))))
+    chosen = {265: tiles[1], 310: tiles[2]}
+    entries = [fp8_entry(of_rows(n), "triton", config=name) for n, name in chosen.items()]
+    _tuned.write(table, [*entries, fp8_entry(of_rows(255), "triton")])
+    _precompile.precompile([(FP8, of_rows(600))], 90, table.parent, lambda *_: None)
+    assert made >= {(name, even) for name in chosen.values() for even in (False, True)}
+
+
+@pytest.mark.parametrize("rows", [(64,), (3, 100), (64, 65, 300), (7, 8, 9, 1000)])
+def test_where_another_choice_begins(rows: tuple[int, ...]) -> None:
+    served = [_nearby.nearest(n, rows) for n in range(1, 5000)]
+    changes = {n + 1 for n in range(1, 4999) if served[n] != served[n - 1]}
+    assert changes - {1} <= _nearby.firsts(rows)
+    assert changes
+
+
+@pytest.mark.parametrize("op", MATMULS, ids=str)
+def test_every_matmul_and_quantisation_names_its_rows(op: Op) -> None:
     """Twice as many rows of any recorded problem are near it, whatever its layout."""
     for case in (c for c in op.cases if "bench" in c.tags and not c.get("invariant", False)):
         more = Case(case.name)
         more.dims |= case.dims
         if "M" in case.dims:
             more.dims["M"] *= 2
+        elif "shape" in case.dims:
+            *lead, rows, k = case.shape
+            more.dims["shape"] = (*lead, 2 * rows, k)
         else:
             more.dims["counts"] = tuple(2 * n for n in case.counts)
         texts = [_tuned.signature(op, op.meta_inputs(c)) for c in (case, more)]

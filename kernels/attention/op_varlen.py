@@ -190,7 +190,8 @@ def inputs(case: Case, generator: torch.Generator) -> dict[str, Any]:
     )
     used = case.get("used")
     read = torch.zeros(S, dtype=torch.bool, device=place)
-    for begin, n in zip(cu_k.tolist(), used or k_lens, strict=False):
+    begins = itertools.accumulate(k_lens, initial=0)
+    for begin, n in zip(begins, used or k_lens, strict=False):
         read[begin : begin + n] = True
     for t in (k, v):
         t[~read] = float("nan")

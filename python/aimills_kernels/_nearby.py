@@ -7,6 +7,7 @@ Nothing is taken from further away: there the built-in order stands.
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from collections.abc import Iterable, Mapping
@@ -73,6 +74,13 @@ def nearest(rows: int, known: Iterable[int]) -> int | None:
     """Of two as near the larger one, whose kernel also does for fewer."""
     near = [n for n in known if max(n, rows) <= REACH * min(n, rows)]
     return min(near, key=lambda n: (max(n, rows) / min(n, rows), -n), default=None)
+
+
+def firsts(known: Iterable[int]) -> set[int]:
+    """The least rows that each recorded number serves, and those that none does any more."""
+    ns = sorted(known)
+    between = {math.isqrt(a * b - 1) + 1 for a, b in itertools.pairwise(ns)}
+    return between | {-(-n // REACH) for n in ns} | {REACH * n + 1 for n in ns}
 
 
 def of(op: Op, problem: str, known: Mapping[str, Mapping[int, Any]]) -> tuple[int, Any] | None:

@@ -206,11 +206,13 @@ class Op:
     the oracle. `fake` checks the arguments (ValueError) and returns the empty outputs. `values`
     checks tensor contents: always on a CPU, on a GPU with AIMILLS_CHECK=1. `backward` is a
     `Backward`, "reference" (differentiate the reference, recomputed) or None (outputs carry no
-    gradient). `inputs` draws on the device of its generator. An op that writes to arguments of its
-    own names them in `mutates`, which then are its outputs: the reference writes too, and returns
-    nothing. `presented` gives the views of (outputs, args) that the public function returns, where
-    these are not the outputs as they lie in memory. `rows` names the tensors whose last dim but one
-    counts rows, of which there may be any number: a tuned choice then serves other numbers nearby.
+    gradient). `inputs` draws on the device of its generator, and asks for no value of what it
+    draws: `meta_inputs` has none. An op that writes to arguments of its own names them in
+    `mutates`, which then are its outputs: the reference writes too, and returns nothing.
+    `presented` gives the views of (outputs, args) that the public function returns, where these are
+    not the outputs as they lie in memory. `rows` names the tensors whose last dim but one counts
+    rows, of which there may be any number: a tuned choice then serves other numbers nearby, and
+    what fewer rows launch is compiled ahead too.
     """
 
     name: str

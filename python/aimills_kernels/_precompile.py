@@ -40,15 +40,16 @@ class Report:
     left: list[str] = field(default_factory=list)  # why something was not compiled
 
 
-def variants(op: Op, case: Case) -> list[Case]:
+def variants(op: Op, case: Case, sm: int | None = None) -> list[Case]:
     """Cases that between them launch every kernel that a serving process does: of the case, of any
     fewer rows, and of odd lengths, as a kernel is compiled anew for a length that 16 does not
-    divide, and for 1."""
+    divide, and for 1. Of groups those of odd lengths alone. With
+    `sm`, also what a tuned table has others launch there."""
     if op.name.startswith("grouped_"):
         masked = case.get("masked", False)
         others = [] if masked else [_changed(case, counts=_odd_in_all(case.counts))]
     elif op.rows:
-        others = _of_fewer_rows(op, case)
+        others = _of_fewer_rows(op, case, sm)
     else:
         long = {n: case.dims[n] for n in _TOKENS.get(op.name, ())}
         odd = {n: size - 1 for n, size in long.items() if size > 16 and size % 16 == 0}
@@ -58,11 +59,13 @@ def variants(op: Op, case: Case) -> list[Case]:
 
 def _changed(case: Case, **dims: Any) -> Case:
     """What is drawn matters to no kernel, and some fills want rows of their own."""
+    if all(case.dims[name] == value for name, value in dims.items()):
+        return case
     kept = {name: value for name, value in case.dims.items() if name != "fill"}
     return Case(case.name, **(kept | dims))
 
 
-def _of_fewer_rows(op: Op, case: Case) -> list[Case]:
+def _of_fewer_rows(op: Op, case: Case, sm: int | None) -> list[Case]:
     """Beyond `_EACH` the tiles of more rows are never smaller, so the ends of octaves have all."""
     rows = _rows(op, case)
     change = rows and _change_of_rows(op, case, rows)
@@ -70,6 +73,8 @@ def _of_fewer_rows(op: Op, case: Case) -> list[Case]:
         return []
     ends = {2**i - odd for i in range(rows.bit_length()) for odd in (0, 1)}
     wanted = {*range(1, _EACH + 1), *ends, rows // 16 * 16, rows - 1}
+    for n in _tuned.firsts(op, Problem(op, op.meta_inputs(case), "cuda", sm)):
+        wanted |= {n - 2, n - 1, (n - 1) // 16 * 16, n, n + 1, -(-n // 16) * 16}
     return [change(n) for n in sorted(wanted) if 0 < n < rows]
 
 
@@ -117,7 +122,7 @@ def precompile(
                 _leave(report, f"{op.name}: its kernels are not Triton's, and come compiled with "
                        "the package")  # fmt: skip
                 continue
-            for variant in variants(op, case):
+            for variant in variants(op, case, sm):
                 args = op.meta_inputs(variant)
                 tuned = _tuned.tuned(op, Problem(op, args, "cuda", sm))
                 for provider in (_tuned.configured(p, tuned) for p in made):

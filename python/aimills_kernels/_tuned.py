@@ -80,6 +80,13 @@ def tuned(op: Op, problem: Problem) -> Tuned | None:
     return Tuned(entry["provider"], entry["record"], stale, config, rows)
 
 
+def firsts(op: Op, problem: Problem) -> set[int]:
+    """Rows from which on another choice may serve, all else of the problem alike."""
+    table = _entries(op).get(problem.sm or 0)
+    split = _nearby.but_rows(op, signature(op, problem.args)) if table else None
+    return _nearby.firsts(table.by_rows.get(split[0], ())) if table and split else set()
+
+
 def invariant(problem: Problem) -> bool:
     """Whether a row's bits must not depend on how many there are."""
     return "batch_invariant" in problem.op.params and problem.batch_invariant is True

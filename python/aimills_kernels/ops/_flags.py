@@ -12,8 +12,8 @@ from aimills_kernels._words import shown
 def check_bools(op: str, **flags: Any) -> None:
     """A ValueError for the first that is no bool; torch would take 2, or None, for one.
 
-    A function with a single flag asks for its type first: a call of this is a tenth of what the
-    public function adds to an op.
+    The functions ask for the types first: a call of this is a tenth of what a public function adds
+    to an op.
     """
     for name, value in flags.items():
         if not isinstance(value, (bool, SymBool)):

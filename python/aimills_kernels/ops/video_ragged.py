@@ -92,10 +92,8 @@ def video_to_tensor_ragged(
     count = len(clips)
     if type(antialias) is not bool:
         check_bools("video_to_tensor_ragged", antialias=antialias)
-    for flip in flips or ():
-        check_bools("video_to_tensor_ragged", flips=flip)
-    crops_ = _each("crops", crops, count, _crop)
-    drawn = Geometry(crops_, list(flips or ()), _each("jitters", jitters, count, video._jitter))
+    crops_, flips_ = _each("crops", crops, count, _crop), _each("flips", flips, count, _flip)
+    drawn = Geometry(crops_, flips_, _each("jitters", jitters, count, video._jitter))
     if augment is not None and augment is not False:
         boxes = [crops_[i : i + 4] for i in range(0, len(crops_), 4)] or _wholes(clips, format)
         drawn = drawn_for(augment, seed, clip_ids, boxes, drawn)
@@ -156,6 +154,12 @@ def _crop(box: Any) -> list[int]:
 
 def _window(box: Any) -> list[int]:
     return video._whole_numbers("windows", box, 4)
+
+
+def _flip(flip: Any) -> list[bool]:
+    if type(flip) is not bool:
+        check_bools("video_to_tensor_ragged", flips=flip)
+    return [flip]
 
 
 def _each(name: str, values: Any, count: int, read: Any) -> list[Any]:
