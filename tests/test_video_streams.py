@@ -41,7 +41,10 @@ def test_video_behind_a_cover() -> None:
 
 
 @pytest.mark.parametrize("tags", [{}, {"color_range": 1}])
-def test_rgb_is_full_whatever_the_stream_says(tags: dict[str, int]) -> None:
-    """As the op takes it; the range was told as limited."""
+@pytest.mark.parametrize("given", [None, "limited", "full"])
+def test_rgb_is_full_whatever_is_said(tags: dict[str, int], given: str | None) -> None:
+    """By the stream or by the caller, as the op takes it."""
     data = encoded("rawvideo", "nut", count=1, pixels="rgb24", tags=tags)
-    assert taken(data)["color_range"] == "full"
+    assert taken(data, color_range=given)["color_range"] == "full"
+    with pytest.raises(ValueError, match="color_range must be limited or full, got 'x'"):
+        taken(data, color_range="x")
