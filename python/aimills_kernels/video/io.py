@@ -25,7 +25,7 @@ from aimills_kernels.video.tags import TICK, VideoError, guessed_space, levels, 
 Source = Path | str | bytes | BinaryIO
 _SOURCES = "a path, the video itself as bytes, or a binary file that can seek"
 NOT_INSTALLED = "PyAV is not installed (pip install aimills-kernels[video])"
-OLDEST = (17, 1)  # 16's frames have no color_trc, and 17.0 ends the process as it opens a file
+OLDEST = (17, 1)  # 16's frames have no color_trc, and 17.0 ends the process as it opens some
 # FFmpeg's name of a pixel format, and that of `video_to_tensor`.
 FORMATS = {
     "yuv420p": "i420", "yuvj420p": "i420", "yuv422p": "yuv422p", "yuvj422p": "yuv422p",
