@@ -149,6 +149,7 @@ def test_without_a_count_all_frames_are_taken() -> None:
         ((5, 25), {"min_frames": "4"}, "min_frames must be"),
         ((5, 25), {"multiple": 0}, "multiple must be"),
         ((1 << 30, 1e-6), {"strategy": "fps", "target_fps": 1e6}, "number of frames sampled"),
+        ((5, 25), {"strategy": ["fps"]}, r"strategy must be uniform or .*, got \['fps'\]"),
         ((60, 30), {"strategy": "fps", "target_fps": 1e6}, "2000000 frames would be sampled from"),
         ((60, 30), {"strategy": "qwen3-vl", "num_frames": 1 << 31}, "1048576 at most; num_frames"),
     ],

@@ -46,7 +46,7 @@ class Sampling:
     all_frames: bool = False
 
     def __post_init__(self) -> None:
-        if self.strategy not in STRATEGIES:
+        if not isinstance(self.strategy, str) or self.strategy not in STRATEGIES:
             raise ValueError(
                 f"strategy must be {' or '.join(STRATEGIES)}, got {shown(self.strategy)}"
             )
