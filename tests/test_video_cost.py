@@ -35,6 +35,12 @@ BYTES: list[tuple[dict[str, Any], int]] = [
     # At the picture's edge the filter ends with it: rows to 195 + 20, columns to 295 + 20.
     ({"format": "rgb24", "window": (0, 0, 20, 30)}, 3 * (215 * 315 + 20 * 30)),
     ({"format": "rgb24", "mode": "pil13", **_WINDOW}, 3 * (_ROWS * _COLS + 20 * 30)),
+    # Output 3 of 6 reaches from 5.5 to 7.33 of 11, and by Pillow's floats its window begins at
+    # sample 5; nearest output 3 of 7 is at 1 of 2, and Pillow's sum of scales ends below that.
+    ({"format": "rgb24", "mode": "pil", "interpolation": "area", "H": 11, "h": 6,
+      "window": (3, 5, 1, 30)}, 3 * (2 * 300 + 30)),
+    ({"format": "rgb24", "mode": "pil", "interpolation": "nearest", "H": 2, "h": 7,
+      "window": (3, 5, 2, 30)}, 3 * (2 * 291 + 2 * 30)),
     # Row 85 of luma lies between 42 and 43 of chroma, 314 between 156 and 157; column 35 between 17
     # and 18, and 364 on 182.
     ({**_WINDOW}, _ROWS * _COLS + 2 * (158 - 42) * (183 - 17) + 3 * 20 * 30),

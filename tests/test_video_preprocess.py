@@ -426,6 +426,8 @@ def test_configuration(given: dict[str, Any], field: str, expected: Any) -> None
         (config(do_center_crop="no"), "do_center_crop='no'; it must be true or false"),
         (config(do_resize=[0]), r"do_resize=\[0\]; it must be true or false"),
         (config("Unheard"), "is of 'Unheard', which is not supported; `aimills_kernels"),
+        (config("VivitVideoProcessor", image_std=["a"] * 3), "three numbers as image_std, got"),
+        (config(image_mean=[True, 0, 0]), r"three numbers as image_mean, got \[True, 0, 0\]"),
         (config(resample=[3]), r"resample=\[3\]; supported are 0"),
         (config(num_frames=0), "num_frames must be"),
         (config("Siglip2ImageProcessor", do_resize=False), "do_resize=False"),

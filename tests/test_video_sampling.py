@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from fractions import Fraction
 from types import SimpleNamespace
 from typing import Any
@@ -148,6 +149,7 @@ def test_without_a_count_all_frames_are_taken() -> None:
         ((5, 25), {"min_frames": "4"}, "min_frames must be"),
         ((5, 25), {"multiple": 0}, "multiple must be"),
         ((1 << 30, 1e-6), {"strategy": "fps", "target_fps": 1e6}, "number of frames sampled"),
+        ((5, 25), {"strategy": ["fps"]}, r"strategy must be uniform or .*, got \['fps'\]"),
         ((60, 30), {"strategy": "fps", "target_fps": 1e6}, "2000000 frames would be sampled from"),
         ((60, 30), {"strategy": "qwen3-vl", "num_frames": 1 << 31}, "1048576 at most; num_frames"),
     ],
@@ -157,10 +159,19 @@ def test_sampling_that_is_refused(args: tuple, options: dict[str, Any], says: st
         sample_frames(*args, **options)
 
 
-def test_all_frames_excludes_a_choice() -> None:
-    for options in ({"num_frames": 2}, {"fps": 1.0}):
-        with pytest.raises(ValueError, match="all_frames excludes num_frames and the fps"):
-            Sampling(all_frames=True, **options)
+def test_a_choice_goes_before_all_frames() -> None:
+    """So that `dataclasses.replace` changes what a preset such as internvl takes."""
+    for strategy in STRATEGIES:
+        every = Sampling(strategy, all_frames=True)
+        assert every.indices(10, 5.0) == list(range(10))
+        counted = [{"num_frames": 4}] if strategy != "fps" else []
+        for options in (*counted, {"fps": 2.0}):
+            chosen = Sampling(strategy, **options)
+            found = replace(every, **options)
+            assert found.indices(10, 5.0) == chosen.indices(10, 5.0) != list(range(10))
+            assert str(found) == str(chosen)
+    with pytest.raises(ValueError, match="the strategy fps needs the fps to sample at"):
+        Sampling("fps", num_frames=4, all_frames=True)
 
 
 def test_every_strategy_gives_frames_of_the_video(seed: int) -> None:

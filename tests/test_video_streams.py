@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import enum
+import importlib.metadata
 import io
 import struct
 from types import SimpleNamespace
@@ -12,7 +12,7 @@ import torch
 
 from aimills_kernels.accept.png import encode
 from aimills_kernels.video import VideoError, decode_to_tensor
-from aimills_kernels.video.io import _first
+from aimills_kernels.video.io import _first, missing
 from tests.test_video_decode import encoded, plain, taken
 
 av = pytest.importorskip("av")
@@ -36,12 +36,26 @@ def test_video_behind_a_cover() -> None:
     """No muxer here writes the cover first, but files have it so."""
     cover, video, other = (SimpleNamespace(disposition=d) for d in (0x401, 0, 1))
     assert _first("a", [cover, video, other]) is video
-    older = SimpleNamespace(disposition=enum.Flag("Disposition", {"attached_pic": 0x400})(0x400))
-    assert _first("a", [older, SimpleNamespace()]) == SimpleNamespace()
 
 
 @pytest.mark.parametrize("tags", [{}, {"color_range": 1}])
-def test_rgb_is_full_whatever_the_stream_says(tags: dict[str, int]) -> None:
-    """As the op takes it; the range was told as limited."""
+@pytest.mark.parametrize("given", [None, "limited", "full"])
+def test_rgb_is_full_whatever_is_said(tags: dict[str, int], given: str | None) -> None:
+    """By the stream or by the caller, as the op takes it."""
     data = encoded("rawvideo", "nut", count=1, pixels="rgb24", tags=tags)
-    assert taken(data)["color_range"] == "full"
+    assert taken(data, color_range=given)["color_range"] == "full"
+    with pytest.raises(ValueError, match="color_range must be limited or full, got 'x'"):
+        taken(data, color_range="x")
+
+
+@pytest.mark.parametrize("version", ["14.0.0", "16.1.0", "17.0.1"])
+def test_pyav_too_old(version: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: version)
+    with pytest.raises(VideoError, match=f"PyAV {version} is older than 17.1 "):
+        decode_to_tensor(b"x", plain())
+
+
+@pytest.mark.parametrize("version", ["17.1.0", "17.1.0rc1", "18.0.0", "100.0", "unknown"])
+def test_pyav_that_may_serve(version: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: version)
+    assert missing() is None

@@ -7,8 +7,8 @@ from typing import NamedTuple
 from aimills_kernels._op import Case, Cost
 from aimills_kernels.kernels.video.cases import case_options
 from aimills_kernels.kernels.video.colour import chroma_places
-from aimills_kernels.kernels.video.problem import Arguments
-from aimills_kernels.kernels.video.resize import RADIUS, Grid, chroma_grid, span
+from aimills_kernels.kernels.video.problem import PILLOW, Arguments
+from aimills_kernels.kernels.video.resize import RADIUS, Grid, chroma_grid, pil_span, span
 
 Span = tuple[int, int]  # the first, and the one behind the last
 
@@ -60,6 +60,8 @@ def _axis(a: Arguments, axis: int) -> _Axis:
 
 
 def _reach(a: Arguments, grid: Grid, outs: Span) -> Span:
+    if a.resize_mode in PILLOW:
+        return pil_span(grid.samples, grid.step, outs, a.interpolation)
     return span(grid, outs, a.interpolation, a.antialias)
 
 

@@ -158,6 +158,15 @@ def pil_windows(size: int, out: int, interpolation: str) -> list[tuple[int, list
     return [_window(size, out, interpolation, i) for i in range(out)]
 
 
+def pil_span(size: int, out: int, outs: tuple[int, int], interpolation: str) -> tuple[int, int]:
+    """As `span`, of Pillow's windows: float64 may round one to begin a sample earlier."""
+    if interpolation == "nearest":
+        first, last = (_nearest(size, out)[i] for i in (outs[0], outs[1] - 1))
+    else:
+        first, last = (_window(size, out, interpolation, i) for i in (outs[0], outs[1] - 1))
+    return first[0], last[0] + len(last[1])
+
+
 def _nearest(size: int, out: int) -> list[tuple[int, list[int]]]:
     """Pillow adds up the scale from one output to the next."""
     scale, at, windows = size / out, 0.5 * (size / out), []

@@ -128,11 +128,9 @@ def _files(options: Namespace) -> tuple[Path | None, Path | None]:
     )
     if out is not None and (reason := _missing()):
         raise UsageError(f"--out needs safetensors: {reason}")
+    beside = None
     if out is None and picture is not None and _missing() is None:
-        out = picture.with_suffix(".safetensors")
-        _check_beside(out)
-    if out is not None and picture is not None and out.resolve() == picture.resolve():
-        raise UsageError(f"--preview and --out must be two files, got {str(out)!r} for both")
+        out = beside = picture.with_suffix(".safetensors")
     for option, path in (("--out", out), ("--preview", picture)):
         for what, read in (("video", options.file), ("configuration", options.config)):
             if path is not None and read is not None and path.resolve() == Path(read).resolve():
@@ -141,6 +139,10 @@ def _files(options: Namespace) -> tuple[Path | None, Path | None]:
         raise UsageError(
             f"--preview must be a file that ends in {', '.join(PICTURES)}, got {options.preview!r}"
         )
+    if out is not None and picture is not None and out.resolve() == picture.resolve():
+        raise UsageError(f"--preview and --out must be two files, got {str(out)!r} for both")
+    if beside is not None:
+        _check_beside(beside)
     return out, picture
 
 

@@ -180,7 +180,7 @@ def _choice(
 ) -> Callable[[Index], list[int]]:
     if indices is None:
         if num_frames is not None or fps is not None:
-            rule = replace(rule, num_frames=num_frames, fps=fps, all_frames=False)
+            rule = replace(rule, num_frames=num_frames, fps=fps)
         return lambda index: rule.indices(index.frames, index.rate)
     if num_frames is not None or fps is not None:
         raise ValueError("indices excludes num_frames and fps")

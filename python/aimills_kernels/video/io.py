@@ -11,6 +11,7 @@ import io
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -24,6 +25,7 @@ from aimills_kernels.video.tags import TICK, VideoError, guessed_space, levels, 
 Source = Path | str | bytes | BinaryIO
 _SOURCES = "a path, the video itself as bytes, or a binary file that can seek"
 NOT_INSTALLED = "PyAV is not installed (pip install aimills-kernels[video])"
+OLDEST = (17, 1)  # 16's frames have no color_trc, and 17.0 ends the process as it opens some
 # FFmpeg's name of a pixel format, and that of `video_to_tensor`.
 FORMATS = {
     "yuv420p": "i420", "yuvj420p": "i420", "yuv422p": "yuv422p", "yuvj422p": "yuv422p",
@@ -63,7 +65,17 @@ class Frame:
 
 def missing() -> str | None:
     """Why no video can be read or written here; None where it can."""
-    return None if importlib.util.find_spec("av") is not None else NOT_INSTALLED
+    if importlib.util.find_spec("av") is None:
+        return NOT_INSTALLED
+    try:
+        there = metadata.version("av")
+        old = tuple(int(part) for part in there.split(".")[:2]) < OLDEST
+    except (metadata.PackageNotFoundError, ValueError):  # one's own build may say nothing of it
+        return None
+    if old:
+        least = ".".join(map(str, OLDEST))
+        return f"PyAV {there} is older than {least} (pip install 'av>={least}')"
+    return None
 
 
 def _av() -> Any:
@@ -136,9 +148,7 @@ def opened(name: str, data: BinaryIO | str) -> Iterator[tuple[Any, Any]]:
 
 def _first(name: str, streams: Sequence[Any]) -> Any:
     """Which is no picture of a cover, as music has."""
-    flags = [getattr(s, "disposition", 0) for s in streams]  # older PyAV's are no whole numbers
-    covers = [getattr(f, "value", f) & _COVER for f in flags]
-    moving = [s for s, cover in zip(streams, covers, strict=True) if not cover]
+    moving = [s for s in streams if not s.disposition & _COVER]
     if not moving:
         what = "but the picture of a cover" if streams else ""
         raise VideoError(f"{name} holds no video stream {what}".rstrip())

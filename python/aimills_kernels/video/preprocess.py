@@ -461,6 +461,7 @@ def _sides(key: str, size: Any) -> tuple[int, int]:
 
 
 def _three(key: str, values: Any) -> Three:
-    if not isinstance(values, (list, tuple)) or len(values) != 3:
+    several = isinstance(values, (list, tuple)) and len(values) == 3
+    if not several or any(isinstance(v, bool) or not isinstance(v, (int, float)) for v in values):
         raise ValueError(f"the configuration must have three numbers as {key}, got {shown(values)}")
     return tuple(values)

@@ -30,10 +30,11 @@ _MOST_REPEATED = 1 << 20
 @dataclass(frozen=True)
 class Sampling:
     """How many frames, and which. At most one of `num_frames` and `fps` (frames wanted of each
-    second) is set; with neither, a strategy takes all frames, save where its source has a default.
+    second) is set; with neither, a strategy takes all frames, save where its source has a default
+    and `all_frames` is false.
 
     `min_frames`, `max_frames` and `multiple` (frames in a temporal patch) are those of the Qwen
-    strategies; the others do without. `all_frames`: every one is taken, whatever the strategy.
+    strategies; the others do without.
     """
 
     strategy: str = "uniform"
@@ -45,12 +46,10 @@ class Sampling:
     all_frames: bool = False
 
     def __post_init__(self) -> None:
-        if self.strategy not in STRATEGIES:
+        if not isinstance(self.strategy, str) or self.strategy not in STRATEGIES:
             raise ValueError(
                 f"strategy must be {' or '.join(STRATEGIES)}, got {shown(self.strategy)}"
             )
-        if self.all_frames and (self.num_frames, self.fps) != (None, None):
-            raise ValueError("all_frames excludes num_frames and the fps to sample at")
         if self.num_frames is not None and self.fps is not None:
             raise ValueError(
                 f"num_frames ({shown(self.num_frames)}) and the fps to sample at "
@@ -61,7 +60,8 @@ class Sampling:
                 check_count(name, value)
         if self.fps is not None:
             check_rate("the fps to sample at", self.fps)
-        if self.strategy == "fps" and self.fps is None and not self.all_frames:
+        every = self.all_frames and self.num_frames is None
+        if self.strategy == "fps" and self.fps is None and not every:
             raise ValueError("the strategy fps needs the fps to sample at")
 
     def __str__(self) -> str:
@@ -77,7 +77,7 @@ class Sampling:
         check_count("total", total, 1)
         if fps is not None:
             check_rate("fps", fps)
-        if self.all_frames:
+        if self.all_frames and self.num_frames is None and self.fps is None:
             return list(range(total))
         found = STRATEGIES[self.strategy](self, total, fps)
         assert all(0 <= i < total for i in found)

@@ -90,9 +90,12 @@ class TagReader:
                 f"{name} is HDR ({transfer.upper()}) with the colour matrix {space}, and there is "
                 "BT.2020; color_space= or transfer= says which to take all the same"
             )
+        range_ = given["color_range"] or levels(frame)
+        if frame.format.is_rgb and range_ == "limited":
+            range_ = "full"  # as the op takes RGB
         return Tags(
             color_space=space,
-            color_range=given["color_range"] or levels(frame),
+            color_range=range_,
             chroma_location=given["chroma_location"] or self._places.of(frame),
             transfer=transfer,
             rotate=turn[0] if given["rotate"] is None else given["rotate"],
