@@ -88,6 +88,7 @@ def test_a_batch_invariant_call_has_gradients(seed: int) -> None:
         )
         for invariant in (False, True)
     )
+    # The error of a gradient that cancels goes with what is summed.
     largest = max(float(w.abs().max()) for w in want)
     torch.testing.assert_close(got, want, rtol=0, atol=1e-5 * largest)
 
